@@ -1,0 +1,105 @@
+"""What all tests share: which are skipped where, real images if there are any, and a tiny folder of drawn ones."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+# Before torch or matplotlib is imported. Many threads on tiny arrays wait for each other more than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image  # noqa: E402
+
+TINY_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
+TINY_PATIENTS = {"train": (1, 2, 3, 4), "val": (5, 6), "test": (7, 8)}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a marked test, with the reason, where the machine lacks what the test needs."""
+    for name, missing in (("slow", not_slow), ("gpu", no_gpu), ("real", no_real_data), ("browser", no_browser)):
+        if item.get_closest_marker(name) and missing():
+            pytest.skip(missing())
+
+
+def not_slow() -> str:
+    """Why slow tests are left out; "" where they were asked for."""
+    return "" if os.environ.get("TLUTILS_SLOW", "0") not in ("", "0") else "slow: set TLUTILS_SLOW=1 to run it"
+
+
+@lru_cache
+def no_gpu() -> str:
+    """Why no CUDA device can be used, or ""."""
+    import torch
+
+    return "" if torch.cuda.is_available() else "no CUDA device on this machine"
+
+
+def no_real_data() -> str:
+    """Why the real images are not there, or ""."""
+    folder = real_folder()
+    return "" if folder.is_dir() else f"no real images in {folder}; set TLUTILS_REAL_DATA to the folder that has them"
+
+
+def no_browser() -> str:
+    """Why no browser can be driven, or ""."""
+    if not find_spec("playwright"):
+        return "no playwright; pip install playwright"
+    return "" if browser_path() else "no Chromium on the PATH; on Debian: apt-get install chromium"
+
+
+def browser_path() -> str | None:
+    """The Chromium on this machine, or None."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def real_folder() -> Path:
+    """Where the real images would be."""
+    named = os.environ.get("TLUTILS_REAL_DATA")
+    return Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with the real images; a test that takes it carries the marker `real` or is skipped here."""
+    if no_real_data():
+        pytest.skip(no_real_data())
+    return real_folder()
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path) -> Path:
+    """A data root of 64 grey JPEGs of 64x48: `<split>/<class>/<class>-<patient>-<scan>.jpeg`, no patient on two sides.
+
+    4 classes that differ to the eye; each of 8 patients (4 train, 2 val, 2 test) has 2 scans of each class.
+    """
+    root = tmp_path / "tiny"
+    for split, patients in TINY_PATIENTS.items():
+        for label in TINY_CLASSES:
+            (root / split / label).mkdir(parents=True)
+            for patient in patients:
+                for scan in (1, 2):
+                    draw_tiny(label, seed=100 * patient + scan).save(
+                        root / split / label / f"{label}-{1000 + patient}-{scan}.jpeg", quality=90)
+    return root
+
+
+def draw_tiny(label: str, seed: int) -> Image.Image:
+    """A grey 64x48 image: lying bars, standing bars, a disc or an even slope by class; place and noise by seed."""
+    rng = np.random.default_rng([seed, TINY_CLASSES.index(label)])
+    y, x = np.mgrid[0:48, 0:64]
+    shift = rng.integers(0, 8)
+    pattern = {
+        "CNV": 120 * ((y + shift) // 6 % 2),
+        "DME": 120 * ((x + shift) // 6 % 2),
+        "DRUSEN": 150 * (np.hypot(y - 20 - shift, x - 28 - shift) < 12),
+        "NORMAL": 2 * x + shift,
+    }[label]
+    noisy = 50 + pattern + rng.normal(0, 12, (48, 64))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
