@@ -1,0 +1,355 @@
+"""The named data sets and the folders that people have: fetched whole, recognised, never counted twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import os
+import tarfile
+import threading
+import warnings
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tlutils import layouts, records, sources
+from tlutils.downloads import DownloadError
+from tlutils.sources import SOURCES, find_root, fetch, get
+
+JPEG = io.BytesIO()
+Image.new("L", (8, 8), 90).save(JPEG, "JPEG")
+JPEG = JPEG.getvalue()
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        super().do_GET()
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A folder and a server of its files, known to fetch as the mirror."""
+    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+    (tmp_path / "mirror").mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "mirror"))
+    server.asked, server.folder = [], tmp_path / "mirror"
+    server.url = f"http://127.0.0.1:{server.server_address[1]}"
+    monkeypatch.setenv("TLUTILS_MIRROR", server.url + "/")
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def offer(mirror, monkeypatch, name: str, content: bytes, known: bool = True) -> None:
+    """Put a small file in the place of a source's real one, and its hash and size too."""
+    (mirror.folder / SOURCES[name].file).write_bytes(content)
+    if known:
+        marks = {"sha256": hashlib.sha256(content).hexdigest(), "md5": None, "bytes": len(content)}
+        monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], **marks))
+
+
+def write(root: Path, *names: str) -> Path:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(JPEG)
+    return root
+
+
+def images(*tops: str, classes=("NORMAL", "PNEUMONIA"), each: int = 2) -> list[str]:
+    return [f"{top}/{label}/{label}-{i}-1.jpeg" for top in tops for label in classes for i in range(each)]
+
+
+def zipped(names: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        for name in names:
+            bundle.writestr(name, JPEG)
+    return buffer.getvalue()
+
+
+def tarred(names: list[str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as bundle:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(JPEG)
+            bundle.addfile(info, io.BytesIO(JPEG))
+    return buffer.getvalue()
+
+
+def medmnist(n: int = 6, size: int = 28, n_classes: int = 2, **replaced) -> bytes:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (n, size, size), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(n) % n_classes).astype(np.uint8)[:, None]
+    buffer = io.BytesIO()
+    arrays = {key: value for key, value in (arrays | replaced).items() if value is not None}
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def count(root: Path) -> int:
+    return len(records.scan(root))
+
+
+# --------------------------------------------------------------------------------------------------- registry
+
+def test_every_source_says_where_it_comes_from_and_what_one_may_do_with_it():
+    for name, source in SOURCES.items():
+        assert source.name == name and source.title and source.classes and source.note and source.citation
+        if source.kind == "phantom":
+            assert source.licence == "MIT" and not source.url
+        else:
+            assert source.licence == "CC BY 4.0" and source.url.startswith("https://")
+            assert source.images > 5000 and source.origin.startswith("https://")
+            assert source.sha256 or source.md5 or source.bytes or "64" in name or "128" in name
+    assert {"kermany-oct", "kermany-chest", "octmnist", "octmnist-224", "pneumoniamnist"} <= set(SOURCES)
+
+
+def test_the_table_has_a_row_for_each_source():
+    table = sources.table()
+    assert list(table.columns) == ["name", "images", "size", "licence", "origin"]
+    assert list(table["name"]) == list(SOURCES) and (table != "").all().all()
+    assert table.set_index("name").loc["kermany-oct", "size"] == "5.8 GB"
+
+
+def test_layouts_and_records_know_the_same_images_and_splits():
+    assert set(layouts.EXTENSIONS) == set(records.EXTENSIONS) and set(layouts.SPLITS) == set(records.SPLITS)
+
+
+# ------------------------------------------------------------------------------------------------------ fetch
+
+def test_an_archive_is_fetched_unpacked_and_recognised_once(mirror, monkeypatch, tmp_path):
+    names = images("chest_xray/train", "chest_xray/test")
+    junk = [f"__MACOSX/{name.replace('NORMAL-', '._NORMAL-')}" for name in names] + ["chest_xray/.DS_Store"]
+    offer(mirror, monkeypatch, "kermany-chest", zipped(names + junk))
+    root = fetch("kermany-chest", tmp_path / "data")
+    assert root == tmp_path / "data" / "kermany-chest" / "chest_xray" and count(root) == len(names)
+    assert fetch("kermany-chest", tmp_path / "data") == root == get("kermany-chest", tmp_path / "data")
+    assert mirror.asked == ["/ChestXRay2017.zip"]
+
+
+def test_the_oct_archive_is_fetched_too_and_says_that_only_its_size_is_known(mirror, monkeypatch, tmp_path):
+    names = images("OCT2017/train", "OCT2017/test", classes=("CNV", "DME", "DRUSEN", "NORMAL"))
+    content = tarred(names)
+    (mirror.folder / "OCT2017.tar.gz").write_bytes(content)
+    small = dataclasses.replace(SOURCES["kermany-oct"], bytes=len(content))
+    monkeypatch.setitem(SOURCES, "kermany-oct", small)
+    with pytest.warns(UserWarning, match="cannot be verified beyond its size"):
+        assert count(fetch("kermany-oct", tmp_path)) == len(names)
+
+
+def test_a_file_placed_by_hand_is_used(mirror, monkeypatch, tmp_path):
+    offer(mirror, monkeypatch, "kermany-chest", zipped(images("train")))
+    (mirror.folder / "ChestXRay2017.zip").rename(tmp_path / "ChestXRay2017.zip")
+    assert count(fetch("kermany-chest", tmp_path)) == 4 and mirror.asked == []
+
+
+def test_another_address_changes_nothing_of_the_checks(mirror, monkeypatch, tmp_path):
+    (mirror.folder / "other.zip").write_bytes(zipped(images("train")))
+    with pytest.raises(DownloadError, match="1,235,512,464"):
+        fetch("kermany-chest", tmp_path, url=f"{mirror.url}/other.zip")
+    assert list(tmp_path.glob("*kermany*")) == [] and not (tmp_path / "ChestXRay2017.zip").exists()
+
+
+def test_a_source_that_cannot_be_had_says_where_to_place_the_file(mirror, tmp_path):
+    with pytest.raises(FileNotFoundError, match="404") as error:
+        fetch("octmnist-224", tmp_path / "data")
+    assert str(tmp_path / "data" / "octmnist_224.npz") in str(error.value)
+
+
+def test_an_unknown_name_or_option_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="kermany-oct.*phantom-chest"):
+        fetch("kermany", tmp_path)
+    with pytest.raises(ValueError, match="knows no options, found patients"):
+        fetch("kermany-oct", tmp_path, patients=3)
+
+
+# --------------------------------------------------------------------------------------------------- medmnist
+
+def test_medmnist_arrays_become_folders_of_the_same_pixels(mirror, monkeypatch, tmp_path):
+    content = medmnist()
+    offer(mirror, monkeypatch, "pneumoniamnist", content)
+    root = fetch("pneumoniamnist", tmp_path)
+    table = records.scan(root)
+    assert len(table) == 18 and set(table["label"]) == {"NORMAL", "PNEUMONIA"}
+    assert table["patient"].is_unique and set(table["split"]) == {"train", "val", "test"}
+    arrays = np.load(io.BytesIO(content), allow_pickle=False)
+    for split in ("train", "val", "test"):
+        for row, label in enumerate(arrays[f"{split}_labels"].ravel()):
+            path = root / split / ("NORMAL", "PNEUMONIA")[label] / f"pneumoniamnist-{split}-{row:06d}.png"
+            with Image.open(path) as image:
+                assert image.mode == "L" and np.array_equal(np.asarray(image), arrays[f"{split}_images"][row])
+
+
+def test_octmnist_keeps_medmnists_order_of_classes(mirror, monkeypatch, tmp_path):
+    offer(mirror, monkeypatch, "octmnist-64", medmnist(n=4, size=64, n_classes=4))
+    root = fetch("octmnist-64", tmp_path)
+    assert [next(root.glob(f"val/*/octmnist-64-val-00000{i}.png")).parent.name for i in range(4)] == \
+        ["CNV", "DME", "DRUSEN", "NORMAL"]
+
+
+def test_a_size_without_a_known_hash_is_fetched_with_a_warning(mirror, monkeypatch, tmp_path):
+    offer(mirror, monkeypatch, "pneumoniamnist-64", medmnist(size=64), known=False)
+    with pytest.warns(UserWarning, match="cannot be verified beyond its form"):
+        assert count(fetch("pneumoniamnist-64", tmp_path)) == 18
+
+
+@pytest.mark.parametrize("replaced, said", [
+    ({"val_images": None}, "no val_images"),
+    ({"val_labels": np.array([[2]] * 6)}, "runs from 2 to 2, expected 0 to 1"),
+    ({"val_labels": np.zeros((6, 2), int)}, "expected one integer an image"),
+    ({"val_labels": np.zeros((6, 1))}, "expected one integer an image"),
+    ({"val_labels": np.array([{}] * 6)}, "cannot be read"),
+    ({"val_images": np.array([{}] * 6)}, "expected uint8"),
+    ({"val_images": np.zeros((6, 8, 8), np.float32)}, "expected uint8"),
+    ({"val_images": np.zeros((5, 8, 8), np.uint8)}, "expected uint8"),
+    ({"val_images": np.zeros((6, 8, 8, 3), np.uint8)}, "expected uint8")])
+def test_arrays_that_are_not_medmnists_are_refused_whole(mirror, monkeypatch, tmp_path, replaced, said):
+    offer(mirror, monkeypatch, "pneumoniamnist", medmnist(**replaced))
+    with pytest.raises(ValueError, match=said):
+        fetch("pneumoniamnist", tmp_path / "data")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["pneumoniamnist.npz"]
+
+
+def test_a_damaged_npz_is_a_clear_error(mirror, monkeypatch, tmp_path):
+    whole = medmnist()
+    broken = bytearray(whole)
+    broken[1000] ^= 0xFF
+    for content in (whole[:2000], bytes(broken)):
+        offer(mirror, monkeypatch, "pneumoniamnist", content)
+        with pytest.raises(ValueError, match="pneumoniamnist.npz is not the MedMNIST file"):
+            fetch("pneumoniamnist", tmp_path / "data")
+        (tmp_path / "data" / "pneumoniamnist.npz").unlink()
+        assert list((tmp_path / "data").iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------- phantoms
+
+def test_phantoms_are_drawn_to_order_once(tmp_path):
+    pytest.importorskip("tlutils.phantoms")
+    root = fetch("phantom-oct", tmp_path, patients=4, seed=3)
+    assert set(records.scan(root)["label"]) <= {"CNV", "DME", "DRUSEN", "NORMAL"}
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
+    assert fetch("phantom-oct", tmp_path, patients=4, seed=3) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == before
+    assert fetch("phantom-oct", tmp_path, patients=4, seed=4) != root
+    with pytest.raises(ValueError, match="knows no option colour.*patients"):
+        fetch("phantom-oct", tmp_path, colour="red")
+
+
+# -------------------------------------------------------------------------------------------------- find_root
+
+KAGGLE_OCT = images("OCT2017 /train", "OCT2017 /test", "oct2017/OCT2017 /train", "oct2017/OCT2017 /test",
+                    classes=("CNV", "DME", "DRUSEN", "NORMAL"))
+KAGGLE_CHEST = images("chest_xray/train", "chest_xray/test", "chest_xray/chest_xray/train",
+                      "chest_xray/chest_xray/test", "chest_xray/__MACOSX/chest_xray/train",
+                      "__MACOSX/chest_xray/test")
+
+
+@pytest.mark.parametrize("names, root", [
+    (images("train", "val", "test"), "."), (images("Training", "Validation"), "."),
+    (images("valid", "testing"), "."), (images("."), "."), (images("a/b/c"), "a/b/c"),
+    (images("CellData/OCT/train", "CellData/OCT/test"), "CellData/OCT"),
+    ([f"{label}/patient-{i}/{i}.png" for label in "AB" for i in range(2)], "."),
+    (images("train/.ipynb_checkpoints", "train"), "."), (images("train"), ".")])
+def test_plain_layouts_are_found_without_a_word(tmp_path, names, root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_root(write(tmp_path, *names)) == tmp_path / root
+
+
+@pytest.mark.parametrize("names, root", [(KAGGLE_OCT, "OCT2017 "), (KAGGLE_CHEST, "chest_xray/chest_xray")])
+def test_of_the_copies_in_kaggles_archives_one_is_taken_and_said(tmp_path, names, root):
+    with pytest.warns(UserWarning, match="left out, copies in"):
+        found = find_root(write(tmp_path, *names))
+    assert found == tmp_path / root
+    assert count(found) == len({name.split("chest_xray/")[-1].split("OCT2017 /")[-1] for name in names})
+
+
+def test_of_a_whole_and_a_partial_copy_the_whole_one_is_taken(tmp_path):
+    write(tmp_path, *images("a/train", each=3), *images("b/train", each=4))
+    with pytest.warns(UserWarning, match="8 images.*6 images elsewhere"):
+        assert find_root(tmp_path) == tmp_path / "b"
+
+
+def test_different_data_sets_in_one_folder_are_not_mixed(tmp_path):
+    write(tmp_path, *images("chest/train"), *images("oct/train", classes=("CNV", "DME")))
+    with pytest.raises(ValueError, match=r"several data sets.*'chest' \(4 images\), 'oct' \(4 images\)"):
+        find_root(tmp_path)
+
+
+def test_a_link_is_followed_and_not_counted_twice(tmp_path):
+    write(tmp_path / "disk", *images("train"))
+    (tmp_path / "data").mkdir()
+    try:
+        os.symlink(tmp_path / "disk" / "train", tmp_path / "data" / "train")
+        os.symlink(tmp_path / "data", tmp_path / "data" / "train" / "loop")
+    except OSError:
+        pytest.skip("no links on this system")
+    assert find_root(tmp_path / "data") == tmp_path / "data"
+    os.symlink(tmp_path / "disk", tmp_path / "zlink")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find_root(write(tmp_path, "disk/train/NORMAL/another.jpeg")) == tmp_path / "data"
+
+
+@pytest.mark.parametrize("names, said", [
+    (["train/CNV/1.jpeg"], r"one class folder only \(CNV\)"), (["CNV/1.jpeg"], "no class folders.*above"),
+    (["1.jpeg", "2.jpeg"], "no class folders"), (["train/1.jpeg", "test/2.jpeg"], "no class folders"),
+    (["1.jpeg", "CNV/1.jpeg"], "one class folder only"), (["notes.txt"], "found no image"),
+    ([], "found no image"),
+    (["__MACOSX/A/1.jpeg", "__MACOSX/B/1.jpeg"], "found no image"),
+    (["OCT2017.tar.gz"], r"found no image.*unpack\('.*OCT2017.tar.gz'")])
+def test_a_folder_without_classes_of_images_is_a_clear_error(tmp_path, names, said):
+    with pytest.raises(ValueError, match=said):
+        find_root(write(tmp_path, *names))
+
+
+def test_the_line_that_the_error_gives_unpacks_the_archive(tmp_path, monkeypatch):
+    (tmp_path / "mine.zip").write_bytes(zipped(images("mine/train")))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is an archive") as error:
+        get("mine.zip")
+    exec(str(error.value).split('python -c "')[1].rstrip('"'))
+    assert find_root("mine") == Path("mine/mine")
+
+
+def test_get_takes_names_folders_and_tables_and_explains_the_rest(tmp_path, monkeypatch):
+    write(tmp_path, *images("here/train"))
+    (tmp_path / "table.csv").write_text("path,label\n")
+    (tmp_path / "file.txt").write_text("?")
+    assert get(tmp_path / "here") == tmp_path / "here"
+    assert get(str(tmp_path / "table.csv")) == tmp_path / "table.csv"
+    with pytest.raises(ValueError, match="is a file"):
+        get(tmp_path / "file.txt")
+    with pytest.raises(FileNotFoundError, match="did you mean octmnist.*kermany-oct"):
+        get("octmnits")
+
+
+@pytest.mark.real
+def test_the_real_folders_are_recognised(real_data):
+    assert find_root(real_data / "chest_xray_224") == real_data / "chest_xray_224"
+    assert find_root(real_data / "oct_samples") == real_data / "oct_samples"
+    assert count(find_root(real_data / "chest_xray_224")) == 5216
+
+
+def test_the_data_page_tells_of_every_source_what_the_registry_tells():
+    page = (Path(__file__).parents[1] / "data" / "README.md").read_text()
+    for source in SOURCES.values():
+        for said in (source.name, source.file, source.url, source.sha256, source.md5):
+            assert (said or "") in page
