@@ -1,0 +1,73 @@
+"""What to compute on, seeds, and one process that behaves as several would."""
+
+import pytest
+import torch
+
+from tlutils import devices
+
+
+def test_asked_for_precision_is_taken_and_said():
+    machine = devices.choose("cpu", "fp32")
+    assert machine.dtype == torch.float32 and machine.device.type == "cpu" and not machine.channels_last
+    described = machine.describe()
+    assert described["precision"] == "fp32" and described["why"] and "tf32" in described and "cudnn_benchmark" in described
+
+
+def test_the_natural_precision_of_a_cpu_follows_its_instructions(monkeypatch):
+    for flags, precision in (({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16"), ({"avx2"}, "fp32")):
+        monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+        machine = devices.choose("cpu")
+        assert machine.precision == precision and "bf16" in machine.why
+    assert machine.autocast()._enabled is False
+
+
+def test_matrix_products_run_in_the_machines_precision():
+    linear, x = torch.nn.Linear(4, 4), torch.ones(2, 4)
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        machine = devices.choose("cpu", precision)
+        with machine.autocast():
+            assert linear(x).dtype == dtype
+        assert linear.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("device", "precision", "named"), [("cpu", "fp8", "'fp8'.*auto, fp32, bf16"),
+                                                            ("cpu", "half", "'half'")])
+def test_unknown_precisions_are_refused(device, precision, named):
+    with pytest.raises(ValueError, match=named):
+        devices.choose(device, precision)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_gpu_that_is_not_there_is_said_with_a_way_out():
+    with pytest.raises(ValueError, match="sees no CUDA GPU.*device='cpu'"):
+        devices.choose("cuda")
+
+
+def test_channels_last_is_for_images_only():
+    machine = devices.choose("cpu", "bf16")
+    image, features = machine.place(torch.zeros(2, 3, 8, 8)), machine.place(torch.zeros(2, 5))
+    assert image.is_contiguous(memory_format=torch.channels_last) and features.is_contiguous()
+
+
+def test_a_seed_gives_the_same_numbers_and_a_saved_state_goes_on():
+    import random
+
+    import numpy as np
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+    devices.seed_everything(7)
+    first, state = draw(), devices.rng_state(torch.device("cpu"))
+    after = torch.rand(3)
+    devices.seed_everything(7)
+    assert draw() == first
+    devices.restore_rng_state(state, torch.device("cpu"))
+    assert torch.equal(torch.rand(3), after)
+
+
+def test_alone_a_process_is_rank_0_of_1_and_gathers_itself():
+    with devices.processes():
+        assert (devices.rank(), devices.world()) == (0, 1)
+        assert devices.gather({"a": 1}) == [{"a": 1}]
+        assert devices.sum_over_processes(torch.tensor([2.0])).tolist() == [2.0]
+        devices.barrier()

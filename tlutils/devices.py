@@ -1,0 +1,214 @@
+"""What to compute on, in which precision, with which seeds, and with how many processes.
+
+One choice is made in one place and written into the run, with its reason. Under torchrun the same commands run
+in many processes: `processes()` joins them, everything else asks `rank()` and `world()`.
+
+Taught in notebook 03.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run computes on.
+
+    device : torch device. precision : "fp32" or "bf16" for matrix products (weights stay fp32).
+    channels_last : whether images lie channel by channel within a pixel, which matrix units want.
+    why : the reason, for a person.
+    """
+
+    device: torch.device
+    precision: str = "fp32"
+    channels_last: bool = False
+    why: str = "asked for"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that matrix products and the feature store use."""
+        return PRECISIONS[self.precision]
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """A context in which matrix products run in this machine's precision."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32")
+
+    def place(self, thing: nn.Module | Tensor) -> nn.Module | Tensor:
+        """Move a model or an image batch here, in the layout this machine is fast in."""
+        if not self.channels_last or (isinstance(thing, Tensor) and thing.ndim != 4):
+            return thing.to(self.device, non_blocking=True)
+        return thing.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+
+    def describe(self) -> dict[str, object]:
+        """Plain values for recipe.json: device, its name, precision, layout, the reason, math settings."""
+        return {"device": str(self.device), "name": device_name(self.device), "precision": self.precision,
+                "channels_last": self.channels_last, "why": self.why, "threads": torch.get_num_threads(),
+                "processes": world(), "tf32": torch.backends.cuda.matmul.allow_tf32,
+                "cudnn_benchmark": torch.backends.cudnn.benchmark}
+
+
+def choose(device: str = "auto", precision: str = "auto") -> Machine:
+    """Choose device and precision by what the machine is made for.
+
+    On a GPU, cudnn is told to time its kernels for the shapes it meets (images here have one shape).
+
+    Parameters
+    ----------
+    device : "auto" (a CUDA GPU if there is one, then Apple's, then the CPU), "cpu", "cuda", "cuda:1", "mps".
+    precision : "auto" (bf16 on GPUs from Ampere on and on CPUs with bf16 instructions, else fp32), "fp32",
+        "bf16".
+
+    Raises
+    ------
+    ValueError where the device is not there or the precision is unknown.
+
+    Taught in notebook 03.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision is {precision!r}; it is one of auto, {', '.join(PRECISIONS)}")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    place = torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r} but torch {torch.__version__} sees no CUDA GPU here; use device='cpu'")
+    if place.type == "cuda" and place.index is None:
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark or place.type == "cuda"
+    natural, why = _natural_precision(place)
+    chosen = natural if precision == "auto" else precision
+    return Machine(place, chosen, channels_last=place.type == "cuda" or (place.type == "cpu" and chosen == "bf16"),
+                   why=why if chosen == natural else "asked for")
+
+
+def _natural_precision(device: torch.device) -> tuple[str, str]:
+    if device.type == "cuda":
+        major = torch.cuda.get_device_capability(device)[0]
+        return ("bf16", f"the GPU has bf16 matrix units (compute capability {major}.x)") if major >= 8 else \
+            ("fp32", f"compute capability {major}.x has no bf16 matrix units")
+    if device.type == "cpu":
+        units = [name for name in ("amx_bf16", "avx512_bf16") if name in _cpu_flags()]
+        return ("bf16", f"the CPU has bf16 instructions ({units[0]})") if units else \
+            ("fp32", "the CPU has no bf16 instructions")
+    return "fp32", f"nothing else is exact enough to rely on with {device.type}"
+
+
+def _cpu_flags() -> set[str]:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return set(line.split(":", 1)[1].split())
+    return set()
+
+
+def device_name(device: torch.device) -> str:
+    """The maker's name of a device, e.g. 'NVIDIA H200' or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices).
+
+    Orders and views do not need it (they are functions of the seed themselves); dropout and new layers do.
+    """
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's generators, for a checkpoint: what dropout will draw next."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put back what `rng_state` returned."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def rank() -> int:
+    """Number of this process, 0 where there is only one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes work together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if world() > 1:
+        dist.barrier()
+
+
+@contextlib.contextmanager
+def processes(device: str = "auto") -> Iterator[None]:
+    """Join the processes that torchrun started, for the time of a `with` block; without torchrun, nothing.
+
+    gloo connects CPUs and nccl GPUs. Starting, watching and restarting processes is torchrun's work.
+    """
+    if "WORLD_SIZE" not in os.environ or dist.is_initialized():
+        yield
+        return
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    dist.init_process_group("nccl" if cuda else "gloo", store=_meeting_place(), rank=int(os.environ["RANK"]),
+                            world_size=int(os.environ["WORLD_SIZE"]))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _meeting_place() -> dist.Store:
+    """Where the processes find each other's addresses: torchrun's store, a fresh part of it after each restart.
+
+    torchrun keeps one store over restarts, and without a part of their own restarted processes would try to reach
+    the addresses of the dead ones (seen with torch 2.15 and gloo: "connection refused").
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    first = os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    store = dist.TCPStore(host, port, int(os.environ["WORLD_SIZE"]), is_master=first, wait_for_workers=False)
+    return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def sum_over_processes(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, in each of them."""
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def gather(value: object) -> list:
+    """A picklable value of every process, in rank order, in each of them."""
+    if world() == 1:
+        return [value]
+    values = [None] * world()
+    dist.all_gather_object(values, value)
+    return values
