@@ -1,0 +1,170 @@
+"""Checkpoints: written whole or not at all, made of plain types, loaded without running any code.
+
+`torch.load` runs code hidden in a file unless it is told `weights_only=True`; a checkpoint here never needs
+more. A file is written beside its place and renamed into it, so a reader finds the old one or the new one.
+
+Taught in notebook 03.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from . import models
+
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel; torch.compile
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it there if the block ends well, remove it if not.
+
+    Raises
+    ------
+    OSError naming the file where the disk is full or the folder is closed; what stood there before still does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        if isinstance(error, RuntimeError) and "write" not in str(error).lower():
+            raise
+        raise OSError(f"could not write {path}: {error}. Earlier results are intact; "
+                      "free some disk space, or choose another folder, and run the same command again") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write(path: str | Path, content: dict) -> None:
+    """Write a dict of plain values and tensors, whole or not at all."""
+    with replacing(path) as part:
+        torch.save(content, part)
+
+
+def read(path: str | Path) -> dict:
+    """Read what `write` wrote, on the CPU, without running code.
+
+    Raises
+    ------
+    FileNotFoundError where there is none; ValueError where it is damaged or holds anything but plain types and
+    tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}; train the run first, or look at the name")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be loaded as a checkpoint: {reason}. It is damaged, or holds more than plain "
+                         "types and tensors, which could run code and is refused; use the run's own best.pt") from None
+
+
+def save(path: str | Path, model: nn.Module, classes: list[str], **more: object) -> None:
+    """Save a model with what is needed to use it.
+
+    Parameters
+    ----------
+    path : the file; replaced whole or not at all.
+    model : its `state_dict` is saved with the wrappers' prefixes taken off, and its plain description `tl`.
+    classes : class names in index order.
+    more : plain values and tensors (recipe, epoch...).
+    """
+    write(path, {"format": 1, "model": dict(plain(model).tl), "classes": list(classes),
+                 "state": normalised(model.state_dict()), **more})
+
+
+def load(path: str | Path) -> dict:
+    """Load what `save` wrote, on the CPU, without running code.
+
+    Raises
+    ------
+    As `read`; and ValueError where the file is no checkpoint of tlutils.
+    """
+    content = read(path)
+    if not isinstance(content, dict) or not {"format", "state", "classes", "model"} <= content.keys():
+        raise ValueError(f"{path} is no checkpoint of tlutils (it wants format, model, classes and state); "
+                         "a bare state dict is a weights file: pass it as weights=")
+    content["state"] = normalised(content["state"])
+    return content
+
+
+def load_model(path: str | Path) -> tuple[nn.Module, dict]:
+    """Rebuild the model a checkpoint was saved from, in eval mode on the CPU, and return it with the content."""
+    content = load(path)
+    model = models.build(**build_arguments(content["model"]), weights="random", device="meta")
+    model.to_empty(device="cpu")
+    restore(model, content, path)
+    model.tl = dict(content["model"])
+    return model.eval(), content
+
+
+def build_arguments(description: dict) -> dict:
+    """What `models.build` needs of a model's plain description."""
+    return {name: description[name] for name in ("backbone", "n_classes", "head", "outputs", "dropout", "freeze",
+                                                "backbone_dropout")}
+
+
+def restore(model: nn.Module, content: dict, path: str | Path = "the checkpoint") -> None:
+    """Load a checkpoint's state into a model.
+
+    Raises
+    ------
+    ValueError naming both architectures where the state does not fit.
+    """
+    try:
+        plain(model).load_state_dict(content["state"])
+    except RuntimeError as error:
+        here, there = getattr(plain(model), "tl", {}), content["model"]
+        raise ValueError(f"{path} holds {_name(there)} and does not fit {_name(here)}: "
+                         f"{_first_mismatch(str(error))}. Load it into the architecture it was saved from") from None
+
+
+def _name(description: dict) -> str:
+    return (f"a {description.get('backbone', 'model of unknown backbone')} with head {description.get('head', '?')!r} "
+            f"for {description.get('n_classes', '?')} classes")
+
+
+def _first_mismatch(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines()[1:] if line.strip()]
+    return lines[0][:200].rstrip(". ") if lines else message[:200]
+
+
+def normalised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the prefixes of DataParallel, DistributedDataParallel and compile taken off its keys."""
+    def strip(key: str) -> str:
+        while key.startswith(_WRAPPERS):
+            key = key.split(".", 1)[1]
+        return key
+    return {strip(key): value for key, value in state.items()}
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """The model inside the wrappers of DataParallel, DistributedDataParallel and compile."""
+    while hasattr(model, "module") or hasattr(model, "_orig_mod"):
+        model = model.module if hasattr(model, "module") else model._orig_mod
+    return model
+
+
+def copy_of_state(model: nn.Module, keep: Callable[[str], bool] = lambda key: True) -> dict[str, Tensor]:
+    """A detached copy of a model's state on the CPU, of the keys `keep` says yes to."""
+    return {key: value.detach().cpu().clone() for key, value in normalised(model.state_dict()).items() if keep(key)}

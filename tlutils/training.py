@@ -1,0 +1,272 @@
+"""The training loop: epochs, loss, optimiser, early stopping, history, resume.
+
+`fit` reads as the algorithm does; what it calls is below it. The frozen part of the model runs once per image
+and view and is kept in a store (`features`); only what follows it is trained again and again.
+
+Taught in notebook 03.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from . import checkpoints, devices, features, losses, models, monitors
+from .augment import Augmentation
+from .batches import FileBatches, StoreBatches
+from .devices import Machine
+from .loaders import Loader
+from .optimisers import OPTIMISERS, schedule_factor
+from .predicting import normalisation
+from .progress import bar
+from .training_state import State, TrainingError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train; every field is a plain value.
+
+    epochs : how many at most. loss : "cross_entropy", "nll" (the same for a head that ends in LogSoftmax), "bce"
+    (one logit), "focal" (Lin et al. 2017, gamma 2). class_weights : None, "auto" (inverse to the class's share of
+    the training images) or {class: weight}. label_smoothing : share in [0, 1) given to the other classes.
+    optimiser : "adam", "adamw" or "sgd" with momentum. learning_rate, momentum, weight_decay : its settings.
+    layer_decay : what the learning rate is multiplied by for each stage nearer to the pixels (see `optimisers`).
+    schedule : "constant", "step:EPOCHS:FACTOR", "cosine" or "one-cycle". monitor : the one quantity that early
+    stopping and the choice of the best epoch look at (see `monitors`). patience : epochs without an improvement of more than
+    min_delta before stopping; 0 never stops. views : 0 = a new view every epoch; V = V views in turn, which the
+    store can keep. micro_batch : images at once in memory (gradients add up to the whole batch); "auto" halves it
+    until it fits; 0 = the whole batch.
+    """
+
+    epochs: int = 10
+    loss: str = "cross_entropy"
+    class_weights: str | dict | None = None
+    label_smoothing: float = 0.0
+    optimiser: str = "adam"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    layer_decay: float = 1.0
+    schedule: str = "constant"
+    monitor: str = "val_loss"
+    patience: int = 5
+    min_delta: float = 0.0
+    views: int = 1
+    micro_batch: int | str = 0
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        monitors.better(self.monitor)
+        for name, allowed in (("loss", losses.LOSSES), ("optimiser", OPTIMISERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(allowed)}")
+        for name in ("epochs", "learning_rate", "layer_decay"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it wants more than 0")
+        if self.views < 0 or self.patience < 0 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("views and patience want 0 or more, label_smoothing a share from 0 to below 1; got "
+                             f"{self.views}, {self.patience}, {self.label_smoothing}")
+        schedule_factor(self.schedule, 0.0, self.epochs)
+
+
+@dataclass
+class Fit:
+    """What training gave.
+
+    model : with the weights of its best epoch, in eval mode. history : one row an epoch. best_epoch : 1-based.
+    monitor : what chose it. stopped : why training ended. store : which layer the store keeps, or None.
+    unreadable : (path, why) of images found damaged on the way.
+    """
+
+    model: nn.Module
+    history: pd.DataFrame
+    best_epoch: int
+    monitor: str
+    stopped: str
+    store: str | None
+    unreadable: list[tuple[str, str]]
+
+
+def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = None, *,
+        machine: Machine | None = None, store: str | Path | None = None, checkpoint: str | Path | None = None,
+        compiled: bool = False, show: bool | None = None, log: Callable[[str], None] | None = print,
+        **changes: object) -> Fit:
+    """Train a model.
+
+    Parameters
+    ----------
+    model : as `models.build` makes it. Frozen layers stay as they are, weights and BatchNorm statistics.
+    loaders : {"train": Loader, "val": Loader}; without "val" there is no early stopping.
+    options : how to train; `changes` replace single fields, e.g. `fit(model, loaders, epochs=3)`.
+    machine : what to compute on; None chooses.
+    store : folder for the outputs of the frozen part; None runs the whole model every epoch.
+    checkpoint : where the state is saved after each epoch; if the file is there, training goes on from it and
+        ends with the same weights as without the break.
+    compiled : whether to compile the frozen part, or the whole model where nothing is kept. show : progress bar or not; None decides.
+    log : called with one line an epoch; None for silence.
+
+    Returns
+    -------
+    Fit, its model holding the weights of the best epoch by `options.monitor`.
+
+    Raises
+    ------
+    TrainingError where the loss is no longer a number, or memory does not suffice (it names a batch that would).
+    ValueError where options, model and data do not go together.
+
+    Taught in notebook 03.
+    """
+    options = Options(**{**vars(options or Options()), **changes})
+    machine = machine or devices.choose()
+    log = log if log and devices.rank() == 0 else (lambda line: None)
+    options = _without_validation(options) if "val" not in loaders else options
+    devices.seed_everything(options.seed + devices.rank())
+    machine.place(model)
+    train, val, net, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
+    state = State.begin(model, net, options, cut, checkpoint, machine, log)
+    weights = losses.class_weights(options.class_weights, loaders["train"].labels,
+                                   loaders["train"].classes).to(machine.device)
+    _warn_of_small_validation(loaders.get("val"), options)
+    while state.stopped == "":
+        epoch, started = state.epoch, time.perf_counter()
+        filled = train.prepare(epoch, show) + (val.prepare(epoch, show) if val else 0.0)
+        rate = state.learning_rate(epoch)
+        scores = {**train_epoch(net, train, state, weights, show),
+                  **(validate(net, val, weights, options) if val else {"val_loss": math.nan, "val_accuracy": math.nan})}
+        state.record(scores, rate, time.perf_counter() - started, filled, train)
+        log(state.line())
+        state.save(checkpoint)
+    state.restore_best()
+    log(f"{state.stopped}; kept epoch {state.best_epoch} ({options.monitor} {state.best:.4f})")
+    unreadable = sorted({pair for loader in loaders.values() for pair in loader.unreadable})
+    return Fit(model.eval(), state.frame(), state.best_epoch, options.monitor, state.stopped, cut, unreadable)
+
+
+def train_epoch(net: nn.Module, source: FileBatches, state: State, weights: Tensor, show: bool | None) -> dict:
+    """One pass over the training images: forward, loss, backward, step. Sums stay on the device until its end."""
+    models.train_mode(checkpoints.plain(net))
+    totals = torch.zeros(3, dtype=torch.float64, device=source.machine.device)
+    with bar(what=f"epoch {state.epoch + 1}", total=source.n, show=show if devices.rank() == 0 else False) as progress:
+        shown = time.perf_counter()
+        for i, (inputs, labels, n_all) in enumerate(source.batches(state.epoch)):
+            state.set_rate(state.epoch + i / len(source))
+            totals += step(net, inputs, labels, n_all, state, weights, source.machine)
+            progress.update(n_all)
+            if not progress.disable and time.perf_counter() - shown > 1:  # a look makes the device finish: be sparing
+                shown = time.perf_counter()
+                _show(progress, totals)
+    return _scores("train", totals, source.n)
+
+
+def step(net: nn.Module, inputs: Tensor, labels: Tensor, n_all: int, state: State, weights: Tensor,
+         machine: Machine) -> Tensor:
+    """One optimiser step; returns (loss sum, correct, images) of it.
+
+    The loss is the mean over the whole batch of all processes. DistributedDataParallel averages gradients over
+    processes, so each scales its sum by world / n_all.
+    """
+    totals = torch.zeros(3, dtype=torch.float64, device=machine.device)
+    state.optimiser.zero_grad(set_to_none=True)
+    micro = min(state.micro or len(labels), len(labels))
+    try:
+        for part, truth in zip(inputs.split(micro), labels.split(micro)):
+            with machine.autocast():
+                outputs = net(part)
+            each = _losses(outputs, truth, weights, state.options)
+            (each.sum() * (devices.world() / n_all)).backward()
+            totals += _count(each, outputs, truth)
+    except torch.OutOfMemoryError as error:
+        state.shrink(micro, error)
+        return step(net, inputs, labels, n_all, state, weights, machine)
+    state.optimiser.step()
+    return totals
+
+
+@torch.inference_mode()
+def validate(net: nn.Module, source: FileBatches, weights: Tensor, options: Options) -> dict:
+    """Loss, accuracy and the monitored quantity on the validation images, each image counted once and alike."""
+    net.eval()
+    totals, said = torch.zeros(3, dtype=torch.float64, device=source.machine.device), []
+    for inputs, labels, _ in source.batches(0):
+        with source.machine.autocast():
+            outputs = checkpoints.plain(net)(inputs)
+        totals += _count(_losses(outputs, labels, weights, options), outputs, labels)
+        said.append((models.probabilities(outputs), labels))
+    scores = _scores("val", totals, source.n)
+    if monitors.wants_scores(options.monitor):
+        shares = devices.gather([torch.cat(column).cpu().numpy() for column in zip(*said)])
+        probabilities, labels = (np.concatenate(column) for column in zip(*shares))
+        scores[options.monitor] = monitors.measure(options.monitor, probabilities, labels)
+    return scores
+
+
+def _losses(outputs: Tensor, labels: Tensor, weights: Tensor, options: Options) -> Tensor:
+    return losses.of_each_image(outputs, labels, weights, options.loss, options.label_smoothing)
+
+
+def _count(each: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+    correct = (losses.predicted(outputs) == labels).sum()
+    n = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
+    return torch.stack([each.detach().sum().double(), correct.double(), n])
+
+
+def _scores(part: str, totals: Tensor, expected: int) -> dict[str, float]:
+    loss, correct, n = devices.sum_over_processes(totals).tolist()
+    if n != expected:
+        warnings.warn(f"{part}: saw {n:.0f} of {expected} images in this epoch; the rest could not be read "
+                      "(see the list of unreadable images)", stacklevel=3)
+    if not math.isfinite(loss):
+        raise TrainingError(f"the {part} loss is {loss / max(n, 1)}: training diverged. Try a smaller learning_rate, "
+                            "precision fp32, or look at the inputs; the last whole epoch is in the checkpoint")
+    return {f"{part}_loss": loss / max(n, 1), f"{part}_accuracy": correct / max(n, 1)}
+
+
+def _show(progress, totals: Tensor) -> None:
+    loss, correct, n = totals.tolist()
+    progress.set_postfix(loss=f"{loss / n:.3f}", accuracy=f"{correct / n:.3f}", refresh=False)
+
+
+def _what_to_train(model: nn.Module, loaders: dict[str, Loader], options: Options, machine: Machine,
+                   store: str | Path | None, compiled: bool, log: Callable[[str], None]
+                   ) -> tuple[FileBatches, FileBatches | None, nn.Module, str | None]:
+    """The batches and the network they go into: the whole model, or what follows its frozen part."""
+    models.train_mode(model)
+    cut = features.split(model) if store is not None and options.views else None
+    numbers = machine, *normalisation(model)
+    what = {"train": (loaders["train"], *numbers, options.augmentation, options.views, options.seed)}
+    if "val" in loaders:
+        what["val"] = (loaders["val"], *numbers)
+    made = {part: StoreBatches(cut.prefix, store, compiled, *of) if cut else FileBatches(*of)
+            for part, of in what.items()}
+    if cut:
+        log(f"the frozen part (up to {cut.name}) runs once per image and view; its outputs of shape "
+            f"{made['train'].store.shape} are kept in {store}")
+    net = cut.tail if cut else torch.compile(model) if compiled else model
+    if devices.world() > 1:
+        net = DistributedDataParallel(net, device_ids=[machine.device.index] if machine.device.type == "cuda" else None)
+    return made["train"], made.get("val"), net, cut.name if cut else None
+
+
+def _without_validation(options: Options) -> Options:
+    warnings.warn("there is no validation set: no early stopping, and the last epoch is kept. "
+                  "splits.by_patient makes one", stacklevel=3)
+    return Options(**{**vars(options), "patience": 0, "min_delta": -math.inf,
+                      "monitor": "train_accuracy" if options.monitor == "val_accuracy" else "train_loss"})
+
+
+def _warn_of_small_validation(loader: Loader | None, options: Options) -> None:
+    n = len(loader.records) if loader else 0
+    if 0 < n < 100 and options.patience:
+        warnings.warn(f"the validation set has {n} images: its accuracy moves in steps of {100 / n:.1f} points and its "
+                      f"loss is as noisy, too coarse to choose an epoch by; validate on at least 100", stacklevel=3)
