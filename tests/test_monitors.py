@@ -1,0 +1,46 @@
+"""The quantities that choose an epoch."""
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from tlutils import monitors
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+SCORES = np.array([0.1, 0.2, 0.3, 0.8, 0.4, 0.6, 0.7, 0.9])
+TWO = np.stack([1 - SCORES, SCORES], 1)
+
+
+@pytest.mark.parametrize(("monitor", "value"), [
+    ("val_balanced_accuracy", 0.75),       # 3 of 4 and 3 of 4
+    ("val_f1", 0.75),                      # precision 3/4, recall 3/4
+    ("val_auc", 13 / 16),                  # pairs ranked rightly: 3 + 3 + 3 + 4 of 16
+    ("val_recall@0.95", 0.25),             # no false alarm: only 0.9 lies above 0.8
+    ("val_recall@0.75", 1.0),              # one false alarm of four allowed: all from 0.4 on
+])
+def test_worked_values(monitor, value):
+    assert monitors.measure(monitor, TWO, LABELS) == pytest.approx(value)
+
+
+def test_several_classes_are_averaged_one_against_the_rest():
+    draw = np.random.default_rng(0)
+    labels, scores = draw.integers(0, 3, 60), draw.dirichlet(np.ones(3), 60)
+    assert monitors.measure("val_auc", scores, labels) == pytest.approx(
+        sk.roc_auc_score(labels, scores, multi_class="ovr"))
+    assert monitors.measure("val_f1", scores, labels) == pytest.approx(
+        sk.f1_score(labels, scores.argmax(1), average="macro"))
+
+
+def test_a_single_class_is_refused_with_advice():
+    with pytest.raises(ValueError, match="two classes.*val_loss"):
+        monitors.measure("val_auc", TWO, np.ones(8, int))
+
+
+@pytest.mark.parametrize("wrong", ["auc", "val_recall@2", "val_kappa"])
+def test_an_unknown_monitor_is_refused(wrong):
+    with pytest.raises(ValueError, match="val_balanced_accuracy"):
+        monitors.better(wrong)
+
+
+def test_only_the_loss_is_better_when_smaller():
+    assert [monitors.better(name) for name in ("val_loss", "train_loss", "val_accuracy", "val_auc")] == [min, min, max, max]
