@@ -1,0 +1,584 @@
+"""Predictions, numbers from them, how sure the numbers are, thresholds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import binomtest
+from sklearn import metrics as sk
+from torch import nn
+
+from tlutils import evaluation, intervals, loaders, models, records
+from tlutils.augment import Augmentation, normalise, view
+from tlutils.devices import Machine
+
+CPU = Machine(torch.device("cpu"))
+ABOVE_HALF = {"NORMAL": [0.9, 0.1], "PNEUMONIA": [0.1, 0.9]}
+
+
+def table(labels, scores, classes, patients=None, split="test"):
+    """Predictions with the given probabilities (n, classes)."""
+    scores = np.asarray(scores, dtype=float)
+    truth = [classes.index(label) for label in labels]
+    made = pd.DataFrame({"split": split, "path": [f"{i}.jpeg" for i in range(len(labels))],
+                         "patient": [str(p) for p in (range(len(labels)) if patients is None else patients)],
+                         "label": list(labels), "predicted": np.array(classes)[scores.argmax(1)]})
+    for i, name in enumerate(classes):
+        made[f"p_{name}"] = scores[:, i]
+    return made.assign(loss=-np.log(np.maximum(scores[np.arange(len(labels)), truth], 1e-30)))
+
+
+def from_confusion(matrix, classes):
+    """A binary table with the given confusion matrix, every image of another patient."""
+    rows = [(true, ABOVE_HALF[said]) for i, true in enumerate(classes) for j, said in enumerate(classes)
+            for _ in range(matrix[i][j])]
+    return table([true for true, _ in rows], [scores for _, scores in rows], classes)
+
+
+def drawn(n=200, classes=("A", "B", "C", "D"), patients=60, seed=0, split="test", digits=2):
+    """Predictions of a mediocre model; few digits make ties."""
+    rng, k = np.random.default_rng(seed), len(classes)
+    truth = rng.integers(k, size=n)
+    logits = rng.normal(size=(n, k)) + 1.2 * np.eye(k)[truth]
+    scores = np.round(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), digits) + 1e-3
+    return table(np.array(classes)[truth], scores / scores.sum(1, keepdims=True), list(classes),
+                 rng.integers(patients, size=n), split)
+
+
+def binary(split="val", seed=0, n=300):
+    return drawn(n, ("NORMAL", "PNEUMONIA"), 80, seed, split)
+
+
+# Values
+
+
+@pytest.mark.parametrize(("matrix", "accuracy", "sensitivity", "specificity", "ppv", "npv", "balanced"), [
+    ([[118, 116], [1, 389]], 0.8125, 0.9974, 0.5043, 0.7703, 0.9916, 0.7509),
+    ([[144, 90], [11, 379]], 0.8381, 0.9718, 0.6154, 0.8081, 0.9290, 0.7936)])
+def test_a_published_confusion_matrix_gives_its_published_numbers(matrix, accuracy, sensitivity, specificity, ppv,
+                                                                  npv, balanced):
+    found = evaluation.metrics(from_confusion(matrix, ["NORMAL", "PNEUMONIA"]), repeats=50)
+    assert found["confusion"] == matrix and found["n"] == 624 == found["patients"]
+    values = {name: found[name]["value"] for name in ("accuracy", "sensitivity", "specificity", "ppv", "npv",
+                                                      "balanced_accuracy")}
+    assert values == pytest.approx({"accuracy": accuracy, "sensitivity": sensitivity, "specificity": specificity,
+                                    "ppv": ppv, "npv": npv, "balanced_accuracy": balanced}, abs=5e-5)
+    assert found["baseline"] == pytest.approx(390 / 624) and found["threshold"] == 0.5
+
+
+def test_the_other_class_as_positive_swaps_what_is_found_and_what_is_alarmed():
+    predictions = from_confusion([[118, 116], [1, 389]], ["NORMAL", "PNEUMONIA"])
+    one, other = (evaluation.metrics(predictions, 20, positive=name) for name in ("PNEUMONIA", "NORMAL"))
+    assert one["sensitivity"] == other["specificity"] and one["ppv"] == other["npv"]
+
+
+def test_every_value_is_what_scikit_learn_says():
+    predictions = drawn()
+    found = evaluation.metrics(predictions, repeats=20)
+    truth, said = predictions["label"], predictions["predicted"]
+    scores = predictions[["p_A", "p_B", "p_C", "p_D"]].to_numpy()
+    assert found["accuracy"]["value"] == pytest.approx(sk.accuracy_score(truth, said))
+    assert found["balanced_accuracy"]["value"] == pytest.approx(sk.balanced_accuracy_score(truth, said))
+    assert found["macro_f1"]["value"] == pytest.approx(sk.f1_score(truth, said, average="macro"))
+    assert found["auc"]["value"] == pytest.approx(sk.roc_auc_score(truth, scores, multi_class="ovr"))
+    assert found["loss"] == pytest.approx(sk.log_loss(truth, scores))
+    assert found["confusion"] == sk.confusion_matrix(truth, said).tolist()
+    for name in "ABCD":
+        of = found["per_class"][name]
+        assert of["n"] == (truth == name).sum()
+        assert of["precision"]["value"] == pytest.approx(sk.precision_score(truth == name, said == name))
+        assert of["auc"]["value"] == pytest.approx(sk.roc_auc_score(truth == name, predictions[f"p_{name}"]))
+
+
+def test_the_area_of_two_classes_is_that_of_the_positive_ones_scores():
+    predictions = binary("test").assign(p_PNEUMONIA=lambda t: t["p_PNEUMONIA"].clip(upper=0.6))  # ties in one column
+    truth = predictions["label"] == "PNEUMONIA"
+    areas = [sk.roc_auc_score(truth, predictions["p_PNEUMONIA"]), sk.roc_auc_score(~truth, predictions["p_NORMAL"])]
+    assert areas[0] != areas[1]
+    assert evaluation.metrics(predictions, 5)["auc"]["value"] == pytest.approx(areas[0], abs=1e-9)
+    assert evaluation.metrics(predictions, 5, positive="NORMAL")["auc"]["value"] == pytest.approx(areas[1], abs=1e-9)
+
+
+def test_brier_sums_squares_over_the_classes():
+    found = evaluation.metrics(table(["A", "B"], [[0.8, 0.2], [0.6, 0.4]], ["A", "B"]), repeats=5)
+    assert found["brier"] == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
+
+
+def test_a_class_that_never_occurs_is_undefined_and_takes_no_part_in_means():
+    predictions = drawn()
+    predictions = predictions[predictions["label"] != "D"].reset_index(drop=True)
+    found = evaluation.metrics(predictions, repeats=50)
+    nothing = {"value": None, "low": None, "high": None}
+    assert found["per_class"]["D"]["recall"] == nothing == found["per_class"]["D"]["auc"]
+    recalls = [found["per_class"][name]["recall"]["value"] for name in "ABC"]
+    assert found["balanced_accuracy"]["value"] == pytest.approx(np.mean(recalls))
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_class_that_is_never_answered_has_no_precision():
+    predictions = table(["A", "B", "B"], [[0.9, 0.1]] * 3, ["A", "B"])
+    found = evaluation.metrics(predictions, repeats=20)
+    assert found["per_class"]["B"]["precision"]["value"] is None and found["per_class"]["B"]["f1"]["value"] == 0
+
+
+@pytest.mark.parametrize("labels", [["A", "A"], ["B", "B", "B"]])
+def test_one_class_alone_has_an_accuracy_and_no_auc(labels):
+    found = evaluation.metrics(table(labels, [[0.7, 0.3]] * len(labels), ["A", "B"]), repeats=20)
+    assert found["auc"]["value"] is None and found["accuracy"]["value"] == (labels[0] == "A")
+    assert "AUC undefined" in evaluation.headline(found)
+
+
+def test_tables_that_cannot_be_measured_are_refused():
+    predictions = drawn()
+    with pytest.raises(ValueError, match="empty"):
+        evaluation.metrics(predictions.iloc[:0])
+    with pytest.raises(ValueError, match="several splits.*take one"):
+        evaluation.metrics(pd.concat([predictions, predictions.assign(split="val")]))
+    with pytest.raises(ValueError, match="'Z'.*knows A, B, C, D"):
+        evaluation.metrics(predictions.assign(label="Z"))
+    with pytest.raises(ValueError, match="two classes and there are 4"):
+        evaluation.metrics(predictions, threshold=0.3)
+    with pytest.raises(ValueError, match="repeats is 0"):
+        evaluation.metrics(predictions, repeats=0)
+
+
+# Intervals
+
+
+def by_hand(predictions, repeats, seed):
+    """The same resamples, one table after the other, measured by scikit-learn."""
+    parts = {name: part for name, part in predictions.groupby("patient")}
+    names = list(predictions["patient"].unique())
+    for row in np.random.default_rng(seed).integers(len(names), size=(repeats, len(names))):
+        yield pd.concat([parts[names[i]] for i in row])
+
+
+def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples():
+    predictions = drawn(60, ("A", "B", "C"), 25)
+    rows = [{"accuracy": sk.accuracy_score(t["label"], t["predicted"]),
+             "balanced_accuracy": sk.balanced_accuracy_score(t["label"], t["predicted"]),
+             "auc": sk.roc_auc_score(t["label"], t[["p_A", "p_B", "p_C"]].to_numpy(), multi_class="ovr"),
+             "f1": sk.f1_score(t["label"], t["predicted"], labels=["B"], average=None)[0],
+             "precision": sk.precision_score(t["label"], t["predicted"], labels=["B"], average=None)[0]}
+            for t in by_hand(predictions, 100, seed=5) if t["label"].nunique() == 3]
+    low, high = np.percentile(pd.DataFrame(rows), [5, 95], axis=0)
+    found = evaluation.metrics(predictions, repeats=100, seed=5, level=0.9)
+    for i, name in enumerate(rows[0]):
+        of = found[name] if name in found else found["per_class"]["B"][name]
+        assert (of["low"], of["high"]) == pytest.approx((low[i], high[i]))
+
+
+def test_the_fast_auc_is_scikit_learns_with_weights_and_ties():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(80) < 0.3, rng.integers(9, size=80) / 8
+    weights = rng.integers(4, size=(25, 80)).astype(float)
+    slow = [sk.roc_auc_score(positive, score, sample_weight=row) for row in weights]
+    assert intervals.weighted_auc(positive, score, weights) == pytest.approx(slow)
+    assert np.isnan(intervals.weighted_auc(positive, score, weights * positive)).all()
+
+
+def test_patients_are_drawn_whole():
+    few = drawn(40, patients=20)
+    many = pd.concat([few] * 6, ignore_index=True)
+    one, six = (evaluation.metrics(predictions, repeats=200) for predictions in (few, many))
+    assert six["patients"] == one["patients"] and six["n"] == 6 * one["n"]
+    for name in ("accuracy", "balanced_accuracy", "auc"):
+        assert six[name] == pytest.approx(one[name])
+
+
+def test_an_interval_over_images_is_narrower_than_one_over_patients_that_are_right_or_wrong_together():
+    right = np.repeat(np.arange(20) % 4 > 0, 10)
+    predictions = table(["A"] * 200, np.where(right[:, None], [0.9, 0.1], [0.1, 0.9]), ["A", "B"],
+                        np.repeat(np.arange(20), 10))
+    def width(predictions):
+        of = evaluation.metrics(predictions)["accuracy"]
+        return of["high"] - of["low"]
+    assert width(predictions) > 2 * width(predictions.assign(patient=predictions["path"]))
+
+
+def test_the_size_of_the_blocks_changes_nothing(monkeypatch):
+    whole = evaluation.metrics(drawn(), repeats=90)
+    monkeypatch.setattr(intervals, "AT_ONCE", 7 * 200)
+    assert evaluation.metrics(drawn(), repeats=90) == whole
+
+
+def test_a_seed_gives_the_same_interval_and_another_seed_another():
+    one, same, other = (evaluation.metrics(drawn(), 100, seed)["accuracy"] for seed in (1, 1, 2))
+    assert one == same != other and one["value"] == other["value"]
+
+
+def test_a_resample_without_the_class_is_left_out_and_counted():
+    predictions = table(["A"] * 9 + ["B"], [[0.9, 0.1]] * 9 + [[0.2, 0.8]], ["A", "B"])
+    of = evaluation.metrics(predictions, repeats=500)["per_class"]["B"]["recall"]
+    absent = sum((row != 9).all() for row in np.random.default_rng(0).integers(10, size=(500, 10)))
+    assert of["undefined"] == absent > 0 and of["value"] == 1
+
+
+def test_all_right_does_not_mean_sure():
+    predictions = table(["A", "B"] * 15, [[0.9, 0.1], [0.1, 0.9]] * 15, ["A", "B"])
+    found = evaluation.metrics(predictions, repeats=50)
+    low = binomtest(30, 30).proportion_ci(method="wilson").low
+    assert found["accuracy"] == pytest.approx({"value": 1, "low": low, "high": 1})
+    assert found["auc"]["low"] < found["accuracy"]["low"] and found["auc"]["high"] == 1
+
+
+def test_one_patient_says_little():
+    found = evaluation.metrics(drawn(50, patients=1), repeats=50)
+    assert found["patients"] == 1 and found["accuracy"]["high"] - found["accuracy"]["low"] > 0.6
+    assert "of 1 patient)" in evaluation.headline(found)
+
+
+def test_images_of_unknown_patients_count_as_patients_of_their_own():
+    for nobody in ("", None, np.nan):
+        assert evaluation.metrics(drawn(30).assign(patient=nobody), repeats=5)["patients"] == 30
+
+
+def test_wilson_is_scipys():
+    for hits, n in ((0, 5), (3, 5), (5, 5), (87, 100)):
+        exact = binomtest(hits, n).proportion_ci(0.9, "wilson")
+        assert intervals.wilson(hits, n, 0.9) == pytest.approx((exact.low, exact.high))
+
+
+# Thresholds
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_a_threshold_is_not_chosen_on_test_or_training_images(split):
+    with pytest.raises(ValueError, match=f"these are {split} images.*validation"):
+        evaluation.choose_threshold(binary(split))
+
+
+def rates(predictions, threshold):
+    answered = evaluation.apply_threshold(predictions, threshold)
+    right = answered["label"] == answered["predicted"]
+    sick = answered["label"] == "PNEUMONIA"
+    return right[sick].mean(), right[~sick].mean()
+
+
+def every_pair_of_rates(predictions):
+    edges = np.r_[0, np.unique(predictions["p_PNEUMONIA"]) + 1e-9]
+    return np.array([rates(predictions, edge) for edge in edges])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_each_rule_finds_the_best_of_all_thresholds(seed):
+    val = binary(seed=seed)
+    found, sick = every_pair_of_rates(val), (val["label"] == "PNEUMONIA").mean()
+    sensitivity, specificity = rates(val, evaluation.choose_threshold(val))
+    assert sensitivity + specificity == pytest.approx(found.sum(1).max())
+    sensitivity, specificity = rates(val, evaluation.choose_threshold(val, "sensitivity>=0.95"))
+    assert sensitivity >= 0.95 and specificity == found[found[:, 0] >= 0.95, 1].max()
+    sensitivity, specificity = rates(val, evaluation.choose_threshold(val, "specificity >= 0.9"))
+    assert specificity >= 0.9 and sensitivity == found[found[:, 1] >= 0.9, 0].max()
+    sensitivity, specificity = rates(val, evaluation.choose_threshold(val, "cost=5"))
+    price = 5 * sick * (1 - found[:, 0]) + (1 - sick) * (1 - found[:, 1])
+    assert 5 * sick * (1 - sensitivity) + (1 - sick) * (1 - specificity) == pytest.approx(price.min())
+
+
+def test_a_threshold_lies_between_the_scores_it_divides():
+    val = table(["NORMAL", "NORMAL", "PNEUMONIA"], [[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]], ["NORMAL", "PNEUMONIA"],
+                split="val")
+    assert evaluation.choose_threshold(val) == pytest.approx(0.45)
+    assert evaluation.choose_threshold(val, positive="NORMAL") == pytest.approx(0.55)
+
+
+def test_where_no_false_alarm_is_allowed_nothing_may_be_called_positive():
+    val = table(["NORMAL", "PNEUMONIA"], [[0.0, 1.0], [0.5, 0.5]], ["NORMAL", "PNEUMONIA"], split="val")
+    threshold = evaluation.choose_threshold(val, "specificity>=1")
+    assert rates(val, threshold) == (0, 1) and np.isfinite(threshold)
+    assert rates(val, evaluation.choose_threshold(val, "sensitivity>=1")) == (1, 0)
+
+
+@pytest.mark.parametrize("how", ["best", "sensitivity", "sensitivity>=95", "youden>=1", "sensitivity=0.9", ""])
+def test_an_unknown_rule_is_refused_and_the_known_ones_are_named(how):
+    with pytest.raises(ValueError, match="youden, sensitivity>=0.95"):
+        evaluation.choose_threshold(binary(), how)
+
+
+def test_thresholds_want_two_classes_that_both_occur():
+    with pytest.raises(ValueError, match="merge_classes"):
+        evaluation.choose_threshold(drawn(split="val"))
+    with pytest.raises(ValueError, match="images of it and of others"):
+        evaluation.choose_threshold(binary().assign(label="NORMAL"))
+    with pytest.raises(ValueError, match="'VIRUS'.*NORMAL, PNEUMONIA"):
+        evaluation.apply_threshold(binary(), 0.5, "VIRUS")
+
+
+def test_a_threshold_changes_answers_and_not_ranking_or_calibration():
+    at_half, lower = (evaluation.metrics(binary("test"), 50, threshold=t) for t in (0.5, 0.2))
+    assert lower["threshold"] == 0.2 and lower["sensitivity"]["value"] > at_half["sensitivity"]["value"]
+    assert lower["specificity"]["value"] < at_half["specificity"]["value"]
+    assert lower["auc"] == at_half["auc"] and lower["ece"] == at_half["ece"]
+    applied = evaluation.apply_threshold(binary("test"), 0.2)
+    assert evaluation.metrics(applied, 50) == lower | {"threshold": None}  # which one, the table does not say
+
+
+def test_a_score_at_the_threshold_is_positive():
+    predictions = table(["NORMAL"], [[0.75, 0.25]], ["NORMAL", "PNEUMONIA"])
+    assert evaluation.apply_threshold(predictions, 0.25)["predicted"].tolist() == ["PNEUMONIA"]
+    assert evaluation.apply_threshold(predictions, 0.25 + 1e-9)["predicted"].tolist() == ["NORMAL"]
+    assert evaluation.apply_threshold(predictions, 0.75, "NORMAL")["predicted"].tolist() == ["NORMAL"]
+
+
+def test_merged_classes_add_up():
+    predictions = drawn(split="val")
+    merged = evaluation.merge_classes(predictions, {"well": ["A"], "ill": ["B", "C", "D"]})
+    assert evaluation.classes_of(merged) == ["well", "ill"] and set(merged["label"]) == {"well", "ill"}
+    assert np.allclose(merged["p_ill"], 1 - predictions["p_A"])
+    assert ((merged["label"] == "well") == (predictions["label"] == "A")).all()
+    true = np.where(merged["label"] == "well", merged["p_well"], merged["p_ill"])
+    assert np.allclose(merged["loss"], -np.log(true))
+    assert 0 < evaluation.choose_threshold(merged, positive="ill") < 1
+    with pytest.raises(ValueError, match="must divide A, B, C, D"):
+        evaluation.merge_classes(predictions, {"well": ["A"], "ill": ["B"]})
+
+
+# Tables
+
+
+def test_top_k_is_scikit_learns_and_k_is_clipped():
+    predictions = drawn(digits=8)
+    scores = predictions[["p_A", "p_B", "p_C", "p_D"]].to_numpy()
+    for k in (1, 2, 3):
+        assert evaluation.top_k(predictions, k) == pytest.approx(
+            sk.top_k_accuracy_score(predictions["label"], scores, k=k, labels=list("ABCD")))
+    assert evaluation.top_k(predictions, 5) == 1
+    assert evaluation.top_k(predictions, 0) == evaluation.top_k(predictions, 1)
+    found = evaluation.metrics(predictions, repeats=5)
+    assert found["top2"] == pytest.approx(evaluation.top_k(predictions, 2)) and "top4" not in found
+
+
+def test_the_table_of_classes():
+    predictions = table(["A", "A", "B", "B"], [[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.2, 0.7, 0.1], [0.5, 0.1, 0.4]],
+                        ["A", "B", "C"])
+    found = evaluation.per_class_table(predictions)
+    assert list(found.columns) == ["n", "top-1", "top-2", "loss", "recall", "precision", "f1"]  # top-3 is always right
+    assert found.loc["A", ["n", "top-1", "top-2"]].tolist() == [2, 0.5, 0.5]
+    assert found.loc["B", ["recall", "precision", "f1"]].tolist() == [0.5, 0.5, 0.5]
+    assert found.loc["A", "loss"] == pytest.approx(-np.log([0.6, 0.2]).mean())
+    assert found.loc["C", "n"] == 0 and found.loc["C"].drop("n").isna().all()
+
+
+def test_confusion_has_the_truth_in_rows():
+    predictions = table(["A", "A", "B"], [[0.9, 0.1], [0.1, 0.9], [0.2, 0.8]], ["A", "B"])
+    assert evaluation.confusion(predictions).loc["A"].to_dict() == {"A": 1, "B": 1}
+    assert evaluation.confusion(predictions, normalise=True).sum(axis=1).tolist() == [1, 1]
+
+
+def test_curves_hold_the_areas_of_the_metrics():
+    predictions = drawn()
+    curve = evaluation.roc(predictions, "B")
+    area = np.trapezoid(curve["tpr"], curve["fpr"])
+    assert area == pytest.approx(evaluation.metrics(predictions, 5)["per_class"]["B"]["auc"]["value"])
+    curve = evaluation.pr(predictions, "B")
+    assert curve.iloc[0]["recall"] == 1 and curve.iloc[-1]["precision"] == 1
+    with pytest.raises(ValueError, match="no class 'Z'"):
+        evaluation.roc(predictions, "Z")
+
+
+def test_calibration_worked_by_hand():
+    predictions = table(["A", "A", "B", "B"], [[0.95, 0.05], [0.91, 0.09], [0.93, 0.07], [0.4, 0.6]], ["A", "B"])
+    found = evaluation.calibration_table(predictions, bins=10)
+    assert found["n"].tolist() == [1, 3]
+    assert found["confidence"].tolist() == pytest.approx([0.6, 0.93])
+    assert found["accuracy"].tolist() == pytest.approx([1, 2 / 3])
+    assert evaluation.expected_calibration_error(predictions, 10) == pytest.approx((0.4 + 3 * (0.93 - 2 / 3)) / 4)
+    assert (found["low"] <= found["accuracy"]).all() and (found["accuracy"] <= found["high"]).all()
+
+
+def test_accuracy_by_groups_keeps_every_image():
+    predictions = drawn(100)
+    widths = pd.Series([512] * 60 + [768] * 30 + [None] * 10, dtype="Int64", name="width")
+    found = evaluation.accuracy_by(predictions, widths)
+    right = predictions["label"] == predictions["predicted"]
+    assert found["n"].tolist() == [60, 30, 10] and found.index.name == "width"
+    assert found.loc[512, "accuracy"] == pytest.approx(right[:60].mean())
+    exact = binomtest(int(right[:60].sum()), 60).proportion_ci(method="wilson")
+    assert found.loc[512, ["low", "high"]].tolist() == pytest.approx([exact.low, exact.high])
+    assert evaluation.accuracy_by(predictions, "label")["n"].sum() == 100
+
+
+def test_accuracy_by_numbers_in_bins():
+    predictions, sizes = drawn(100), pd.Series(range(100), name="bytes")
+    assert evaluation.accuracy_by(predictions, sizes, bins=4)["n"].tolist() == [25] * 4
+    assert evaluation.accuracy_by(predictions, sizes, bins=[0, 9, 99])["n"].to_dict() == {"0 to 9": 10, "9 to 99": 90}
+    assert evaluation.accuracy_by(predictions, sizes * 0 + 512, bins=4)["n"].tolist() == [100]
+
+
+# For people and files
+
+
+def test_the_headline_says_on_how_many_patients():
+    said = evaluation.headline(evaluation.metrics(binary("test"), repeats=100))
+    found = evaluation.metrics(binary("test"), repeats=100)
+    assert said.startswith(f"accuracy {found['accuracy']['value']:.3f} (95 % interval {found['accuracy']['low']:.3f}-")
+    assert f"300 images of {found['patients']} patients" in said and "specificity" in said and "AUC" in said
+
+
+def test_numbers_as_text():
+    assert evaluation.as_text({"value": 0.8731, "low": 0.8, "high": 0.9}) == "0.873 (0.800-0.900)"
+    assert evaluation.as_text({"value": None, "low": None, "high": None}) == "undefined" == evaluation.as_text(None)
+    assert evaluation.as_text(1234) == "1,234"
+
+
+def test_metrics_survive_their_file(tmp_path):
+    found = evaluation.metrics(drawn(), repeats=50)
+    evaluation.save_metrics(tmp_path / "metrics.json", found)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+    with pytest.raises(ValueError, match="JSON"):
+        evaluation.save_metrics(tmp_path / "metrics.json", {"accuracy": float("nan")})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == found
+
+
+def test_a_table_read_back_from_its_file_gives_the_same_metrics(tmp_path):
+    predictions = drawn(digits=12)
+    predictions.to_csv(tmp_path / "p.csv", index=False)
+    again = pd.read_csv(tmp_path / "p.csv", dtype={"patient": str})
+    assert evaluation.metrics(again, repeats=100) == evaluation.metrics(predictions, repeats=100)
+
+
+# From a model
+
+
+class Tiny(nn.Module):
+    """Answers from the mean grey alone; `outputs` as in the real models."""
+
+    def __init__(self, outputs=4, gain=1.0):
+        super().__init__()
+        self.frozen, self.dropout = nn.BatchNorm2d(3), nn.Dropout(0.9)
+        self.last = nn.Linear(3, outputs)
+        torch.manual_seed(0)
+        nn.init.normal_(self.last.weight, std=gain)
+
+    def forward(self, images):
+        return self.last(self.dropout(self.frozen(images)).mean((2, 3)))
+
+
+def loader_of(folder, **options):
+    return loaders.make(records.scan(folder), folder, size=16, batch_size=7, **options)
+
+
+def test_predictions_are_what_the_model_says_of_each_image(tiny_folder):
+    model, loader = Tiny(), loader_of(tiny_folder)
+    predictions = evaluation.predict(model, loader, CPU, split="val")
+    assert predictions["path"].tolist() == loader.records["path"].tolist() and set(predictions["split"]) == {"val"}
+    assert list(predictions) == ["split", "path", "patient", "label", "predicted", "p_CNV", "p_DME", "p_DRUSEN",
+                                 "p_NORMAL", "loss"]
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    for row in (0, 17, 63):
+        pixels = loaders.read_image(tiny_folder / predictions["path"][row], size=16).float() / 255
+        with torch.no_grad():
+            inputs = ((pixels.expand(3, -1, -1) - mean[:, None, None]) / std[:, None, None])[None]
+            p = model.eval()(inputs).softmax(1)[0].numpy()
+        scores = predictions.loc[row, [f"p_{name}" for name in loader.classes]].to_numpy(float)
+        assert np.allclose(scores, p, atol=1e-5)
+        true = loader.classes.index(predictions["label"][row])
+        assert predictions["loss"][row] == pytest.approx(-np.log(p[true]), abs=1e-4)
+        assert predictions["predicted"][row] == loader.classes[p.argmax()]
+
+
+def test_a_shuffled_loader_changes_nothing(tiny_folder):
+    model = Tiny()
+    plain, mixed = (evaluation.predict(model, loader_of(tiny_folder, shuffle=s), CPU) for s in (False, True))
+    pd.testing.assert_frame_equal(plain, mixed)
+
+
+def test_the_model_keeps_the_mode_of_each_of_its_parts(tiny_folder):
+    model = Tiny()
+    model.train()
+    model.frozen.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluation.predict(model, loader_of(tiny_folder), CPU)
+    assert model.training and model.dropout.training and not model.frozen.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_mode_is_restored_after_a_failure_too(tiny_folder):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(5, 4)).train()
+    with pytest.raises(RuntimeError):
+        evaluation.predict(model, loader_of(tiny_folder), CPU)
+    assert model.training
+
+
+def test_the_models_own_normalisation_is_used(tiny_folder):
+    model = Tiny().eval()
+    usual = evaluation.predict(model, loader_of(tiny_folder), CPU)
+    model.tl = {"mean": (0.5, 0.5, 0.5), "std": (1.0, 1.0, 1.0)}
+    other = evaluation.predict(model, loader_of(tiny_folder), CPU)
+    assert not np.allclose(usual["p_CNV"], other["p_CNV"])
+
+
+def test_an_unreadable_image_is_left_out_and_named(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "copy")
+    bad = next((folder / "test" / "DME").iterdir())
+    bad.write_bytes(bad.read_bytes()[:300])
+    with pytest.warns(UserWarning, match=f"left out 1 of 64.*{bad.name}"):
+        predictions = evaluation.predict(Tiny(), loader_of(folder), CPU)
+    assert len(predictions) == 63 and not predictions["path"].str.endswith(bad.name).any()
+
+
+def test_images_without_labels_get_answers_and_no_loss(tiny_folder):
+    table = records.scan(tiny_folder).assign(label="")
+    loader = loaders.make(table, tiny_folder, ["CNV", "DME", "DRUSEN", "NORMAL"], size=16)
+    predictions = evaluation.predict(Tiny(), loader, CPU, split="new")
+    assert (predictions["label"] == "").all() and predictions["loss"].isna().all()
+    assert predictions["predicted"].isin(loader.classes).all()
+
+
+def test_one_logit_gives_two_classes(tiny_folder):
+    table = records.scan(tiny_folder)
+    table = table[table["label"].isin(["CNV", "NORMAL"])].reset_index(drop=True)
+    one = Tiny(outputs=1)
+    two = Tiny(outputs=2)
+    two.last.weight.data = torch.cat([torch.zeros(1, 3), one.last.weight.data])
+    two.last.bias.data = torch.cat([torch.zeros(1), one.last.bias.data])
+    made = [evaluation.predict(model, loaders.make(table, tiny_folder, size=16), CPU) for model in (one, two)]
+    pd.testing.assert_frame_equal(*made)
+    assert evaluation.classes_of(made[0]) == ["CNV", "NORMAL"]
+
+
+def test_a_loss_stays_finite_where_the_probability_is_0_in_float32(tiny_folder):
+    predictions = evaluation.predict(Tiny(gain=500.0), loader_of(tiny_folder), CPU)
+    impossible = predictions[predictions["loss"] > 110]  # exp(-110) is 0 in float32
+    assert len(impossible) and np.isfinite(predictions["loss"]).all()
+    assert np.isfinite(evaluation.metrics(predictions, 20)["loss"])
+
+
+def test_a_model_that_answers_nan_is_refused(tiny_folder):
+    model = Tiny()
+    model.last.bias.data[0] = float("nan")
+    with pytest.raises(ValueError, match="NaN for 64 of 64 images.*learning rate"):
+        evaluation.predict(model, loader_of(tiny_folder), CPU)
+
+
+def test_a_loader_that_gives_images_twice_is_refused(tiny_folder):
+    with pytest.raises(ValueError, match="each once"):
+        evaluation.predict(Tiny(), loader_of(tiny_folder, weights=np.arange(64.0)), CPU)
+    with pytest.raises(ValueError, match="each once"):
+        evaluation.predict(Tiny(), loader_of(tiny_folder, rank=0, world=2), CPU)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_answers(tiny_folder):
+    from tlutils import devices
+    on_cpu = evaluation.predict(Tiny(), loader_of(tiny_folder), CPU)
+    on_gpu = evaluation.predict(Tiny(), loader_of(tiny_folder), devices.choose("cuda", "fp32"))
+    assert np.allclose(on_cpu["loss"], on_gpu["loss"], atol=1e-3)
+
+
+def test_test_time_augmentation_is_the_mean_of_the_probabilities_of_the_views(tiny_folder):
+    turned, loader = Augmentation(rotate=30, brightness=0.2), loader_of(tiny_folder)
+    model = models.build("resnet18", 4, "linear", freeze="all").eval()
+    found = evaluation.predict(model, loader, CPU, views=2, augmentation=turned, seed=3)
+    images, keys = (torch.cat(column) for column in list(zip(*loader_of(tiny_folder)))[0:3:2])
+    shown = [images, *(view(images, keys, number, 3, turned) for number in (0, 1))]
+    with torch.no_grad():
+        wanted = torch.stack([models.probabilities(model(normalise(one))) for one in shown]).mean(0)
+    columns = [f"p_{name}" for name in loader.classes]
+    assert np.allclose(found[columns], wanted.numpy(), atol=1e-5)
+    assert not np.allclose(found[columns], evaluation.predict(model, loader, CPU)[columns], atol=1e-3)
