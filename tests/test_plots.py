@@ -1,0 +1,619 @@
+"""What the pictures show is what the tables say, in colours for every eye, and no figure is left behind."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.colors import to_hex, to_rgb  # noqa: E402
+from PIL import Image  # noqa: E402
+from scipy.integrate import trapezoid  # noqa: E402
+from sklearn import metrics as sk  # noqa: E402
+from tlutils import evaluation, plots, splits  # noqa: E402
+
+OCT = ["CNV", "DME", "DRUSEN", "NORMAL"]
+COUNTS = {("train", "CNV"): 7, ("train", "NORMAL"): 4, ("val", "CNV"): 1,
+          ("test", "CNV"): 2, ("test", "NORMAL"): 3}
+
+# Machado, Oliveira and Fernandes 2009, severity 1, for linear RGB.
+EYES = {
+    "full colour": np.eye(3),
+    "no red cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                     [-0.003882, -0.048116, 1.051998]],
+    "no green cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                       [-0.011820, 0.042940, 0.968881]],
+    "no blue cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                      [0.004733, 0.691367, 0.303900]]}
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    plots.style()
+    yield
+    plt.close("all")
+    matplotlib.rcdefaults()
+
+
+def table_of(found: dict) -> pd.DataFrame:
+    rows = [(split, label) for (split, label), n in found.items() for _ in range(n)]
+    records = pd.DataFrame(rows, columns=["split", "label"])
+    return records.assign(patient=[str(i // 2) for i in records.index])
+
+
+def words(texts) -> list[str]:
+    return [text.get_text() for text in texts]
+
+
+def title(ax: Axes) -> str:
+    return ax.get_title(loc="left")
+
+
+def interval(value: float | None) -> dict:
+    return {"value": value, "low": value and value - 0.05, "high": value and value + 0.05}
+
+
+def history_of(epochs: int, val: bool = True) -> pd.DataFrame:
+    epoch = np.arange(1, epochs + 1)
+    loss = 0.3 + 0.1 * (epoch - 3.0) ** 2
+    return pd.DataFrame({"epoch": epoch, "train_loss": 1 / epoch, "train_accuracy": 1 - 0.5 / epoch,
+                         "val_loss": loss if val else np.nan, "val_accuracy": 0.8 if val else np.nan,
+                         "learning_rate": 1e-3, "seconds": 1.0, "images_per_second": 9.0})
+
+
+def binary_predictions(seed: int = 0) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    sick = np.arange(60) % 3 > 0
+    score = (0.3 * sick + 0.7 * draw.random(60)).round(2)
+    return pd.DataFrame({"split": np.where(np.arange(60) < 20, "val", "test"), "p_NORMAL": 1 - score,
+                         "label": np.where(sick, "PNEUMONIA", "NORMAL"), "p_PNEUMONIA": score,
+                         "predicted": np.where(score > 0.5, "PNEUMONIA", "NORMAL")})
+
+
+def scan(height: int = 12, width: int = 16) -> np.ndarray:
+    return (np.arange(height * width) % 256).astype(np.uint8).reshape(height, width)
+
+
+def confusion_table() -> pd.DataFrame:
+    return pd.DataFrame([[118, 116], [1, 389]], ["NORMAL", "PNEUMONIA"], ["NORMAL", "PNEUMONIA"])
+
+
+def audit_table() -> pd.DataFrame:
+    columns = ["check", "splits", "found", "of", "share", "verdict", "examples", "meaning"]
+    return pd.DataFrame([["patient in two splits", "train & test", 835, 968, 835 / 968, "leak", "", ""],
+                         ["base name in two splits", "train & test", 288, 968, 288 / 968, "warning", "", ""],
+                         ["unknown patient", "all", 0, 968, 0.0, "ok", "", ""]], columns=columns)
+
+
+def calibration_table() -> pd.DataFrame:
+    return pd.DataFrame({"confidence": [0.3, 0.6, 0.9], "accuracy": [0.25, 0.5, 0.8], "n": [10, 20, 70],
+                         "low": [0.1, 0.3, 0.7], "high": [0.5, 0.7, 0.9]})
+
+
+def per_class_metrics() -> dict:
+    return {name: {"n": 9, **{m: interval(0.8) for m in ("recall", "precision", "f1")}} for name in OCT}
+
+
+def roc_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    fpr, tpr, threshold = sk.roc_curve(predictions["label"] == "PNEUMONIA", predictions["p_PNEUMONIA"],
+                                       drop_intermediate=False)
+    return pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": threshold})
+
+
+def pr_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    found = sk.precision_recall_curve(predictions["label"] == "PNEUMONIA", predictions["p_PNEUMONIA"])
+    return pd.DataFrame({"precision": found[0], "recall": found[1], "threshold": np.r_[found[2], np.inf]})
+
+
+def costs(n: int) -> pd.DataFrame:
+    rows = [{**interval(0.7 + i / 100), "seconds": 10.0 * (i + 1)} for i in range(n)]
+    return pd.DataFrame(rows, [f"model {i}" for i in range(n)])
+
+
+# name -> (panels, how it is drawn); class_grid, which reads files, has its own tests
+PICTURES = {
+    "counts": (1, lambda **o: plots.counts(table_of(COUNTS), **o)),
+    "sizes": (2, lambda **o: plots.sizes(pd.DataFrame({"width": [512, 768], "height": [496] * 2}), **o)),
+    "patients": (1, lambda **o: plots.patients(table_of(COUNTS), **o)),
+    "audit": (1, lambda **o: plots.audit(audit_table(), **o)),
+    "split_bars": (2, lambda **o: plots.split_bars(table_of(COUNTS), table_of(COUNTS), **o)),
+    "grid": (3, lambda **o: plots.grid([scan()] * 3, **o)),
+    "views": (3, lambda **o: plots.views(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), **o)),
+    "fits": (2, lambda **o: plots.fits({"squash": scan(8, 8), "pad": scan(8, 16)}, **o)),
+    "history": (2, lambda **o: plots.history(history_of(5), **o)),
+    "learning_rates": (1, lambda **o: plots.learning_rates(pd.DataFrame(
+        {"learning_rate": [1e-3, 1e-2], "loss": 1.0, "smoothed": 1.0, "suggested": [True, False]}), **o)),
+    "confusion": (1, lambda **o: plots.confusion(confusion_table(), **o)),
+    "roc": (1, lambda **o: plots.roc(roc_table(binary_predictions()), threshold=0.5, **o)),
+    "pr": (1, lambda **o: plots.pr({"VGG16": pr_table(binary_predictions())}, share=0.6, **o)),
+    "calibration": (2, lambda **o: plots.calibration(calibration_table(), **o)),
+    "per_class": (1, lambda **o: plots.per_class(per_class_metrics(), **o)),
+    "intervals": (1, lambda **o: plots.intervals({"accuracy": interval(0.9), "n": 9}, **o)),
+    "compare": (1, lambda **o: plots.compare(pd.DataFrame([{"name": "a", **interval(0.9)}]), **o)),
+    "cost_against_accuracy": (1, lambda **o: plots.cost_against_accuracy(costs(2), "seconds", **o)),
+    "accuracy_by": (1, lambda **o: plots.accuracy_by(pd.DataFrame({"n": [3], "accuracy": 0.6}, ["a"]), **o)),
+    "accuracy_against_count": (1, lambda **o: plots.accuracy_against_count(
+        per_class_metrics(), dict.fromkeys(OCT, 10), **o)),
+    "score_distribution": (2, lambda **o: plots.score_distribution(
+        binary_predictions(), "PNEUMONIA", 0.5, **o)),
+    "top_k": (2, lambda **o: plots.top_k(scan(), pd.DataFrame({"class": OCT, "probability": 0.25}), **o)),
+    "errors": (2, lambda **o: plots.errors([scan()] * 2, binary_predictions().head(2), **o)),
+    "overlay": (3, lambda **o: plots.overlay(scan(), np.eye(3), **o))}
+
+
+@pytest.fixture(params=PICTURES)
+def picture(request):
+    return PICTURES[request.param]
+
+
+def test_every_picture_is_drawn_here():
+    public = {name for name, thing in vars(plots).items() if callable(thing) and not name.startswith("_")
+              and getattr(thing, "__module__", "") == plots.__name__}
+    assert public - {"style", "class_colours", "read_grey", "class_grid"} == set(PICTURES)
+
+
+def test_a_picture_is_axes_in_a_figure_of_notebook_width(picture):
+    panels, draw = picture
+    axes = draw()
+    assert isinstance(axes, Axes) if panels == 1 else axes.shape == (panels,)
+    figure = np.ravel(axes)[0].figure
+    figure.canvas.draw()
+    assert 400 < figure.get_figwidth() * figure.dpi <= 1000
+
+
+def test_given_axes_are_used_and_no_figure_is_opened(picture):
+    panels, draw = picture
+    figure, own = plt.subplots(1, panels, squeeze=False)
+    before = plt.get_fignums()
+    axes = draw(ax=own.ravel() if panels > 1 else own[0, 0])
+    assert np.ravel(axes).tolist() == own.ravel().tolist()
+    assert plt.get_fignums() == before and figure.axes == own.ravel().tolist()
+
+
+def test_the_caption_is_under_the_picture_once(picture):
+    figure = np.ravel(picture[1](caption="phantom data, random weights"))[0].figure
+    assert words(figure.findobj(matplotlib.text.Text)).count("phantom data, random weights") == 1
+
+
+def test_the_caption_stands_below_given_axes_among_others():
+    figure, (left, _) = plt.subplots(1, 2)
+    ax = plots.counts(table_of(COUNTS), ax=left, caption="phantoms")
+    figure.canvas.draw()
+    caption, = (text for text in ax.texts if text.get_text() == "phantoms")
+    assert caption.get_window_extent().y1 <= ax.xaxis.get_tightbbox().y0 + 2
+
+
+def test_no_picture_shows_itself(picture, monkeypatch):
+    monkeypatch.setattr(plt, "show", lambda *a, **k: pytest.fail("a picture called plt.show"))
+    picture[1]()
+
+
+def test_too_few_axes_are_refused():
+    with pytest.raises(ValueError, match="found 1 Axes; this picture needs 2"):
+        plots.history(history_of(3), ax=plt.figure().add_subplot())
+
+
+def test_a_table_without_a_column_is_refused_by_name():
+    with pytest.raises(ValueError, match="lacks fpr"):
+        plots.roc(pd.DataFrame({"x": [1], "tpr": [1]}))
+
+
+def test_a_class_has_the_same_colour_in_every_picture():
+    alone, among = plots.class_colours(["NORMAL"]), plots.class_colours(OCT)
+    assert alone["NORMAL"] == among["NORMAL"] == plots.class_colours(["PNEUMONIA", "normal"])["normal"]
+    bars = plots.counts(table_of(COUNTS)).containers
+    shares = plots.split_bars(table_of(COUNTS), table_of(COUNTS))[1].containers
+    dots = plots.per_class(per_class_metrics()).lines
+    assert to_hex(bars[1][0].get_facecolor()) == to_hex(shares[1][0].get_facecolor()) == among["NORMAL"]
+    assert to_hex(dots[-1].get_color()) == among["NORMAL"]
+
+
+def test_unknown_classes_have_colours_of_their_own_whatever_their_order():
+    names = ["tumour", "stroma", "NORMAL", "fat"]
+    colours = plots.class_colours(names)
+    assert list(colours) == names and len(set(colours.values())) == 4
+    assert plots.class_colours(reversed(names)) == colours
+    assert len(plots.class_colours(map(str, range(30)))) == 30
+
+
+def lab(colour: str, eye: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* (D65) of a colour as this eye sees it."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    f = np.cbrt(xyz @ np.clip(np.array(eye) @ linear, 0, 1) / [0.9505, 1, 1.089])
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("eye", EYES)
+@pytest.mark.parametrize("colours", [
+    plots.class_colours(OCT), plots.class_colours(["NORMAL", "PNEUMONIA"]),
+    plots.class_colours(["NORMAL", "bacteria", "virus"]), plots.VERDICTS])
+def test_colours_differ_for_every_kind_of_eye(colours, eye):
+    seen = [lab(colour, EYES[eye]) for colour in colours.values()]
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
+
+
+def test_counts_has_a_bar_for_each_class_and_split_as_high_as_its_count():
+    ax = plots.counts(table_of(COUNTS))
+    assert len(ax.patches) == 2 * 3
+    heights = [[bar.get_height() for bar in bars] for bars in ax.containers]
+    assert heights == [[7, 1, 2], [4, 0, 3]]
+    assert set(words(ax.texts)) == {"7", "1", "2", "4", "0", "3"}
+    assert words(ax.get_xticklabels()) == ["train\n11 images", "val\n1 image", "test\n5 images"]
+
+
+def test_counts_without_splits_or_with_one_class():
+    ax = plots.counts(table_of({("", "CNV"): 3}))
+    assert ax.get_xticklabels()[0].get_text() == "no split\n3 images"
+    assert title(ax) == "3 images: all CNV"
+
+
+def test_counts_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no records"):
+        plots.counts(table_of({}))
+
+
+def test_sizes_shows_each_size_once_and_leaves_out_images_without():
+    sides = pd.DataFrame({"width": [512, 512, 768, None], "height": [496, 496, 496, None]}).astype("Int64")
+    left, right = plots.sizes(sides)
+    assert sorted(left.collections[0].get_offsets().tolist()) == [[512, 496], [768, 496]]
+    assert title(left) == "3 images, 2 sizes, 67 % are 512×496"
+    for line in right.lines:
+        assert trapezoid(line.get_ydata(), line.get_xdata()) == pytest.approx(1, abs=0.01)
+    with pytest.raises(ValueError, match="none of the 1 records"):
+        plots.sizes(sides.tail(1))
+
+
+def test_patients_counts_those_who_are_known():
+    ax = plots.patients(pd.DataFrame({"patient": [*"aabc", *["d"] * 12, "?x"]}))
+    assert [bar.get_height() for bar in ax.patches] == [2, 1, 0, 0, 0, 1]
+    assert ax.get_xticklabels()[-1].get_text() == "10–12"
+    assert "4 patients, 1 to 12" in title(ax) and "1 image of unknown" in title(ax)
+    assert "none of 1 image" in title(plots.patients(pd.DataFrame({"patient": ["?x"]})))
+
+
+def test_audit_bars_are_the_shares_in_the_colours_of_the_verdicts():
+    ax = plots.audit(audit_table())
+    assert [bar.get_width() for bar in ax.patches] == audit_table()["share"].tolist()
+    assert [to_hex(bar.get_facecolor()) for bar in ax.patches] == list(plots.VERDICTS.values())
+    assert words(ax.texts) == [
+        "leak: 835 of 968 (86 %)", "warning: 288 of 968 (30 %)", "ok"]
+    assert title(ax) == "The audit found 1 leak and 1 warning in 3 checks"
+
+
+def test_split_bars_fill_each_split_and_name_one_that_is_missing():
+    only_train = table_of({("train", "CNV"): 3, ("train", "NORMAL"): 1})
+    before, after = plots.split_bars(only_train, table_of(COUNTS))
+    assert [bars[0].get_width() for bars in before.containers] == [0.75, 0.25]
+    assert words(before.get_yticklabels()) == ["train\nn = 4", "val\nn = 0", "test\nn = 0"]
+    ends = [bar.get_x() + bar.get_width() for bar in after.containers[-1]]
+    assert ends == pytest.approx([1, 1, 1])
+
+
+def test_grid_takes_pictures_of_any_kind_and_size():
+    images = [scan(), torch.zeros(1, 9, 7, dtype=torch.uint8), np.zeros((3, 8, 8), np.uint8),
+              Image.fromarray(scan()), np.zeros((6, 5, 3), np.uint8)]
+    axes = plots.grid(images, titles=pd.Series(["a", "b", "c", "d", "e"]), colours=["#ff0000"] * 5, columns=3)
+    assert [ax.images[0].get_array().shape[:2] for ax in axes] == [(12, 16), (9, 7), (8, 8), (12, 16), (6, 5)]
+    assert [title(ax) for ax in axes] == list("abcde")
+    assert np.array_equal(axes[0].images[0].get_array(), scan()) and axes[0].images[0].get_clim() == (0, 255)
+    assert len(axes[0].figure.axes) == 5
+
+
+def test_normalised_pictures_and_no_pictures_are_refused():
+    with pytest.raises(ValueError, match="float32.*before normalise"):
+        plots.grid([torch.zeros(3, 8, 8)])
+    with pytest.raises(ValueError, match="no pictures"):
+        plots.grid([])
+
+
+def records_of(folder) -> pd.DataFrame:
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpeg"))
+    parts = [path.split("/") for path in paths]
+    return pd.DataFrame({"path": paths, "split": [p[0] for p in parts], "label": [p[1] for p in parts],
+                         "patient": [p[2].split("-")[1] for p in parts]})
+
+
+def test_class_grid_shows_different_patients_the_same_for_the_same_seed(tiny_folder):
+    records = records_of(tiny_folder)
+    axes = plots.class_grid(records, tiny_folder, per_class=8, seed=3)
+    assert axes.shape == (4, 8)
+    assert [row[0].texts[0].get_text() for row in axes] == OCT
+    patients = {path.split("-")[1] for ax in axes[0] for path in records["path"]
+                if np.array_equal(ax.images[0].get_array(), plots.read_grey(tiny_folder / path))}
+    assert len(patients) == 8
+    again, other = (plots.class_grid(records, tiny_folder, per_class=8, seed=seed) for seed in (3, 4))
+    first, again, other = (np.stack([ax.images[0].get_array() for ax in drawn.flat])
+                           for drawn in (axes, again, other))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_class_grid_leaves_out_what_cannot_be_read(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "copy")
+    records = records_of(folder)
+    for path in records.loc[records["label"] == "DME", "path"].iloc[1:]:
+        (folder / path).write_bytes(b"no image")
+    axes = plots.class_grid(records, folder, per_class=3)
+    assert [len(ax.images) for ax in axes[1]] == [1, 0, 0]
+    assert [len(ax.images) for ax in axes[0]] == [1, 1, 1]
+
+
+@pytest.mark.real
+def test_class_grid_of_real_scans_of_unequal_sizes(real_data):
+    root = real_data / "oct_samples"
+    paths = [path.relative_to(root).as_posix() for path in sorted(root.rglob("*.jp*g"))]
+    records = pd.DataFrame({"path": paths, "label": [path.split("/")[0] for path in paths], "patient": paths})
+    axes = plots.class_grid(records, root, per_class=5)
+    assert len({ax.images[0].get_array().shape for ax in axes.flat}) > 1
+
+
+def test_the_first_of_the_views_is_the_framed_original():
+    axes = plots.views(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    assert [title(ax) for ax in axes] == ["the image itself", "view 0", "view 1"]
+    assert [ax.spines["top"].get_visible() for ax in axes] == [True, False, False]
+
+
+def test_fits_names_each_size():
+    axes = plots.fits({"the scan": scan(10, 30), "squash": torch.zeros(1, 8, 8, dtype=torch.uint8)})
+    assert [title(ax) for ax in axes] == ["the scan\n30×10 pixels", "squash\n8×8 pixels"]
+
+
+def test_history_draws_both_curves_and_marks_the_best_epoch():
+    loss, accuracy = plots.history(history_of(5))
+    lines = {line.get_label(): line for line in loss.lines}
+    assert lines["validation"].get_ydata().tolist() == history_of(5)["val_loss"].tolist()
+    assert lines["best epoch: 3"].get_xdata() == [3, 3]
+    assert title(loss) == "Validation loss 0.300"
+    assert all(tick == int(tick) for tick in accuracy.get_xticks())
+    assert "best epoch: 2" in [line.get_label() for line in plots.history(history_of(5), best=2)[0].lines]
+
+
+def test_history_of_one_epoch_without_validation():
+    for ax in plots.history(history_of(1, val=False)):
+        assert [line.get_label() for line in ax.lines] == ["training", "best epoch: 1"]
+        assert [tick for tick in ax.get_xticks() if 0.5 < tick < 1.5] == [1]
+
+
+def test_history_shows_a_learning_rate_that_changes():
+    falling = history_of(4).assign(learning_rate=[1e-3, 1e-3, 1e-4, 1e-4])
+    assert plots.history(falling)[2].lines[0].get_ydata().tolist() == falling["learning_rate"].tolist()
+    assert len(plots.history(falling, ax=plt.subplots(1, 2)[1])) == 2
+
+
+def test_history_refuses_an_epoch_that_never_was():
+    with pytest.raises(ValueError, match="no epoch 9"):
+        plots.history(history_of(3), best=9)
+
+
+def test_confusion_shows_counts_and_shares_of_the_row():
+    ax = plots.confusion(confusion_table())
+    assert words(ax.texts) == ["118\n50 %", "116\n50 %", "1\n<1 %", "389\n>99 %"]
+    assert words(ax.get_yticklabels()) == ["NORMAL\nn = 234", "PNEUMONIA\nn = 390"]
+    assert title(ax) == "507 of 624 right (81 %)"
+    assert ax.get_aspect() == 1
+
+
+def test_confusion_with_one_class_or_a_class_without_images():
+    assert plots.confusion(pd.DataFrame([[3]], ["CNV"], ["CNV"])).texts[0].get_text() == "3\n100 %"
+    empty_row = pd.DataFrame([[2, 1], [0, 0]], ["CNV", "DME"], ["CNV", "DME"])
+    assert words(plots.confusion(empty_row).texts)[2:] == ["0\n0 %", "0\n0 %"]
+
+
+def labels_of(ax: Axes) -> list[str]:
+    return words(ax.get_legend().get_texts())
+
+
+def test_areas_that_are_not_given_are_those_of_scikit_learn():
+    predictions = binary_predictions()
+    truth, score = predictions["label"] == "PNEUMONIA", predictions["p_PNEUMONIA"]
+    assert labels_of(plots.roc(roc_table(predictions))) == [f"AUC {sk.roc_auc_score(truth, score):.3f}"]
+    expected = sk.average_precision_score(truth, score)
+    assert labels_of(plots.pr(pr_table(predictions))) == [f"AP {expected:.3f}"]
+    upside_down = pr_table(predictions).iloc[::-1].reset_index(drop=True)
+    assert labels_of(plots.pr(upside_down)) == labels_of(plots.pr(pr_table(predictions)))
+
+
+def test_curves_carry_names_colours_and_given_areas():
+    curves = {"NORMAL": roc_table(binary_predictions(0)), "PNEUMONIA": roc_table(binary_predictions(1))}
+    ax = plots.roc(curves, auc={"NORMAL": {"value": 0.9, "low": 0.8, "high": 0.95}, "PNEUMONIA": 0.7})
+    assert labels_of(ax) == ["NORMAL  AUC 0.900 (0.800–0.950)", "PNEUMONIA  AUC 0.700"]
+    assert [line.get_color() for line in ax.lines[1:]] == list(plots.class_colours(curves).values())
+
+
+def test_the_threshold_is_marked_where_the_model_works():
+    curve = pd.DataFrame({"fpr": [0, 0.1, 1], "tpr": [0, 0.8, 1], "threshold": [np.inf, 0.5, 0.1]})
+    marks = [line for line in plots.roc(curve, threshold=0.45).lines if line.get_marker() == "o"]
+    assert (marks[0].get_xdata()[0], marks[0].get_ydata()[0]) == (0.1, 0.8)
+
+
+def test_calibration_bars_are_the_counts_and_the_gap_is_the_ece():
+    upper, lower = plots.calibration(calibration_table())
+    assert [bar.get_height() for bar in lower.patches] == [10, 20, 70]
+    assert upper.lines[-1].get_ydata().tolist() == [0.25, 0.5, 0.8]
+    # 0.1 * 0.05 + 0.2 * 0.1 + 0.7 * 0.1
+    assert title(upper) == "78 % sure, 68 % right; mean gap 0.095 (ECE)"
+    plots.calibration(calibration_table().drop(columns=["low", "high"]).assign(n=[0, 0, 5]))
+
+
+def test_per_class_has_three_dots_a_class_at_the_values():
+    found = {"n": 5, "recall": interval(0.9), "precision": interval(0.7), "f1": interval(0.8)}
+    ax = plots.per_class({"CNV": found})
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.9, 0.7, 0.8]
+    assert ax.texts[0].get_text() == "0.900 (0.850–0.950)"
+    assert ax.get_yticklabels()[0].get_text() == "CNV\nn = 5"
+
+
+@pytest.mark.parametrize("missing", [None, dict.fromkeys(("value", "low", "high")), {"value": float("nan")}])
+def test_a_measure_that_is_not_known_is_said_and_not_drawn(missing):
+    ax = plots.per_class({"CNV": {"n": 0, "recall": missing, "precision": missing, "f1": missing}})
+    assert words(ax.texts) == ["not known"] * 3
+    assert all(np.isnan(line.get_xdata()).all() for line in ax.lines)
+
+
+def test_intervals_takes_the_metrics_of_a_split_as_they_are():
+    metrics = {"n": 9, "classes": OCT, "balanced_accuracy": interval(0.9), "auc": interval(None),
+               "per_class": {"CNV": {}}}
+    ax = plots.intervals(metrics)
+    assert words(ax.get_yticklabels()) == ["balanced accuracy", "AUC"]
+    assert words(ax.texts) == ["0.900 (0.850–0.950)", "not known"]
+    with pytest.raises(ValueError, match="metrics\\['test'\\]"):
+        plots.intervals({"test": {"accuracy": interval(0.9)}})
+
+
+def test_compare_names_the_highest_run():
+    table = pd.DataFrame([{"name": "vgg16", **interval(0.8)}, {"name": "resnet18", **interval(0.9)},
+                          {"name": "died", **interval(np.nan)}])
+    ax = plots.compare(table, measure="AUC")
+    assert title(ax) == "Highest AUC: resnet18, 0.900 (0.850–0.950)"
+    assert len({line.get_color() for line in ax.lines}) == 3
+
+
+def test_accuracy_by_shows_n_and_stops_after_thirty_groups():
+    table = pd.DataFrame({"n": range(1, 41), "accuracy": 0.5, "low": 0.4, "high": 0.6},
+                         pd.Index(range(40), name="width"))
+    ax = plots.accuracy_by(table)
+    assert len(ax.lines) == 30 and ax.get_yticklabels()[1].get_text() == "1  (n = 2)"
+    assert title(ax) == "Accuracy by width, the first 30 of 40"
+
+
+@pytest.mark.parametrize("as_table", [False, True])
+def test_accuracy_against_count_puts_each_class_at_its_count(as_table):
+    per_class = {name: {"n": 9, "recall": interval(value)} for name, value in zip(OCT, (0.9, 0.8, 0.7, None))}
+    if as_table:
+        per_class = pd.DataFrame({"n": 9, "top-1 (recall)": [0.9, 0.8, 0.7, np.nan]}, OCT)
+    ax = plots.accuracy_against_count(per_class, {"CNV": 37205, "DME": 11348, "DRUSEN": 8616})
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines[:3]] == [
+        (37205, 0.9), (11348, 0.8), (8616, 0.7)]
+    assert words(ax.texts) == OCT[:3]
+
+
+def test_score_distribution_has_a_panel_for_each_split_and_shares_that_sum_to_one():
+    predictions = binary_predictions()
+    axes = plots.score_distribution(predictions, "PNEUMONIA", threshold=0.4)
+    assert [title(ax) for ax in axes] == ["val: 20 images", "test: 40 images"]
+    assert [line.get_xdata()[0] for line in axes[0].lines] == [0.4]
+    n = (predictions.query("split == 'val'")["label"] == "NORMAL").sum()
+    assert f"NORMAL (n = {n})" in labels_of(axes[0])
+    for ax in axes:
+        for outline in (patch.get_xy() for patch in ax.patches):
+            area = trapezoid(outline[:, 1], outline[:, 0])  # 20 bins of width 0.05
+            assert abs(area) / 0.05 == pytest.approx(1)
+
+
+def test_score_distribution_of_one_split_and_one_class():
+    one = binary_predictions().query("split == 'test' and label == 'NORMAL'")
+    assert len(plots.score_distribution(one, "PNEUMONIA")) == 1
+
+
+@pytest.mark.parametrize(("true", "says", "colour"), [
+    (None, "The model says CNV", plots.RIGHT), ("CNV", "The model says CNV, right", plots.RIGHT),
+    ("DME", "The model says CNV, wrong", plots.WRONG)])
+def test_top_k_says_whether_the_answer_is_right(true, says, colour):
+    table = pd.DataFrame({"class": ["CNV", "DME"], "probability": [0.7, 0.3]})
+    left, right = plots.top_k(torch.from_numpy(scan())[None], table, true=true)
+    assert title(right) == says
+    assert [bar.get_width() for bar in right.patches] == [0.7, 0.3]
+    assert to_hex(right.patches[0].get_facecolor()) == colour
+    assert np.array_equal(left.images[0].get_array(), scan())
+
+
+def test_errors_are_coloured_by_right_and_wrong_and_tell_the_probability():
+    rows = pd.DataFrame({"label": ["CNV", "CNV"], "predicted": ["CNV", "DME"],
+                         "p_CNV": [0.9, 0.2], "p_DME": [0.1, 0.8]})
+    axes = plots.errors([scan()] * 2, rows)
+    assert [title(ax) for ax in axes] == ["CNV → CNV\nprobability 90 %", "CNV → DME\nprobability 80 %"]
+    colours = [ax._left_title.get_color() for ax in axes]
+    assert colours == [plots.RIGHT, plots.WRONG]
+    with pytest.raises(ValueError, match="1 images and 2 predictions"):
+        plots.errors([scan()], rows)
+
+
+def test_overlay_stretches_the_map_over_the_scan():
+    heat = torch.tensor([[0.0, 0.5], [0.25, 1.0]], requires_grad=True)
+    axes = plots.overlay(scan(12, 16), heat, title="CNV, said DME")
+    assert title(axes[0]) == "CNV, said DME"
+    for ax in axes[1:]:
+        assert ax.images[-1].get_extent() == ax.images[0].get_extent()
+        assert np.allclose(ax.images[-1].get_array(), heat.detach())
+    assert axes[2].images[-1].get_alpha()[0, 0] == 0 < axes[2].images[-1].get_alpha()[1, 1] < 1
+
+
+def test_overlay_of_a_signed_map_has_nothing_in_the_middle():
+    image = plots.overlay(scan(), np.array([[[-0.5, 0.25]]]))[1].images[-1]
+    assert image.get_clim() == (-0.5, 0.5)
+    plots.overlay(scan(), np.zeros((2, 2)))[0].figure.canvas.draw()
+    with pytest.raises(ValueError, match="heatmap of shape \\(3, 2, 2\\)"):
+        plots.overlay(scan(), np.zeros((3, 2, 2)))
+
+
+def test_the_pictures_take_what_splits_and_evaluation_give():
+    records = table_of(COUNTS).assign(path=lambda t: t.index.astype(str) + ".jpeg")
+    assert len(plots.audit(splits.audit(records)).patches) == len(splits.audit(records))
+    rows = binary_predictions().query("split == 'test'").reset_index(drop=True)
+    rows = rows.assign(path=rows.index.astype(str), patient=rows.index.astype(str), loss=0.5)
+    found = evaluation.metrics(rows, repeats=20)
+    plots.intervals(found)
+    plots.per_class(found["per_class"])
+    plots.accuracy_against_count(evaluation.per_class_table(rows), {"NORMAL": 5, "PNEUMONIA": 9})
+    plots.confusion(evaluation.confusion(rows))
+    assert labels_of(plots.roc(evaluation.roc(rows, "PNEUMONIA"))) == [f"AUC {found['auc']['value']:.3f}"]
+    plots.pr(evaluation.pr(rows, "PNEUMONIA"), threshold=0.5)
+    upper, _ = plots.calibration(evaluation.calibration_table(rows))
+    assert f"{found['ece']:.3f} (ECE)" in title(upper)
+    assert title(plots.accuracy_by(evaluation.accuracy_by(rows, "label"))) == "Accuracy by label"
+
+
+def test_the_room_stands_alone(tmp_path):
+    """It can be copied into another project without the others."""
+    shutil.copy(plots.__file__, tmp_path)
+    code = "import sys, plots; print(plots.__file__, [m for m in sys.modules if m.startswith('tlutils')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == [str(tmp_path / "plots.py"), "[]"]
+
+
+def test_learning_rates_marks_the_suggestion_and_the_rate_in_use():
+    curve = pd.DataFrame({"learning_rate": [1e-4, 1e-3, 1e-2], "loss": [2.0, 1.0, 4.0], "smoothed": [2.0, 1.2, 3.0],
+                          "suggested": [True, False, False]})
+    ax = plots.learning_rates(curve, used=1e-3)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["suggested 0.0001", "used 0.001"]
+    assert ax.get_xscale() == "log" and ax.get_ylim()[1] <= 1.1 * 4
+
+
+def test_cost_against_accuracy_puts_each_model_at_its_cost_and_leaves_none_out():
+    ax = plots.cost_against_accuracy(costs(12), "seconds")
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines] == [
+        (10.0 * (i + 1), 0.7 + i / 100) for i in range(12)]
+    assert labels_of(ax) == costs(12).index.tolist() and ax.get_xlim()[0] == 0
+    with pytest.raises(ValueError, match="lacks watts"):
+        plots.cost_against_accuracy(costs(2), "watts")
+
+
+def test_the_legend_of_the_costs_covers_no_interval():
+    ax = plots.cost_against_accuracy(costs(2), "seconds")
+    ax.figure.canvas.draw()
+    assert not ax.get_legend().get_window_extent().overlaps(ax.get_window_extent())
+
+
+def test_a_model_has_the_same_colour_in_both_comparisons():
+    table = costs(3).iloc[::-1]
+    cost, forest = plots.cost_against_accuracy(table, "seconds"), plots.compare(table.rename_axis("name").reset_index())
+    assert [line.get_color() for line in cost.lines] == [line.get_color() for line in forest.lines]
+
+
+def test_a_model_whose_accuracy_is_not_known_hides_no_other():
+    table = costs(2).astype(object)
+    table.loc["model 1", ["value", "low", "high"]] = None
+    ax = plots.cost_against_accuracy(table, "seconds")
+    assert [np.isnan(line.get_ydata()[0]) for line in ax.lines] == [False, True]
