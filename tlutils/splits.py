@@ -322,7 +322,8 @@ def verdict(audit: pd.DataFrame) -> str:
     if leaks(audit):
         worst = audit.loc[audit["found"].where(audit["verdict"] == "leak", -1).idxmax()]
         first, second = worst["splits"].split(" & ")
-        how = f"share a patient with {first}" if "patient" in worst["check"] else f"are files of {first} too"
+        how = (f"share a patient with {first}" if "patient" in worst["check"] else
+               f"look like images of {first}" if "near" in worst["check"] else f"are files of {first} too")
         return f"LEAK: {worst['found']:,} of {worst['of']:,} {second} images {how}"
     total = audit.groupby("check")["found"].sum()
     words = {"patient in two splits": "patient", "identical bytes in two splits": "file",
