@@ -1,0 +1,205 @@
+"""The command line as people use it: its output, its errors, its exit codes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tlutils.__main__ import main
+
+QUICK = ["--weights", "random", "--epochs", "1", "--device", "cpu", "--precision", "fp32", "--set", "size=32",
+         "--set", "batch_size=16", "--set", "backbone=resnet18", "--set", "views=1"]
+
+
+def train(data, out, *more):
+    return main(["train", "oct-vgg16", "--data", str(data), "--out", str(out), *QUICK, *more])
+
+
+@pytest.fixture
+def said(capsys):
+    """What was printed since: (standard output, the error text on one line)."""
+    def read():
+        out, err = capsys.readouterr()
+        return out, " ".join(err.split())
+    return read
+
+
+def test_doctor_says_what_was_chosen_and_why(said):
+    assert main(["doctor"]) == 0
+    out, _ = said()
+    for word in ("torch", "device chosen", "precision chosen", "vgg16", "kermany-oct", "oct-vgg16"):
+        assert word in out
+
+
+def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, said):
+    assert train(tiny_folder, tmp_path / "run") == 0
+    out, _ = said()
+    assert "random weights" in out and "accuracy" in out and "95 %" in out
+    assert main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
+    out, _ = said()
+    assert "confusion" in out and "CNV" in out
+    assert main(["predict", str(tmp_path / "run"), str(tiny_folder / "test" / "CNV"), "--out",
+                 str(tmp_path / "p.csv")]) == 0
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(list((tiny_folder / "test" / "CNV").iterdir()))
+
+
+def test_the_module_runs_as_a_command(tiny_folder, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "tlutils", "train", "oct-vgg16", "--data", str(tiny_folder), "--out",
+                           str(tmp_path / "run"), *QUICK], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("epoch") for line in done.stdout.splitlines()) == 1 and "\r" not in done.stderr
+
+
+def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
+    assert main(["audit", str(tiny_folder), "--json", str(tmp_path / "a.json")]) == 0
+    assert json.loads((tmp_path / "a.json").read_text())["leak"] is False
+    leaky = tmp_path / "leaky"
+    shutil.copytree(tiny_folder, leaky)
+    path = next((leaky / "train" / "CNV").iterdir())
+    shutil.copy(path, leaky / "test" / "CNV" / path.name)
+    assert main(["audit", str(leaky)]) == 1
+    assert "LEAK" in said()[0]
+
+
+def image(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (40, 40), len(str(path)) % 255).save(path)
+
+
+def one_class(folder, tiny):
+    image(folder / "train" / "CNV" / "CNV-1-1.png")
+
+
+def class_without_images(folder, tiny):
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    (folder / "train" / "GLAUCOMA").mkdir()
+
+
+def two_spellings(folder, tiny):
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    image(folder / "train" / "cnv" / "CNV-77-1.png")
+
+
+def unknown_in_test(folder, tiny):
+    shutil.copytree(tiny, folder, dirs_exist_ok=True)
+    image(folder / "test" / "GLAUCOMA" / "GLAUCOMA-77-1.png")
+
+
+def only_broken(folder, tiny):
+    for label in ("A", "B"):
+        for i in range(5):
+            (folder / label).mkdir(exist_ok=True, parents=True)
+            (folder / label / f"{i}.jpeg").write_bytes(b"broken")
+
+
+@pytest.mark.parametrize(("make", "named"), [
+    (lambda folder, tiny: None, "empty|no image"), (one_class, "CNV"), (class_without_images, "GLAUCOMA"),
+    (two_spellings, "cnv"), (unknown_in_test, "GLAUCOMA"), (only_broken, "readable|whole")],
+    ids=["empty", "one class", "class without images", "two spellings", "unknown in test", "all broken"])
+def test_bad_folders_give_one_clear_paragraph_and_exit_2(make, named, tiny_folder, tmp_path, said):
+    import re
+    data = tmp_path / "data"
+    data.mkdir()
+    make(data, tiny_folder)
+    assert train(data, tmp_path / "run") == 2
+    _, err = said()
+    assert err.count("error:") == 1 and "Traceback" not in err and re.search(named, err), err
+
+
+def test_a_zip_in_place_of_a_folder_says_what_to_do(tiny_folder, tmp_path, said):
+    archive = shutil.make_archive(str(tmp_path / "data"), "zip", tiny_folder)
+    assert train(archive, tmp_path / "run") in (2, 3)
+    assert "unpack" in said()[1]
+
+
+def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp_path, said):
+    rows = [{"path": os.path.relpath(path, tmp_path), "label": path.parent.name,
+             "patient": path.name.split("-")[1]} for path in sorted(tiny_folder.rglob("*.jpeg"))]
+    pd.DataFrame(rows).to_csv(tmp_path / "all.csv", index=False)
+    assert train(tmp_path / "all.csv", tmp_path / "run") == 0
+    pd.DataFrame(rows + [{"path": "gone.jpeg", "label": "CNV", "patient": "1"}]).to_csv(tmp_path / "some.csv",
+                                                                                        index=False)
+    said()
+    train(tmp_path / "some.csv", tmp_path / "run2")
+    assert "gone.jpeg" in " ".join(said())
+    pd.DataFrame([{"path": "x.jpeg", "label": "a"}, {"path": "y.jpeg", "label": "b"}]).to_csv(tmp_path / "none.csv")
+    assert train(tmp_path / "none.csv", tmp_path / "run3") in (2, 3)
+    assert "x.jpeg" in said()[1]
+
+
+@pytest.mark.parametrize(("arguments", "code", "named"), [
+    (["train", "oct-vg16", "--data", "DATA", "--out", "OUT"], 2, "did you mean 'oct-vgg16"),
+    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "lr=3"], 2, "no field 'lr'"),
+    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "epochs"], 2, "FIELD=VALUE"),
+    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--device", "cuda:7"], 2, "cpu|cuda"),
+    (["train", "oct-vgg16", "--data", "nowhere", "--out", "OUT"], 3, "nowhere"),
+    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--weights", "nowhere.pth"], 3, "nowhere.pth"),
+    (["evaluate", "OUT"], 3, "no run"), (["predict", "OUT", "x.jpeg"], 3, "no run"),
+    (["audit", "nowhere"], 3, "nowhere"), (["fetch", "mnist"], 2, "kermany-oct")])
+def test_wrong_use_and_missing_things_are_told_apart(arguments, code, named, tiny_folder, tmp_path, said):
+    import re
+    places = {"DATA": str(tiny_folder), "OUT": str(tmp_path / "out")}
+    assert main([places.get(word, word) for word in arguments]) == code
+    _, err = said()
+    assert re.search(named, err) and "Traceback" not in err, err
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny_folder, tmp_path, said):
+    assert train(tiny_folder, tmp_path / "a") == 0
+    assert train(tiny_folder, tmp_path / "b", "--set", "head=gap") == 0
+    shutil.copy(tmp_path / "b" / "last.pt", tmp_path / "a" / "last.pt")
+    (tmp_path / "a" / "metrics.json").unlink()
+    assert train(tiny_folder, tmp_path / "a") == 2
+    assert "head was 'gap'" in said()[1]
+
+
+def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(tiny_folder, tmp_path, said):
+    leaky = tmp_path / "leaky"
+    shutil.copytree(tiny_folder, leaky)
+    path = sorted((leaky / "train" / "DRUSEN").iterdir())[0]
+    Image.open(path).save(leaky / "test" / "DRUSEN" / "DRUSEN-7777-1.jpeg", quality=60)
+    assert main(["audit", str(leaky)]) == 0
+    assert "label shown by file properties" in said()[0]
+    assert main(["audit", str(leaky), "--near", "--json", str(tmp_path / "a.json")]) == 1
+    checks = {(row["check"], row["splits"]): row for row in json.loads((tmp_path / "a.json").read_text())["checks"]}
+    assert checks["near-duplicates", "train & test"]["examples"] == "test/DRUSEN/DRUSEN-7777-1.jpeg"
+
+
+@pytest.mark.parametrize("near", [[], ["--near"]], ids=["bytes", "near"])
+def test_audit_fix_writes_a_manifest_that_does_not_leak(near, tiny_folder, tmp_path, said):
+    leaky, clean = tmp_path / "leaky", tmp_path / "tables" / "clean.csv"
+    shutil.copytree(tiny_folder, leaky)
+    first, second = sorted((leaky / "train" / "CNV").iterdir())[:2]
+    shutil.copy(first, leaky / "test" / "CNV" / "CNV-7777-1.jpeg")
+    Image.open(second).save(leaky / "val" / "CNV" / "CNV-7778-1.jpeg", quality=60)
+    (leaky / "train" / "DME" / "DME-7779-1.jpeg").write_bytes(b"")
+    assert main(["audit", str(leaky), *near, "--fix", str(clean)]) == 1
+    out, _ = said()
+    assert "1  unreadable" in out and "1  copies" in out and "drawn anew by patient" in out
+    assert main(["audit", str(clean), *near]) == 0
+    assert "LEAK" not in said()[0] and len(pd.read_csv(clean)) == 65
+    assert len(list(leaky.rglob("*.jpeg"))) == 67  # no file was touched
+
+
+@pytest.mark.parametrize("target", ["clean.txt", "table.csv"])
+def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp_path, said):
+    rows = [{"path": str(path), "label": path.parent.name} for path in sorted(tiny_folder.rglob("*.jpeg"))]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
+    before = (tmp_path / "table.csv").read_text()
+    assert main(["audit", str(tmp_path / "table.csv"), "--fix", str(tmp_path / target)]) == 2
+    assert said()[0] == "" and (tmp_path / "table.csv").read_text() == before
+
+
+def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(tiny_folder, tmp_path, said):
+    assert train(tiny_folder, tmp_path / "run") == 0
+    said()
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
+    assert said()[0].strip() == str(tmp_path / "page.html") and (tmp_path / "page.html").is_file()
+    (tmp_path / "run" / "metrics.json").unlink()
+    assert main(["report", str(tmp_path / "run")]) == 3
+    assert "was not finished" in said()[1] and not (tmp_path / "run" / "report.html").exists()

@@ -1,0 +1,261 @@
+"""The command line: python -m tlutils COMMAND. Exit codes: 0 done; 1 the answer is bad news (a split leaks);
+2 wrong use; 3 something needed is missing (data, weights, a package, disk space)."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from . import (checkpoints, cleaning, comparison, devices, evaluation, recipes, records, runs, shortcuts,
+               similar, sources, splits, weights)
+from .report import write as write_report
+from .training import TrainingError
+
+DONE, BAD_NEWS, WRONG_USE, MISSING = 0, 1, 2, 3
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code. Errors are one paragraph on stderr."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    try:
+        with devices.processes(getattr(options, "device", "auto")):
+            return options.command(options)
+    except (FileNotFoundError, ImportError) as error:
+        return _complain(error, MISSING)
+    except (ValueError, TrainingError) as error:
+        return _complain(error, WRONG_USE)
+    except BrokenPipeError:  # the reader of a pipe has gone, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except OSError as error:
+        return _complain(error, MISSING)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last whole epoch", file=sys.stderr)
+        return 130
+
+
+def _complain(error: Exception, code: int) -> int:
+    print(f"error: {textwrap.fill(str(error), 110, break_long_words=False, break_on_hyphens=False)}", file=sys.stderr)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        os._exit(code)  # other processes may be waiting for this one: torchrun ends them when it is gone
+    return code
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Say what this machine has and what would be chosen on it."""
+    machine = devices.choose()
+    facts = {**runs.versions(), "processor": devices.device_name(torch.device("cpu")), "cores": os.cpu_count(),
+             "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
+             "device chosen": f"{machine.device} ({devices.device_name(machine.device)})",
+             "precision chosen": f"{machine.precision}: {machine.why}",
+             "layout chosen": "channels last" if machine.channels_last else "torch's own",
+             "free disk here": f"{shutil.disk_usage('.').free / 1e9:.0f} GB"}
+    for name, value in facts.items():
+        print(f"{name:>18}  {value}")
+    print("\npretrained weights:")
+    for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152"):
+        print(f"{backbone:>18}  {weights.whereabouts(backbone)}")
+    print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
+    print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
+    return DONE
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Fetch a source and print where its images lie."""
+    print(sources.fetch(options.source, options.to))
+    return DONE
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Count, look for damage and leaks; exit 1 where a split leaks, whether or not --fix mends it."""
+    source = sources.get(options.data)
+    if options.fix:
+        cleaning.refuse_target(options.fix, source)
+    root = source.parent if source.is_file() else source
+    table = records.inspect(records.scan(source, patient=options.patient), root, decode=options.decode)
+    pairs = None
+    if options.near:
+        table = similar.perceptual_hashes(table, root)
+        pairs = similar.near_duplicates(table)
+    found = _findings(table, pairs)
+    print(records.counts(table).to_string(), end="\n\n")
+    for row in found.itertuples():
+        share = f"{row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f"{row.found:,}"
+        print(f"{row.verdict:>8}  {row.check}, {row.splits}: {share}")
+        if row.verdict != "ok":
+            print(textwrap.indent(textwrap.fill(f"{row.meaning} E.g. {row.examples}" if row.examples else row.meaning,
+                                                100, break_long_words=False), " " * 10))
+    print(f"\n{splits.verdict(found)}")
+    if options.json:
+        report = {"counts": records.counts(table).to_dict(), "checks": json.loads(found.to_json(orient="records")),
+                  "verdict": splits.verdict(found), "leak": bool(splits.leaks(found))}
+        checkpoints.write_text(options.json, json.dumps(report, indent=1))
+    if options.fix:
+        _fix(table, pairs, root, options.fix)
+    return BAD_NEWS if splits.leaks(found) else DONE
+
+
+def _findings(table: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.DataFrame:
+    """All rows of the audit: of the splits, of near-duplicates where they were looked for, of file properties."""
+    parts = [splits.audit(table), shortcuts.audit_rows(shortcuts.measure(table))]
+    if pairs is not None:
+        parts.insert(1, similar.audit_rows(table, pairs))
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def _fix(table: pd.DataFrame, pairs: pd.DataFrame | None, root: Path, csv: str) -> None:
+    """Write a clean manifest and say what was done."""
+    cleaned = cleaning.clean(table, pairs)
+    cleaning.write(cleaned.records, root, csv)
+    print(f"\n{csv}:")
+    for step in cleaned.steps.itertuples():
+        print(f"{step.images:>8,}  {step.step}: {step.what}")
+    print(f"\n{records.counts(cleaned.records).to_string()}\n\n{splits.verdict(splits.audit(cleaned.records))}")
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train and evaluate a recipe, or go on with a run that was stopped."""
+    recipe = recipes.get(options.recipe).changed(dict(_assignment(text) for text in options.set))
+    if options.epochs:
+        recipe = recipe.changed({"epochs": options.epochs})
+    store = {"auto": "auto", "none": None}.get(options.store, options.store)
+    run = runs.train(recipe, options.data, options.out, weights=options.weights, limit=options.limit,
+                     device=options.device, precision=options.precision, store=store, compiled=options.compile,
+                     patient=options.patient)
+    several = runs.train_seeds(run, options.seeds, device=options.device, precision=options.precision, store=store,
+                               compiled=options.compile) if options.seeds > 1 else []
+    if devices.rank() == 0:
+        if several:
+            print(comparison.over_seeds([one.metrics["test"] for one in several]).round(4).to_string())
+        print(f"the run is in {run.folder}")
+    return DONE
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure a run on one of its splits or on other labelled images."""
+    metrics = runs.evaluate(options.run, options.data, options.split, device=options.device,
+                            precision=options.precision, views=options.tta, calibrated=options.calibrated)
+    run = runs.load(options.run)
+    print(f"{options.split}: {evaluation.headline(metrics)}\n")
+    print(pd.DataFrame({name: {key: evaluation.as_text(value) for key, value in numbers.items()}
+                        for name, numbers in metrics["per_class"].items()}).T.to_string(), end="\n\n")
+    print("confusion (rows true, columns predicted)")
+    print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
+    print(f"\n({run.caption})")
+    return DONE
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Say what a run's model sees in images."""
+    predictions = runs.predict(options.run, options.images, options.out, device=options.device,
+                               precision=options.precision, views=options.tta, calibrated=options.calibrated)
+    if options.out:
+        print(f"{len(predictions)} predictions are in {options.out}")
+    else:
+        print(predictions.drop(columns=["split", "patient", "label", "loss"]).to_string(index=False))
+    print(f"({runs.load(options.run).caption}; not a medical device)", file=sys.stderr)
+    return DONE
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a finished run as one HTML page that needs nothing beside it, and print where it is."""
+    print(write_report(options.run, options.out))
+    return DONE
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set wants FIELD=VALUE, such as --set learning_rate=0.0001; got {text!r}")
+    return name.strip(), value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("tlutils", description="Transfer learning on medical images. Not a medical device.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(function: Callable, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(function.__name__, help=help, description=function.__doc__)
+        sub.set_defaults(command=function)
+        return sub
+
+    command(doctor, "what this machine has")
+
+    sub = command(fetch, "get a data set")
+    sub.add_argument("source", help=", ".join(sources.SOURCES))
+    sub.add_argument("--to", default="data", help="folder for the data (default: data)")
+
+    sub = command(audit, "counts, damage, duplicates, leaks; exit 1 where a split leaks")
+    sub.add_argument("data", help="a folder of images, a CSV manifest or a source's name")
+    sub.add_argument("--json", help="also write the findings to this file")
+    sub.add_argument("--decode", action="store_true", help="decode every image whole, which finds all damage")
+    sub.add_argument("--near", action="store_true", help="also look for images that look the same in other files")
+    sub.add_argument("--fix", metavar="CLEAN.csv", help="write a manifest without what was found, split anew by "
+                                                        "patient where the splits leak")
+    _patient(sub)
+
+    sub = command(train, "train and evaluate a recipe; goes on where it was stopped")
+    sub.add_argument("recipe", help=", ".join(recipes.RECIPES))
+    sub.add_argument("--data", required=True, help="a folder of images, a CSV manifest or a source's name")
+    sub.add_argument("--out", required=True, help="folder of the run")
+    sub.add_argument("--weights", default="imagenet", help="imagenet (default), random, or a file")
+    sub.add_argument("--epochs", type=int, default=0, help="at most so many (default: the recipe's)")
+    sub.add_argument("--limit", type=int, default=0, help="use about so many images (default: all)")
+    sub.add_argument("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
+    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
+    sub.add_argument("--store", default="auto", help="folder for the frozen part's outputs, or none "
+                                                     "(default: features/ in the run)")
+    sub.add_argument("--compile", action="store_true", help="compile the frozen part; pays on long runs")
+    _patient(sub)
+    _place(sub)
+
+    sub = command(evaluate, "measure a run anew")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("--data", help="other labelled images (default: the run's own)")
+    sub.add_argument("--split", default="test", choices=("train", "val", "test"))
+    _views(sub)
+    _place(sub)
+
+    sub = command(report, "a finished run as one HTML page to send to a colleague")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("--out", type=Path, help="the page's file (default: report.html in the run)")
+
+    sub = command(predict, "what a run's model sees in images")
+    sub.add_argument("run", type=Path)
+    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    sub.add_argument("--out", help="CSV file for the predictions (default: print them)")
+    _views(sub)
+    _place(sub)
+    return parser
+
+
+def _patient(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--patient", default="auto", metavar="REGEX",
+                     help="how a file name tells its patient: a pattern with a group named patient, such as "
+                          "'(?P<patient>\\d+)_' (default: the rules of the known data sets)")
+
+
+def _views(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--tta", type=int, default=0, metavar="VIEWS",
+                     help="test-time augmentation: average over the image and so many views of it")
+    sub.add_argument("--calibrated", action="store_true", help="apply the temperature fitted on the validation images")
+
+
+def _place(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    sub.add_argument("--precision", default="auto", help="auto, fp32, bf16")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
