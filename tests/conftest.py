@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # Before torch or matplotlib is imported. Many threads on tiny arrays wait for each other more than they compute.
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np  # noqa: E402
@@ -73,13 +73,14 @@ def real_data() -> Path:
     return real_folder()
 
 
-@pytest.fixture
-def tiny_folder(tmp_path: Path) -> Path:
-    """A data root of 64 grey JPEGs of 64x48: `<split>/<class>/<class>-<patient>-<scan>.jpeg`, no patient on two sides.
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root, shared by all tests (copy it to change it): 64 grey JPEGs of 64x48 pixels,
+    `<split>/<class>/<class>-<patient>-<scan>.jpeg`, no patient on two sides.
 
     4 classes that differ to the eye; each of 8 patients (4 train, 2 val, 2 test) has 2 scans of each class.
     """
-    root = tmp_path / "tiny"
+    root = tmp_path_factory.mktemp("data") / "tiny"
     for split, patients in TINY_PATIENTS.items():
         for label in TINY_CLASSES:
             (root / split / label).mkdir(parents=True)

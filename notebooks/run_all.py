@@ -1,0 +1,233 @@
+"""Run the notebooks in order without a browser, keep what they made, and write a page that links it all.
+
+    python notebooks/run_all.py                                     # embedded phantoms -> runs/demo/index.html
+    python notebooks/run_all.py --params notebooks/params/oct.yaml  # the real OCT scans -> runs/oct/index.html
+    python notebooks/run_all.py --only 03 04 -p epochs 3            # two notebooks, one setting changed
+
+papermill fills each notebook's `parameters` cell with the settings and executes it inside notebooks/. Notebooks about
+chest X-rays take theirs from NAME-chest.yaml beside NAME.yaml, and are left out where there is none. The run's folder then holds each executed NN_*.ipynb, its NN_*.html, and NN_*.log where the kernel wrote to stderr.
+Exit codes: 0 done, 1 a notebook failed, 2 wrong use, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import logging
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import papermill
+import yaml
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+HERE = Path(__file__).resolve().parent
+PHANTOM_SECONDS, REAL_SECONDS = 900, 12 * 3600  # for one cell: meant for a hung one, never for a long training
+INJECTED = {"injected-parameters", "papermill-error-cell-tag"}  # cells of papermill, not of the source notebook
+OFFLINE = """{% extends "lab/index.html.j2" %}{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
+{% block extra_css %}<style>main { max-width: 60rem; margin: 0 auto }</style>{% endblock %}"""
+PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>TITLE</title><style>
+body { font: 1rem/1.6 system-ui, sans-serif; color: #222; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }
+h1 { font-weight: 600; margin-bottom: 0 } p { margin: .2rem 0 } a { color: #0b5cad; text-decoration: none }
+section { border-top: 1px solid #ddd; padding: .9rem 0 } .small { color: #666; font-size: .85rem }
+.note { background: #fff6e0; border-left: 4px solid #e0a100; padding: .6rem 1rem; margin: 1rem 0 }
+</style><h1>TITLE</h1>
+"""
+PHANTOMS = "The images are phantoms, drawn by a program: they show every step and prove nothing about patients."
+RANDOM = "The network starts from random weights, not from pretrained ones: its scores say nothing about transfer."
+
+
+class QuietKernel(AsyncKernelManager):
+    """A kernel that draws no progress bars; what its libraries print, and a crash's traceback, go to `native`."""
+
+    native = None
+    arguments = ["--IPKernelApp.capture_fd_output=False", "--log-level=ERROR"]  # captured, last words would be lost
+
+    async def start_kernel(self, **options) -> None:
+        env = {"TQDM_DISABLE": "1", "PYTHONFAULTHANDLER": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+               "MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # pictures also where a shell sets Agg
+        await super().start_kernel(env=os.environ | env, stdout=self.native, stderr=self.native, **options)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the chosen notebooks until one fails, write the index, return the exit code."""
+    args = parse(arguments)
+    try:
+        params = read_params(args, args.params)
+        plan = pair(choose(args.notebooks, args.only), args, params)
+        check_names(plan)
+    except (ValueError, OSError, yaml.YAMLError) as error:
+        print(f"run_all: {error}", file=sys.stderr)
+        return 2
+    out = (args.notebooks / params["run"]).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    timeout = args.timeout or (PHANTOM_SECONDS if on_phantoms(params) else REAL_SECONDS)
+    try:
+        failed = next(filter(None, (run(notebook, out, own, timeout) for notebook, own in plan)), "")
+    except KeyboardInterrupt:
+        print(f"\nStopped. What was finished lies in {show(out)}.", file=sys.stderr)
+        return 130
+    print(failed, end="", file=sys.stderr, flush=True)
+    print(show(write_index(out, params)))
+    return 1 if failed else 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--params", type=Path, default=HERE / "params/demo.yaml", help="a file like those in params/")
+    parser.add_argument("--out", type=Path, help="the run's folder (default: `run` in the params file)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NN", help="the notebooks of these numbers")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="one setting")
+    parser.add_argument("--timeout", type=int, metavar="SECONDS",
+                        help=f"for one cell (default: {PHANTOM_SECONDS} on phantoms, {REAL_SECONDS} otherwise)")
+    parser.add_argument("--notebooks", type=lambda folder: Path(folder).resolve(), default=HERE, help="their folder")
+    return parser.parse_args(arguments)
+
+
+def read_params(args: argparse.Namespace, file: Path) -> dict:
+    """The settings of a params file, those of the command line over them; ValueError unless flat and plain."""
+    params = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(params, dict):
+        raise ValueError(f"{file} must hold lines of `key: value`, as notebooks/params/demo.yaml does.")
+    params |= {key: yaml.safe_load(value) for key, value in args.p}
+    if args.out:
+        params["run"] = Path(os.path.relpath(args.out, args.notebooks)).as_posix()
+    odd = [key for key, value in params.items() if not isinstance(value, (str, int, float))]
+    if odd or "run" not in params:
+        raise ValueError(f"{file} needs a plain text or number for: {', '.join(odd) or 'run, or pass --out'}.")
+    return params
+
+
+def choose(folder: Path, only: list[str]) -> list[Path]:
+    """The NN_*.ipynb of a folder in order, all or those of the numbers `only`; ValueError where one is not there."""
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    absent = sorted(set(only) - {path.name[:2] for path in found})
+    if absent or not found:
+        raise ValueError(f"no notebook {', '.join(absent) or 'NN_*.ipynb'} in {show(folder)}, which holds "
+                         f"{', '.join(path.name for path in found) or 'none'}.")
+    return [path for path in found if not only or path.name[:2] in only]
+
+
+def pair(notebooks: list[Path], args: argparse.Namespace, params: dict) -> list[tuple[Path, dict]]:
+    """Each notebook with its settings; those about other images than the settings are left out, with a word."""
+    sibling = args.params.with_name(f"{args.params.stem}-chest{args.params.suffix}")
+    of = {"oct": params, "chest": read_params(args, sibling) | {"run": params["run"]} if sibling.is_file() else None}
+    if "chest" in args.params.stem:
+        of = {"oct": None, "chest": params}
+    plan = [(notebook, of[images_of(notebook)]) for notebook in notebooks]
+    left_out = [notebook.name for notebook, own in plan if own is None]
+    if left_out:
+        print(f"left out, as {args.params.name} is about other images: {', '.join(left_out)}", flush=True)
+    return [(notebook, own) for notebook, own in plan if own is not None]
+
+
+def images_of(notebook: Path) -> str:
+    """What a notebook is about, "oct" or "chest", as its metadata say."""
+    return nbformat.read(notebook, as_version=4).metadata.get("tlutils", {}).get("images", "oct")
+
+
+def check_names(plan: list[tuple[Path, dict]]) -> None:
+    """ValueError where a notebook lacks a setting: papermill would only warn, and the setting change nothing."""
+    for notebook, params in plan:
+        known = papermill.inspect_notebook(notebook)
+        absent = sorted(set(params) - set(known))
+        if absent:
+            raise ValueError(f"{notebook.name} has no parameter {', '.join(absent)}; its cell tagged `parameters` "
+                             f"has {', '.join(known) or 'none'}. Nothing was run.")
+
+
+def run(notebook: Path, out: Path, params: dict, timeout: int) -> str:
+    """Execute a notebook into `out` and export it as HTML; return what went wrong, in words, or ""."""
+    target, log, start = out / notebook.name, out / f"{notebook.stem}.log", time.perf_counter()
+    target.with_suffix(".html").unlink(missing_ok=True)  # where it stands, its notebook ran to the end
+    watched = sys.stderr.isatty()
+    print("" if watched else f"{notebook.stem} started\n", end="", flush=True)
+    with log.open("w", encoding="utf-8") as QuietKernel.native:
+        try:
+            papermill.execute_notebook(
+                notebook, target, params, kernel_name="python3", cwd=notebook.parent, execution_timeout=timeout,
+                kernel_manager_class=QuietKernel, extra_arguments=QuietKernel.arguments, stderr_file=QuietKernel.native,
+                progress_bar={"desc": notebook.stem} if watched else False)
+        except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
+            return explain(error, target, log, timeout)
+    if not log.stat().st_size:
+        log.unlink()
+    page, _ = HTMLExporter(raw_template=OFFLINE).from_filename(str(target))
+    target.with_suffix(".html").write_text(page, encoding="utf-8")
+    print("" if watched else f"{notebook.stem} done in {time.perf_counter() - start:.0f} s\n", end="", flush=True)
+    return ""
+
+
+def explain(error: Exception, target: Path, log: Path, timeout: int) -> str:
+    """A paragraph for a person: which notebook and cell, how the cell begins, what happened, where to look."""
+    number, source = last_started(target)
+    if isinstance(error, PapermillExecutionError):
+        what = f"raised {error.ename}: {error.evalue}"
+    elif isinstance(error, CellTimeoutError):
+        what = f"was stopped after {timeout} s, the limit for one cell; --timeout SECONDS changes it"
+    elif crash := re.search("Fatal Python error: (.*)", log.read_text(encoding="utf-8", errors="replace")):
+        what = f"crashed its kernel: {crash[1]}"
+    else:
+        what = ("killed its kernel. Most often the machine had no memory left: close other programs, or try fewer "
+                "or smaller images, as in -p limit 200 or -p size 64")
+    begins = "".join(f"    {line}\n" for line in source.strip().splitlines()[:4])
+    stderr = f" The kernel's stderr is {show(log)}." if log.stat().st_size else ""
+    return (f"\n{target.name} failed at cell {number}, which begins\n\n{begins}\nand {what}.\n"
+            f"The notebook up to there is {show(target)}.{stderr}\n")
+
+
+def last_started(target: Path) -> tuple[int, str]:
+    """Number, counted from 1 in the source notebook, and text of the last cell that papermill began to execute."""
+    cells = nbformat.read(target, as_version=4).cells
+    own = [cell for cell in cells if not INJECTED & set(cell.metadata.get("tags", []))]
+    started = [i for i, cell in enumerate(own) if cell.metadata.get("papermill", {}).get("start_time")]
+    return started[-1] + 1, own[started[-1]].source
+
+
+def write_index(out: Path, params: dict) -> Path:
+    """Write index.html over all notebooks that were executed into `out`; return its path."""
+    settings = " &middot; ".join(f"{key} {params[key]}" for key in ("data", "recipe", "weights") if key in params)
+    notes = [PHANTOMS] * on_phantoms(params) + [RANDOM] * (params.get("weights") == "random")
+    parts = [PAGE.replace("TITLE", html.escape(f"Run {out.name}")), f"<p class='small'>{settings}</p>\n"]
+    parts += [f"<p class='note'>{note}</p>\n" for note in notes]
+    parts += [section(path) for path in sorted(out.glob("[0-9][0-9]_*.ipynb"))]
+    (out / "index.html").write_text("".join(parts), encoding="utf-8")
+    return out / "index.html"
+
+
+def section(path: Path) -> str:
+    """The index's entry for one executed notebook: its title, first sentence, seconds, and links."""
+    notebook = nbformat.read(path, as_version=4)
+    lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
+    title = next((line[2:] for line in lines if line.startswith("# ")), path.stem)
+    about = next((re.sub(r"[*_`[]|\]\([^)]*\)", "", line) for line in lines if re.match(r"[\w*_\[]", line)), "")
+    page = path.with_suffix(".html")
+    title, about = html.escape(title), html.escape(about)
+    head = f"<a href='{page.name}'>{title}</a>" if page.exists() else f"{title}: stopped before its end"
+    return (f"<section><p>{head}</p><p>{about}</p><p class='small'>{notebook.metadata.papermill.duration:.0f} s "
+            f"&middot; <a href='{path.name}'>notebook</a></p></section>\n")
+
+
+def on_phantoms(params: dict) -> bool:
+    """Whether the images are drawn, not real."""
+    return str(params.get("data", "")).startswith("phantom")
+
+
+def show(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+if __name__ == "__main__":
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # what goes wrong is told once, by explain
+    sys.exit(main())
