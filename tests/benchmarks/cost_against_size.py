@@ -1,0 +1,63 @@
+"""How time grows with the number of images: an epoch and a whole training, plain loop and store."""
+
+from __future__ import annotations
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from common import FOLDER, Result, images, seconds
+from training_speed import PLAIN, ours, plain_epoch
+
+from tlutils import models, plots, recipes
+
+EPOCHS = 10
+
+
+def measure(sizes: list[int], largest: int) -> pd.DataFrame:
+    """Seconds of a training of ten epochs; of the largest sets the plain loop and the store are scaled, and marked."""
+    rows = []
+    table, root = images(64)
+    model = models.build("vgg16", 4, "article", weights="random")
+    plain = min(seconds(lambda: plain_epoch(table, root, PLAIN, model), 2)) / len(table)
+    for n in sizes:
+        if n <= largest:
+            measured, history = n, ours(*images(n), 1, EPOCHS, recipes.Augmentation())
+        fill, rest = history["store_seconds"].sum() * n / measured, (history["seconds"] - history["store_seconds"])
+        rows.append({"images": n, "plain epoch": plain * n, "store, first epoch": fill + rest.iloc[0] * n / measured,
+                     "store, later epochs": rest.iloc[1:].median() * n / measured,
+                     "plain, ten epochs": plain * n * EPOCHS, "store, ten epochs": fill + rest.sum() * n / measured,
+                     "store measured": measured == n, "plain measured images": 64})
+    return pd.DataFrame(rows)
+
+
+def draw(table: pd.DataFrame) -> None:
+    """Both as lines over the number of images, logarithmic."""
+    plots.style()
+    fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for ax, names, title in ((axes[0], ["plain epoch", "store, first epoch", "store, later epochs"], "One epoch"),
+                             (axes[1], ["plain, ten epochs", "store, ten epochs"], "Ten epochs")):
+        long = table.melt("images", names, var_name="how", value_name="seconds")
+        sns.lineplot(long, x="images", y="seconds", hue="how", style="how", markers=True, dashes=False, ax=ax,
+                     palette="colorblind")
+        ax.set(xscale="log", yscale="log", title=title, xlabel="training images (phantoms, 224 px)")
+        ax.legend(frameon=False, title="")
+    target = FOLDER.parents[1] / "notebooks" / "images" / "cost_against_size.png"
+    fig.savefig(target, dpi=90)
+    plt.close(fig)
+
+
+def run(quick: bool) -> list[Result]:
+    """The table, the picture, and how much longer 8 times the images take."""
+    sizes, largest = ([16, 32, 64], 32) if quick else ([250, 500, 1000, 2000, 4000, 8000], 1000)
+    table = measure(sizes, largest)
+    if not quick:
+        table.to_csv(FOLDER / "cost_against_size.csv", index=False, float_format="%.4g")
+        draw(table)
+    measured = table[table["store measured"]]
+    growth = measured["store, ten epochs"].iloc[-1] / measured["store, ten epochs"].iloc[0]
+    more = measured["images"].iloc[-1] / measured["images"].iloc[0]
+    return [Result("growth", "time of ten epochs against the number of images, measured sizes", 1.1, float(growth / more),
+                   "of linear", True, {"rows": table.to_dict("records")})]

@@ -1,0 +1,52 @@
+"""The frozen prefix: fed from files against fed from memory, and against the machine's own matrix products."""
+
+from __future__ import annotations
+
+import tempfile
+
+import torch
+from common import Result, images, loader, seconds, summed_up
+from torch.utils.flop_counter import FlopCounterMode
+
+from tlutils import devices, features, models
+from tlutils.augment import normalise
+
+
+def matrix_rate(machine: devices.Machine, n: int = 4096) -> float:
+    """FLOP/s of products of square matrices in the machine's precision, the best of several."""
+    a, b = (torch.randn(n, n, device=machine.device, dtype=machine.dtype) for _ in range(2))
+    return 2 * n**3 / min(seconds(lambda: a @ b, 7, warm_up=lambda: a @ b))
+
+
+def filling(n: int, repeats: int) -> tuple[Result, float]:
+    """Filling a store from JPEG files against the same prefix on a tensor in memory; and the latter's images/s."""
+    machine, (table, root) = devices.choose(), images(n)
+    prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix
+    source = loader(table, root, batch_size=64)
+    with tempfile.TemporaryDirectory() as folder:
+        store = features.open_store(folder, prefix, source, machine, views=repeats)
+        pixels = torch.cat([batch.images for batch in source.reader(store.chunks())]).split(features.CHUNK)
+        alone, filled = [], []
+        store.run_prefix(pixels[0])
+        for view in range(repeats):  # turn by turn, so that both meet the same moods of the machine
+            alone += seconds(lambda: [store.run_prefix(part) for part in pixels])
+            filled += seconds(lambda: store.fill(view, show=False))
+    ratio = summed_up(alone)["median"] / summed_up(filled)["median"]
+    goal = 0.95 if machine.device.type == "cuda" else 0.9
+    return Result("filling the store", "prefix alone in memory / filling the store from JPEG files", goal, ratio, details={
+        "images": n, "alone_s": summed_up(alone), "filled_s": summed_up(filled),
+        "alone_images_per_s": n / min(alone), "filled_images_per_s": n / min(filled)}), n / min(alone)
+
+
+def run(quick: bool) -> list[Result]:
+    """Both rows."""
+    machine = devices.choose()
+    row, rate = filling(*((64, 1) if quick else (320, 3)))
+    prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix.eval()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        prefix(normalise(torch.zeros(1, 1, 224, 224, dtype=torch.uint8)))
+    flops, products = counter.get_total_flops(), matrix_rate(machine, 1024 if quick else 4096)
+    return [row, Result("the prefix's arithmetic", "prefix / matrix products of the machine, FLOP/s", 0.8,
+                        rate * flops / products,
+                        details={"gflop_per_image": flops / 1e9, "prefix_tflops": rate * flops / 1e12,
+                                 "matrix_tflops": products / 1e12, "precision": machine.precision})]
