@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 FITS = ("squash", "pad", "crop")
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")  # all that Pillow may try: EPS would start a program
 
 
 class UnreadableImage(ValueError):
@@ -79,7 +80,7 @@ def read_image(path: str | Path, size: int = 224, fit: str = "squash", channels:
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels!r}; it is 1 (grey) or 3 (colour)")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             # A JPEG decodes straight to a half, quarter or eighth where that still covers the target twice:
             # 1.5 times as fast on 768x496 scans, and the resize below still averages.
             image.draft("L" if channels == 1 else "RGB", (2 * size, 2 * size))
@@ -221,6 +222,11 @@ class Loader:
     def unreadable(self) -> list[tuple[str, str]]:
         """(path, why) of every image that could not be read so far."""
         return sorted(self._unreadable.items())
+
+    def add_unreadable(self, rows: Iterable[int], why: str) -> None:
+        """Name images that turned out unreadable elsewhere, such as in another process."""
+        for row in rows:
+            self._unreadable.setdefault(self._dataset.paths[row], why)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""

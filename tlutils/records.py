@@ -100,6 +100,11 @@ def scan(root: str | Path, patient: PatientRule = "auto", classes: list[str] | N
     return with_patients(frame, patient)
 
 
+def images_in(folder: str | Path) -> list[str]:
+    """The image files anywhere below a folder: sorted posix paths relative to it, hidden files left out."""
+    return _walk(Path(folder))[0]
+
+
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Image files and folders below root, but hidden ones and __MACOSX: sorted posix paths relative to it."""
     files, folders, todo = [], [], [("", (os.path.realpath(root),))]
