@@ -41,7 +41,7 @@ def our_epochs(n: int) -> list[float]:
 
 def run(quick: bool) -> list[Result]:
     """First epoch and later ones."""
-    n = 32 if quick else 128
+    n = 32 if quick else 64
     theirs, epochs = fastai_epoch(n), our_epochs(n)
     later = sorted(epochs[1:])[len(epochs[1:]) // 2]
     details = {"images": n, "fastai_epoch_s": theirs, "our_epochs_s": epochs}
