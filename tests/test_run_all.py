@@ -175,11 +175,17 @@ def test_wrong_use_is_told_in_a_line(folder, more, words):
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so do its children unless told otherwise."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_ctrl_c_ends_the_kernel_too_and_says_so(folder):
     note = "import os, time\nfrom pathlib import Path\nPath(run, 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
     write_notebook(folder / "01_a.ipynb", note)
-    process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=hear_ctrl_c)
     pid = folder.parent / "out" / "pid"
     wait_for(lambda: pid.exists() and pid.read_text())
     process.send_signal(signal.SIGINT)

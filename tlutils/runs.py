@@ -227,7 +227,7 @@ def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int
     _warn_of_missing(table, classes)
     audit = splits.audit(table)
     about = {"recipe": recipe.to_dict(), "weights": {"asked": str(weights)}, "limit": limit,
-             "data": {"root": str(root.resolve()), "classes": classes, "images": len(table),
+             "data": {"asked": str(data), "root": str(root.resolve()), "patient": str(patient), "classes": classes, "images": len(table),
                       "fingerprint": records_room.fingerprint(table), "split": how},
              "audit": {"verdict": splits.verdict(audit), "leak": bool(splits.leaks(audit))},
              "machine": machine.describe(), "versions": versions(),
@@ -471,7 +471,7 @@ def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "t
 
 def _other_images(run: Run, data: str | Path, split: str) -> tuple[pd.DataFrame, Path]:
     root = sources.get(data)
-    table = records_room.scan(root, classes=run.classes)
+    table = records_room.scan(root, classes=run.classes, patient=run.about["data"].get("patient", "auto"))
     root = root.parent if root.is_file() else root
     if (table["split"] == split).any():
         table = table[table["split"] == split].reset_index(drop=True)

@@ -247,6 +247,10 @@ def audit(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def _counted(hits: pd.Series, one: str, several: str = "") -> str:
+    return f"{len(hits):,} {one if len(hits) == 1 else several or one + 's'}"
+
+
 def _row(check: str, splits: str, hits: pd.Series | list[str], of: int, verdict: str, bad: str,
          good: str) -> dict:
     found = len(hits)
@@ -278,21 +282,21 @@ def _copies(split: str, part: pd.DataFrame) -> dict:
     whole = part[_whole(part)]
     hits = whole["path"][whole["sha256"].duplicated()]
     return _row("identical bytes within a split", split, hits, len(part), "warning",
-                f"{len(hits):,} images are copies of another in the same place, so they count twice.",
+                f"{_counted(hits, 'image is a copy', 'images are copies')} of another in the same place, counted twice.",
                 "No readable file is there twice.")
 
 
 def _unknown(records: pd.DataFrame) -> dict:
     hits = records["path"][records["patient"].str.startswith("?")]
     return _row("unknown patient", "all", hits, len(records), "warning",
-                f"For {len(hits):,} images no patient is known; each counts as one of its own, so the same "
+                f"For {_counted(hits, 'image')} no patient is known; each counts as one of its own, so the same "
                 "person on two sides would go unseen.", "The patient of every image is known.")
 
 
 def _unreadable(records: pd.DataFrame) -> dict:
     hits = records["path"][records["problem"].fillna("") != ""]
     return _row("unreadable file", "all", hits, len(records), "warning",
-                f"{len(hits):,} files cannot be read and take no part.", "Every file can be read.")
+                f"{_counted(hits, 'file')} cannot be read and take no part.", "Every file can be read.")
 
 
 def _missing_classes(records: pd.DataFrame, split: str, part: pd.DataFrame) -> dict:
