@@ -202,3 +202,14 @@ def test_two_runs_may_fill_one_store_at_once(table, resnet, tmp_path):
         process.join()
     assert len(list((tmp_path / "s").iterdir())) == 1
     assert np.allclose(first, second, rtol=1e-4) and not np.isnan(first).any()
+
+
+def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, resnet, monkeypatch):
+    cut = features.split(resnet)
+    together = store_of(tmp_path / "together", cut.prefix, loader)
+    monkeypatch.setattr(features, "CPU_PIXELS", 3 * 32**2)
+    in_threes = store_of(tmp_path / "threes", cut.prefix, loader)
+    for store in (together, in_threes):
+        store.fill(0)
+    rows = np.arange(150)
+    torch.testing.assert_close(in_threes.read(0, rows), together.read(0, rows), rtol=1e-4, atol=1e-5)

@@ -9,8 +9,8 @@ module of its own: `from tlutils import records, splits`. Copy the folder into a
 from . import (augment, calibration, checkpoints, cleaning, comparison, devices, downloads, evaluation, features,
                inspection, loaders, models, phantoms, plots, recipes, records, report, runs, shortcuts, similar, sources,
                splits, training, tuning, weights)
+from .run_folder import VERSION as __version__
 
-__version__ = runs.VERSION
 __all__ = ["augment", "calibration", "checkpoints", "cleaning", "comparison", "devices", "downloads", "evaluation",
            "features", "inspection", "loaders", "models", "phantoms", "plots", "recipes", "records", "report", "runs",
            "shortcuts", "similar", "sources", "splits", "training", "tuning", "weights"]

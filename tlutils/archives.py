@@ -39,7 +39,7 @@ def unpack(archive: str | Path, to: str | Path, limit: int | None = None, progre
     `__MACOSX`, `._*` and `.DS_Store` are left out, spaces at the end of folder names too. `to` appears when
     everything is there, or not at all. Raises ArchiveError (a ValueError) or, on a full disk, DownloadError.
 
-    Taught in notebook 08.
+    Taught in notebook 01.
     """
     archive, to = Path(archive), Path(to)
     if not archive.is_file():

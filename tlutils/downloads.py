@@ -40,7 +40,7 @@ def download(url: str, to: str | Path, sha256: str | None = None, md5: str | Non
     DownloadError for everything that keeps the right file from being there, a wrong file already bearing its
     name included.
 
-    Taught in notebook 08.
+    Taught in notebook 01.
     """
     to = Path(to)
     if _is_there(to, url, sha256, md5, size):

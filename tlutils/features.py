@@ -33,6 +33,7 @@ from .progress import bar
 
 FORMAT = 1
 CHUNK = 64  # images: small enough to lose little when killed, large enough to fill a CPU's matrix units
+CPU_PIXELS = 16 * 224**2  # at once on a CPU: VGG16's maps stay near its caches, 23 images/s against 19 with 64
 _RANDOM = ("dropout", "stochastic_depth", "rand", "bernoulli")
 
 
@@ -275,12 +276,14 @@ def open_store(folder: str | Path, prefix: nn.Module, loader: Loader, machine: M
     fast = ready(prefix, machine)
     body = torch.compile(fast) if compiled else fast
 
+    size = loader.settings["size"]
+    at_once = max(1, CPU_PIXELS // size**2) if machine.device.type == "cpu" else CHUNK
+
     @torch.inference_mode()
     def run_prefix(images: Tensor) -> Tensor:
         with machine.autocast():
-            return body(machine.place(normalise(images, **numbers)))
+            return torch.cat([body(machine.place(normalise(part, **numbers))) for part in images.split(at_once)])
 
-    size = loader.settings["size"]
     shape = tuple(run_prefix(torch.zeros(1, 1, size, size, dtype=torch.uint8)).shape[1:])
     description = _describe(prefix, loader, machine, augmentation, views, seed, numbers, shape)
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]

@@ -264,7 +264,7 @@ def read_manifest(csv: str | Path, root: str | Path | None = None, patient: Pati
     Rows that are repeated or whose file is missing are left out with a warning. FileNotFoundError where the
     CSV or all files are missing, ValueError where columns, splits or labels make no sense.
 
-    Taught in notebook 08.
+    Taught in notebook 01.
     """
     csv = Path(csv)
     root = csv.parent if root is None else Path(root)

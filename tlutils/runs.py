@@ -9,104 +9,32 @@
 
 `train` walks it at once; `prepare`, `make_loaders`, `make_model`, `fit`, `finish` are its steps.
 
-Taught in notebooks 03 and 08.
+Taught in notebooks 03 and 06.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import platform
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-import torchvision
 from torch import nn
 
-from . import (calibration, checkpoints, devices, division, evaluation, features, loaders, models, records as records_room,
-               sources, splits, training, tuning)
+from . import calibration, checkpoints, devices, division, evaluation, loaders, models, sources, splits, training, tuning
+from . import records as records_room
 from .devices import Machine
-from .predicting import normalisation
 from .recipes import Recipe
 from .recipes import get as get_recipe
+from .run_folder import NotARun, Run, load, read_predictions, versions
+from .run_use import evaluate, frozen_features, predict, predict_records
 
-VERSION = "0.1.0"
-
-
-class NotARun(FileNotFoundError):
-    """A folder that holds no run, or only the beginning of one."""
-
-
-@dataclass
-class Run:
-    """A run's folder and what was settled when it began.
-
-    folder : where its files lie. recipe : as used. records : the table with its splits. root : where the images
-    lie. about : the rest of recipe.json.
-    """
-
-    folder: Path
-    recipe: Recipe
-    records: pd.DataFrame
-    root: Path
-    about: dict = field(default_factory=dict)
-
-    @property
-    def classes(self) -> list[str]:
-        """Class names in index order."""
-        return self.about["data"]["classes"]
-
-    @property
-    def weights(self) -> str:
-        """What the backbone's weights were asked to be: "imagenet", "random" or a path."""
-        return self.about["weights"]["asked"]
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row an epoch."""
-        return pd.read_csv(self._file("history.csv"))
-
-    @property
-    def predictions(self) -> pd.DataFrame:
-        """What the model said of each validation and test image."""
-        return read_predictions(self._file("predictions.csv"))
-
-    @property
-    def metrics(self) -> dict:
-        """Numbers with intervals, for each split."""
-        return json.loads(self._file("metrics.json").read_text(encoding="utf-8"))
-
-    def model(self) -> nn.Module:
-        """The trained model with the weights of its best epoch, in eval mode, on the CPU."""
-        return checkpoints.load_model(self._file("best.pt"))[0]
-
-    def part(self, split: str) -> pd.DataFrame:
-        """The records of one split."""
-        return self.records[self.records["split"] == split].reset_index(drop=True)
-
-    @property
-    def caption(self) -> str:
-        """What must be said beside every result of this run, in one line."""
-        return "; ".join(self.about["notes"])
-
-    def _file(self, name: str) -> Path:
-        path = self.folder / name
-        if not path.is_file():
-            raise NotARun(f"{self.folder} has no {name}: the run was not finished. Run the same training again; "
-                          "it goes on where it stopped")
-        return path
-
-
-def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A predictions table from its file; patients and labels stay text."""
-    return pd.read_csv(path, dtype={name: str for name in ("split", "path", "patient", "label", "predicted")},
-                       keep_default_na=False, na_values={"loss": [""]})
+__all__ = ["NotARun", "Run", "evaluate", "finish", "fit", "frozen_features", "load", "make_loaders", "make_model",
+           "measure", "predict", "predict_records", "prepare", "read_predictions", "train", "train_seeds", "versions"]
 
 
 def train(recipe: Recipe | str, data: str | Path, out: str | Path, *, weights: str = "imagenet", limit: int = 0,
@@ -125,7 +53,7 @@ def train(recipe: Recipe | str, data: str | Path, out: str | Path, *, weights: s
     -------
     Run, finished.
 
-    Taught in notebook 08.
+    Taught in notebook 06.
     """
     log = log if log and devices.rank() == 0 else (lambda line: None)
     machine = devices.choose(device, precision)
@@ -297,7 +225,7 @@ def fit(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine
         store: str | Path | None = "auto", compiled: bool = False, show: bool | None = None,
         log: Callable[[str], None] | None = print) -> training.Fit:
     """Train the run's model, or go on training it; writes last.pt each epoch, then history.csv and best.pt."""
-    store = _store(run, store)
+    store = run.store(store)
     used, recipe = {part: parts[part] for part in ("train", "val") if part in parts}, run.recipe
     place = {"machine": machine, "store": store, "checkpoint": run.folder / "last.pt", "compiled": compiled,
              "show": show, "log": log}
@@ -312,12 +240,6 @@ def fit(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine
     return done
 
 
-def _store(run: Run, store: str | Path | None) -> str | Path | None:
-    """The folder of the store: beside the run unless another is named, and none where views never come back."""
-    return None if run.recipe.views == 0 and not run.recipe.head_epochs else \
-        run.folder / "features" if store == "auto" else store
-
-
 def _plain(values: dict) -> dict:
     return json.loads(json.dumps(values))
 
@@ -325,7 +247,7 @@ def _plain(values: dict) -> dict:
 def finish(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine: Machine | None = None,
            store: str | Path | None = "auto", show: bool | None = None, log: Callable[[str], None] | None = print) -> dict:
     """Predict validation and test images, measure, and write predictions.csv and metrics.json."""
-    tables = [predict_records(run, model, run.part(part), part, machine, show, store=_store(run, store))
+    tables = [predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
               for part in ("val", "test") if part in parts]
     predictions = pd.concat(tables, ignore_index=True)
     if devices.rank() == 0:
@@ -354,64 +276,6 @@ def _keep_temperature(run: Run, predictions: pd.DataFrame) -> float | None:
     return temperature
 
 
-def _calibrated(run: Run, predictions: pd.DataFrame, wanted: bool) -> pd.DataFrame:
-    """Predictions that say whether they are calibrated, and are if wanted."""
-    if not wanted:
-        return predictions.assign(calibrated=False)
-    temperature = checkpoints.load(run.folder / "best.pt").get("temperature")
-    if temperature is None:
-        raise ValueError(f"{run.folder} has no temperature, as it has no validation images; leave calibrated out")
-    return calibration.apply_temperature(predictions, temperature)
-
-
-def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = None,
-                    store: str | Path | None = "auto") -> np.ndarray:
-    """What the frozen part of a run's model says of the images of a table, each as it is.
-
-    Returns float32 (images, features), in the table's order; kept in the store. Raises ValueError where nothing is
-    frozen, or an image cannot be read.
-
-    Taught in notebook 05.
-    """
-    machine, model = machine or devices.choose(), run.model()
-    cut = features.split(model)
-    if cut is None:
-        raise ValueError(f"nothing of the model of {run.folder} is frozen, so all its layers have seen the labels; "
-                         "use the predictions of validation and test images instead")
-    loader = loaders.make(table, run.root, run.classes, batch_size=64, **run.recipe.reading())
-    mean, std = normalisation(model)
-    held = features.open_store(run.folder / "features" if store == "auto" else store, cut.prefix, loader, machine,
-                               mean=mean, std=std)
-    held.fill(0)
-    if len(held.bad()):
-        raise ValueError(f"{len(held.bad())} of {held.n} images cannot be read, e.g. {loader.unreadable[0][0]}; "
-                         "pass records.readable(...)")
-    return held.read(0, np.arange(held.n)).float().flatten(1).numpy()
-
-
-def predict_records(run: Run, model: nn.Module, table: pd.DataFrame, split: str, machine: Machine | None = None,
-                    show: bool | None = None, root: Path | None = None,
-                    store: str | Path | None = None, views: int = 0) -> pd.DataFrame:
-    """What a model says of the images of a table; with several processes each takes a share, all get the whole.
-
-    views : of test-time augmentation, drawn as the recipe's training views are.
-    """
-    machine = machine or devices.choose()
-    table = records_room.readable(table) if "problem" in table else table
-    if store is not None and not views and features.split(model):  # processes share the filling; the rest is quick
-        loader = loaders.make(table, root or run.root, run.classes, batch_size=64, **run.recipe.reading())
-        predictions = evaluation.predict(machine.place(model), loader, machine, split, show, store)
-        return predictions.sort_values("path").reset_index(drop=True)
-    mine = table.iloc[devices.rank()::devices.world()]
-    predictions = None
-    if len(mine):
-        loader = loaders.make(mine, root or run.root, run.classes, batch_size=64, **run.recipe.reading())
-        predictions = evaluation.predict(machine.place(model), loader, machine, split, show, None, views,
-                                         run.recipe.augmentation, run.recipe.seed)
-    shares = [share for share in devices.gather(predictions) if share is not None]
-    return pd.concat(shares).sort_values("path").reset_index(drop=True)
-
-
 def measure(predictions: pd.DataFrame, about: dict) -> dict:
     """metrics.json: for each split its numbers; a binary threshold is 0.5 unless chosen on validation elsewhere."""
     metrics = {split: evaluation.metrics(part.reset_index(drop=True), seed=about["recipe"]["seed"])
@@ -419,107 +283,3 @@ def measure(predictions: pd.DataFrame, about: dict) -> dict:
     return {**metrics, "audit": about["audit"], "notes": about["notes"],
             "interval": {"level": 0.95, "method": "bootstrap over patients", "repeats": 1000,
                          "seed": about["recipe"]["seed"]}}
-
-
-def load(folder: str | Path) -> Run:
-    """Open a run's folder.
-
-    Raises
-    ------
-    NotARun where recipe.json or records.csv is missing.
-    """
-    folder = Path(folder)
-    for name in ("recipe.json", "records.csv"):
-        if not (folder / name).is_file():
-            raise NotARun(f"{folder} is no run's folder: it has no {name}. Train one into it first "
-                          f"(python -m tlutils train RECIPE --data DATA --out {folder})")
-    about = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
-    return Run(folder, Recipe.from_dict(about["recipe"]), records_room.load(folder / "records.csv"),
-               Path(about["data"]["root"]), about)
-
-
-def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "test", *, device: str = "auto",
-             precision: str = "auto", views: int = 0, calibrated: bool = False,
-             show: bool | None = None) -> dict:
-    """Measure a run's model anew on one of its splits, or on other labelled images.
-
-    With `data`, all its images (or those of `split` where it has splits) are used and the results are written to
-    <run>/evaluations/<name of the folder>.{json,csv}; nothing of the run is changed. views : of test-time
-    augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation.
-
-    Returns the metrics of the split (see `evaluation.metrics`).
-    """
-    run, machine = load(folder), devices.choose(device, precision)
-    model = run.model()
-    if data is None:
-        table, root, store = run.part(split), run.root, _store(run, "auto")
-        if table.empty:
-            raise ValueError(f"the run has no {split!r} images; its splits are "
-                             f"{', '.join(sorted(set(run.records['split']) - {''}))}")
-    else:
-        (table, root), store = _other_images(run, data, split), None
-    predictions = predict_records(run, model, table, split, machine, show, root, store, views)
-    predictions = _calibrated(run, predictions, calibrated)
-    metrics = evaluation.metrics(predictions, seed=run.recipe.seed)
-    if data is not None:
-        target = run.folder / "evaluations" / Path(data).name
-        with checkpoints.replacing(target.with_name(target.name + ".csv")) as part:
-            predictions.to_csv(part, index=False)
-        evaluation.save_metrics(target.with_name(target.name + ".json"), {split: metrics, "notes": run.about["notes"]})
-    return metrics
-
-
-def _other_images(run: Run, data: str | Path, split: str) -> tuple[pd.DataFrame, Path]:
-    root = sources.get(data)
-    table = records_room.scan(root, classes=run.classes, patient=run.about["data"].get("patient", "auto"))
-    root = root.parent if root.is_file() else root
-    if (table["split"] == split).any():
-        table = table[table["split"] == split].reset_index(drop=True)
-    return records_room.inspect(table, root, decode=True, progress=False), root
-
-
-def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | None = None, *, device: str = "auto",
-            precision: str = "auto", views: int = 0, calibrated: bool = False,
-             show: bool | None = None) -> pd.DataFrame:
-    """Say what a run's model sees in new images.
-
-    Parameters
-    ----------
-    folder : the run. images : image files and folders of them. out : CSV to write; None writes none. views : of
-    test-time augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation;
-    a column of that name says it.
-
-    Returns
-    -------
-    predictions table (split "new", label ""); files that are no images are left out with a warning that names
-    them.
-    """
-    run, machine = load(folder), devices.choose(device, precision)
-    files = _image_files(images)
-    table = pd.DataFrame({"path": [str(file.resolve()) for file in files], "split": "new", "label": "", "patient": ""})
-    predictions = predict_records(run, run.model(), table, "new", machine, show, Path("/"), views=views)
-    predictions = _calibrated(run, predictions, calibrated)
-    predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in files})
-    if out is not None and devices.rank() == 0:
-        with checkpoints.replacing(out) as part:
-            predictions.to_csv(part, index=False)
-    return predictions
-
-
-def _image_files(images: Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
-    for item in map(Path, images):
-        if not item.exists():
-            raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
-        files += [item / name for name in records_room.images_in(item)] if item.is_dir() else [item]
-    if not files:
-        raise ValueError(f"found no image file in {', '.join(map(str, images))}; "
-                         "images end in .jpg, .jpeg, .png, .bmp, .tif or .tiff")
-    return list(dict.fromkeys(files))
-
-
-def versions() -> dict[str, str]:
-    """What the run was made with."""
-    return {"tlutils": VERSION, "python": platform.python_version(), "torch": torch.__version__,
-            "torchvision": torchvision.__version__, "numpy": np.__version__, "pandas": pd.__version__,
-            "platform": platform.platform()}

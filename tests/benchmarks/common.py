@@ -30,6 +30,8 @@ class Result:
 
     name, what : which, and in words. value : the ratio or figure that the goal is about, None where it was not
     measured. goal, unit : wanted, at least (or at most where `smaller` is better). details : everything behind it.
+    ceiling : what the value would be if the frozen part ran at the machine's own rate of matrix products, the most
+    that any program of the same arithmetic can reach here.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Result:
     smaller: bool = False
     details: dict = field(default_factory=dict)
     skipped: str = ""
+    ceiling: float | None = None
 
     @property
     def met(self) -> bool | None:

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from common import FOLDER, Result, images, seconds
+from torch import nn
 from training_speed import PLAIN, ours, plain_epoch
 
 from tlutils import models, plots, recipes
@@ -16,15 +17,20 @@ from tlutils import models, plots, recipes
 EPOCHS = 10
 
 
+def fresh() -> nn.Module:
+    """The article's model, untrained."""
+    return models.build("vgg16", 4, "article", weights="random")
+
+
 def measure(sizes: list[int], largest: int) -> pd.DataFrame:
     """Seconds of a training of ten epochs; of the largest sets the plain loop and the store are scaled, and marked."""
     rows = []
     table, root = images(64)
-    model = models.build("vgg16", 4, "article", weights="random")
+    model = fresh()
     plain = min(seconds(lambda: plain_epoch(table, root, PLAIN, model), 2)) / len(table)
     for n in sizes:
         if n <= largest:
-            measured, history = n, ours(*images(n), 1, EPOCHS, recipes.Augmentation())
+            measured, history = n, ours(*images(n), 1, EPOCHS, recipes.Augmentation(), fresh())
         fill, rest = history["store_seconds"].sum() * n / measured, (history["seconds"] - history["store_seconds"])
         rows.append({"images": n, "plain epoch": plain * n, "store, first epoch": fill + rest.iloc[0] * n / measured,
                      "store, later epochs": rest.iloc[1:].median() * n / measured,

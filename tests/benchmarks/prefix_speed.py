@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 
 import torch
-from common import Result, images, loader, seconds, summed_up
+from common import SIZE, Result, images, loader, seconds, summed_up
 from torch.utils.flop_counter import FlopCounterMode
 
 from tlutils import devices, features, models
@@ -16,6 +16,18 @@ def matrix_rate(machine: devices.Machine, n: int = 4096) -> float:
     """FLOP/s of products of square matrices in the machine's precision, the best of several."""
     a, b = (torch.randn(n, n, device=machine.device, dtype=machine.dtype) for _ in range(2))
     return 2 * n**3 / min(seconds(lambda: a @ b, 7, warm_up=lambda: a @ b))
+
+
+def flops_of(prefix: torch.nn.Module) -> float:
+    """Floating-point operations for one image."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        prefix(normalise(torch.zeros(1, 1, SIZE, SIZE, dtype=torch.uint8)))
+    return counter.get_total_flops()
+
+
+def at_most(model: torch.nn.Module) -> float:
+    """Images/s of a model's frozen prefix if all of it ran as fast as the machine's matrix products."""
+    return matrix_rate(devices.choose()) / flops_of(features.split(model).prefix.eval())
 
 
 def filling(n: int, repeats: int) -> tuple[Result, float]:
@@ -43,9 +55,7 @@ def run(quick: bool) -> list[Result]:
     machine = devices.choose()
     row, rate = filling(*((64, 1) if quick else (320, 3)))
     prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix.eval()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        prefix(normalise(torch.zeros(1, 1, 224, 224, dtype=torch.uint8)))
-    flops, products = counter.get_total_flops(), matrix_rate(machine, 1024 if quick else 4096)
+    flops, products = flops_of(prefix), matrix_rate(machine, 1024 if quick else 4096)
     return [row, Result("the prefix's arithmetic", "prefix / matrix products of the machine, FLOP/s", 0.8,
                         rate * flops / products,
                         details={"gflop_per_image": flops / 1e9, "prefix_tflops": rate * flops / 1e12,

@@ -61,13 +61,15 @@ def write(out: Path, name: str, quick: bool, found: dict) -> None:
 
 def table(results: dict) -> str:
     """The results as a table for people."""
-    lines = ["| what | measured | goal | met |", "|---|---|---|---|"]
+    lines = ["| what | measured | goal | met | at the machine's rate of matrix products |", "|---|---|---|---|---|"]
     for part in results.values():
         for row in part["rows"]:
             sign = "at most " if row["smaller"] else ""
             value = "" if row["value"] is None else f"{row['value']:,.3g} {row['unit']}"
             met = {True: "yes", False: "no", None: row["skipped"]}[row["met"]]
-            lines.append(f"| {row['what']}{' (quick)' if part['quick'] else ''} | {value} | {sign}{row['goal']:,} | {met} |")
+            most = f"{row['ceiling']:.3g} times" if row.get("ceiling") else ""
+            lines.append(f"| {row['what']}{' (quick)' if part['quick'] else ''} | {value} | {sign}{row['goal']:,} | {met} "
+                         f"| {most} |")
     machines = {f"{part['machine']['processor']}, {part['machine']['cores']} cores, {part['machine']['precision']}, "
                 f"torch {part['machine']['torch']}, {part['machine']['date']}" for part in results.values()}
     return "\n".join(lines) + "\n\n" + "\n".join(sorted(machines)) + "\n"

@@ -1,0 +1,157 @@
+"""A finished run put to use: measured anew, asked about new images, looked into.
+
+Taught in notebooks 04 and 05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import nn
+
+from . import calibration, checkpoints, devices, evaluation, features, loaders, sources
+from . import records as records_room
+from .devices import Machine
+from .predicting import normalisation
+from .run_folder import Run, load
+
+
+def predict_records(run: Run, model: nn.Module, table: pd.DataFrame, split: str, machine: Machine | None = None,
+                    show: bool | None = None, root: Path | None = None,
+                    store: str | Path | None = None, views: int = 0) -> pd.DataFrame:
+    """What a model says of the images of a table; with several processes each takes a share, all get the whole.
+
+    views : of test-time augmentation, drawn as the recipe's training views are.
+    """
+    machine = machine or devices.choose()
+    table = records_room.readable(table) if "problem" in table else table
+    if store is not None and not views and features.split(model):  # processes share the filling; the rest is quick
+        loader = loaders.make(table, root or run.root, run.classes, batch_size=64, **run.recipe.reading())
+        predictions = evaluation.predict(machine.place(model), loader, machine, split, show, store)
+        return predictions.sort_values("path").reset_index(drop=True)
+    mine = table.iloc[devices.rank()::devices.world()]
+    predictions = None
+    if len(mine):
+        loader = loaders.make(mine, root or run.root, run.classes, batch_size=64, **run.recipe.reading())
+        predictions = evaluation.predict(machine.place(model), loader, machine, split, show, None, views,
+                                         run.recipe.augmentation, run.recipe.seed)
+    shares = [share for share in devices.gather(predictions) if share is not None]
+    return pd.concat(shares).sort_values("path").reset_index(drop=True)
+
+
+def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = None,
+                    store: str | Path | None = "auto") -> np.ndarray:
+    """What the frozen part of a run's model says of the images of a table, each as it is.
+
+    Returns float32 (images, features), in the table's order; kept in the store. Raises ValueError where nothing is
+    frozen, or an image cannot be read.
+
+    Taught in notebook 05.
+    """
+    machine, model = machine or devices.choose(), run.model()
+    cut = features.split(model)
+    if cut is None:
+        raise ValueError(f"nothing of the model of {run.folder} is frozen, so all its layers have seen the labels; "
+                         "use the predictions of validation and test images instead")
+    loader = loaders.make(table, run.root, run.classes, batch_size=64, **run.recipe.reading())
+    mean, std = normalisation(model)
+    held = features.open_store(run.folder / "features" if store == "auto" else store, cut.prefix, loader, machine,
+                               mean=mean, std=std)
+    held.fill(0)
+    if len(held.bad()):
+        raise ValueError(f"{len(held.bad())} of {held.n} images cannot be read, e.g. {loader.unreadable[0][0]}; "
+                         "pass records.readable(...)")
+    return held.read(0, np.arange(held.n)).float().flatten(1).numpy()
+
+
+def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "test", *, device: str = "auto",
+             precision: str = "auto", views: int = 0, calibrated: bool = False,
+             show: bool | None = None) -> dict:
+    """Measure a run's model anew on one of its splits, or on other labelled images.
+
+    With `data`, all its images (or those of `split` where it has splits) are used and the results are written to
+    <run>/evaluations/<name of the folder>.{json,csv}; nothing of the run is changed. views : of test-time
+    augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation.
+
+    Returns the metrics of the split (see `evaluation.metrics`).
+    """
+    run, machine = load(folder), devices.choose(device, precision)
+    model = run.model()
+    if data is None:
+        table, root, store = run.part(split), run.root, run.store()
+        if table.empty:
+            raise ValueError(f"the run has no {split!r} images; its splits are "
+                             f"{', '.join(sorted(set(run.records['split']) - {''}))}")
+    else:
+        (table, root), store = _other_images(run, data, split), None
+    predictions = predict_records(run, model, table, split, machine, show, root, store, views)
+    predictions = _calibrated(run, predictions, calibrated)
+    metrics = evaluation.metrics(predictions, seed=run.recipe.seed)
+    if data is not None:
+        target = run.folder / "evaluations" / Path(data).name
+        with checkpoints.replacing(target.with_name(target.name + ".csv")) as part:
+            predictions.to_csv(part, index=False)
+        evaluation.save_metrics(target.with_name(target.name + ".json"), {split: metrics, "notes": run.about["notes"]})
+    return metrics
+
+
+def _other_images(run: Run, data: str | Path, split: str) -> tuple[pd.DataFrame, Path]:
+    root = sources.get(data)
+    table = records_room.scan(root, classes=run.classes, patient=run.about["data"].get("patient", "auto"))
+    root = root.parent if root.is_file() else root
+    if (table["split"] == split).any():
+        table = table[table["split"] == split].reset_index(drop=True)
+    return records_room.inspect(table, root, decode=True, progress=False), root
+
+
+def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | None = None, *, device: str = "auto",
+            precision: str = "auto", views: int = 0, calibrated: bool = False,
+             show: bool | None = None) -> pd.DataFrame:
+    """Say what a run's model sees in new images.
+
+    Parameters
+    ----------
+    folder : the run. images : image files and folders of them. out : CSV to write; None writes none. views : of
+    test-time augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation;
+    a column of that name says it.
+
+    Returns
+    -------
+    predictions table (split "new", label ""); files that are no images are left out with a warning that names
+    them.
+    """
+    run, machine = load(folder), devices.choose(device, precision)
+    files = _image_files(images)
+    table = pd.DataFrame({"path": [str(file.resolve()) for file in files], "split": "new", "label": "", "patient": ""})
+    predictions = predict_records(run, run.model(), table, "new", machine, show, Path("/"), views=views)
+    predictions = _calibrated(run, predictions, calibrated)
+    predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in files})
+    if out is not None and devices.rank() == 0:
+        with checkpoints.replacing(out) as part:
+            predictions.to_csv(part, index=False)
+    return predictions
+
+
+def _image_files(images: Iterable[str | Path]) -> list[Path]:
+    files: list[Path] = []
+    for item in map(Path, images):
+        if not item.exists():
+            raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
+        files += [item / name for name in records_room.images_in(item)] if item.is_dir() else [item]
+    if not files:
+        raise ValueError(f"found no image file in {', '.join(map(str, images))}; "
+                         "images end in .jpg, .jpeg, .png, .bmp, .tif or .tiff")
+    return list(dict.fromkeys(files))
+
+
+def _calibrated(run: Run, predictions: pd.DataFrame, wanted: bool) -> pd.DataFrame:
+    """Predictions that say whether they are calibrated, and are if wanted."""
+    if not wanted:
+        return predictions.assign(calibrated=False)
+    temperature = checkpoints.load(run.folder / "best.pt").get("temperature")
+    if temperature is None:
+        raise ValueError(f"{run.folder} has no temperature, as it has no validation images; leave calibrated out")
+    return calibration.apply_temperature(predictions, temperature)
