@@ -213,3 +213,16 @@ def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, resnet, 
         store.fill(0)
     rows = np.arange(150)
     torch.testing.assert_close(in_threes.read(0, rows), together.read(0, rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [64, 75])
+def test_what_stands_in_for_pooling_gives_the_same_numbers(size):
+    bf16 = devices.choose("cpu", "bf16")
+    model = models.build("vgg16", 3, "gap", freeze="all").eval()
+    prefix = features.split(model).prefix
+    fast = features.ready(prefix, bf16)
+    kinds = [type(module).__name__ for module in fast.modules()]
+    assert kinds.count("_Halve") == 5 and "MaxPool2d" not in kinds
+    x = bf16.place(torch.randn(2, 3, size, size))
+    with torch.inference_mode(), bf16.autocast():
+        assert torch.equal(fast(x), bf16.place(prefix)(x))

@@ -118,6 +118,21 @@ def _part(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
     return graph
 
 
+class _Halve(nn.Module):
+    """MaxPool2d(2) for a CPU: torch's own also finds where each maximum was and takes six times as long in bf16
+    (2.3 ms against 0.4 ms an image after VGG16's second layer; 1 part in 15 of the whole prefix)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        height, width = (side // 2 * 2 for side in maps.shape[-2:])
+        rows = torch.maximum(maps[:, :, 0:height:2], maps[:, :, 1:height:2])
+        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
+
+
+def _halves(module: nn.Module) -> bool:
+    plain = isinstance(module, nn.MaxPool2d) and not (module.ceil_mode or module.return_indices)
+    return plain and (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
+
+
 def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
     """A copy of a prefix for running only: eval mode, on the device, weights of matrix layers cast once.
 
@@ -129,6 +144,9 @@ def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
         for module in prefix.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 module.to(machine.dtype)
+    if machine.device.type == "cpu" and machine.channels_last:
+        for name in [name for name, module in prefix.named_modules() if _halves(module)]:
+            prefix.set_submodule(name, _Halve())
     return machine.place(prefix)
 
 
