@@ -127,13 +127,47 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
         runs.load(tmp_path)
 
 
-def test_a_binary_recipe_with_one_logit_runs(tiny_folder, tmp_path):
-    data = tmp_path / "two"
+@pytest.fixture(scope="module")
+def two_classes(tiny_folder, tmp_path_factory):
+    data = tmp_path_factory.mktemp("two") / "two"
     for split in ("train", "test"):
         for label in ("CNV", "NORMAL"):
             shutil.copytree(tiny_folder / split / label, data / split / label)
-    run = train(data, tmp_path / "run", small("chest-vgg16-gap"))
-    assert {"sensitivity", "specificity", "threshold"} <= run.metrics["test"].keys()
+    return data
+
+
+def test_a_binary_recipe_with_one_logit_runs(two_classes, tmp_path):
+    run = train(two_classes, tmp_path / "run", small("chest-vgg16-gap"))
+    assert {"sensitivity", "specificity", "threshold"} <= run.metrics["test"].keys() and run.threshold is None
+
+
+def test_a_run_chooses_its_threshold_on_validation_and_answers_by_it_everywhere(two_classes, tmp_path):
+    run = train(two_classes, tmp_path / "run", small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3"))
+    said, where = run.predictions, {"device": "cpu", "precision": "fp32", "show": False}
+    val = said[said["split"] == "val"].reset_index(drop=True)
+    assert run.threshold == evaluation.choose_threshold(val, "specificity>=0.9") != 0.5
+    assert run.metrics["test"]["threshold"] == run.threshold
+    assert ((said["p_NORMAL"] >= run.threshold) == (said["predicted"] == "NORMAL")).all()
+    again = runs.evaluate(run.folder, **where)
+    assert (again["confusion"], again["threshold"]) == (run.metrics["test"]["confusion"], run.threshold)
+    new = runs.predict(run.folder, [two_classes / "test"], **where)
+    assert ((new["p_NORMAL"] >= run.threshold) == (new["predicted"] == "NORMAL")).all()
+    assert runs.evaluate(run.folder, calibrated=True, **where)["confusion"] == again["confusion"]
+
+
+def test_a_threshold_for_more_than_two_classes_is_refused_before_any_work(tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="threshold is 'youden'.*4 classes"):
+        train(tiny_folder, tmp_path / "run", small(threshold="youden"))
+    with pytest.raises(ValueError, match="by 'magic'"):
+        small(threshold="magic")
+
+
+def test_a_recipe_can_ask_for_test_time_augmentation(two_classes, tmp_path):
+    run = train(two_classes, tmp_path / "run", small("chest-vgg16-gap", test_views="2"))
+    where = {"device": "cpu", "precision": "fp32", "show": False}
+    assert runs.evaluate(run.folder, **where)["auc"] == run.metrics["test"]["auc"]
+    several, alone = (runs.evaluate(run.folder, views=views, **where)["loss"] for views in (2, 0))
+    assert several == pytest.approx(run.metrics["test"]["loss"]) != alone
 
 
 def test_the_official_split_is_kept_when_asked_for_and_its_leak_is_said(tiny_folder, tmp_path):

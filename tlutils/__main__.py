@@ -247,8 +247,8 @@ def _patient(sub: argparse.ArgumentParser) -> None:
 
 
 def _views(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--tta", type=int, default=0, metavar="VIEWS",
-                     help="test-time augmentation: average over the image and so many views of it")
+    sub.add_argument("--tta", type=int, metavar="VIEWS",
+                     help="test-time augmentation: average over the image and so many views of it (default: the recipe's)")
     sub.add_argument("--calibrated", action="store_true", help="apply the temperature fitted on the validation images")
 
 

@@ -1,6 +1,6 @@
 """How the images of a run are divided into training, validation and test.
 
-Taught in notebooks 02 and 07.
+Taught in notebooks 02, 04 and 07.
 """
 
 from __future__ import annotations
@@ -65,6 +65,35 @@ def _official(good: pd.DataFrame, recipe: Recipe) -> tuple[pd.DataFrame, str]:
 def _test_is_shared(good: pd.DataFrame) -> bool:
     merged = good.assign(split=good["split"].replace({"val": "train", "": "train"}))
     return bool(splits.leaks(splits.audit(merged)))
+
+
+def met_or_not(records: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two divisions that examine on the same images: whose patients training never met, and whose it did.
+
+    Half of the images that a test patient has of a class leave the test set. In the first division they take no part;
+    in the second they are training images, in place of as many others of that class. So both examine on the other
+    half, and both train on as many images of each class: what differs is whether the patients were met.
+
+    records : with train and test by patient. Returns (never met, met), without the images that take no part.
+    ValueError where no test patient has two images of one class.
+
+    Taught in notebook 04.
+    """
+    records = records[records["split"] != ""]
+    test = records[records["split"] == "test"]
+    draw = np.random.default_rng(seed)
+    place = pd.Series(draw.permutation(len(test)), test.index).groupby([test["patient"], test["label"]])
+    first, alone = place.rank() <= place.transform("size") // 2, place.transform("size") < 2
+    known = test.index[first]
+    if len(known) == 0:
+        raise ValueError("no test patient has two images of one class, so none can be met; use images with several of "
+                         "a patient, and a division by patient")
+    train = records[records["split"] == "train"]
+    replaced = np.concatenate([draw.choice(train.index[train["label"] == label], n, replace=False)
+                               for label, n in records.loc[known, "label"].value_counts().sort_index().items()])
+    rest = records.drop(test.index[alone])
+    met = rest.drop(replaced).assign(split=lambda t: t["split"].mask(t.index.isin(known), "train"))
+    return tuple(table.reset_index(drop=True) for table in (rest.drop(known), met))
 
 
 def sample(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Phantoms: drawings that imitate retinal OCT scans and chest X-rays, for trying things out without any patient.
 
-Each picture is a pure function of its seeds. A patient's seed draws the anatomy, so several images of one patient are
-nearly alike, as in reality; an image's seed draws what differs from scan to scan, and the disease. `write_oct` and
+Each picture is a pure function of its seeds. A patient's seed draws the anatomy and where the disease sits, so several
+images of one patient are nearly alike, as in reality; an image's seed draws what differs from scan to scan. `write_oct` and
 `write_chest` draw whole data sets in the folder layout, under the naming rules and with the flaws of the real ones
 (Kermany et al. 2018). Phantoms teach steps and prove nothing about patients.
 
@@ -24,7 +24,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 from tqdm import tqdm
 
-VERSION = 1
+VERSION = 2
 OCT_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 CHEST_KINDS = ("NORMAL", "bacteria", "virus")
 MARKER = ".phantom.json"
@@ -46,7 +46,7 @@ def draw_oct(label: str, seed: int, width: int = 512, height: int = 496, wedge: 
     ----------
     label : "CNV", "DME", "DRUSEN" or "NORMAL". seed : of this scan. width, height : in pixels.
     wedge : fill a slanted corner with white, as scanners do that tilt the picture.
-    patient : seed of the anatomy; None takes the scan's own.
+    patient : seed of anatomy and disease; None takes the scan's own.
 
     Returns
     -------
@@ -56,11 +56,12 @@ def draw_oct(label: str, seed: int, width: int = 512, height: int = 496, wedge: 
     """
     if label not in OCT_CLASSES:
         raise ValueError(f"label is {label!r}; phantom scans are of {', '.join(OCT_CLASSES)}")
-    person = np.random.default_rng([seed if patient is None else patient, 1])
+    patient = seed if patient is None else patient
+    person, ill = np.random.default_rng([patient, 1]), np.random.default_rng([patient, 6, OCT_CLASSES.index(label)])
     scan = np.random.default_rng([seed, 2, OCT_CLASSES.index(label)])
     x = np.arange(width) / 512 - width / 1024  # 1 = 512 pixels, 0 in the middle
     eye = _Eye(person, scan, x, height)
-    lesion = _LESIONS[label](scan, eye)
+    lesion = _LESIONS[label](ill, eye)  # the same in all scans of this eye, but for where the fovea lies
     return _finish_oct(_scatter(eye, lesion, person, scan), person, scan, eye, wedge)
 
 
@@ -69,10 +70,10 @@ class _Eye:
 
     def __init__(self, person: np.random.Generator, scan: np.random.Generator, x: np.ndarray, height: int) -> None:
         self.x, self.height = x, height
-        self.fovea = person.uniform(-0.08, 0.08) + scan.normal(0, 0.02)
-        tilt, bow = person.normal(0, 0.06) + scan.normal(0, 0.01), person.uniform(-0.02, 0.14)
+        self.fovea = person.uniform(-0.08, 0.08) + scan.normal(0, 0.01)
+        tilt, bow = person.normal(0, 0.06) + scan.normal(0, 0.005), person.uniform(-0.02, 0.14)
         wave = gaussian_filter1d(person.normal(0, 1, 4096), 160)[:len(x)] * person.uniform(20, 50)
-        base = person.uniform(0.56, 0.64) * height + scan.normal(0, 6)
+        base = person.uniform(0.56, 0.64) * height + scan.normal(0, 3)
         self.rpe = base + height * (tilt * x - bow * (x - self.fovea) ** 2) + wave
         pit, width = person.uniform(0.35, 0.62), person.uniform(0.09, 0.15)
         thick = person.uniform(122, 142) * height / 496
@@ -81,9 +82,9 @@ class _Eye:
         self.thickness = thick * (1 - pit * scan.uniform(0.85, 1.0) * near + 0.10 * rim - 0.25 * np.abs(x) ** 2)
         self.bruch = self.rpe.copy()  # stays where the pigment epithelium is lifted
 
-    def spot(self, scan: np.random.Generator, spread: float = 0.22) -> float:
+    def spot(self, ill: np.random.Generator, spread: float = 0.22) -> float:
         """Where a lesion lies: near the fovea, most often."""
-        return float(np.clip(self.fovea + scan.normal(0, spread), self.x[0] * 0.8, self.x[-1] * 0.8))
+        return float(np.clip(self.fovea + ill.normal(0, spread), self.x[0] * 0.8, self.x[-1] * 0.8))
 
     def bump(self, centre: float, width: float, height: float, sharp: float = 2.0) -> np.ndarray:
         """A smooth hill over x, `height` pixels high."""
@@ -100,42 +101,42 @@ class _Lesion:
     material: np.ndarray | float = 0.0
 
 
-def _normal(scan: np.random.Generator, eye: _Eye) -> _Lesion:
-    for _ in range(scan.choice([0, 0, 0, 1, 2])):  # a healthy old eye is not perfectly smooth
-        eye.rpe -= eye.bump(eye.spot(scan), scan.uniform(0.012, 0.025), scan.uniform(1.5, 4.0))
+def _normal(ill: np.random.Generator, eye: _Eye) -> _Lesion:
+    for _ in range(ill.choice([0, 0, 0, 1, 2])):  # a healthy old eye is not perfectly smooth
+        eye.rpe -= eye.bump(eye.spot(ill), ill.uniform(0.012, 0.025), ill.uniform(1.5, 4.0))
     return _Lesion([])
 
 
-def _drusen(scan: np.random.Generator, eye: _Eye) -> _Lesion:
-    size = scan.uniform(0.8, 1.6)
-    for _ in range(scan.integers(4, 10)):
-        eye.rpe -= eye.bump(eye.spot(scan), scan.uniform(0.022, 0.055), size * scan.uniform(11, 26), 2.6)
+def _drusen(ill: np.random.Generator, eye: _Eye) -> _Lesion:
+    size = ill.uniform(1.0, 1.9)
+    for _ in range(ill.integers(5, 11)):
+        eye.rpe -= eye.bump(eye.spot(ill), ill.uniform(0.022, 0.055), size * ill.uniform(11, 26), 2.6)
     return _Lesion([])
 
 
-def _cnv(scan: np.random.Generator, eye: _Eye) -> _Lesion:
-    centre, width, size = eye.spot(scan, 0.15), scan.uniform(0.12, 0.24), scan.uniform(0.8, 1.6)
-    rough = gaussian_filter1d(scan.normal(0, 1, len(eye.x)), 5) * 14
-    hill = eye.bump(centre, width, size * scan.uniform(20, 44), 3)
+def _cnv(ill: np.random.Generator, eye: _Eye) -> _Lesion:
+    centre, width, size = eye.spot(ill, 0.15), ill.uniform(0.13, 0.25), ill.uniform(1.0, 1.8)
+    rough = gaussian_filter1d(ill.normal(0, 1, len(eye.x)), 5) * 14
+    hill = eye.bump(centre, width, size * ill.uniform(20, 44), 3)
     eye.rpe -= hill + eye.bump(centre, width, size) * rough
-    beside = centre + scan.choice([-1, 1]) * width * 1.2
-    spots = _cysts(scan, eye, centre, scan.integers(0, 3), 0.7) if scan.random() < 0.4 else []
-    return _Lesion(spots, eye.bump(beside, width, size * scan.uniform(8, 30), 3),
-                   eye.bump(centre, width * 0.9, size * scan.uniform(12, 30), 3) * (1 + 0.04 * rough).clip(0.4))
+    beside = centre + ill.choice([-1, 1]) * width * 1.2
+    spots = _cysts(ill, eye, centre, ill.integers(0, 3), 0.7) if ill.random() < 0.4 else []
+    return _Lesion(spots, eye.bump(beside, width, size * ill.uniform(8, 30), 3),
+                   eye.bump(centre, width * 0.9, size * ill.uniform(12, 30), 3) * (1 + 0.04 * rough).clip(0.4))
 
 
-def _dme(scan: np.random.Generator, eye: _Eye) -> _Lesion:
-    centre, size = eye.spot(scan, 0.16), scan.uniform(0.8, 1.7)
-    eye.thickness *= 1 + eye.bump(centre, scan.uniform(0.12, 0.30), size * scan.uniform(0.15, 0.7))
-    spots = _cysts(scan, eye, centre, scan.integers(4, 11), size)
-    for _ in range(scan.integers(0, 6)):  # hard exudates: small, bright, casting shadows in reality
-        spots.append((eye.spot(scan), scan.uniform(0.4, 0.7), 0.006, 2.5, 0.95))
+def _dme(ill: np.random.Generator, eye: _Eye) -> _Lesion:
+    centre, size = eye.spot(ill, 0.16), ill.uniform(1.0, 1.9)
+    eye.thickness *= 1 + eye.bump(centre, ill.uniform(0.12, 0.30), size * ill.uniform(0.15, 0.7))
+    spots = _cysts(ill, eye, centre, ill.integers(4, 11), size)
+    for _ in range(ill.integers(0, 6)):  # hard exudates: small, bright, casting shadows in reality
+        spots.append((eye.spot(ill), ill.uniform(0.4, 0.7), 0.006, 2.5, 0.95))
     return _Lesion(spots)
 
 
-def _cysts(scan: np.random.Generator, eye: _Eye, centre: float, n: int, size: float) -> list[tuple]:
-    return [(centre + scan.normal(0, 0.10), scan.uniform(0.34, 0.76), size * scan.uniform(0.015, 0.045),
-             size * scan.uniform(7, 22), 0.04) for _ in range(n)]
+def _cysts(ill: np.random.Generator, eye: _Eye, centre: float, n: int, size: float) -> list[tuple]:
+    return [(centre + ill.normal(0, 0.10), ill.uniform(0.34, 0.76), size * ill.uniform(0.015, 0.045),
+             size * ill.uniform(7, 22), 0.04) for _ in range(n)]
 
 
 _LESIONS: dict[str, Callable[[np.random.Generator, _Eye], _Lesion]] = {
@@ -209,13 +210,14 @@ def draw_chest(kind: str, seed: int, width: int = 512, height: int = 448, patien
     """Draw a phantom chest X-ray.
 
     kind : "NORMAL", "bacteria" (a dense lobe) or "virus" (haze and strands in both lungs). seed : of this image;
-    patient : seed of the anatomy, None takes the image's own. shift : brightens (above 0) or darkens the film, as
-    another machine would. Returns uint8 (height, width), air dark, bone bright. Taught in notebook 07.
+    patient : seed of anatomy and disease, None takes the image's own. shift : share of the light that is scattered, as
+    on another machine: it greys the film most where it is dark, in the lungs. Returns uint8 (height, width), air dark, bone bright. Taught in notebook 07.
     """
     if kind not in CHEST_KINDS:
         raise ValueError(f"kind is {kind!r}; phantom chests are of {', '.join(CHEST_KINDS)}")
-    person = np.random.default_rng([seed if patient is None else patient, 3])
-    film = np.random.default_rng([seed, 4, CHEST_KINDS.index(kind)])
+    patient, index = seed if patient is None else patient, CHEST_KINDS.index(kind)
+    person, ill = np.random.default_rng([patient, 3]), np.random.default_rng([patient, 7, index])
+    film = np.random.default_rng([seed, 4, index])
     y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
     x = (x - film.normal(0, 0.03)) * film.uniform(0.95, 1.08)
     y = (y - film.normal(0, 0.03)) * film.uniform(0.95, 1.08)
@@ -223,9 +225,10 @@ def draw_chest(kind: str, seed: int, width: int = 512, height: int = 448, patien
     light = 0.62 * body + 0.24 * middle
     air = lungs * film.uniform(0.38, 0.44)
     light = light - air + 0.11 * _ribs(person, x, y) * body
-    light += _pneumonia(kind, film, x, y, lungs)
+    light += _pneumonia(kind, ill, film, x, y, lungs)
     light = gaussian_filter(light, 1.2 * width / 512) + 0.012 * film.normal(0, 1, light.shape)
-    light = (light * film.uniform(0.94, 1.05) + film.normal(0, 0.015) + shift).clip(0, 1) ** person.uniform(0.92, 1.12)
+    light = (light * film.uniform(0.94, 1.05) + film.normal(0, 0.015)).clip(0, 1) ** person.uniform(0.92, 1.12)
+    light += shift * (0.8 - light)
     pixels = (255 * light).clip(0, 255).astype(np.uint8)
     if film.random() < 0.6:
         _side_mark(film, pixels)
@@ -266,18 +269,20 @@ def _ribs(person: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarr
     return (0.75 * np.maximum(back, 0) ** 1.5 + 0.4 * np.maximum(front, 0) ** 2) * _soft(0.16 - np.abs(x), 0.05)
 
 
-def _pneumonia(kind: str, film: np.random.Generator, x: np.ndarray, y: np.ndarray, lungs: np.ndarray) -> np.ndarray:
+def _pneumonia(kind: str, ill: np.random.Generator, film: np.random.Generator, x: np.ndarray, y: np.ndarray,
+               lungs: np.ndarray) -> np.ndarray:
     """What pneumonia adds: one dense lobe with a soft edge, or haze and strands on both sides."""
     if kind == "NORMAL":
         return np.zeros_like(x)
-    strength = film.uniform(0.20, 0.48)
+    strength = ill.uniform(0.20, 0.48) * film.uniform(0.85, 1.15)  # from day to day a little more or less
     if kind == "bacteria":
-        side, at = film.choice([-1, 1]), film.uniform(-0.45, 0.35)
-        patch = ((x - side * film.uniform(0.30, 0.55)) / film.uniform(0.16, 0.34)) ** 2 + ((y - at) / film.uniform(0.14, 0.34)) ** 2
+        side, at = ill.choice([-1, 1]), ill.uniform(-0.45, 0.35)
+        across = (x - side * ill.uniform(0.30, 0.55)) / ill.uniform(0.16, 0.34)
+        patch = across**2 + ((y - at) / ill.uniform(0.14, 0.34)) ** 2
         cloud = 1 + 0.12 * gaussian_filter(_clouds(film, x.shape, max(4, x.shape[1] // 16)), 3)
         return strength * _soft(patch - 1, 0.35) * cloud * lungs.clip(0.15)
     strands = np.abs(gaussian_filter(_clouds(film, x.shape, max(3, x.shape[1] // 50)), 2)) * 2
-    near = np.exp(-((np.abs(x) - 0.25) / 0.35) ** 2) * np.exp(-((y - film.uniform(-0.2, 0.2)) / 0.7) ** 2)
+    near = np.exp(-((np.abs(x) - 0.25) / 0.35) ** 2) * np.exp(-((y - ill.uniform(-0.2, 0.2)) / 0.7) ** 2)
     return strength * lungs * near * (0.55 + 0.16 * strands)
 
 
@@ -351,10 +356,10 @@ def _oct_items(draw: np.random.Generator, patients: int, size: float) -> list[_I
         second = str(draw.choice([c for c in OCT_CLASSES if c != first])) if draw.random() < 1 / 6 else first
         only_test = draw.random() < 0.08
         count = 2 + min(int(draw.poisson(1.2)), 8)
+        width, height, _ = _SIZES[draw.choice(len(_SIZES), p=[s[2] for s in _SIZES])]  # one machine, one setting
         for n in range(1, count + 1):
             label = second if n % 2 == 0 else first
             split = "test" if only_test or (n > 1 and draw.random() < 0.25) else "val" if draw.random() < 0.015 else "train"
-            width, height, _ = _SIZES[draw.choice(len(_SIZES), p=[s[2] for s in _SIZES])]
             items.append(_Item(f"{split}/{label}/{label}-{number}-{n}.jpeg", draw_oct, label, int(number) * 100 + n, int(number),
                                round(width * size), round(height * size), bool(draw.random() < 1 / 12),
                                bool(draw.random() < 0.4)))
@@ -418,7 +423,7 @@ def _chest_items(draw: np.random.Generator, patients: int, size: float) -> list[
             width = int(draw.integers(250, 900) * size)
             items.append(_Item(f"{'test' if test else 'val' if into_val else 'train'}/{label}/{name}.jpeg", draw_chest, kind,
                                film, 1_000_000 + i, width, int(width * draw.uniform(0.68, 0.95)),
-                               bool(label == "PNEUMONIA" and draw.random() < 0.07), shift=0.07 if test else 0.0))
+                               bool(label == "PNEUMONIA" and draw.random() < 0.07), shift=0.15 if test else 0.0))
     odd = next(i for i, item in enumerate(items) if item.label == "virus" and item.path.startswith("train"))
     items[odd] = _Item(**{**vars(items[odd]), "path": "train/PNEUMONIA/person447_virus_921_1.jpeg"})
     return items

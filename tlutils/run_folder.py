@@ -70,6 +70,11 @@ class Run:
         """The trained model with the weights of its best epoch, in eval mode, on the CPU."""
         return checkpoints.load_model(self._file("best.pt"))[0]
 
+    @property
+    def threshold(self) -> float | None:
+        """From which probability on the second of two classes is answered; None answers the likelier one."""
+        return checkpoints.load(self._file("best.pt")).get("threshold")
+
     def part(self, split: str) -> pd.DataFrame:
         """The records of one split."""
         return self.records[self.records["split"] == split].reset_index(drop=True)

@@ -21,11 +21,12 @@ from .run_folder import Run, load
 
 def predict_records(run: Run, model: nn.Module, table: pd.DataFrame, split: str, machine: Machine | None = None,
                     show: bool | None = None, root: Path | None = None,
-                    store: str | Path | None = None, views: int = 0) -> pd.DataFrame:
+                    store: str | Path | None = None, views: int | None = None) -> pd.DataFrame:
     """What a model says of the images of a table; with several processes each takes a share, all get the whole.
 
-    views : of test-time augmentation, drawn as the recipe's training views are.
+    views : of test-time augmentation, drawn as the recipe's training views are; None as many as the recipe says.
     """
+    views = run.recipe.test_views if views is None else views
     machine = machine or devices.choose()
     table = records_room.readable(table) if "problem" in table else table
     if store is not None and not views and features.split(model):  # processes share the filling; the rest is quick
@@ -68,7 +69,7 @@ def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = Non
 
 
 def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "test", *, device: str = "auto",
-             precision: str = "auto", views: int = 0, calibrated: bool = False,
+             precision: str = "auto", views: int | None = None, calibrated: bool = False,
              show: bool | None = None) -> dict:
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
@@ -88,8 +89,8 @@ def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "t
     else:
         (table, root), store = _other_images(run, data, split), None
     predictions = predict_records(run, model, table, split, machine, show, root, store, views)
-    predictions = _calibrated(run, predictions, calibrated)
-    metrics = evaluation.metrics(predictions, seed=run.recipe.seed)
+    predictions = _as_the_run_answers(run, predictions, calibrated)
+    metrics = evaluation.metrics(predictions, seed=run.recipe.seed, threshold=None if calibrated else run.threshold)
     if data is not None:
         target = run.folder / "evaluations" / Path(data).name
         with checkpoints.replacing(target.with_name(target.name + ".csv")) as part:
@@ -108,8 +109,8 @@ def _other_images(run: Run, data: str | Path, split: str) -> tuple[pd.DataFrame,
 
 
 def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | None = None, *, device: str = "auto",
-            precision: str = "auto", views: int = 0, calibrated: bool = False,
-             show: bool | None = None) -> pd.DataFrame:
+            precision: str = "auto", views: int | None = None, calibrated: bool = False,
+            show: bool | None = None) -> pd.DataFrame:
     """Say what a run's model sees in new images.
 
     Parameters
@@ -127,7 +128,7 @@ def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | 
     files = _image_files(images)
     table = pd.DataFrame({"path": [str(file.resolve()) for file in files], "split": "new", "label": "", "patient": ""})
     predictions = predict_records(run, run.model(), table, "new", machine, show, Path("/"), views=views)
-    predictions = _calibrated(run, predictions, calibrated)
+    predictions = _as_the_run_answers(run, predictions, calibrated)
     predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in files})
     if out is not None and devices.rank() == 0:
         with checkpoints.replacing(out) as part:
@@ -147,9 +148,11 @@ def _image_files(images: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _calibrated(run: Run, predictions: pd.DataFrame, wanted: bool) -> pd.DataFrame:
-    """Predictions that say whether they are calibrated, and are if wanted."""
-    if not wanted:
+def _as_the_run_answers(run: Run, predictions: pd.DataFrame, calibrated: bool) -> pd.DataFrame:
+    """Predictions at the run's threshold, that say whether they are calibrated, and are if wanted."""
+    if run.threshold is not None:
+        predictions = evaluation.apply_threshold(predictions, run.threshold)
+    if not calibrated:
         return predictions.assign(calibrated=False)
     temperature = checkpoints.load(run.folder / "best.pt").get("temperature")
     if temperature is None:

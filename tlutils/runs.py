@@ -28,6 +28,7 @@ from torch import nn
 from . import calibration, checkpoints, devices, division, evaluation, loaders, models, sources, splits, training, tuning
 from . import records as records_room
 from .devices import Machine
+from .phantoms import MARKER
 from .recipes import Recipe
 from .recipes import get as get_recipe
 from .run_folder import NotARun, Run, load, read_predictions, versions
@@ -152,6 +153,9 @@ def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int
     classes = records_room.classes_of(table)
     if len(classes) < 2:
         raise ValueError(f"found only the class {classes[0]!r} in {root}; a classifier needs two or more class folders")
+    if recipe.threshold and len(classes) != 2:
+        raise ValueError(f"threshold is {recipe.threshold!r} and {root} has {len(classes)} classes; a threshold divides "
+                         "two, so leave it \"\" here")
     _warn_of_missing(table, classes)
     audit = splits.audit(table)
     about = {"recipe": recipe.to_dict(), "weights": {"asked": str(weights)}, "limit": limit,
@@ -160,7 +164,7 @@ def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int
              "audit": {"verdict": splits.verdict(audit), "leak": bool(splits.leaks(audit))},
              "machine": machine.describe(), "versions": versions(),
              "started": _now()}
-    about["notes"] = _notes(root, weights, about["audit"])
+    about["notes"] = _notes(root / table["path"].iloc[0], weights, about["audit"])
     run = Run(out, recipe, table, root, about)
     records_room.save(table, out / "records.csv")
     checkpoints.write_text(out / "recipe.json", json.dumps(about, indent=1))
@@ -177,9 +181,10 @@ def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
             warnings.warn(f"the {split} images lack {', '.join(missing)}", stacklevel=4)
 
 
-def _notes(root: Path, weights: str, audit: dict) -> list[str]:
-    """What must be said beside every result."""
-    notes = ["phantom images (drawings, not patients)"] if (root / ".phantom.json").exists() else []
+def _notes(image: Path, weights: str, audit: dict) -> list[str]:
+    """What must be said beside every result; phantoms are known by a file above them, also where a manifest names them."""
+    drawn = any((folder / MARKER).exists() for folder in image.resolve().parents)
+    notes = ["phantom images (drawings, not patients)"] if drawn else []
     notes += ["random weights, no pretraining"] if weights == "random" else [f"weights: {Path(str(weights)).name}"]
     return notes + [audit["verdict"]]
 
@@ -251,9 +256,14 @@ def finish(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, mach
               for part in ("val", "test") if part in parts]
     predictions = pd.concat(tables, ignore_index=True)
     if devices.rank() == 0:
+        threshold = _chosen_threshold(run.recipe.threshold, predictions)
+        if threshold is not None:
+            predictions = evaluation.apply_threshold(predictions, threshold)
         with checkpoints.replacing(run.folder / "predictions.csv") as part:
             predictions.to_csv(part, index=False)
-        metrics = {**measure(predictions, run.about), "temperature": _keep_temperature(run, predictions)}
+        chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
+        checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen})
+        metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
         evaluation.save_metrics(run.folder / "metrics.json", metrics)
         if log:
             for part in ("val", "test"):
@@ -264,21 +274,28 @@ def finish(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, mach
     return run.metrics
 
 
-def _keep_temperature(run: Run, predictions: pd.DataFrame) -> float | None:
-    """Fit the temperature on the validation images and put it into best.pt; None where there are none."""
+def _chosen_threshold(rule: str, predictions: pd.DataFrame) -> float | None:
+    """The threshold that the recipe's rule chooses on the validation images; None without a rule or such images."""
+    val = predictions[predictions["split"] == "val"]
+    if rule and val["label"].nunique() < 2:
+        warnings.warn("there are no validation images of both classes to choose a threshold on, so the likelier class "
+                      "is answered", stacklevel=3)
+    return evaluation.choose_threshold(val, rule) if rule and val["label"].nunique() == 2 else None
+
+
+def _fitted_temperature(predictions: pd.DataFrame) -> float | None:
+    """The temperature of the validation images; None where there are none."""
     val = predictions[predictions["split"] == "val"]
     if val.empty:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an answer without an error has no temperature; 1 is kept then
-        temperature = round(calibration.fit_temperature(val), 6)
-    checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), "temperature": temperature})
-    return temperature
+        return round(calibration.fit_temperature(val), 6)
 
 
-def measure(predictions: pd.DataFrame, about: dict) -> dict:
-    """metrics.json: for each split its numbers; a binary threshold is 0.5 unless chosen on validation elsewhere."""
-    metrics = {split: evaluation.metrics(part.reset_index(drop=True), seed=about["recipe"]["seed"])
+def measure(predictions: pd.DataFrame, about: dict, threshold: float | None = None) -> dict:
+    """metrics.json: for each split its numbers, at a threshold chosen on validation, or at that of `predicted`."""
+    metrics = {split: evaluation.metrics(part.reset_index(drop=True), seed=about["recipe"]["seed"], threshold=threshold)
                for split, part in predictions.groupby("split")}
     return {**metrics, "audit": about["audit"], "notes": about["notes"],
             "interval": {"level": 0.95, "method": "bootstrap over patients", "repeats": 1000,

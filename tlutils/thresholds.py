@@ -112,14 +112,19 @@ def choose_threshold(predictions: pd.DataFrame, how: str = "youden", positive: s
                    _preferred(curve["tpr"].to_numpy(), curve["fpr"].to_numpy(), share, how))
 
 
-def _preferred(tpr: np.ndarray, fpr: np.ndarray, share: float, how: str) -> int:
-    """The row of a ROC curve that a rule prefers; of equal ones the highest threshold."""
+def check_rule(how: str) -> re.Match | None:
+    """The parts of a rule of `choose_threshold`; None for "", which is none. ValueError for anything else."""
     found = re.fullmatch(r"(youden)|(sensitivity|specificity) *>= *(0?\.\d+|0|1|1\.0+)|cost *= *(\d*\.?\d+)",
                          how.strip())
-    if not found:
-        raise ValueError(f"how is {how!r}; it is youden, sensitivity>=0.95, specificity>=0.95 or cost=5, "
+    if how and not found:
+        raise ValueError(f"a threshold cannot be chosen by {how!r}; the rule is youden, sensitivity>=0.95, specificity>=0.95 or cost=5, "
                          "with numbers of your own, rates from 0 to 1")
-    youden, rate, least, cost = found.groups()
+    return found
+
+
+def _preferred(tpr: np.ndarray, fpr: np.ndarray, share: float, how: str) -> int:
+    """The row of a ROC curve that a rule prefers; of equal ones the highest threshold."""
+    youden, rate, least, cost = check_rule(how or " ").groups()
     if youden:
         return int(np.argmax(tpr - fpr))
     if rate == "sensitivity":
