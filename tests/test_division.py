@@ -68,3 +68,42 @@ def test_a_sample_keeps_the_share_of_every_split_and_class():
     shares = [part.groupby(["split", "label"]).size() / len(part) for part in (table, some)]
     assert np.allclose(*shares, atol=0.03)
     assert division.sample(table, 0, 0) is table and division.sample(table, 999, 0) is table
+
+
+def several_scans(n=30, each=4):
+    rows = [(f"{label}/{label}-{i}-{n_}.png", ("train", "train", "val", "test")[i % 4], label, f"{label}{i}")
+            for label in ("a", "b") for i in range(n) for n_ in range(each)]
+    return pd.DataFrame(rows, columns=["path", "split", "label", "patient"])
+
+
+def test_the_same_images_are_asked_of_patients_never_met_and_of_patients_met():
+    unmet, met = division.met_or_not(several_scans())
+    asked = [table[table["split"] == "test"]["path"].tolist() for table in (unmet, met)]
+    assert asked[0] == asked[1] and len(asked[0]) == 2 * 7 * 2
+    here = [set(table[table["split"] == "train"]["patient"]) for table in (unmet, met)]
+    patients = set(unmet[unmet["split"] == "test"]["patient"])
+    assert not patients & here[0] and patients <= here[1]
+
+
+def test_both_divisions_train_on_as_many_images_of_each_class():
+    unmet, met = (table[table["split"] == "train"]["label"].value_counts().to_dict()
+                  for table in division.met_or_not(several_scans()))
+    assert unmet == met
+
+
+def test_images_without_a_side_or_a_second_one_take_no_part_and_the_seed_decides():
+    records = several_scans(each=3)
+    records.loc[0, "split"] = ""
+    lonely = records.index[(records["split"] == "test")][1:3]
+    records = records.drop(lonely).reset_index(drop=True)
+    unmet, met = division.met_or_not(records)
+    alone = records.loc[records.groupby("patient")["path"].transform("size") == 1, "path"]
+    for table in (unmet, met):
+        assert "" not in set(table["split"]) and not set(alone) & set(table["path"])
+    pd.testing.assert_frame_equal(met, division.met_or_not(records)[1])
+    assert not met.equals(division.met_or_not(records, seed=1)[1])
+
+
+def test_where_no_patient_has_two_images_none_can_be_met():
+    with pytest.raises(ValueError, match="none can be met"):
+        division.met_or_not(several_scans(each=1))

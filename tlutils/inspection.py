@@ -28,7 +28,7 @@ from .thresholds import classes_of
 
 __all__ = ["confused_pairs", "easiest", "grad_cam", "hardest", "most_confident_errors", "occlusion",
            "random_weights_check", "suspected_wrong_labels", "top_k", "with_file_properties", "worst_errors"]
-FILE_PROPERTIES = ("width", "height", "mode", "bytes")
+FILE_PROPERTIES = ("width", "height", "mode", "bytes", "brightness")
 
 
 def top_k(model: nn.Module, image: Tensor | str | Path, classes: Sequence[str], k: int = 4,
@@ -108,9 +108,9 @@ def _wrong(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """Predictions with the width, height, mode and bytes of their files, for `evaluation.accuracy_by`.
+    """Predictions with the width, height, mode, bytes (and brightness) of their files, for `evaluation.accuracy_by`.
 
-    records : as after `records.inspect`. Raises ValueError where it lacks those columns or an image.
+    records : as after `records.inspect`, or `similar.perceptual_hashes` for brightness. Raises ValueError where it lacks those columns or an image.
 
     Taught in notebook 05.
     """

@@ -423,7 +423,7 @@ def _chest_items(draw: np.random.Generator, patients: int, size: float) -> list[
             width = int(draw.integers(250, 900) * size)
             items.append(_Item(f"{'test' if test else 'val' if into_val else 'train'}/{label}/{name}.jpeg", draw_chest, kind,
                                film, 1_000_000 + i, width, int(width * draw.uniform(0.68, 0.95)),
-                               bool(label == "PNEUMONIA" and draw.random() < 0.07), shift=0.15 if test else 0.0))
+                               bool(label == "PNEUMONIA" and draw.random() < 0.07), shift=0.1 if test else 0.0))
     odd = next(i for i, item in enumerate(items) if item.label == "virus" and item.path.startswith("train"))
     items[odd] = _Item(**{**vars(items[odd]), "path": "train/PNEUMONIA/person447_virus_921_1.jpeg"})
     return items
