@@ -3,12 +3,13 @@
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from tlutils import evaluation, recipes, runs, splits
+from tlutils import cleaning, evaluation, phantoms, recipes, records, runs, splits
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 FILES = {"recipe.json", "records.csv", "history.csv", "best.pt", "last.pt", "predictions.csv", "metrics.json"}
@@ -43,6 +44,15 @@ def test_what_the_run_is_made_of_is_recorded(run):
 
 def test_random_weights_are_named_in_every_result(run):
     assert any("random weights" in note for note in run.metrics["notes"]) and "random weights" in run.caption
+
+
+def test_phantoms_are_called_phantoms_also_where_a_manifest_names_them(tiny_folder, tmp_path):
+    drawn = Path(shutil.copytree(tiny_folder, tmp_path / "drawn"))
+    (drawn / phantoms.MARKER).write_text("{}")
+    cleaning.write(records.scan(drawn), drawn, tmp_path / "tables" / "some.csv")
+    for i, data in enumerate((drawn, tmp_path / "tables" / "some.csv", tiny_folder)):
+        made = runs.prepare(small(), data, tmp_path / f"run{i}", weights="random", show=False, log=lambda line: None)
+        assert ("phantom" in made.caption) == (data != tiny_folder)
 
 
 def test_no_patient_is_on_two_sides_and_the_verdict_is_in_the_metrics(run):
