@@ -44,7 +44,7 @@ def no_gpu() -> str:
 def no_real_data() -> str:
     """Why the real images are not there, or ""."""
     folder = real_folder()
-    return "" if folder.is_dir() else f"no real images in {folder}; set TLUTILS_REAL_DATA to the folder that has them"
+    return "" if folder and folder.is_dir() else "no real images; set TLUTILS_REAL_DATA to the folder that has them"
 
 
 def no_browser() -> str:
@@ -59,10 +59,10 @@ def browser_path() -> str | None:
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
-def real_folder() -> Path:
-    """Where the real images would be."""
+def real_folder() -> Path | None:
+    """Where the real images and name lists are, if somebody has said so."""
     named = os.environ.get("TLUTILS_REAL_DATA")
-    return Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(named) if named else None
 
 
 @pytest.fixture
