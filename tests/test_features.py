@@ -226,3 +226,48 @@ def test_what_stands_in_for_pooling_gives_the_same_numbers(size):
     x = bf16.place(torch.randn(2, 3, size, size))
     with torch.inference_mode(), bf16.autocast():
         assert torch.equal(fast(x), bf16.place(prefix)(x))
+
+
+def test_what_another_store_holds_of_an_image_is_copied(table, resnet, tmp_path):
+    prefix = features.split(resnet).prefix
+    def over(rows):
+        return loaders.make(table.iloc[rows], tmp_path, size=32, workers=0)
+    first = store_of(tmp_path / "s", prefix, over(range(100)))
+    first.fill(0)
+    mixed = [149, 99, *range(20, 90), 120, 0]  # another order, and some that are new
+    second = store_of(tmp_path / "s", prefix, over(mixed), views=5)
+    assert second.to_copy(0) == 72 and second.to_copy(1) == 0
+    second.fill(0)
+    assert (second.copied, second.computed, second.to_copy(0)) == (72, 2, 0)
+    alone = store_of(tmp_path / "alone", prefix, over(mixed))
+    alone.fill(0)
+    rows = np.arange(len(mixed))
+    torch.testing.assert_close(second.read(0, rows), alone.read(0, rows), rtol=1e-4, atol=1e-5)
+    assert torch.equal(second.read(0, np.array([1, 73])), first.read(0, np.array([99, 0])))
+
+
+@pytest.mark.parametrize("what", ["seed", "augmentation", "normalisation", "precision", "weights", "file", "unfinished"])
+def test_nothing_is_copied_that_could_differ(what, table, loader, resnet, tmp_path):
+    prefix = features.split(resnet).prefix
+    first = store_of(tmp_path / "s", prefix, loaders.make(table.iloc[7:8], tmp_path, size=32, workers=0))
+    if what != "unfinished":
+        first.fill(0)
+    if what == "weights":
+        prefix = features.split(models.build("resnet18", 3, "gap", freeze="all", seed=1)).prefix
+    if what == "file":
+        change_a_file(loader)
+    assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).to_copy(0) == 0
+
+
+def test_a_picture_shown_as_it_is_is_known_by_its_content_alone(table, resnet, tmp_path):
+    prefix, plain = features.split(resnet).prefix, Augmentation()
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "3.png", tmp_path / "b" / "other.png")
+    one = pd.DataFrame({"path": ["3.png"], "label": ["a"], "sha256": ["c0ffee"]})
+    for augmentation, computed in ((plain, 0), (VIEWS, 1)):
+        folder = tmp_path / f"s{computed}"
+        store_of(folder, prefix, loaders.make(one, tmp_path, size=32), augmentation=augmentation).fill(0)
+        elsewhere = loaders.make(one.assign(path="other.png"), tmp_path / "b", size=32)
+        again = store_of(folder, prefix, elsewhere, augmentation=augmentation, seed=5)
+        again.fill(0)
+        assert again.computed == computed

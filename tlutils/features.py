@@ -2,21 +2,23 @@
 
 `split` cuts a model after its longest leading part that is frozen and deterministic. `Store` keeps that part's
 outputs in a file, one row per image and view, written in chunks with a completion map, so a killed run goes on
-where it stopped. The store's name is a hash of everything its contents depend on, so a stale store is never used.
+where it stopped. The store's name is a hash of everything its contents depend on, so a stale store is never used. What
+another store of the same folder holds of the same image is copied: another division of the images, or some more of
+them, costs only what is new.
 
 Taught in notebook 03.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import hashlib
 import json
 import mmap
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,130 +26,19 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
+from . import checkpoints
 from .augment import Augmentation, normalise, view
-from .devices import Machine, barrier, gather, rank, world
-from .loaders import Loader, make
+from .devices import Machine, barrier, rank, world
+from .loaders import Loader
+from .prefix import Split, ready, split
 from .progress import bar
 
-FORMAT = 1
+FORMAT = 2
+HASH = "S32"
 CHUNK = 64  # images: small enough to lose little when killed, large enough to fill a CPU's matrix units
 CPU_PIXELS = 16 * 224**2  # at once on a CPU: VGG16's maps stay near its caches, 23 images/s against 19 with 64
-_RANDOM = ("dropout", "stochastic_depth", "rand", "bernoulli")
-
-
-@dataclass(frozen=True)
-class Split:
-    """A model cut in two: tail(prefix(x)) is model(x). The parts share the model's own modules and weights.
-
-    name : the last layer of the prefix, e.g. "classifier.1".
-    """
-
-    prefix: fx.GraphModule
-    tail: fx.GraphModule
-    name: str
-
-
-class _Tracer(fx.Tracer):
-    """Keeps torchvision's random layers whole, so that their train/eval mode is looked up at run time."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return type(module).__name__ in ("StochasticDepth", "DropBlock2d") or super().is_leaf_module(module, name)
-
-
-def split(model: nn.Module) -> Split | None:
-    """Cut a model after its longest leading part that is frozen and deterministic.
-
-    Such a layer has no trainable parameter, draws no random numbers, and its BatchNorm is frozen (which
-    `models.train_mode` keeps in eval). The cut is where a single tensor passes.
-
-    Returns None where nothing worth keeping is frozen, or the model cannot be traced by torch.fx.
-
-    Taught in notebook 03.
-    """
-    try:
-        graph = _Tracer().trace(model)
-    except Exception:  # control flow that depends on values: fx raises many kinds
-        return None
-    nodes = list(graph.nodes)
-    frozen = next(i for i, node in enumerate(nodes) if not _is_fixed(node, model))
-    position = {node: i for i, node in enumerate(nodes)}
-    cut = next((i for i in range(frozen - 1, 0, -1) if _single_crossing(nodes, position, i)), 0)
-    if not any(_has_weights(node, model) for node in nodes[:cut + 1]):
-        return None
-    prefix = fx.GraphModule(model, _part(nodes[:cut + 1], None))
-    tail = fx.GraphModule(model, _part(nodes[cut + 1:], nodes[cut]))
-    named = [node.target for node in nodes[:cut + 1] if node.op == "call_module"]
-    return Split(prefix, tail, named[-1])
-
-
-def _is_fixed(node: fx.Node, model: nn.Module) -> bool:
-    if node.op == "output":
-        return False
-    if node.op == "get_attr":
-        return not getattr(fx.graph_module._get_attr(model, node.target), "requires_grad", False)
-    if node.op in ("call_function", "call_method"):
-        name = node.target if isinstance(node.target, str) else node.target.__name__
-        return not any(word in name for word in _RANDOM)
-    if node.op == "call_module":
-        module = model.get_submodule(node.target)
-        stochastic = any(word in type(module).__name__.lower() for word in ("dropout", "stochasticdepth", "dropblock"))
-        return not (stochastic and getattr(module, "p", 1) > 0) and \
-            not any(p.requires_grad for p in module.parameters())
-    return True
-
-
-def _has_weights(node: fx.Node, model: nn.Module) -> bool:
-    return node.op == "call_module" and any(True for _ in model.get_submodule(node.target).parameters())
-
-
-def _single_crossing(nodes: list[fx.Node], position: dict[fx.Node, int], cut: int) -> bool:
-    crossing = [node for node in nodes[:cut + 1] if any(position[user] > cut for user in node.users)]
-    return crossing == [nodes[cut]]
-
-
-def _part(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
-    graph, copies = fx.Graph(), {}
-    if entry is not None:
-        copies[entry] = graph.placeholder("features")
-    for node in nodes:
-        copies[node] = graph.node_copy(node, lambda old: copies[old])
-    if nodes[-1].op != "output":
-        graph.output(copies[nodes[-1]])
-    return graph
-
-
-class _Halve(nn.Module):
-    """MaxPool2d(2) for a CPU: torch's own also finds where each maximum was and takes six times as long in bf16
-    (2.3 ms against 0.4 ms an image after VGG16's second layer; 1 part in 15 of the whole prefix)."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        height, width = (side // 2 * 2 for side in maps.shape[-2:])
-        rows = torch.maximum(maps[:, :, 0:height:2], maps[:, :, 1:height:2])
-        return torch.maximum(rows[..., 0:width:2], rows[..., 1:width:2])
-
-
-def _halves(module: nn.Module) -> bool:
-    plain = isinstance(module, nn.MaxPool2d) and not (module.ceil_mode or module.return_indices)
-    return plain and (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
-
-
-def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
-    """A copy of a prefix for running only: eval mode, on the device, weights of matrix layers cast once.
-
-    Autocast casts frozen weights anew for every batch (411 MB for VGG16's first linear layer); cast beforehand,
-    the numbers are the same.
-    """
-    prefix = copy.deepcopy(prefix).eval().requires_grad_(False)
-    if machine.precision != "fp32":
-        for module in prefix.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                module.to(machine.dtype)
-    if machine.device.type == "cpu" and machine.channels_last:
-        for name in [name for name, module in prefix.named_modules() if _halves(module)]:
-            prefix.set_submodule(name, _Halve())
-    return machine.place(prefix)
 
 
 @dataclass
@@ -158,11 +49,13 @@ class Store:
 
     Attributes
     ----------
-    folder : where it lies. shape : shape of one image's features. dtype : of the numbers kept.
-    seconds : time spent filling so far, in this process.
+    folder : where it lies. images : one hash for each image, of what its features depend on. shape : of one image's
+    features. dtype : of the numbers kept.
+    seconds : time spent filling so far, in this process. computed, copied : how many images that took.
     """
 
     folder: Path
+    images: np.ndarray
     loader: Loader
     run_prefix: Callable[[Tensor], Tensor]
     machine: Machine
@@ -173,6 +66,7 @@ class Store:
     dtype: torch.dtype
     seconds: float = 0.0
     computed: int = 0
+    copied: int = 0
     _maps: dict = field(default_factory=dict)
 
     @property
@@ -208,28 +102,61 @@ class Store:
 
     def _fill(self, missing: np.ndarray, view_number: int, show: bool | None) -> None:
         started = time.perf_counter()
-        mine = missing[rank()::world()]
-        chunks = self.chunks()
-        rows = [chunks[c] for c in mine]
+        chunks, there = self.chunks(), self.elsewhere(view_number)
+        rows = [chunks[c] for c in missing[rank()::world()]]
+        lacking = [np.array([row for row in part if row not in there], dtype=int) for part in rows]
         what = f"frozen part, view {view_number + 1} of {self.views}"
         with bar(what=what, total=sum(map(len, rows)), show=show if rank() == 0 else False) as progress:
-            for chunk, values in zip(mine, self._compute(rows, view_number)):
-                self._write(view_number, int(chunk), values)
-                progress.update(len(values))
+            for part, new, computed in zip(rows, lacking, self._compute(lacking, view_number)):
+                values = torch.empty((len(part), *self.shape), dtype=self.dtype)
+                values[torch.from_numpy(np.isin(part, new))] = computed
+                for i in np.flatnonzero(~np.isin(part, new)):
+                    held, row = there[part[i]]
+                    values[i] = torch.from_numpy(np.array(held[row])).view(self.dtype)
+                self._write(view_number, part[0] // CHUNK, values)
+                self.computed, self.copied = self.computed + len(new), self.copied + len(part) - len(new)
+                progress.update(len(part))
         barrier()
         self.seconds += time.perf_counter() - started
-        self.computed += sum(map(len, rows))
 
-    def _compute(self, rows: list[np.ndarray], view_number: int):
-        reader = self.loader.reader(rows)
-        for expected, batch in zip(rows, reader):
+    def _compute(self, rows: list[np.ndarray], view_number: int) -> Iterator[Tensor]:
+        """The features of each array of rows; NaN for an image that cannot be read."""
+        reader = self.loader.reader([part for part in rows if len(part)])
+        for expected in rows:
             values = torch.full((len(expected), *self.shape), float("nan"), dtype=self.dtype)
-            if len(batch.rows):
+            batch = next(reader) if len(expected) else None
+            if batch and len(batch.rows):
                 images = view(batch.images.to(self.machine.device, non_blocking=True), batch.keys, view_number,
                               self.seed, self.augmentation)
                 values[torch.searchsorted(torch.from_numpy(expected), batch.rows)] = \
                     self.run_prefix(images).to("cpu", self.dtype)
             yield values
+
+    def to_copy(self, view_number: int) -> int:
+        """How many images' features of a view need no computing, as another store holds them."""
+        missing = ~self.done()[view_number].repeat(CHUNK)[:self.n]
+        return sum(missing[row] for row in self.elsewhere(view_number)) if missing.any() else 0
+
+    def elsewhere(self, view_number: int) -> dict[int, tuple[np.ndarray, int]]:
+        """Which images' features of a view other stores of this folder hold: row -> (their array, row in it).
+
+        Those stores differ from this one in their images and number of views, in nothing else.
+        """
+        found: dict[int, tuple[np.ndarray, int]] = {}
+        mine = json.loads((self.folder / "store.json").read_text())
+        for other in sorted(self.folder.parent.glob("*/store.json")):
+            if other.parent == self.folder or not _same_but_for_images(mine, json.loads(other.read_text())):
+                continue
+            images, done = np.fromfile(other.with_name("images"), HASH), np.fromfile(other.with_name("done"), np.uint8)
+            done = done.reshape(-1, -(-len(images) // CHUNK))
+            if view_number < len(done):
+                held = _numbers(other.with_name("features"), self.dtype)
+                held = held.reshape(len(done), len(images), *self.shape)[view_number]
+                whole = np.flatnonzero(done[view_number].repeat(CHUNK)[:len(images)])
+                where = dict(zip(images[whole].tolist(), whole.tolist()))
+                found |= {row: (held, where[image]) for row, image in enumerate(self.images.tolist())
+                          if image in where}
+        return found
 
     def _write(self, view_number: int, chunk: int, values: Tensor) -> None:
         """The data first, then the mark: a chunk that is marked is whole."""
@@ -249,10 +176,9 @@ class Store:
 
     def _map(self) -> Tensor:
         if "tensor" not in self._maps:
-            file = np.memmap(self.folder / "features", np.uint8, "r")
-            self._maps["mmap"] = file._mmap
-            words = np.uint16 if self.dtype.itemsize == 2 else np.uint32
-            self._maps["array"] = file.view(words).reshape(self.views, self.n, *self.shape)
+            numbers = _numbers(self.folder / "features", self.dtype)
+            self._maps["mmap"] = numbers._mmap
+            self._maps["array"] = numbers.reshape(self.views, self.n, *self.shape)
         return self._maps["array"]
 
     def read(self, view_number: int, rows: np.ndarray) -> Tensor:
@@ -262,7 +188,7 @@ class Store:
     def bad(self) -> np.ndarray:
         """The rows of images that could not be read (their features are NaN)."""
         flat = self._map()[0].reshape(self.n, -1)[:, :1]
-        return np.flatnonzero(torch.from_numpy(np.ascontiguousarray(flat)).view(self.dtype).isnan().numpy())
+        return np.flatnonzero(torch.from_numpy(np.array(flat)).view(self.dtype).isnan().numpy())
 
     def forget_pages(self) -> None:
         """Tell the system that pages of the file may go: a store larger than memory stays out of it."""
@@ -291,47 +217,76 @@ def open_store(folder: str | Path, prefix: nn.Module, loader: Loader, machine: M
     Taught in notebook 03.
     """
     numbers = {} if mean is None else {"mean": tuple(mean), "std": tuple(std)}
-    fast = ready(prefix, machine)
-    body = torch.compile(fast) if compiled else fast
-
     size = loader.settings["size"]
     at_once = max(1, CPU_PIXELS // size**2) if machine.device.type == "cpu" else CHUNK
+
+    @functools.cache
+    def body() -> nn.Module:  # made when there is something to compute: the copy of VGG16's takes a second
+        fast = ready(prefix, machine)
+        return torch.compile(fast) if compiled else fast
 
     @torch.inference_mode()
     def run_prefix(images: Tensor) -> Tensor:
         with machine.autocast():
-            return torch.cat([body(machine.place(normalise(part, **numbers))) for part in images.split(at_once)])
+            return torch.cat([body()(machine.place(normalise(part, **numbers))) for part in images.split(at_once)])
 
-    shape = tuple(run_prefix(torch.zeros(1, 1, size, size, dtype=torch.uint8)).shape[1:])
-    description = _describe(prefix, loader, machine, augmentation, views, seed, numbers, shape)
+    shape = _shape(prefix, size)
+    images = _image_hashes(loader, augmentation)
+    description = _describe(prefix, loader, machine, augmentation, views, seed, numbers, shape, images)
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
-    store = Store(Path(folder) / key, loader, run_prefix, machine, augmentation, seed, views, shape, machine.dtype)
+    store = Store(Path(folder) / key, images, loader, run_prefix, machine, augmentation, seed, views, shape, machine.dtype)
     if rank() == 0:
         _begin(store, description)
     barrier()
     return store
 
 
+def _shape(prefix: nn.Module, size: int) -> tuple[int, ...]:
+    """The shape of one image's features, found without computing them."""
+    on_meta = {name: value.to("meta") for name, value in prefix.state_dict().items()}
+    training = {module: module.training for module in prefix.modules()}
+    image = torch.empty(1, 3, size, size, device="meta")
+    try:
+        return tuple(torch.func.functional_call(prefix.eval(), on_meta, image).shape[1:])
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
 def _describe(prefix: nn.Module, loader: Loader, machine: Machine, augmentation: Augmentation, views: int, seed: int,
-              numbers: dict, shape: tuple[int, ...]) -> dict:
+              numbers: dict, shape: tuple[int, ...], images: np.ndarray) -> dict:
     """Everything the contents depend on; a change of any of it makes another store."""
-    return {"format": FORMAT, "images": _files_hash(loader), "reader": loader.settings,
-            "augmentation": vars(augmentation), "views": views, "seed": seed, "normalisation": numbers,
-            "prefix": _weights_hash(prefix), "graph": hashlib.sha256(str(prefix.graph).encode()).hexdigest(),
+    return {"format": FORMAT, "images": hashlib.sha256(images.tobytes()).hexdigest(), "reader": loader.settings,
+            "augmentation": {} if augmentation.identity else {**vars(augmentation), "seed": seed}, "views": views,
+            "normalisation": numbers, "prefix": _weights_hash(prefix),
+            "graph": hashlib.sha256(str(prefix.graph).encode()).hexdigest(),
             "shape": shape, "device": machine.device.type, "precision": machine.precision,
             "torch": torch.__version__, "torchvision": torchvision.__version__}
 
 
-def _files_hash(loader: Loader) -> str:
-    """Of each image, its path and content hash where the table has it, else its path, size and time of change."""
-    digest = hashlib.sha256()
+def _same_but_for_images(one: dict, other: dict) -> bool:
+    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"images", "views"})
+
+
+def _image_hashes(loader: Loader, augmentation: Augmentation) -> np.ndarray:
+    """Of each image, a hash of its content where the table has it, else of its path, size and time of change.
+
+    The path counts as well where a view changes the image, as how it does is drawn by the path.
+    """
+    hashes = []
     known = loader.records.get("sha256", pd.Series([""] * len(loader.records))).fillna("")
     for path, content in zip(loader.records["path"], known):
         if not content:
             stat = os.stat(loader.root / path) if (loader.root / path).exists() else None
-            content = f"{stat.st_size} {stat.st_mtime_ns}" if stat else "missing"
-        digest.update(f"{path}\0{content}\0".encode())
-    return digest.hexdigest()
+            content = f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} missing"
+        drawn_by = "" if augmentation.identity else path
+        hashes.append(hashlib.sha256(f"{drawn_by}\0{content}".encode()).hexdigest()[:32].encode())
+    return np.array(hashes, dtype=HASH)
+
+
+def _numbers(path: Path, dtype: torch.dtype) -> np.memmap:
+    """A file's numbers as words of the right length, through memory mapping."""
+    return np.memmap(path, np.uint16 if dtype.itemsize == 2 else np.uint32, "r")
 
 
 def _weights_hash(module: nn.Module) -> str:
@@ -354,7 +309,9 @@ def _begin(store: Store, description: dict) -> None:
                       "a store (--store none)")
     _begin_file(store.folder / "features", needed)
     _begin_file(store.folder / "done", store.views * -(-store.n // CHUNK))
-    (store.folder / "store.json").write_text(json.dumps(description, indent=1))
+    with checkpoints.replacing(store.folder / "images") as part:
+        part.write_bytes(store.images.tobytes())
+    checkpoints.write_text(store.folder / "store.json", json.dumps(description, indent=1))
 
 
 def _begin_file(path: Path, length: int) -> None:

@@ -252,6 +252,8 @@ def _what_to_train(model: nn.Module, loaders: dict[str, Loader], options: Option
     if cut:
         log(f"the frozen part (up to {cut.name}) runs once per image and view; its outputs of shape "
             f"{made['train'].store.shape} are kept in {store}")
+        if there := made["train"].store.to_copy(0):
+            log(f"earlier runs have met {there:,} of the {made['train'].store.n:,} images, whose outputs are copied")
     net = cut.tail if cut else torch.compile(model) if compiled else model
     if devices.world() > 1:
         net = DistributedDataParallel(net, device_ids=[machine.device.index] if machine.device.type == "cuda" else None)
