@@ -24,7 +24,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 from tqdm import tqdm
 
-VERSION = 2
+VERSION = 3
 OCT_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 CHEST_KINDS = ("NORMAL", "bacteria", "virus")
 MARKER = ".phantom.json"
@@ -62,6 +62,9 @@ def draw_oct(label: str, seed: int, width: int = 512, height: int = 496, wedge: 
     x = np.arange(width) / 512 - width / 1024  # 1 = 512 pixels, 0 in the middle
     eye = _Eye(person, scan, x, height)
     lesion = _LESIONS[label](ill, eye)  # the same in all scans of this eye, but for where the fovea lies
+    for name in ("x", "rpe", "bruch", "thickness"):  # float32 from here on, where whole pictures are computed
+        setattr(eye, name, getattr(eye, name).astype(np.float32))
+    lesion.fluid, lesion.material = np.float32(lesion.fluid), np.float32(lesion.material)
     return _finish_oct(_scatter(eye, lesion, person, scan), person, scan, eye, wedge)
 
 
@@ -145,11 +148,11 @@ _LESIONS: dict[str, Callable[[np.random.Generator, _Eye], _Lesion]] = {
 
 def _scatter(eye: _Eye, lesion: _Lesion, person: np.random.Generator, scan: np.random.Generator) -> np.ndarray:
     """How much light each point sends back, before noise: float (height, width), about 0 to 1."""
-    y = np.arange(eye.height)[:, None]
+    y = np.arange(eye.height, dtype=np.float32)[:, None]
     base = eye.rpe - lesion.fluid - lesion.material  # where the sensory retina ends
     top = eye.bruch - 0.4 * (eye.bruch - base) - np.maximum(eye.thickness, 25)  # hills below are half evened out above
     depth = (y - top) / (base - top)
-    light = np.interp(depth, _DEPTH, _LIGHT)
+    light = np.interp(depth, _DEPTH, _LIGHT).astype(np.float32)
     light[depth < 0] = 0.05
     gap = (y > base) & (y < eye.rpe - lesion.material)
     light[gap] = 0.06
@@ -181,15 +184,15 @@ def _shadows(eye: _Eye, person: np.random.Generator, depth: np.ndarray) -> np.nd
 def _clouds(draw: np.random.Generator, shape: tuple[int, int], size: int) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1 with blobs of about `size` pixels."""
     small = draw.normal(0, 1, (shape[0] // size + 3, shape[1] // size + 3))
-    big = zoom(small, size, order=1)[:shape[0], :shape[1]]
+    big = zoom(small.astype(np.float32), size, order=1)[:shape[0], :shape[1]]
     return big / big.std()
 
 
 def _finish_oct(light: np.ndarray, person: np.random.Generator, scan: np.random.Generator, eye: _Eye,
                 wedge: bool) -> np.ndarray:
     """Speckle (multiplied), noise (added), the scanner's grey scale, and a wedge."""
-    speckle = gaussian_filter(scan.gamma(2.2, 1 / 2.2, light.shape), (0.5, 0.9))
-    noise = np.abs(scan.normal(0, 1, light.shape)) * person.uniform(0.015, 0.045)
+    speckle = gaussian_filter(scan.gamma(2.2, 1 / 2.2, light.shape).astype(np.float32), (0.5, 0.9))
+    noise = np.abs(scan.normal(0, 1, light.shape).astype(np.float32)) * person.uniform(0.015, 0.045)
     grey = (light * speckle + noise) ** person.uniform(0.75, 1.0) * person.uniform(0.72, 1.0)
     pixels = (255 * grey).clip(0, 255)
     if wedge:
@@ -218,7 +221,7 @@ def draw_chest(kind: str, seed: int, width: int = 512, height: int = 448, patien
     patient, index = seed if patient is None else patient, CHEST_KINDS.index(kind)
     person, ill = np.random.default_rng([patient, 3]), np.random.default_rng([patient, 7, index])
     film = np.random.default_rng([seed, 4, index])
-    y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
+    y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j].astype(np.float32)
     x = (x - film.normal(0, 0.03)) * film.uniform(0.95, 1.08)
     y = (y - film.normal(0, 0.03)) * film.uniform(0.95, 1.08)
     lungs, body, middle = _chest_parts(person, x, y)
@@ -226,7 +229,7 @@ def draw_chest(kind: str, seed: int, width: int = 512, height: int = 448, patien
     air = lungs * film.uniform(0.38, 0.44)
     light = light - air + 0.11 * _ribs(person, x, y) * body
     light += _pneumonia(kind, ill, film, x, y, lungs)
-    light = gaussian_filter(light, 1.2 * width / 512) + 0.012 * film.normal(0, 1, light.shape)
+    light = gaussian_filter(light, 1.2 * width / 512) + 0.012 * film.normal(0, 1, light.shape).astype(np.float32)
     light = (light * film.uniform(0.94, 1.05) + film.normal(0, 0.015)).clip(0, 1) ** person.uniform(0.92, 1.12)
     light += shift * (0.8 - light)
     pixels = (255 * light).clip(0, 255).astype(np.uint8)
