@@ -158,6 +158,13 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny_folder, tmp_path, 
     assert "head was 'gap'" in said()[1]
 
 
+def test_an_audit_does_not_wait_for_torch(tiny_folder):
+    script = ("import sys, tlutils.__main__ as cli; "
+              f"cli.main(['audit', {str(tiny_folder)!r}, '--near']); print('torch' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert "no patient, file or name is on two sides" in done.stdout and done.stdout.endswith("False\n"), done.stderr
+
+
 def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(tiny_folder, tmp_path, said):
     leaky = tmp_path / "leaky"
     shutil.copytree(tiny_folder, leaky)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -14,12 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from . import (checkpoints, cleaning, comparison, devices, evaluation, recipes, records, runs, shortcuts,
-               similar, sources, splits, weights)
-from .report import write as write_report
-from .training import TrainingError
+from . import cleaning, files, records, shortcuts, similar, sources, splits
 
 DONE, BAD_NEWS, WRONG_USE, MISSING = 0, 1, 2, 3
 
@@ -29,11 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     try:
-        with devices.processes(getattr(options, "device", "auto")):
-            return options.command(options)
+        return options.command(options)
     except (FileNotFoundError, ImportError) as error:
         return _complain(error, MISSING)
-    except (ValueError, TrainingError) as error:
+    except ValueError as error:
         return _complain(error, WRONG_USE)
     except BrokenPipeError:  # the reader of a pipe has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,8 +48,14 @@ def _complain(error: Exception, code: int) -> int:
     return code
 
 
+# torch takes seconds to import, so what needs it is imported by the commands that do.
+
+
 def doctor(options: argparse.Namespace) -> int:
     """Say what this machine has and what would be chosen on it."""
+    import torch
+
+    from . import devices, recipes, runs, weights
     machine = devices.choose()
     facts = {**runs.versions(), "processor": devices.device_name(torch.device("cpu")), "cores": os.cpu_count(),
              "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
@@ -100,7 +102,7 @@ def audit(options: argparse.Namespace) -> int:
     if options.json:
         report = {"counts": records.counts(table).to_dict(), "checks": json.loads(found.to_json(orient="records")),
                   "verdict": splits.verdict(found), "leak": bool(splits.leaks(found))}
-        checkpoints.write_text(options.json, json.dumps(report, indent=1))
+        files.write_text(options.json, json.dumps(report, indent=1))
     if options.fix:
         _fix(table, pairs, root, options.fix)
     return BAD_NEWS if splits.leaks(found) else DONE
@@ -124,8 +126,24 @@ def _fix(table: pd.DataFrame, pairs: pd.DataFrame | None, root: Path, csv: str) 
     print(f"\n{records.counts(cleaned.records).to_string()}\n\n{splits.verdict(splits.audit(cleaned.records))}")
 
 
+def _on_the_device(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command that works with the other processes which torchrun has started, if any."""
+    @functools.wraps(command)
+    def together(options: argparse.Namespace) -> int:
+        from . import devices
+        from .training import TrainingError
+        try:
+            with devices.processes(options.device):
+                return command(options)
+        except TrainingError as error:
+            return _complain(error, WRONG_USE)
+    return together
+
+
+@_on_the_device
 def train(options: argparse.Namespace) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
+    from . import comparison, devices, recipes, runs
     recipe = recipes.get(options.recipe).changed(dict(_assignment(text) for text in options.set))
     if options.epochs:
         recipe = recipe.changed({"epochs": options.epochs})
@@ -142,8 +160,10 @@ def train(options: argparse.Namespace) -> int:
     return DONE
 
 
+@_on_the_device
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run on one of its splits or on other labelled images."""
+    from . import evaluation, runs
     metrics = runs.evaluate(options.run, options.data, options.split, device=options.device,
                             precision=options.precision, views=options.tta, calibrated=options.calibrated)
     run = runs.load(options.run)
@@ -156,8 +176,10 @@ def evaluate(options: argparse.Namespace) -> int:
     return DONE
 
 
+@_on_the_device
 def predict(options: argparse.Namespace) -> int:
     """Say what a run's model sees in images."""
+    from . import runs
     predictions = runs.predict(options.run, options.images, options.out, device=options.device,
                                precision=options.precision, views=options.tta, calibrated=options.calibrated)
     if options.out:
@@ -170,7 +192,8 @@ def predict(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write a finished run as one HTML page that needs nothing beside it, and print where it is."""
-    print(write_report(options.run, options.out))
+    from . import report as page
+    print(page.write(options.run, options.out))
     return DONE
 
 
@@ -206,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     _patient(sub)
 
     sub = command(train, "train and evaluate a recipe; goes on where it was stopped")
-    sub.add_argument("recipe", help=", ".join(recipes.RECIPES))
+    sub.add_argument("recipe", help="the name of a recipe; doctor lists them")
     sub.add_argument("--data", required=True, help="a folder of images, a CSV manifest or a source's name")
     sub.add_argument("--out", required=True, help="folder of the run")
     sub.add_argument("--weights", default="imagenet", help="imagenet (default), random, or a file")
@@ -214,8 +237,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--limit", type=int, default=0, help="use about so many images (default: all)")
     sub.add_argument("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
-    sub.add_argument("--store", default="auto", help="folder for the frozen part's outputs, or none "
-                                                     "(default: features/ in the run)")
+    sub.add_argument("--store", default="auto", help="folder for the frozen part's outputs, or none (default: "
+                                                     "features/ in the run); runs that share one compute an image once")
     sub.add_argument("--compile", action="store_true", help="compile the frozen part; pays on long runs")
     _patient(sub)
     _place(sub)

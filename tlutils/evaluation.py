@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from . import checkpoints
+from . import files
 from .intervals import interval, plain, resamples, weighted_auc, wilson
 from .predicting import predict
 from .thresholds import (apply_threshold, checked, choose_threshold, classes_of, merge_classes, negative_of,
@@ -308,4 +308,4 @@ def headline(metrics: dict) -> str:
 
 def save_metrics(path: str | Path, metrics: dict) -> None:
     """Write metrics as JSON, whole or not at all. Raises ValueError for NaN, which JSON does not have."""
-    checkpoints.write_text(path, json.dumps(metrics, indent=1, allow_nan=False))
+    files.write_text(path, json.dumps(metrics, indent=1, allow_nan=False))

@@ -28,7 +28,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from . import checkpoints
+from . import files
 from .augment import Augmentation, normalise, view
 from .devices import Machine, barrier, rank, world
 from .loaders import Loader
@@ -309,9 +309,9 @@ def _begin(store: Store, description: dict) -> None:
                       "a store (--store none)")
     _begin_file(store.folder / "features", needed)
     _begin_file(store.folder / "done", store.views * -(-store.n // CHUNK))
-    with checkpoints.replacing(store.folder / "images") as part:
+    with files.replacing(store.folder / "images") as part:
         part.write_bytes(store.images.tobytes())
-    checkpoints.write_text(store.folder / "store.json", json.dumps(description, indent=1))
+    files.write_text(store.folder / "store.json", json.dumps(description, indent=1))
 
 
 def _begin_file(path: Path, length: int) -> None:

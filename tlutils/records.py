@@ -25,6 +25,8 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from .files import replacing
+
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
           "test": "test", "testing": "test"}
@@ -464,14 +466,8 @@ def per_patient(records: pd.DataFrame) -> pd.DataFrame:
 
 def save(records: pd.DataFrame, path: str | Path) -> None:
     """Write records as CSV; a reader finds the old file or the new one, never half of one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         records.to_csv(part, index=False)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def load(path: str | Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from . import (calibration, checkpoints, evaluation, facts, inspection, limits, loaders, plots, runs, shortcuts,
+from . import (calibration, evaluation, facts, files, inspection, limits, loaders, plots, runs, shortcuts,
                splits)
 from . import records as records_room
 from .facts import SPLITS, images, main_split
@@ -56,7 +56,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     body = [tag("section", tag("h2", name), content, id=_id(name)) for name, content in sections.items()]
     file = Path(out) if out else run.folder / "report.html"
     title = f"{run.recipe.name} on {run.root.name}"
-    checkpoints.write_text(file, document(title, _top(run, title, list(sections)), body))
+    files.write_text(file, document(title, _top(run, title, list(sections)), body))
     return file
 
 

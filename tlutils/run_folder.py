@@ -16,11 +16,10 @@ import torch
 import torchvision
 from torch import nn
 
-from . import checkpoints
+from . import __version__, checkpoints
 from . import records as records_room
 from .recipes import Recipe
 
-VERSION = "0.1.0"
 
 
 class NotARun(FileNotFoundError):
@@ -123,6 +122,6 @@ def load(folder: str | Path) -> Run:
 
 def versions() -> dict[str, str]:
     """What the run was made with."""
-    return {"tlutils": VERSION, "python": platform.python_version(), "torch": torch.__version__,
+    return {"tlutils": __version__, "python": platform.python_version(), "torch": torch.__version__,
             "torchvision": torchvision.__version__, "numpy": np.__version__, "pandas": pd.__version__,
             "platform": platform.platform()}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import calibration, checkpoints, devices, evaluation, features, loaders, sources
+from . import calibration, checkpoints, devices, evaluation, features, files, loaders, sources
 from . import records as records_room
 from .devices import Machine
 from .predicting import normalisation
@@ -93,7 +93,7 @@ def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "t
     metrics = evaluation.metrics(predictions, seed=run.recipe.seed, threshold=None if calibrated else run.threshold)
     if data is not None:
         target = run.folder / "evaluations" / Path(data).name
-        with checkpoints.replacing(target.with_name(target.name + ".csv")) as part:
+        with files.replacing(target.with_name(target.name + ".csv")) as part:
             predictions.to_csv(part, index=False)
         evaluation.save_metrics(target.with_name(target.name + ".json"), {split: metrics, "notes": run.about["notes"]})
     return metrics
@@ -125,27 +125,27 @@ def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | 
     them.
     """
     run, machine = load(folder), devices.choose(device, precision)
-    files = _image_files(images)
-    table = pd.DataFrame({"path": [str(file.resolve()) for file in files], "split": "new", "label": "", "patient": ""})
+    found = _image_files(images)
+    table = pd.DataFrame({"path": [str(file.resolve()) for file in found], "split": "new", "label": "", "patient": ""})
     predictions = predict_records(run, run.model(), table, "new", machine, show, Path("/"), views=views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
-    predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in files})
+    predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in found})
     if out is not None and devices.rank() == 0:
-        with checkpoints.replacing(out) as part:
+        with files.replacing(out) as part:
             predictions.to_csv(part, index=False)
     return predictions
 
 
 def _image_files(images: Iterable[str | Path]) -> list[Path]:
-    files: list[Path] = []
+    found: list[Path] = []
     for item in map(Path, images):
         if not item.exists():
             raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
-        files += [item / name for name in records_room.images_in(item)] if item.is_dir() else [item]
-    if not files:
+        found += [item / name for name in records_room.images_in(item)] if item.is_dir() else [item]
+    if not found:
         raise ValueError(f"found no image file in {', '.join(map(str, images))}; "
                          "images end in .jpg, .jpeg, .png, .bmp, .tif or .tiff")
-    return list(dict.fromkeys(files))
+    return list(dict.fromkeys(found))
 
 
 def _as_the_run_answers(run: Run, predictions: pd.DataFrame, calibrated: bool) -> pd.DataFrame:

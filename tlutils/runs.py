@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import calibration, checkpoints, devices, division, evaluation, loaders, models, sources, splits, training, tuning
+from . import calibration, checkpoints, devices, division, evaluation, files, loaders, models, sources, splits, training, tuning
 from . import records as records_room
 from .devices import Machine
 from .phantoms import MARKER
@@ -99,7 +99,7 @@ def _sibling(run: Run, seed: int) -> Run:
     about = {**run.about, "recipe": recipe.to_dict(), "started": _now(), "versions": versions()}
     if devices.rank() == 0 and not (folder / "recipe.json").is_file():
         records_room.save(run.records, folder / "records.csv")
-        checkpoints.write_text(folder / "recipe.json", json.dumps(about, indent=1))
+        files.write_text(folder / "recipe.json", json.dumps(about, indent=1))
     devices.barrier()
     sibling = load(folder)
     _same_run(sibling, recipe, run.weights, run.about["limit"])
@@ -167,7 +167,7 @@ def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int
     about["notes"] = _notes(root / table["path"].iloc[0], weights, about["audit"])
     run = Run(out, recipe, table, root, about)
     records_room.save(table, out / "records.csv")
-    checkpoints.write_text(out / "recipe.json", json.dumps(about, indent=1))
+    files.write_text(out / "recipe.json", json.dumps(about, indent=1))
     return run
 
 
@@ -209,7 +209,7 @@ def make_model(run: Run) -> nn.Module:
     model = models.build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights)
     run.about["weights"] = {**model.tl["weights"], "asked": run.weights}
     if devices.rank() == 0:
-        checkpoints.write_text(run.folder / "recipe.json", json.dumps(run.about, indent=1))
+        files.write_text(run.folder / "recipe.json", json.dumps(run.about, indent=1))
     return model
 
 
@@ -237,7 +237,7 @@ def fit(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine
     done = tuning.head_then_rest(model, used, recipe.options(), recipe.head_epochs, recipe.head_learning_rate,
                                  **place) if recipe.head_epochs else training.fit(model, used, recipe.options(), **place)
     if devices.rank() == 0:
-        with checkpoints.replacing(run.folder / "history.csv") as part:
+        with files.replacing(run.folder / "history.csv") as part:
             done.history.to_csv(part, index=False)
         checkpoints.save(run.folder / "best.pt", model, run.classes, recipe=_plain(run.recipe.to_dict()),
                          epoch=done.best_epoch, monitor=done.monitor, notes=list(run.about["notes"]))
@@ -259,7 +259,7 @@ def finish(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, mach
         threshold = _chosen_threshold(run.recipe.threshold, predictions)
         if threshold is not None:
             predictions = evaluation.apply_threshold(predictions, threshold)
-        with checkpoints.replacing(run.folder / "predictions.csv") as part:
+        with files.replacing(run.folder / "predictions.csv") as part:
             predictions.to_csv(part, index=False)
         chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
         checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen})
