@@ -110,7 +110,8 @@ def _wrong(predictions: pd.DataFrame) -> pd.DataFrame:
 def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
     """Predictions with the width, height, mode, bytes (and brightness) of their files, for `evaluation.accuracy_by`.
 
-    records : as after `records.inspect`, or `similar.perceptual_hashes` for brightness. Raises ValueError where it lacks those columns or an image.
+    records : as after `records.inspect`, or `similar.perceptual_hashes` for brightness.
+    Raises ValueError where it lacks those columns or an image.
 
     Taught in notebook 05.
     """

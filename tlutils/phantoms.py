@@ -177,7 +177,9 @@ def _shadows(eye: _Eye, person: np.random.Generator, depth: np.ndarray) -> np.nd
     """Vessels near the inner surface keep light from what lies under them."""
     shade = np.ones_like(eye.x)
     for _ in range(person.integers(3, 9)):
-        shade -= person.uniform(0.1, 0.4) * np.exp(-0.5 * ((eye.x - person.uniform(eye.x[0], eye.x[-1])) / person.uniform(0.004, 0.011)) ** 2)
+        depth_of_shade = person.uniform(0.1, 0.4)
+        away = (eye.x - person.uniform(eye.x[0], eye.x[-1])) / person.uniform(0.004, 0.011)
+        shade -= depth_of_shade * np.exp(-0.5 * away**2)
     return np.where(depth > 0.15, shade.clip(0.3), 1.0)
 
 
@@ -214,7 +216,8 @@ def draw_chest(kind: str, seed: int, width: int = 512, height: int = 448, patien
 
     kind : "NORMAL", "bacteria" (a dense lobe) or "virus" (haze and strands in both lungs). seed : of this image;
     patient : seed of anatomy and disease, None takes the image's own. shift : share of the light that is scattered, as
-    on another machine: it greys the film most where it is dark, in the lungs. Returns uint8 (height, width), air dark, bone bright. Taught in notebook 07.
+    on another machine: it greys the film most where it is dark, in the lungs. Returns uint8 (height, width), air dark,
+    bone bright. Taught in notebook 07.
     """
     if kind not in CHEST_KINDS:
         raise ValueError(f"kind is {kind!r}; phantom chests are of {', '.join(CHEST_KINDS)}")
@@ -256,12 +259,14 @@ def _chest_parts(person: np.random.Generator, x: np.ndarray, y: np.ndarray) -> t
         lungs = np.maximum(lungs, _soft(inside, 0.09) * _soft(floor, 0.025))
     body = _soft(np.abs(x / (0.88 + 0.06 * y)) ** 4 - 1, 0.06) * _soft(-y - 1.15 + 0.5 * x**2, 0.04)
     heart = _soft(((x - 0.10 - 0.22 * (y - 0.1)) / 0.27) ** 2 + ((y - 0.20) / 0.42) ** 2 - 1, 0.22)
-    vessels = np.exp(-((x - 0.03) / 0.13) ** 2) * _soft(y - 0.1, 0.2) + 0.35 * np.exp(-((np.abs(x) - 0.20) / 0.10) ** 2 - ((y + 0.05) / 0.22) ** 2)
+    roots = np.exp(-((np.abs(x) - 0.20) / 0.10) ** 2 - ((y + 0.05) / 0.22) ** 2)
+    vessels = np.exp(-((x - 0.03) / 0.13) ** 2) * _soft(y - 0.1, 0.2) + 0.35 * roots
     spine = np.exp(-(x / 0.10) ** 2) * (0.85 + 0.15 * np.sin(26 * y))
-    collar = sum(np.exp(-((y + 0.66 + 0.25 * np.abs(x) - 0.35 * x**2) / 0.035) ** 2) * _soft(np.abs(x - s * 0.4) - 0.3, 0.04)
-                 for s in (-1, 1))
+    bow = np.exp(-((y + 0.66 + 0.25 * np.abs(x) - 0.35 * x**2) / 0.035) ** 2)
+    collar = sum(bow * _soft(np.abs(x - side * 0.4) - 0.3, 0.04) for side in (-1, 1))
     belly = _soft(dome - y, 0.05)
-    return lungs * (1 - 0.75 * heart), body, np.clip(0.45 * spine + 0.6 * heart + 0.4 * vessels + 0.4 * collar + 0.6 * belly, 0, 1.1) * body
+    dense = 0.45 * spine + 0.6 * heart + 0.4 * vessels + 0.4 * collar + 0.6 * belly
+    return lungs * (1 - 0.75 * heart), body, np.clip(dense, 0, 1.1) * body
 
 
 def _ribs(person: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -292,7 +297,8 @@ def _pneumonia(kind: str, ill: np.random.Generator, film: np.random.Generator, x
 def _side_mark(film: np.random.Generator, pixels: np.ndarray) -> None:
     """The letter R beside the right shoulder (on the left of the picture)."""
     rows = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")
-    letter = np.kron(np.array([[int(c) for c in row] for row in rows], bool), np.ones((max(2, len(pixels) // 130),) * 2, bool))
+    dot = np.ones((max(2, len(pixels) // 130),) * 2, bool)
+    letter = np.kron(np.array([[int(c) for c in row] for row in rows], bool), dot)
     top, left = int(film.uniform(0.05, 0.2) * pixels.shape[0]), int(film.uniform(0.03, 0.1) * pixels.shape[1])
     pixels[top:top + letter.shape[0], left:left + letter.shape[1]][letter] = 235
 
@@ -363,7 +369,8 @@ def _oct_items(draw: np.random.Generator, patients: int, size: float) -> list[_I
         for n in range(1, count + 1):
             label = second if n % 2 == 0 else first
             split = "test" if only_test or (n > 1 and draw.random() < 0.25) else "val" if draw.random() < 0.015 else "train"
-            items.append(_Item(f"{split}/{label}/{label}-{number}-{n}.jpeg", draw_oct, label, int(number) * 100 + n, int(number),
+            path, seed = f"{split}/{label}/{label}-{number}-{n}.jpeg", int(number) * 100 + n
+            items.append(_Item(path, draw_oct, label, seed, int(number),
                                round(width * size), round(height * size), bool(draw.random() < 1 / 12),
                                bool(draw.random() < 0.4)))
     return items
@@ -380,7 +387,8 @@ def _oct_flaws(draw: np.random.Generator, items: list[_Item]) -> list[_Item]:
         other = OCT_CLASSES[(OCT_CLASSES.index(item.label) + 1) % 4]
         flaws.append(_Item(f"train/{other}/{other}-{item.patient}-99.jpeg", copy_of=item.path))
     for i, damage in enumerate(("empty", "cut", "page", "zeros")):
-        flaws.append(_Item(f"train/{OCT_CLASSES[i]}/{OCT_CLASSES[i]}-{99990 + i}-1.jpeg", draw_oct, OCT_CLASSES[i], i, damage=damage))
+        label = OCT_CLASSES[i]
+        flaws.append(_Item(f"train/{label}/{label}-{99990 + i}-1.jpeg", draw_oct, label, i, damage=damage))
     return flaws
 
 

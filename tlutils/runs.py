@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import calibration, checkpoints, devices, division, evaluation, files, loaders, models, sources, splits, training, tuning
+from . import (calibration, checkpoints, devices, division, evaluation, files, loaders, models, sources, splits,
+               training, tuning)
 from . import records as records_room
 from .devices import Machine
 from .phantoms import MARKER
@@ -159,8 +160,8 @@ def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int
     _warn_of_missing(table, classes)
     audit = splits.audit(table)
     about = {"recipe": recipe.to_dict(), "weights": {"asked": str(weights)}, "limit": limit,
-             "data": {"asked": str(data), "root": str(root.resolve()), "patient": str(patient), "classes": classes, "images": len(table),
-                      "fingerprint": records_room.fingerprint(table), "split": how},
+             "data": {"asked": str(data), "root": str(root.resolve()), "patient": str(patient), "classes": classes,
+                      "images": len(table), "fingerprint": records_room.fingerprint(table), "split": how},
              "audit": {"verdict": splits.verdict(audit), "leak": bool(splits.leaks(audit))},
              "machine": machine.describe(), "versions": versions(),
              "started": _now()}
@@ -250,7 +251,8 @@ def _plain(values: dict) -> dict:
 
 
 def finish(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine: Machine | None = None,
-           store: str | Path | None = "auto", show: bool | None = None, log: Callable[[str], None] | None = print) -> dict:
+           store: str | Path | None = "auto", show: bool | None = None,
+           log: Callable[[str], None] | None = print) -> dict:
     """Predict validation and test images, measure, and write predictions.csv and metrics.json."""
     tables = [predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
               for part in ("val", "test") if part in parts]

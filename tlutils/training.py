@@ -113,7 +113,8 @@ def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = 
     store : folder for the outputs of the frozen part; None runs the whole model every epoch.
     checkpoint : where the state is saved after each epoch; if the file is there, training goes on from it and
         ends with the same weights as without the break.
-    compiled : whether to compile the frozen part, or the whole model where nothing is kept. show : progress bar or not; None decides.
+    compiled : whether to compile the frozen part, or the whole model where nothing is kept. show : progress bar or
+    not; None decides.
     log : called with one line an epoch; None for silence.
 
     Returns
