@@ -1,5 +1,10 @@
 """What to compute on, seeds, and one process that behaves as several would."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -8,7 +13,7 @@ from tlutils import devices
 
 def test_asked_for_precision_is_taken_and_said():
     machine = devices.choose("cpu", "fp32")
-    assert machine.dtype == torch.float32 and machine.device.type == "cpu" and not machine.channels_last
+    assert machine.dtype == torch.float32 and machine.device.type == "cpu"
     described = machine.describe()
     assert described["precision"] == "fp32" and described["why"] and "tf32" in described and "cudnn_benchmark" in described
 
@@ -47,6 +52,26 @@ def test_channels_last_is_for_images_only():
     machine = devices.choose("cpu", "bf16")
     image, features = machine.place(torch.zeros(2, 3, 8, 8)), machine.place(torch.zeros(2, 5))
     assert image.is_contiguous(memory_format=torch.channels_last) and features.is_contiguous()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc: its memory cannot be told anything")
+@pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "0"}, False)])
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(setting, kept):
+    script = """if True:
+        import resource, torch
+        from tlutils import devices
+        said = devices.choose("cpu").describe()["keeps_freed_memory"]
+        for i in range(40):
+            if i == 30:
+                before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(2**25)
+        print(said, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run([sys.executable, "-c", script], env=environment | setting, capture_output=True, text=True,
+                          timeout=120, check=True)
+    said, faults = done.stdout.split()
+    assert said == str(kept)
+    assert not kept or int(faults) < 320  # 1.3 GB are 327,680 pages of 4 KiB, 640 of 2 MiB
 
 
 def test_a_seed_gives_the_same_numbers_and_a_saved_state_goes_on():

@@ -62,6 +62,7 @@ def doctor(options: argparse.Namespace) -> int:
              "device chosen": f"{machine.device} ({devices.device_name(machine.device)})",
              "precision chosen": f"{machine.precision}: {machine.why}",
              "layout chosen": "channels last" if machine.channels_last else "torch's own",
+             "freed memory": "kept for the next batch" if machine.describe()["keeps_freed_memory"] else "as the system does",
              "free disk here": f"{shutil.disk_usage('.').free / 1e9:.0f} GB"}
     for name, value in facts.items():
         print(f"{name:>18}  {value}")

@@ -9,6 +9,8 @@ Taught in notebook 03.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import platform
 import random
@@ -58,13 +60,15 @@ class Machine:
         return {"device": str(self.device), "name": device_name(self.device), "precision": self.precision,
                 "channels_last": self.channels_last, "why": self.why, "threads": torch.get_num_threads(),
                 "processes": world(), "tf32": torch.backends.cuda.matmul.allow_tf32,
-                "cudnn_benchmark": torch.backends.cudnn.benchmark}
+                "cudnn_benchmark": torch.backends.cudnn.benchmark,
+                "keeps_freed_memory": self.device.type == "cpu" and keep_freed_memory()}
 
 
 def choose(device: str = "auto", precision: str = "auto") -> Machine:
     """Choose device and precision by what the machine is made for.
 
-    On a GPU, cudnn is told to time its kernels for the shapes it meets (images here have one shape).
+    On a GPU, cudnn is told to time its kernels for the shapes it meets (images here have one shape); on a CPU, the C
+    library is told to keep freed memory (see `keep_freed_memory`).
 
     Parameters
     ----------
@@ -88,10 +92,31 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark or place.type == "cuda"
+    if place.type == "cpu":
+        keep_freed_memory()
     natural, why = _natural_precision(place)
     chosen = natural if precision == "auto" else precision
-    return Machine(place, chosen, channels_last=place.type == "cuda" or (place.type == "cpu" and chosen == "bf16"),
-                   why=why if chosen == natural else "asked for")
+    channels_last = place.type == "cuda" or (place.type == "cpu" and torch.backends.mkldnn.is_available())
+    return Machine(place, chosen, channels_last, why=why if chosen == natural else "asked for")
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Have the C library keep what this process frees, for the next batch; returns whether it does (glibc alone can).
+
+    Left to itself it returns every large block to the system and gets it back page by page, cleared, in every layer of
+    every step. On 2 cores, keeping them took VGG16's frozen part from 23 to 28 images/s, the training of MobileNetV2 from
+    23 to 50 and that of VGG16-BN from 3 to 6. The price: the peak of memory is a tenth to a third higher and held until
+    the process ends. Where a MALLOC_ variable is set, its word counts: MALLOC_TRIM_THRESHOLD_=131072 has it the old way.
+    """
+    if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # their numbers in malloc.h
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # other systems have no mallopt
+        library = ctypes.CDLL(None)
+        kept = any(library.mallopt(mmap_threshold, size) for size in (2**30, 2**25))  # old versions take 32 MiB at most
+        return kept and bool(library.mallopt(trim_threshold, 2**31 - 1))
+    return False
 
 
 def _natural_precision(device: torch.device) -> tuple[str, str]:

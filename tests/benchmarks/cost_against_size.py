@@ -8,9 +8,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
-from common import FOLDER, Result, images, seconds
+from common import FOLDER, Result, images
 from torch import nn
-from training_speed import PLAIN, ours, plain_epoch
+from training_speed import PLAIN, ours, plain_seconds
 
 from tlutils import models, plots, recipes
 
@@ -26,8 +26,7 @@ def measure(sizes: list[int], largest: int) -> pd.DataFrame:
     """Seconds of a training of ten epochs; of the largest sets the plain loop and the store are scaled, and marked."""
     rows = []
     table, root = images(64)
-    model = fresh()
-    plain = min(seconds(lambda: plain_epoch(table, root, PLAIN, model), 2)) / len(table)
+    plain = min(plain_seconds(table, root, PLAIN)) / len(table)
     for n in sizes:
         if n <= largest:
             measured, history = n, ours(*images(n), 1, EPOCHS, recipes.Augmentation(), fresh())
