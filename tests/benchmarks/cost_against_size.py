@@ -52,8 +52,8 @@ def draw(table: pd.DataFrame) -> None:
         ax.minorticks_off()
         ax.legend(frameon=False, title="")
     largest = table.loc[table["store measured"], "images"].max()
-    rest = "and the rest scaled" if largest < table["images"].max() else "all of them"
-    fig.supxlabel(f"The plain loop was measured on 64 images and scaled; the store on up to {largest:,}, {rest}.",
+    rest = " (scaled beyond)" if largest < table["images"].max() else ""
+    fig.supxlabel(f"The plain loop was measured on 64 images and scaled, the store on up to {largest:,}{rest}.",
                   fontsize="small", color="0.4")
     target = FOLDER.parents[1] / "notebooks" / "images" / "cost_against_size.png"
     fig.savefig(target, dpi=90)

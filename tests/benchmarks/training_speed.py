@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -50,12 +48,7 @@ def plain_epoch(table: pd.DataFrame, root: Path, transform: transforms.Compose, 
 
 
 def plain_seconds(table: pd.DataFrame, root: Path, transform: transforms.Compose) -> list[float]:
-    """Seconds of two epochs, in a process of their own: what tlutils tells the C library is not for the plain loop."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_plain_seconds, table, root, transform).result()
-
-
-def _plain_seconds(table: pd.DataFrame, root: Path, transform: transforms.Compose) -> list[float]:
+    """Seconds of two epochs, one after the other."""
     model = models.build("vgg16", 4, "article", weights="random")
     return seconds(lambda: plain_epoch(table, root, transform, model), repeats=2)
 
