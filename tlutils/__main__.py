@@ -240,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
     sub.add_argument("--store", default="auto", help="folder for the frozen part's outputs, or none (default: "
                                                      "features/ in the run); runs that share one compute an image once")
-    sub.add_argument("--compile", action="store_true", help="compile the frozen part; pays on long runs")
+    sub.add_argument("--compile", action="store_true", help="compile the frozen part; may pay on long runs")
     _patient(sub)
     _place(sub)
 

@@ -30,8 +30,8 @@ class Result:
 
     name, what : which, and in words. value : the ratio or figure that the goal is about, None where it was not
     measured. goal, unit : wanted, at least (or at most where `smaller` is better). details : everything behind it.
-    ceiling : what the value would be if the frozen part ran at the machine's own rate of matrix products, the most
-    that any program of the same arithmetic can reach here.
+    ceiling : what the value would be if the frozen part ran at the machine's own rate of matrix products and all else
+    took no time: a yardstick, as convolutions were measured from somewhat below that rate to somewhat above it.
     """
 
     name: str
