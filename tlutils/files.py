@@ -1,6 +1,7 @@
 """Files written whole or not at all: beside their place first, then renamed into it.
 
-A reader finds the old one or the new one, never half of one.
+A reader finds the old one or the new one, never half of one. Where two writers would spoil each other's work,
+`locked` lets one in.
 """
 
 from __future__ import annotations
@@ -10,6 +11,39 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class Busy(ValueError):
+    """Another process is at work on the same thing."""
+
+
+@contextmanager
+def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock file while the block runs, so that one process alone is at work.
+
+    lock : the file, best with a hidden name; made where it is missing, and left. what : what it guards, for the error.
+    timeout : seconds to wait for another process; 0 refuses at once, -1 waits for ever.
+
+    A thread may hold it several times over. A process that has ended, however it ended, holds nothing.
+
+    Raises
+    ------
+    Busy where another process or thread holds it.
+    """
+    lock = Path(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, is_singleton=True)
+    try:
+        held.acquire(timeout=timeout)
+    except Timeout:
+        raise Busy(f"another process is at work on {what}, and two would spoil each other's files. Wait until it has "
+                   f"ended, or stop it, and run the same again; or choose another folder (the lock is {lock})") from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager
