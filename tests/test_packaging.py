@@ -21,7 +21,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ROOMS = sorted((ROOT / "tlutils").glob("*.py"))
-AT_IMPORT = {"torch", "torchvision", "numpy", "scipy", "pandas", "sklearn", "matplotlib", "seaborn", "PIL", "tqdm"}
+AT_IMPORT = {"torch", "torchvision", "numpy", "scipy", "pandas", "sklearn", "matplotlib", "seaborn", "PIL", "tqdm",
+             "filelock"}
 DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "IPython": "ipython"}  # others: the same
 COMES_WITH = {"ipython": "ipykernel", "traitlets": "jupyterlab", "jupyter-client": "jupyterlab", "nbclient": "papermill",
               "nbformat": "papermill"}
