@@ -12,11 +12,13 @@ import contextlib
 import ctypes
 import functools
 import os
+import pickle
 import platform
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -237,3 +239,35 @@ def gather(value: object) -> list:
     values = [None] * world()
     dist.all_gather_object(values, value)
     return values
+
+
+def broadcast(value: object) -> object:
+    """Rank 0's picklable value, in every process."""
+    box = [value]
+    if world() > 1:
+        dist.broadcast_object_list(box)
+    return box[0]
+
+
+def by_first(decide: Callable[[], Any]) -> Any:
+    """What rank 0 finds, in every process: it alone looks, while the others wait, and what it raises they all raise."""
+    if world() == 1:
+        return decide()
+    found = error = None
+    if rank() == 0:
+        try:
+            found = decide()
+        except Exception as raised:
+            error = raised
+    found, told = broadcast((found, _sendable(error)))
+    if told is not None:
+        raise error or told
+    return found
+
+
+def _sendable(error: Exception | None) -> Exception | None:
+    """The error, or one of plain words where it cannot be sent to another process."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
