@@ -59,12 +59,18 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for name in ("crop", "aspect", "zoom"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # a list read from JSON is a tuple again
-            low, high = getattr(self, name)
+            ends = getattr(self, name)
+            if not isinstance(ends, (tuple, list)) or len(ends) != 2 or not all(map(is_number, ends)):
+                raise ValueError(f"{name} is {ends!r}; it wants two numbers, low and high")
+            object.__setattr__(self, name, tuple(ends))  # a list read from JSON is a tuple again
+            low, high = ends
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {low, high}; it wants 0 < low <= high")
         if self.crop[1] > 1:
             raise ValueError(f"crop is {self.crop}: shares of the area, so 1 at most")
+        for name in ("flip", "rotate", "shift", "brightness", "contrast", "gamma"):
+            if not is_number(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it wants a number")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip is {self.flip}: a probability, so from 0 to 1")
         for name in ("rotate", "shift", "brightness", "contrast", "gamma"):
@@ -85,6 +91,11 @@ class Augmentation:
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
         return not (self.moves or self.recolours)
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a finite int or float, and not a bool."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def uniforms(keys: Tensor | np.ndarray, view: int, seed: int, n: int) -> np.ndarray:

@@ -6,6 +6,7 @@ Taught in notebooks 03 and 07.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,12 @@ def schedule_factor(schedule: str, epoch: float, epochs: int) -> float:
     over the first 30 %, then cosine to 0; after Smith 2018).
     """
     kind, *numbers = schedule.split(":")
+    step = re.fullmatch(r"step:0*([1-9]\d{0,8}):(\d*\.?\d+(?:e-\d\d?)?)", schedule, re.ASCII)
     share = min(epoch / epochs, 1.0)
     if kind == "constant" and not numbers:
         return 1.0
-    if kind == "step" and len(numbers) == 2:
-        return float(numbers[1]) ** (int(epoch) // int(numbers[0]))
+    if step and float(step[2]) <= 1:
+        return float(step[2]) ** (int(epoch) // int(step[1]))
     if kind == "cosine" and not numbers:
         return 0.5 * (1 + math.cos(math.pi * share))
     if kind == "one-cycle" and not numbers:

@@ -10,11 +10,21 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from .augment import Augmentation
+from torchvision import models as torchvision_models
+
+from .augment import Augmentation, is_number
+from .loaders import FITS
+from .models import HEADS
 from .thresholds import check_rule
 from .training import Options
+
+SPLITS = ("patient", "image", "official")
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,18 @@ class Recipe:
     split_seed: int | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError where a value is of the wrong kind or out of its range."""
+        rules = _rules()
+        for name, value in vars(self).items():
+            if not rules[name].fits(value):
+                raise ValueError(f"{name} is {value!r}; it wants {rules[name].words}")
+        if self.val + self.test >= 1:
+            raise ValueError(f"val and test are {self.val} and {self.test}; together they want less than 1, as the rest "
+                             "is trained on")
+        self.options()
+        check_rule(self.threshold)
+
     def options(self) -> Options:
         """The part that `training.fit` takes."""
         return Options(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Options)})
@@ -107,8 +129,6 @@ class Recipe:
             value = _parsed(value, _kind(holder, wanted), name)
             changed = dataclasses.replace(holder, **{wanted: value})
             recipe = dataclasses.replace(recipe, augmentation=changed) if inner else changed
-        recipe.options()  # raises where values do not fit
-        check_rule(recipe.threshold)
         return recipe
 
     def to_dict(self) -> dict:
@@ -117,8 +137,77 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Recipe":
-        """A recipe from what `to_dict` gave."""
-        return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})
+        """A recipe from what `to_dict` gave.
+
+        Raises
+        ------
+        ValueError for anything else, such as a file that somebody has edited.
+        """
+        try:
+            return cls(**{**values, "augmentation": Augmentation(**values["augmentation"])})
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"this is no recipe of this version of tlutils ({error})") from None
+
+
+class _Rule(NamedTuple):
+    """What a field's value must be, for the program and in words."""
+
+    fits: Callable[[object], bool]
+    words: str
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != ""
+
+
+def _whole(low: int, high: int = 2**31 - 1) -> _Rule:
+    return _Rule(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high:,}")
+
+
+def _share() -> _Rule:
+    return _Rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
+
+
+def _number(positive: bool) -> _Rule:
+    return _Rule(lambda value: is_number(value) and (value > 0 or value == 0 and not positive),
+                 f"a number{' above 0' if positive else ', 0 or more'}")
+
+
+def _one_of(*names: object) -> _Rule:
+    return _Rule(lambda value: type(value) in (str, int) and value in names, f"one of {', '.join(map(str, names))}")
+
+
+def _or(rule: _Rule, other: object) -> _Rule:
+    return _Rule(lambda value: value == other or rule.fits(value), f"{rule.words}, or {other!r}")
+
+
+def _weights(value: object) -> bool:
+    return isinstance(value, dict) and len(value) > 1 and all(
+        isinstance(name, str) and is_number(weight) and weight > 0 for name, weight in value.items())
+
+
+@functools.cache
+def _rules() -> dict[str, _Rule]:
+    """One for every field of a Recipe; `training.Options` and `check_rule` look at more than kind and range."""
+    text, share, positive = _Rule(_text, "a text"), _share(), _number(positive=True)
+    backbones = torchvision_models.list_models(module=torchvision_models)
+    return {
+        "name": text, "title": text, "data": text, "loss": text, "optimiser": text, "schedule": text, "monitor": text,
+        "threshold": _or(text, ""), "backbone": _Rule(lambda value: isinstance(value, str) and value in backbones, "the name of a network that torchvision has"),
+        "head": _one_of(*HEADS), "split": _one_of(*SPLITS), "fit": _one_of(*FITS), "channels": _one_of(1, 3),
+        "freeze": _Rule(lambda value: _text(value) and bool(re.fullmatch(r"all|none|up to \S+", value.strip())),
+                        "all, none or up to LAYER"),
+        "outputs": _whole(0), "epochs": _whole(1), "head_epochs": _whole(0), "patience": _whole(0), "views": _whole(0),
+        "test_views": _whole(0), "batch_size": _whole(1), "micro_batch": _or(_whole(0), "auto"), "size": _whole(1, 4096),
+        "seed": _whole(0, 2**32 - 1), "split_seed": _or(_whole(0, 2**32 - 1), None),
+        "dropout": share, "backbone_dropout": _or(share, None), "label_smoothing": share, "momentum": share, "val": share,
+        "test": share, "learning_rate": positive, "head_learning_rate": positive, "layer_decay": positive,
+        "weight_decay": _number(positive=False), "min_delta": _number(positive=False),
+        "balanced": _Rule(lambda value: isinstance(value, bool), "True or False"),
+        "class_weights": _or(_or(_Rule(_weights, "a number above 0 for each class, such as {'CNV': 1, 'DME': 2}"),
+                                 "auto"), None),
+        "augmentation": _Rule(lambda value: isinstance(value, Augmentation),
+                              "an Augmentation; change its parts by name, such as augmentation.flip")}
 
 
 def _check_field(holder: object, wanted: str, name: str) -> None:
@@ -142,12 +231,12 @@ def _parsed(value: object, present: object, name: str) -> object:
         try:
             value = None if text.lower() == "none" else ast.literal_eval(text.title() if text.lower() in
                                                                          ("true", "false") else text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # as many as there are odd texts
             if isinstance(present, (bool, float, tuple)) or (isinstance(present, int) and name != "micro_batch"):
                 raise ValueError(f"{name} is {value!r}; it wants a value such as {present!r}") from None
     if isinstance(present, str) and value is not None:
         return str(value)
-    if isinstance(present, float) and isinstance(value, int):
+    if isinstance(present, float) and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
         return float(value)
     number = isinstance(present, (int, float)) and name != "micro_batch"
     if (number and not isinstance(value, (int, float))) or (isinstance(present, tuple) and
