@@ -8,11 +8,14 @@ import functools
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pandas as pd
 
@@ -21,11 +24,22 @@ from . import cleaning, files, records, shortcuts, similar, sources, splits
 DONE, BAD_NEWS, WRONG_USE, MISSING = 0, 1, 2, 3
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: somebody's `kill`, a scheduler at the end of its time, a container that is stopped."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun may send a second while the first is obeyed
+    raise Terminated
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code. Errors are one paragraph on stderr."""
-    options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    shown, in_main = warnings.showwarning, threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _terminate) if in_main else None
     try:
+        options = _parser().parse_args(arguments)
+        warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
         return options.command(options)
     except (FileNotFoundError, ImportError) as error:
         return _complain(error, MISSING)
@@ -36,15 +50,30 @@ def main(arguments: list[str] | None = None) -> int:
         return DONE
     except OSError as error:
         return _complain(error, MISSING)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last whole epoch", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
+    finally:
+        warnings.showwarning = shown
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _complain(error: Exception, code: int) -> int:
     print(f"error: {textwrap.fill(str(error), 110, break_long_words=False, break_on_hyphens=False)}", file=sys.stderr)
+    return _ended(code)
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print("\nstopped; the same command goes on from what is whole", file=sys.stderr)
+    return _ended(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+
+
+def _ended(code: int) -> int:
+    """The exit code; of several processes this one goes at once, as others may wait for it, and torchrun ends them."""
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        os._exit(code)  # other processes may be waiting for this one: torchrun ends them when it is gone
+        sys.stdout.flush()
+        os._exit(code)
     return code
 
 
@@ -135,7 +164,10 @@ def _on_the_device(command: Callable[[argparse.Namespace], int]) -> Callable[[ar
         from .training import TrainingError
         try:
             with devices.processes(options.device):
-                return command(options)
+                try:
+                    return command(options)
+                except KeyboardInterrupt as stop:  # here, as parting from the others would wait for them
+                    return _stopped(stop)
         except TrainingError as error:
             return _complain(error, WRONG_USE)
     return together
@@ -146,9 +178,11 @@ def train(options: argparse.Namespace) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
     from . import comparison, devices, recipes, runs
     recipe = recipes.get(options.recipe).changed(dict(_assignment(text) for text in options.set))
-    if options.epochs:
+    if options.epochs is not None:
         recipe = recipe.changed({"epochs": options.epochs})
     store = {"auto": "auto", "none": None}.get(options.store, options.store)
+    if options.seeds < 1:
+        raise ValueError(f"--seeds is {options.seeds}; it wants a whole number of runs, 1 or more")
     run = runs.train(recipe, options.data, options.out, weights=options.weights, limit=options.limit,
                      device=options.device, precision=options.precision, store=store, compiled=options.compile,
                      patient=options.patient)
@@ -164,9 +198,12 @@ def train(options: argparse.Namespace) -> int:
 @_on_the_device
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run on one of its splits or on other labelled images."""
-    from . import evaluation, runs
+    from . import devices, evaluation, runs
     metrics = runs.evaluate(options.run, options.data, options.split, device=options.device,
-                            precision=options.precision, views=options.tta, calibrated=options.calibrated)
+                            precision=options.precision, views=options.tta, calibrated=options.calibrated,
+                            log=lambda line: print(f"{line}\n"))
+    if devices.rank():
+        return DONE
     run = runs.load(options.run)
     print(f"{options.split}: {evaluation.headline(metrics)}\n")
     print(pd.DataFrame({name: {key: evaluation.as_text(value) for key, value in numbers.items()}
@@ -180,9 +217,11 @@ def evaluate(options: argparse.Namespace) -> int:
 @_on_the_device
 def predict(options: argparse.Namespace) -> int:
     """Say what a run's model sees in images."""
-    from . import runs
+    from . import devices, runs
     predictions = runs.predict(options.run, options.images, options.out, device=options.device,
                                precision=options.precision, views=options.tta, calibrated=options.calibrated)
+    if devices.rank():
+        return DONE
     if options.out:
         print(f"{len(predictions)} predictions are in {options.out}")
     else:
@@ -205,8 +244,15 @@ def _assignment(text: str) -> tuple[str, str]:
     return name.strip(), value
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose errors are one paragraph and an exit code of `main`, as all others are."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}; `python -m {self.prog} --help` says what there is")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("tlutils", description="Transfer learning on medical images. Not a medical device.")
+    parser = _Parser("tlutils", description="Transfer learning on medical images. Not a medical device.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Callable, help: str) -> argparse.ArgumentParser:
@@ -234,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--data", required=True, help="a folder of images, a CSV manifest or a source's name")
     sub.add_argument("--out", required=True, help="folder of the run")
     sub.add_argument("--weights", default="imagenet", help="imagenet (default), random, or a file")
-    sub.add_argument("--epochs", type=int, default=0, help="at most so many (default: the recipe's)")
+    sub.add_argument("--epochs", type=int, help="at most so many (default: the recipe's)")
     sub.add_argument("--limit", type=int, default=0, help="use about so many images (default: all)")
     sub.add_argument("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
     sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
@@ -266,8 +312,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _patient(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--patient", default="auto", metavar="REGEX",
+                     type=lambda text: None if text == "none" else text,
                      help="how a file name tells its patient: a pattern with a group named patient, such as "
-                          "'(?P<patient>\\d+)_' (default: the rules of the known data sets)")
+                          "'(?P<patient>\\d+)_', or none (default: the rules of the known data sets)")
 
 
 def _views(sub: argparse.ArgumentParser) -> None:

@@ -71,6 +71,8 @@ def load(path: str | Path) -> dict:
     if not isinstance(content, dict) or not {"format", "state", "classes", "model"} <= content.keys():
         raise ValueError(f"{path} is no checkpoint of tlutils (it wants format, model, classes and state); "
                          "a bare state dict is a weights file: pass it as weights=")
+    if not isinstance(content["state"], dict) or not isinstance(content["model"], dict):
+        raise ValueError(f"{path} is no checkpoint of tlutils: its model and state are no names with values")
     content["state"] = normalised(content["state"])
     return content
 
@@ -78,7 +80,11 @@ def load(path: str | Path) -> dict:
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
     """Rebuild the model a checkpoint was saved from, in eval mode on the CPU, and return it with the content."""
     content = load(path)
-    model = models.build(**build_arguments(content["model"]), weights="random", device="meta")
+    try:
+        model = models.build(**build_arguments(content["model"]), weights="random", device="meta")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no checkpoint of tlutils: its model is not described as one "
+                         f"({type(error).__name__}: {error})") from None
     model.to_empty(device="cpu")
     restore(model, content, path)
     model.tl = dict(content["model"])

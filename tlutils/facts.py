@@ -169,19 +169,26 @@ def weights(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """The command that makes the run again, begun beside its data's folder.
+    """The command that makes the run again, begun where it was begun; its data and weights are those asked for then.
 
     A recipe without a name that tlutils knows comes back from the run's folder, in Python.
     """
-    name, data, first, limit = run.folder.resolve().name, run.root.name, Path(run.weights).name, run.about["limit"]
-    fields = changed(run.recipe)
+    name, data, limit, fields = run.folder.resolve().name, run.about["data"], run.about["limit"], changed(run.recipe)
+    patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
     if fields is None:
-        return (f"from tlutils import runs\nruns.train(runs.load({name!r}).recipe, {data!r}, {name + '-again'!r}, "
-                f"weights={first!r}, limit={limit})")
-    words = ["python", "-m", "tlutils", "train", run.recipe.name, "--data", data, "--out", f"{name}-again"]
-    words += ["--weights", first] + (["--limit", str(limit)] if limit else [])
-    words += [word for field, value in fields.items() for word in ("--set", f"{field}={_typed(value)}")]
-    return shlex.join(words)
+        return (f"from tlutils import runs\nruns.train(runs.load({str(run.folder)!r}).recipe, {data['asked']!r}, {name + '-again'!r}, "
+                f"weights={run.weights!r}, limit={limit}, patient={patient!r}, precision={precision!r})")
+    words = ["python", "-m", "tlutils", "train", run.recipe.name]
+    words += _option("data", data["asked"]) + _option("out", f"{name}-again") + _option("weights", run.weights)
+    words += _option("limit", limit) if limit else []
+    words += _option("patient", "none" if patient is None else patient) if patient != "auto" else []
+    words += ["--precision", precision]
+    return shlex.join(words + [word for field, value in fields.items() for word in ("--set", f"{field}={_typed(value)}")])
+
+
+def _option(name: str, value: object) -> list[str]:
+    """A command's words; a value that begins with - would be taken for an option of its own."""
+    return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
 
 
 def made_with(run: Run) -> dict[str, str]:
@@ -194,6 +201,5 @@ def made_with(run: Run) -> dict[str, str]:
             "seeds": f"training {run.recipe.seed}, division {division.seed_of(run.recipe)}, intervals {how['seed']}",
             "weights before": weights(run),
             "data": f"folder {run.root.name}, {images(data['images'])}, fingerprint {data['fingerprint']}",
-            "patients": "told by the file names" if told else
-                        "told by a manifest or a pattern (--patient), which the command wants as well",
+            "patients": "told by the file names" if told else "told by a manifest or a pattern (--patient)",
             "files": "recipe.json has every setting, records.csv every image and its side"}

@@ -46,10 +46,18 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
 
     Raises
     ------
-    NotARun where the folder holds no run or an unfinished one. Images that are no longer there are no error:
-    the page shows their places and says so.
+    NotARun where the folder holds no run or an unfinished one, ValueError where its files are not what a run writes.
+    Images that are no longer there are no error: the page shows their places and says so.
     """
     run = run if isinstance(run, Run) else runs.load(run)
+    try:
+        return _written(run, out)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"the files of {run.folder} are not what a run of this version writes ({type(error).__name__}: "
+                         f"{error}). Take them from a copy of the run, or train it again") from error
+
+
+def _written(run: Run, out: str | Path | None) -> Path:
     with plt.rc_context():
         plots.style()
         sections = {name: body for name, body in _sections(run).items() if body}

@@ -5,7 +5,9 @@ Taught in notebooks 04 and 05.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -70,16 +72,18 @@ def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = Non
 
 def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "test", *, device: str = "auto",
              precision: str = "auto", views: int | None = None, calibrated: bool = False,
-             show: bool | None = None) -> dict:
+             show: bool | None = None, log: Callable[[str], None] | None = None) -> dict:
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
     With `data`, all its images (or those of `split` where it has splits) are used and the results are written to
-    <run>/evaluations/<name of the folder>.{json,csv}; nothing of the run is changed. views : of test-time
-    augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation.
+    <run>/evaluations; the file's name tells data, split, views and calibration apart, and the .json says what they
+    were. Nothing of the run is changed. views : of test-time augmentation (see `predict_records`). calibrated :
+    whether to apply the temperature fitted on validation. log : called with a line that says where the results are.
 
     Returns the metrics of the split (see `evaluation.metrics`).
     """
     run, machine = load(folder), devices.choose(device, precision)
+    views = _checked_views(run, views)
     model = run.model()
     if data is None:
         table, root, store = run.part(split), run.root, run.store()
@@ -87,25 +91,48 @@ def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "t
             raise ValueError(f"the run has no {split!r} images; its splits are "
                              f"{', '.join(sorted(set(run.records['split']) - {''}))}")
     else:
-        (table, root), store = _other_images(run, data, split), None
+        table, root, source = devices.by_first(lambda: _other_images(run, data, split, show))
+        store = None
     predictions = predict_records(run, model, table, split, machine, show, root, store, views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
     metrics = evaluation.metrics(predictions, seed=run.recipe.seed, threshold=None if calibrated else run.threshold)
-    if data is not None:
-        target = run.folder / "evaluations" / Path(data).name
-        with files.replacing(target.with_name(target.name + ".csv")) as part:
+    if data is not None and devices.rank() == 0:
+        used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
+        target = run.folder / "evaluations" / _name_of(used)
+        with files.replacing(f"{target}.csv") as part:
             predictions.to_csv(part, index=False)
-        evaluation.save_metrics(target.with_name(target.name + ".json"), {split: metrics, "notes": run.about["notes"]})
+        evaluation.save_metrics(Path(f"{target}.json"), {
+            split: metrics, "notes": run.about["notes"],
+            "used": {**used, "asked": str(data), "images": len(table), "fingerprint": records_room.fingerprint(table)}})
+        if log:
+            log(f"the predictions and all numbers are in {target}.csv and .json")
     return metrics
 
 
-def _other_images(run: Run, data: str | Path, split: str) -> tuple[pd.DataFrame, Path]:
-    root = sources.get(data)
-    table = records_room.scan(root, classes=run.classes, patient=run.about["data"].get("patient", "auto"))
-    root = root.parent if root.is_file() else root
+def _name_of(used: dict) -> str:
+    """A file's name that people recognise and no other data, split or settings have: "siteA-images-test-1f0c..."."""
+    source = Path(used["data"])
+    places = [*source.parts[1:-1], source.stem if source.is_file() else source.name][-2:]
+    digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
+    return "-".join([*(place[-40:] for place in places), used["split"], digest])
+
+
+def _other_images(run: Run, data: str | Path, split: str, show: bool | None) -> tuple[pd.DataFrame, Path, Path]:
+    """The records of other images, the folder they start from, and what was read: that folder or a manifest."""
+    source = sources.get(data).resolve()
+    table = records_room.scan(source, classes=run.classes, patient=run.about["data"].get("patient", "auto"))
+    root = source.parent if source.is_file() else source
     if (table["split"] == split).any():
         table = table[table["split"] == split].reset_index(drop=True)
-    return records_room.inspect(table, root, decode=True, progress=False), root
+    return records_room.inspect(table, root, decode=True, progress=show), root, source
+
+
+def _checked_views(run: Run, views: int | None) -> int:
+    """How many views of test-time augmentation: as many as asked for, or as the recipe says."""
+    views = run.recipe.test_views if views is None else views
+    if views < 0:
+        raise ValueError(f"views is {views}; test-time augmentation wants a number of views, 0 for the image alone")
+    return views
 
 
 def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | None = None, *, device: str = "auto",
@@ -119,26 +146,39 @@ def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | 
     test-time augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation;
     a column of that name says it.
 
+    The CSV is made for spreadsheets too, which take a cell that begins with = + - @ or a control character for a
+    formula: there such a path begins with ./ (=1.png is ./=1.png, the same file), and any other such text with an
+    apostrophe, which spreadsheets hide. The table that is returned has everything as it is.
+
     Returns
     -------
     predictions table (split "new", label ""); files that are no images are left out with a warning that names
     them.
     """
     run, machine = load(folder), devices.choose(device, precision)
-    found = _image_files(images)
+    views = _checked_views(run, views)
+    found = devices.by_first(lambda: _image_files(images))
     table = pd.DataFrame({"path": [str(file.resolve()) for file in found], "split": "new", "label": "", "patient": ""})
     predictions = predict_records(run, run.model(), table, "new", machine, show, Path("/"), views=views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
     predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in found})
     if out is not None and devices.rank() == 0:
         with files.replacing(out) as part:
-            predictions.to_csv(part, index=False)
+            _for_spreadsheets(predictions).to_csv(part, index=False)
     return predictions
 
 
+def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose texts no spreadsheet takes for formulas."""
+    def plain(text: str, mark: str) -> str:
+        return mark + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    return table.assign(**{name: [plain(text, "./" if name == "path" else "'") for text in table[name]]
+                           for name in ("split", "path", "patient", "label", "predicted")})
+
+
 def _image_files(images: Iterable[str | Path]) -> list[Path]:
-    found: list[Path] = []
-    for item in map(Path, images):
+    found, images = [], list(map(Path, images))
+    for item in images:
         if not item.exists():
             raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
         found += [item / name for name in records_room.images_in(item)] if item.is_dir() else [item]

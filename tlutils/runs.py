@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
@@ -32,7 +34,7 @@ from .devices import Machine
 from .phantoms import MARKER
 from .recipes import Recipe
 from .recipes import get as get_recipe
-from .run_folder import NotARun, Run, load, read_predictions, versions
+from .run_folder import NotARun, Run, alone, load, read_predictions, versions
 from .run_use import evaluate, frozen_features, predict, predict_records
 
 __all__ = ["NotARun", "Run", "evaluate", "finish", "fit", "frozen_features", "load", "make_loaders", "make_model",
@@ -59,16 +61,18 @@ def train(recipe: Recipe | str, data: str | Path, out: str | Path, *, weights: s
     """
     log = log if log and devices.rank() == 0 else (lambda line: None)
     machine = devices.choose(device, precision)
-    run = prepare(recipe, data, out, weights=weights, limit=limit, machine=machine, patient=patient, show=show, log=log)
-    return _walk(run, machine, store, compiled, show, log)
+    with alone(out):
+        run = prepare(recipe, data, out, weights=weights, limit=limit, machine=machine, patient=patient, show=show,
+                      log=log)
+        return _walk(run, machine, store, compiled, show, log)
 
 
 def _walk(run: Run, machine: Machine, store: str | Path | None, compiled: bool, show: bool | None,
           log: Callable[[str], None]) -> Run:
     """The street from a prepared run to its end."""
-    if (run.folder / "metrics.json").is_file() and (run.folder / "best.pt").is_file():
-        log(f"{run.folder} is finished already: {evaluation.headline(run.metrics['test'])}"
-            if "test" in run.metrics else f"{run.folder} is finished already")
+    if devices.by_first(lambda: run.finished):
+        found = run.metrics
+        log(f"{run.folder} is finished already" + (f": {evaluation.headline(found['test'])}" if "test" in found else ""))
         return run
     model, parts = make_model(run), make_loaders(run)
     counts = models.count(model)
@@ -88,23 +92,36 @@ def train_seeds(run: Run, seeds: int = 3, *, device: str = "auto", precision: st
 
     Taught in notebook 06.
     """
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; it wants a whole number of runs, 1 or more")
     log = log if log and devices.rank() == 0 else (lambda line: None)
-    machine, first = devices.choose(device, precision), run.recipe.seed
-    return [run] + [_walk(_sibling(run, first + i), machine, store, compiled, show, log) for i in range(1, seeds)]
+    machine, several = devices.choose(device, precision), [run]
+    for seed in range(run.recipe.seed + 1, run.recipe.seed + seeds):
+        with alone(run.folder / f"seed-{seed}"):
+            sibling = devices.by_first(lambda: _sibling(run, seed, machine, log))
+            several.append(_walk(sibling, machine, store, compiled, show, log))
+    return several
 
 
-def _sibling(run: Run, seed: int) -> Run:
+def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:
     """The same run with another seed but the same images on the same sides."""
     recipe = dataclasses.replace(run.recipe, seed=seed, split_seed=division.seed_of(run.recipe))
     folder = run.folder / f"seed-{seed}"
-    about = {**run.about, "recipe": recipe.to_dict(), "started": _now(), "versions": versions()}
-    if devices.rank() == 0 and not (folder / "recipe.json").is_file():
-        records_room.save(run.records, folder / "records.csv")
-        files.write_text(folder / "recipe.json", json.dumps(about, indent=1))
-    devices.barrier()
-    sibling = load(folder)
-    _same_run(sibling, recipe, run.weights, run.about["limit"])
+    if _is_begun(folder):
+        sibling, data = load(folder), run.about["data"]
+        _same_run(sibling, recipe, run.weights, run.about["limit"], data["patient"], run.root)
+        if sibling.about["data"]["fingerprint"] != data["fingerprint"]:
+            raise _another_run(folder, ["its images were others"])
+        return _gone_on(sibling, recipe, log)
+    about = {**run.about, "machine": machine.describe(), "started": _now(), "versions": versions()}
+    sibling = Run(folder, recipe, run.records, run.root, about)
+    records_room.save(run.records, folder / "records.csv")
+    sibling.settle()
     return sibling
+
+
+def _is_begun(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("recipe.json", "records.csv"))
 
 
 def _now() -> str:
@@ -116,34 +133,52 @@ def prepare(recipe: Recipe | str, data: str | Path, out: str | Path, *, weights:
             log: Callable[[str], None] = print) -> Run:
     """Settle what a run is made of: read the data, divide it, and write recipe.json and records.csv.
 
-    A folder that holds the same run already is taken up as it is.
+    A folder that holds the same run already is taken up: its images are read once more, to see that they are those
+    that it began with. It may train longer, be more patient, or take fewer images at once.
 
     Raises
     ------
-    ValueError where the folder holds another run, or the data do not suffice.
+    ValueError where the folder holds another run, or the data do not suffice; files.Busy where another process trains
+    into it.
     """
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     out, machine = Path(out), machine or devices.choose()
-    if (out / "recipe.json").is_file() and (out / "records.csv").is_file():
-        run = load(out)
-        _same_run(run, recipe, weights, limit)
-        return run
-    run = None
-    if devices.rank() == 0:
-        run = _begin(recipe, data, out, weights, limit, machine, patient, show, log)
-    devices.barrier()
-    return run or load(out)
+    if limit < 0:
+        raise ValueError(f"limit is {limit}; it wants a number of images, or 0 for all")
+    if not isinstance(patient, (str, type(None))):
+        raise ValueError(f"patient is {patient!r}, which recipe.json cannot keep; give auto, None, or a pattern with a "
+                         "group named patient")
+    with alone(out):
+        return devices.by_first(lambda: _settled(recipe, data, out, str(weights), limit, machine, patient, show, log))
 
 
-def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int, machine: Machine, patient: str,
-           show: bool | None, log: Callable[[str], None]) -> Run:
-    models.check_size(recipe.backbone, recipe.size, machine.device, recipe.head)
-    root = sources.get(data)
-    table = records_room.scan(root, patient=patient)
-    root = root.parent if root.is_file() else root
-    table = records_room.inspect(division.sample(table, limit, recipe.seed), root, decode=True, progress=show)
-    bad = records_room.problems(table)
-    if len(bad) == len(table):
+def _settled(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int, machine: Machine,
+             patient: str | None, show: bool | None, log: Callable[[str], None]) -> Run:
+    """The run that the folder holds, if it is this one; else a new one."""
+    run = load(out) if _is_begun(out) else None
+    if run is None:
+        models.check_size(recipe.backbone, recipe.size, machine.device, recipe.head)
+    source = sources.get(data)
+    root = (source.parent if source.is_file() else source).resolve()
+    if run:
+        _same_run(run, recipe, weights, limit, patient, root)
+    table = division.sample(records_room.scan(source, patient=patient), limit, recipe.seed)
+    table = records_room.inspect(table, root, decode=run is None, progress=show)
+    if run is None:
+        return _begun(recipe, data, table, root, out, weights, limit, machine, patient, log)
+    _same_images(run, table)
+    if run.root != root:
+        log(f"the images have moved from {run.root} to {root}")
+        run.root = root
+        run.about["data"] |= {"asked": str(data), "root": str(root), "top": _top(table, root)}
+        run.settle()
+    return _gone_on(run, recipe, log)
+
+
+def _begun(recipe: Recipe, data: str | Path, table: pd.DataFrame, root: Path, out: Path, weights: str, limit: int,
+           machine: Machine, patient: str | None, log: Callable[[str], None]) -> Run:
+    bad, good = records_room.problems(table), records_room.readable(table)
+    if len(good) == 0:
         raise ValueError(f"none of the {len(table)} files in {root} is a readable image, e.g. {bad['path'].iloc[0]}: "
                          f"{bad['problem'].iloc[0]}; fetch or copy the data again")
     if len(bad):
@@ -157,19 +192,31 @@ def _begin(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: int
     if recipe.threshold and len(classes) != 2:
         raise ValueError(f"threshold is {recipe.threshold!r} and {root} has {len(classes)} classes; a threshold divides "
                          "two, so leave it \"\" here")
+    models.build(**recipe.model_arguments(len(classes)), weights="random", device="meta")  # raises where it cannot be
     _warn_of_missing(table, classes)
     audit = splits.audit(table)
-    about = {"recipe": recipe.to_dict(), "weights": {"asked": str(weights)}, "limit": limit,
-             "data": {"asked": str(data), "root": str(root.resolve()), "patient": str(patient), "classes": classes,
-                      "images": len(table), "fingerprint": records_room.fingerprint(table), "split": how},
+    about = {"recipe": recipe.to_dict(), "weights": {"asked": weights}, "limit": limit,
+             "data": {"asked": str(data), "root": str(root), "top": _top(table, root), "patient": patient,
+                      "classes": classes, "images": len(table), "fingerprint": records_room.fingerprint(table),
+                      "own_splits": _own_splits(good), "split": how},
              "audit": {"verdict": splits.verdict(audit), "leak": bool(splits.leaks(audit))},
              "machine": machine.describe(), "versions": versions(),
              "started": _now()}
     about["notes"] = _notes(root / table["path"].iloc[0], weights, about["audit"])
     run = Run(out, recipe, table, root, about)
     records_room.save(table, out / "records.csv")
-    files.write_text(out / "recipe.json", json.dumps(about, indent=1))
+    run.settle()
     return run
+
+
+def _own_splits(good: pd.DataFrame) -> str:
+    """16 hexadecimal digits that change where the data set itself divides its images in another way."""
+    return records_room.fingerprint(good.assign(label=good["split"]))
+
+
+def _top(table: pd.DataFrame, root: Path) -> str:
+    """The folder below which all images lie; a manifest may name some that are not below its own."""
+    return os.path.commonpath([root, *(os.path.normpath(root / path) for path in table["path"] if ".." in path)])
 
 
 def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
@@ -179,7 +226,7 @@ def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
             raise ValueError(f"no readable training image of {', '.join(missing)} is left; add images, raise the limit, "
                              "or take the class out")
         if missing:
-            warnings.warn(f"the {split} images lack {', '.join(missing)}", stacklevel=4)
+            warnings.warn(f"the {split} images lack {', '.join(missing)}", stacklevel=6)
 
 
 def _notes(image: Path, weights: str, audit: dict) -> list[str]:
@@ -190,28 +237,92 @@ def _notes(image: Path, weights: str, audit: dict) -> list[str]:
     return notes + [audit["verdict"]]
 
 
-def _same_run(run: Run, recipe: Recipe, weights: str, limit: int) -> None:
-    then, now = run.recipe.to_dict(), json.loads(json.dumps(recipe.to_dict()))
-    then = json.loads(json.dumps(then))
+def _same_run(run: Run, recipe: Recipe, weights: str, limit: int, patient: str | None, root: Path) -> None:
+    """Refuse what another recipe, other weights or another place of the images was asked for; images that have moved
+    are told from others by their contents."""
     free = {"epochs", "patience", "micro_batch"}
-    differing = [f"{name} was {then[name]!r} and is {now[name]!r}" for name in now
-                 if name not in free and now[name] != then.get(name)]
-    differing += [f"{name} was {a!r} and is {b!r}" for name, a, b in
-                  [("weights", run.weights, str(weights)), ("limit", run.about["limit"], limit)] if a != b]
-    if differing:
-        raise ValueError(f"{run.folder} holds another run: {'; '.join(differing)}. Choose another folder, "
-                         "or remove this one first")
-    run.recipe = dataclasses.replace(run.recipe, epochs=recipe.epochs, patience=recipe.patience,
-                                     micro_batch=recipe.micro_batch)
+    then, now = _plain(run.recipe.to_dict()), _plain(recipe.to_dict())
+    rows = [(name, then[name], now[name]) for name in now if name not in free]
+    rows += [("weights", run.weights, weights), ("limit", run.about["limit"], limit),
+             ("patient", run.about["data"].get("patient"), patient)]
+    if run.root.exists():
+        rows.append(("data", str(run.root), str(root)))
+    if differing := [f"{name} was {a!r} and is {b!r}" for name, a, b in rows if a != b]:
+        raise _another_run(run.folder, differing)
+
+
+def _another_run(folder: Path, differing: list[str]) -> ValueError:
+    return ValueError(f"{folder} holds another run: {'; '.join(differing)}. Choose another folder, or remove this one "
+                      "first")
+
+
+def _same_images(run: Run, table: pd.DataFrame) -> None:
+    """Refuse a table of other images, labels, patients or own splits; a file that was left out as unreadable does not
+    matter, whatever has become of it."""
+    broken = set(run.records.loc[run.records["problem"] != "", "path"])
+    then, now = ({row[0]: row[1:] for row in zip(*(part[name] for name in ("path", "label", "patient", "sha256")))
+                  if row[0] not in broken} for part in (run.records, table))
+    differing = {"new": sorted(now.keys() - then.keys()), "gone": sorted(then.keys() - now.keys()),
+                 "changed": sorted(path for path in then.keys() & now.keys() if then[path] != now[path])}
+    if any(differing.values()):
+        raise _another_run(run.folder, [f"{len(paths):,} of its images {'is' if len(paths) == 1 else 'are'} {what}, "
+                                        f"e.g. {paths[0]}" for what, paths in differing.items() if paths])
+    if run.about["data"].get("own_splits") not in (None, _own_splits(table[~table["path"].isin(broken)])):
+        raise _another_run(run.folder, ["the data set divides its images in another way"])
+
+
+def _gone_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
+    """The run with the epochs, patience and micro_batch of now; a finished one only where more can be learned."""
+    asked = dataclasses.replace(run.recipe, epochs=recipe.epochs, patience=recipe.patience,
+                                micro_batch=recipe.micro_batch)
+    if run.finished and not _learns_more(run, asked, log):
+        return run
+    by_length = asked.schedule in ("cosine", "one-cycle")
+    if asked.epochs != run.recipe.epochs and by_length and (run.folder / "last.pt").is_file():
+        raise _another_run(run.folder, [f"epochs was {run.recipe.epochs} and is {asked.epochs}, and with the schedule "
+                                        f"{asked.schedule!r} every rate depends on it"])
+    if run.finished:
+        log(f"{run.folder} is finished and goes on: it was asked for more epochs or more patience")
+        _unfinish(run)
+    run.recipe = asked
+    return run
+
+
+def _learns_more(run: Run, asked: Recipe, log: Callable[[str], None]) -> bool:
+    """Whether a finished run has epochs to go if it gets the epochs and patience asked for."""
+    then = run.recipe
+    longer = asked.epochs > then.epochs
+    if not longer and (asked.patience or math.inf) <= (then.patience or math.inf):
+        return False
+    if not (run.folder / "last.pt").is_file():
+        log(f"{run.folder} has no last.pt to go on from")
+        return False
+    last = checkpoints.read(run.folder / "last.pt")
+    done = len(last["history"])
+    if asked.patience and done - last["best_epoch"] >= asked.patience:
+        log(f"{run.folder} had stopped early, with no better {asked.monitor} in {asked.patience} epochs, so more epochs "
+            "change nothing; more patience would")
+        return False
+    return asked.epochs > done
+
+
+def _unfinish(run: Run) -> None:
+    """Take away what was measured: it is not that of the weights to come."""
+    for name in ("metrics.json", "predictions.csv"):
+        (run.folder / name).unlink(missing_ok=True)
 
 
 def make_model(run: Run) -> nn.Module:
     """The recipe's model, its weights resolved; what they are is written into recipe.json."""
-    model = models.build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights)
-    run.about["weights"] = {**model.tl["weights"], "asked": run.weights}
-    if devices.rank() == 0:
-        files.write_text(run.folder / "recipe.json", json.dumps(run.about, indent=1))
-    return model
+    made: list[nn.Module] = []
+
+    def first() -> dict:
+        made.append(models.build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights))
+        run.about["weights"] = {**made[0].tl["weights"], "asked": run.weights}
+        run.settle()
+        return run.about["weights"]
+    run.about["weights"] = devices.by_first(first)  # which may fetch them, for all
+    return made[0] if made else models.build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights)
 
 
 def make_loaders(run: Run, parts: Iterable[str] = ("train", "val", "test")) -> dict[str, loaders.Loader]:
@@ -231,19 +342,34 @@ def fit(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine
         store: str | Path | None = "auto", compiled: bool = False, show: bool | None = None,
         log: Callable[[str], None] | None = print) -> training.Fit:
     """Train the run's model, or go on training it; writes last.pt each epoch, then history.csv and best.pt."""
-    store = run.store(store)
+    store, machine = run.store(store), machine or devices.choose()
     used, recipe = {part: parts[part] for part in ("train", "val") if part in parts}, run.recipe
     place = {"machine": machine, "store": store, "checkpoint": run.folder / "last.pt", "compiled": compiled,
              "show": show, "log": log}
-    done = tuning.head_then_rest(model, used, recipe.options(), recipe.head_epochs, recipe.head_learning_rate,
-                                 **place) if recipe.head_epochs else training.fit(model, used, recipe.options(), **place)
-    if devices.rank() == 0:
-        with files.replacing(run.folder / "history.csv") as part:
-            done.history.to_csv(part, index=False)
-        checkpoints.save(run.folder / "best.pt", model, run.classes, recipe=_plain(run.recipe.to_dict()),
-                         epoch=done.best_epoch, monitor=done.monitor, notes=list(run.about["notes"]))
-    devices.barrier()
+    with alone(run.folder):
+        run.about["machine"] = machine.describe()
+        devices.by_first(lambda: (_unfinish(run), run.settle()))
+        try:
+            done = tuning.head_then_rest(model, used, recipe.options(), recipe.head_epochs, recipe.head_learning_rate,
+                                         **place) if recipe.head_epochs else training.fit(model, used, recipe.options(),
+                                                                                          **place)
+        except KeyboardInterrupt:
+            if log and devices.rank() == 0:
+                log(f"stopped; {run.folder} keeps all whole epochs, and the same call goes on from there")
+            raise
+        devices.by_first(lambda: _keep(run, model, done))
     return done
+
+
+def _keep(run: Run, model: nn.Module, done: training.Fit) -> None:
+    epochs = len(done.history) - run.recipe.head_epochs
+    if epochs > run.recipe.epochs:  # fewer were asked for than it had already
+        run.recipe = dataclasses.replace(run.recipe, epochs=epochs)
+        run.settle()
+    with files.replacing(run.folder / "history.csv") as part:
+        done.history.to_csv(part, index=False)
+    checkpoints.save(run.folder / "best.pt", model, run.classes, recipe=_plain(run.recipe.to_dict()),
+                     epoch=done.best_epoch, monitor=done.monitor, notes=list(run.about["notes"]))
 
 
 def _plain(values: dict) -> dict:
@@ -254,25 +380,27 @@ def finish(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, mach
            store: str | Path | None = "auto", show: bool | None = None,
            log: Callable[[str], None] | None = print) -> dict:
     """Predict validation and test images, measure, and write predictions.csv and metrics.json."""
-    tables = [predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
-              for part in ("val", "test") if part in parts]
-    predictions = pd.concat(tables, ignore_index=True)
-    if devices.rank() == 0:
-        threshold = _chosen_threshold(run.recipe.threshold, predictions)
-        if threshold is not None:
-            predictions = evaluation.apply_threshold(predictions, threshold)
-        with files.replacing(run.folder / "predictions.csv") as part:
-            predictions.to_csv(part, index=False)
-        chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
-        checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen})
-        metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
-        evaluation.save_metrics(run.folder / "metrics.json", metrics)
-        if log:
-            for part in ("val", "test"):
-                if part in metrics:
-                    log(f"{part}: {evaluation.headline(metrics[part])}")
-            log(f"({run.caption})")
-    devices.barrier()
+    with alone(run.folder):
+        tables = [predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
+                  for part in ("val", "test") if part in parts]
+        return devices.by_first(lambda: _measured(run, pd.concat(tables, ignore_index=True), log))
+
+
+def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | None) -> dict:
+    threshold = _chosen_threshold(run.recipe.threshold, predictions)
+    if threshold is not None:
+        predictions = evaluation.apply_threshold(predictions, threshold)
+    with files.replacing(run.folder / "predictions.csv") as part:
+        predictions.to_csv(part, index=False)
+    chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
+    checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen})
+    metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
+    evaluation.save_metrics(run.folder / "metrics.json", metrics)
+    if log:
+        for part in ("val", "test"):
+            if part in metrics:
+                log(f"{part}: {evaluation.headline(metrics[part])}")
+        log(f"({run.caption})")
     return run.metrics
 
 
