@@ -1,7 +1,11 @@
 """The whole street for one recipe, and the folder that comes out."""
 
+import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -9,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlutils import cleaning, evaluation, phantoms, recipes, records, runs, splits
+from tlutils import checkpoints, cleaning, devices, evaluation, files, phantoms, recipes, records, runs, splits
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 FILES = {"recipe.json", "records.csv", "history.csv", "best.pt", "last.pt", "predictions.csv", "metrics.json"}
@@ -121,7 +125,7 @@ def test_other_labelled_images_are_measured_beside_the_run(run, tiny_folder, tmp
     before = (run.folder / "metrics.json").read_text()
     metrics = runs.evaluate(run.folder, other, device="cpu", show=False)
     assert metrics["n"] == sum(1 for _ in other.rglob("*.jpeg"))
-    assert (run.folder / "evaluations" / "elsewhere.json").is_file()
+    assert len(list((run.folder / "evaluations").glob("*-elsewhere-test-*.json"))) == 1
     assert (run.folder / "metrics.json").read_text() == before
 
 
@@ -281,3 +285,344 @@ def test_the_temperature_is_kept_in_the_checkpoint_and_predictions_say_whether_i
     wanted = np.log(raw[columns]) / temperature
     wanted = np.exp(wanted).div(np.exp(wanted).sum(axis=1), axis=0)
     assert np.allclose(cooled[columns], wanted, atol=1e-6)
+
+
+def begin(data, out, recipe=None, log=lambda line: None, **more):
+    return runs.prepare(recipe or small(), data, out, **{"weights": "random", "show": False, "log": log} | more)
+
+
+@pytest.fixture
+def data(tiny_folder, tmp_path):
+    """A copy of the images that a test may change."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+
+
+@pytest.fixture
+def begun(data, tmp_path):
+    return begin(data, tmp_path / "run")
+
+
+def first(data, part="train/CNV"):
+    return sorted((data / part).iterdir())[0]
+
+
+def changed_content(data):
+    first(data).write_bytes(first(data, "train/DME").read_bytes())
+
+
+def another_label(data):
+    first(data).rename(data / "train" / "DME" / first(data).name)
+
+
+def one_less(data):
+    first(data).unlink()
+
+
+def one_more(data):
+    shutil.copy(first(data), data / "train" / "CNV" / "CNV-9999-1.jpeg")
+
+
+def a_half(data):
+    first(data).write_bytes(first(data).read_bytes()[:500])
+
+
+def other_own_splits(data):
+    for name in ("CNV-1005-1.jpeg", "CNV-1005-2.jpeg"):
+        (data / "val" / "CNV" / name).rename(data / "train" / "CNV" / name)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (changed_content, "1 of its images is changed.*CNV-1001-1"), (another_label, "1 of its images is new.*DME/CNV-1001-1"),
+    (one_less, "1 of its images is gone"), (one_more, "1 of its images is new.*CNV-9999"), (a_half, "is changed"),
+    (other_own_splits, "are gone")])
+def test_a_run_does_not_go_on_with_other_images(begun, data, change, said):
+    change(data)
+    with pytest.raises(ValueError, match=f"holds another run.*{said}"):
+        begin(data, begun.folder)
+
+
+def test_a_run_does_not_go_on_with_a_folder_that_is_missing_or_another_one(begun, data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        begin(tmp_path / "nowhere", begun.folder)
+    with pytest.raises(ValueError, match="holds another run: data was .*data.* and is .*twin"):
+        begin(shutil.copytree(data, tmp_path / "twin"), begun.folder)
+
+
+def test_a_finished_run_does_not_go_on_with_other_images_either(run, tiny_folder, tmp_path):
+    out = shutil.copytree(run.folder, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(tmp_path / "nowhere", out)
+    with pytest.raises(ValueError, match="holds another run: data was"):
+        train(shutil.copytree(tiny_folder, tmp_path / "twin"), out)
+
+
+@pytest.mark.parametrize("patient", [None, r"-(?P<patient>\d+)-", r"(?P<patient>\w+)/"])
+def test_a_run_does_not_go_on_with_another_patient_rule(begun, data, patient):
+    with pytest.raises(ValueError, match="holds another run: patient was 'auto'"):
+        begin(data, begun.folder, patient=patient)
+
+
+def test_a_run_takes_no_rule_that_it_cannot_write_down(data, tmp_path):
+    with pytest.raises(ValueError, match="recipe.json cannot keep"):
+        begin(data, tmp_path / "run", patient=records.patient_of)
+
+
+def test_a_manifest_that_names_other_patients_or_splits_is_another_run(data, tmp_path):
+    table = records.scan(data)
+    manifest = tmp_path / "some.csv"
+    cleaning.write(table, data, manifest)
+    begin(manifest, tmp_path / "run")
+    assert begin(manifest, tmp_path / "run").folder == tmp_path / "run"
+    cleaning.write(table.assign(patient=table["patient"].replace({"1001": "1002"})), data, manifest)
+    with pytest.raises(ValueError, match="of its images are changed"):
+        begin(manifest, tmp_path / "run")
+    cleaning.write(table.assign(split=table["split"].replace({"val": "train"})), data, manifest)
+    with pytest.raises(ValueError, match="divides its images in another way"):
+        begin(manifest, tmp_path / "run")
+
+
+def test_images_that_have_moved_are_known_by_their_content(begun, data, tmp_path):
+    said = []
+    again = begin(data.rename(tmp_path / "elsewhere"), begun.folder, log=said.append)
+    assert again.root == runs.load(begun.folder).root == tmp_path / "elsewhere" and "moved" in said[0]
+
+
+def test_a_run_whose_data_lie_as_they_did_goes_on_also_with_a_limit(data, tmp_path):
+    one = begin(data, tmp_path / "run", limit=40)
+    assert begin(data, tmp_path / "run", limit=40).records.equals(runs.load(one.folder).records)
+    with pytest.raises(ValueError, match="limit was 40 and is 41"):
+        begin(data, tmp_path / "run", limit=41)
+
+
+@pytest.mark.parametrize("fate", ["kept", "removed", "mended"])
+def test_a_file_that_was_left_out_as_unreadable_makes_no_other_run(data, tmp_path, fate):
+    path = data / "train" / "CNV" / "CNV-9999-1.jpeg"
+    path.write_bytes(first(data).read_bytes()[:-30] + bytes(28) + b"\xff\xd9")  # only decoding finds it
+    path.write_bytes(b"no image") if fate != "kept" else None
+    one = begin(data, tmp_path / "run")
+    assert (one.records["problem"] != "").sum() <= 1
+    path.unlink() if fate == "removed" else shutil.copy(first(data), path) if fate == "mended" else None
+    assert begin(data, tmp_path / "run").records.equals(runs.load(one.folder).records)
+
+
+def test_taking_up_a_run_hashes_its_images_and_decodes_none(begun, data, monkeypatch):
+    asked = []
+    inspect = records.inspect
+    monkeypatch.setattr(records, "inspect", lambda *a, decode=False, **more: asked.append(decode) or inspect(*a, **more))
+    begin(data, begun.folder)
+    assert asked == [False]
+
+
+def test_further_seeds_are_held_to_the_same_data_without_reading_them_again(data, tmp_path, monkeypatch):
+    one = train(data, tmp_path / "run", small(epochs="1"))
+    where = {"device": "cpu", "precision": "fp32", "show": False, "log": None}
+    runs.train_seeds(one, 2, **where)
+    about = json.loads((one.folder / "seed-1" / "recipe.json").read_text())
+    assert about["machine"]["precision"] == "fp32" and about["recipe"]["seed"] == 1
+    monkeypatch.setattr(records, "inspect", lambda *a, **more: pytest.fail("the images were read again"))
+    runs.train_seeds(one, 2, **where)
+    about["data"]["fingerprint"] = "0" * 16
+    (one.folder / "seed-1" / "recipe.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match="seed-1 holds another run: its images were others"):
+        runs.train_seeds(one, 2, **where)
+
+
+def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_says_so_in_recipe_json(tiny_folder, tmp_path):
+    said = []
+    two = train(tiny_folder, tmp_path / "run", small(patience="0"))
+    before = (two.folder / "metrics.json").read_text()
+    four = train(tiny_folder, two.folder, small(patience="0", epochs="4"), log=said.append)
+    assert len(four.history) == 4 and "goes on" in said[0] and any("going on after epoch 2" in line for line in said)
+    about = json.loads((two.folder / "recipe.json").read_text())
+    assert about["recipe"]["epochs"] == four.recipe.epochs == 4
+    assert (two.folder / "metrics.json").read_text() != before
+    whole = train(tiny_folder, tmp_path / "whole", small(patience="0", epochs="4"))
+    assert whole.metrics == four.metrics and same_weights(whole, four)
+    for epochs in ("2", "4"):
+        again = train(tiny_folder, two.folder, small(patience="0", epochs=epochs), log=said.append)
+        assert again.recipe.epochs == 4 and "is finished already" in said[-1]
+        assert json.loads((two.folder / "recipe.json").read_text()) == about
+
+
+def same_weights(one, other):
+    a, b = (checkpoints.load(run.folder / "best.pt")["state"] for run in (one, other))
+    return a.keys() == b.keys() and all((a[key] == b[key]).all() for key in a)
+
+
+def test_a_run_that_stopped_early_is_not_made_longer_by_epochs_but_by_patience(tiny_folder, tmp_path):
+    stopping = {"learning_rate": "0.5", "optimiser": "sgd", "min_delta": "100", "epochs": "5"}
+    done, said = train(tiny_folder, tmp_path / "run", small(**stopping, patience="1")), []
+    assert len(done.history) == 2
+    train(tiny_folder, done.folder, small(**{**stopping, "epochs": "9"}, patience="1"), log=said.append)
+    assert "had stopped early" in said[0] and "is finished already" in said[1] and len(done.history) == 2
+    assert runs.load(done.folder).recipe.epochs == 5
+    more = train(tiny_folder, done.folder, small(**stopping, patience="2"), log=said.append)
+    assert len(more.history) == 3 and runs.load(done.folder).recipe.patience == 2
+
+
+def test_a_finished_run_whose_rates_depend_on_its_length_is_not_made_longer(tiny_folder, tmp_path):
+    cosine = small(schedule="cosine", epochs="1")
+    done = train(tiny_folder, tmp_path / "run", cosine)
+    with pytest.raises(ValueError, match="epochs was 1 and is 2.*cosine"):
+        train(tiny_folder, done.folder, cosine.changed({"epochs": 2}))
+    assert train(tiny_folder, done.folder, cosine).metrics == done.metrics
+
+
+def test_training_anew_in_steps_takes_the_old_measurements_away_first(run, tmp_path):
+    again = runs.load(shutil.copytree(run.folder, tmp_path / "run"))
+    model, parts = runs.make_model(again), runs.make_loaders(again)
+    where = {"machine": devices.choose("cpu", "fp32"), "show": False, "log": None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runs.fit(again, model, parts, **where)
+    assert not again.finished and not (again.folder / "predictions.csv").exists()
+    runs.finish(again, model, parts, **where)
+    assert again.metrics == run.metrics
+
+
+def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):
+    about = json.loads((run.folder / "recipe.json").read_text())
+    assert about["machine"] == json.loads(json.dumps(devices.choose("cpu", "fp32").describe()))
+
+
+HOLD = "import sys, time; from tlutils import runs\nwith runs.alone(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+
+
+def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_folder, tmp_path):
+    out = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(files.Busy, match="at work on the run"):
+            train(tiny_folder, out, small(epochs="3"))
+        with pytest.raises(files.Busy):
+            runs.fit(runs.load(out), run.model(), runs.make_loaders(run), show=False, log=None)
+        assert runs.evaluate(out, device="cpu", precision="fp32", show=False) == run.metrics["test"]
+        other.kill()
+    assert len(train(tiny_folder, out, small(epochs="3")).history) == 3
+
+
+def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_folder, tmp_path):
+    copy = runs.load(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations")))
+    for site in ("siteA", "siteB"):
+        shutil.copytree(tiny_folder / "test", tmp_path / site / "images")
+    where = {"device": "cpu", "precision": "fp32", "show": False}
+    for site, more in (("siteA", {}), ("siteB", {}), ("siteA", {"views": 1}), ("siteA", {"split": "val"}),
+                       ("siteA", {"calibrated": True}), ("siteA", {})):
+        runs.evaluate(copy.folder, tmp_path / site / "images", **more, **where)
+    found = sorted((copy.folder / "evaluations").glob("*.json"))
+    assert len(found) == 5 and [path.name.split("-")[0] for path in found] == 4 * ["siteA"] + ["siteB"]
+    used = [json.loads(path.read_text())["used"] for path in found]
+    assert {(tmp_path / site / "images").as_posix() for site in ("siteA", "siteB")} == {one["data"] for one in used}
+    assert sorted((one["split"], one["views"], one["calibrated"]) for one in used) == [
+        ("test", 0, False), ("test", 0, False), ("test", 0, True), ("test", 1, False), ("val", 0, False)]
+    assert all(len(pd.read_csv(path.with_suffix(".csv"))) == 16 for path in found)
+
+
+def test_predictions_for_people_hold_no_formula_and_paths_that_open(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "+a.png", "-b.png", "@c.png", "\td.png", "plain.png"]
+    for name in names:
+        shutil.copy(run.root / run.part("test")["path"].iloc[0], name)
+    said = runs.predict(run.folder, [f"./{name}" if name[0] == "-" else name for name in names], "out.csv", device="cpu",
+                        precision="fp32", show=False)
+    assert set(said["path"]) == set(names)
+    written = runs.read_predictions("out.csv")
+    assert set(written["path"]) == {f"./{name}" for name in names[:-1]} | {"plain.png"}
+    assert all(Path(path).is_file() for path in written["path"])
+    guarded = runs.predict.__globals__["_for_spreadsheets"](said.assign(predicted="=CNV", patient="@x"))
+    assert set(guarded["predicted"]) == {"'=CNV"} and set(guarded["patient"]) == {"'@x"}
+
+
+def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_path):
+    data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    odd = ["=1+1", "@SUM(1)", "a,b", 'q"q', "new\nline", "car\rriage", "$x$", "<b>", " lead", "NA", "007", "ü", "'tis"]
+    for i, name in enumerate(odd):
+        draw = first(data, "train/CNV")
+        (data / "train" / "CNV" / f"{name}-{i}.jpeg").write_bytes(draw.read_bytes() + bytes([i]))
+    for part in ("train", "val", "test"):
+        (data / part / "DME").rename(data / part / "=D$M,E\n\"x\"")
+    run = train(data, tmp_path / "run", small(epochs="1"), patient=r"(?P<patient>[^/]+)-\d+\.jpeg")
+    back, said = runs.load(run.folder), run.predictions
+    assert back.records[list(records.COLUMNS)].equals(run.records[list(records.COLUMNS)])
+    assert set(back.records["patient"]) >= set(odd) and "=D$M,E\n\"x\"" in run.classes
+    known = run.records.set_index("path")
+    assert (said["patient"] == known.loc[said["path"], "patient"].to_numpy()).all()
+    assert (said["label"] == known.loc[said["path"], "label"].to_numpy()).all()
+    assert train(data, tmp_path / "run", small(epochs="1"), patient=r"(?P<patient>[^/]+)-\d+\.jpeg").metrics == run.metrics
+
+
+def edited(name, change):
+    def edit(folder):
+        about = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(change(about) or about))
+    return edit
+
+
+def replaced(name, old, new):
+    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
+
+
+STRANGE = {
+    "not JSON": lambda folder: (folder / "recipe.json").write_text("{"),
+    "not UTF-8": lambda folder: (folder / "recipe.json").write_bytes(b"\xff\xfe{}"),
+    "a list": lambda folder: (folder / "recipe.json").write_text("[1]"),
+    "nested without end": lambda folder: (folder / "recipe.json").write_text("[" * 100_000),
+    "no recipe": edited("recipe.json", lambda about: about.pop("recipe") and None),
+    "no data": edited("recipe.json", lambda about: about.update(data=3)),
+    "classes no texts": edited("recipe.json", lambda about: about["data"].update(classes=[1, 2])),
+    "root a number": edited("recipe.json", lambda about: about["data"].update(root=5)),
+    "limit a text": edited("recipe.json", lambda about: about.update(limit="9")),
+    "unknown field": edited("recipe.json", lambda about: about["recipe"].update(evil="__import__('os')")),
+    "field of another kind": edited("recipe.json", lambda about: about["recipe"].update(size="224")),
+    "augmentation a list": edited("recipe.json", lambda about: about["recipe"].update(augmentation=[])),
+    "path above": replaced("records.csv", "train/CNV/CNV-1001-1.jpeg", "../../secret.jpeg"),
+    "whole path": replaced("records.csv", "train/CNV/CNV-1001-1.jpeg", "/etc/secret.jpeg"),
+    "a column less": replaced("records.csv", "problem", "trouble"),
+    "no number": replaced("records.csv", ",64,48,L,", ",many,48,L,"),
+    "another class": replaced("records.csv", ",CNV,", ",EVIL,"),
+    "empty": lambda folder: (folder / "records.csv").write_text(""),
+}
+
+
+@pytest.mark.parametrize("harm", STRANGE.values(), ids=STRANGE)
+def test_a_run_that_somebody_has_edited_is_refused_in_one_sentence(run, tmp_path, harm):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "evaluations")))
+    harm(folder)
+    with pytest.raises(ValueError, match="is not what a run writes"):
+        runs.load(folder)
+
+
+def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, tmp_path):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "evaluations")))
+    path = run.predictions["path"].iloc[0]
+    replaced("predictions.csv", path, "../../secret.jpeg")(folder)
+    with pytest.raises(ValueError, match="secret.jpeg is not in records.csv"):
+        runs.load(folder).predictions
+
+
+def test_a_manifest_above_its_images_makes_a_run_that_can_be_opened(data, tmp_path):
+    cleaning.write(records.scan(data), data, tmp_path / "tables" / "some.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = begin(tmp_path / "tables" / "some.csv", tmp_path / "run")
+        assert runs.load(run.folder).records["path"].str.startswith("../").all()
+        assert run.about["data"]["top"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"freeze": "up to nowhere"}, "nowhere"), ({"outputs": 1}, "outputs is 1"), ({"outputs": 3}, "outputs is 3")])
+def test_a_model_that_cannot_be_built_is_refused_before_a_run_begins(data, tmp_path, change, said):
+    with pytest.raises(ValueError, match=said):
+        begin(data, tmp_path / "run", small(head="linear", loss="cross_entropy").changed(change))
+    assert not (tmp_path / "run" / "recipe.json").exists()
+
+
+def test_numbers_out_of_range_are_refused(run, data, tmp_path):
+    with pytest.raises(ValueError, match="limit is -1"):
+        begin(data, tmp_path / "run", limit=-1)
+    with pytest.raises(ValueError, match="seeds is 0"):
+        runs.train_seeds(run, 0)
+    with pytest.raises(ValueError, match="views is -1"):
+        runs.evaluate(run.folder, views=-1)
+    with pytest.raises(ValueError, match="views is -1"):
+        runs.predict(run.folder, [data], views=-1)

@@ -25,7 +25,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from .files import replacing
+from .files import write_table
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -466,8 +466,7 @@ def per_patient(records: pd.DataFrame) -> pd.DataFrame:
 
 def save(records: pd.DataFrame, path: str | Path) -> None:
     """Write records as CSV; a reader finds the old file or the new one, never half of one."""
-    with replacing(path) as part:
-        records.to_csv(part, index=False)
+    write_table(path, records)
 
 
 def load(path: str | Path) -> pd.DataFrame:

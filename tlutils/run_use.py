@@ -99,8 +99,7 @@ def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "t
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
         target = run.folder / "evaluations" / _name_of(used)
-        with files.replacing(f"{target}.csv") as part:
-            predictions.to_csv(part, index=False)
+        files.write_table(f"{target}.csv", predictions)
         evaluation.save_metrics(Path(f"{target}.json"), {
             split: metrics, "notes": run.about["notes"],
             "used": {**used, "asked": str(data), "images": len(table), "fingerprint": records_room.fingerprint(table)}})
@@ -163,8 +162,7 @@ def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | 
     predictions = _as_the_run_answers(run, predictions, calibrated)
     predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in found})
     if out is not None and devices.rank() == 0:
-        with files.replacing(out) as part:
-            _for_spreadsheets(predictions).to_csv(part, index=False)
+        files.write_table(out, _for_spreadsheets(predictions))
     return predictions
 
 

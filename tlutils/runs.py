@@ -366,8 +366,7 @@ def _keep(run: Run, model: nn.Module, done: training.Fit) -> None:
     if epochs > run.recipe.epochs:  # fewer were asked for than it had already
         run.recipe = dataclasses.replace(run.recipe, epochs=epochs)
         run.settle()
-    with files.replacing(run.folder / "history.csv") as part:
-        done.history.to_csv(part, index=False)
+    files.write_table(run.folder / "history.csv", done.history)
     checkpoints.save(run.folder / "best.pt", model, run.classes, recipe=_plain(run.recipe.to_dict()),
                      epoch=done.best_epoch, monitor=done.monitor, notes=list(run.about["notes"]))
 
@@ -390,8 +389,7 @@ def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | 
     threshold = _chosen_threshold(run.recipe.threshold, predictions)
     if threshold is not None:
         predictions = evaluation.apply_threshold(predictions, threshold)
-    with files.replacing(run.folder / "predictions.csv") as part:
-        predictions.to_csv(part, index=False)
+    files.write_table(run.folder / "predictions.csv", predictions)
     chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
     checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen})
     metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
