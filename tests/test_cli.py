@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from tlutils import checkpoints
 from tlutils.__main__ import main
 
 QUICK = ["--weights", "random", "--epochs", "1", "--device", "cpu", "--precision", "fp32", "--set", "size=32",
@@ -210,3 +212,100 @@ def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(tiny_folde
     (tmp_path / "run" / "metrics.json").unlink()
     assert main(["report", str(tmp_path / "run")]) == 3
     assert "was not finished" in said()[1] and not (tmp_path / "run" / "report.html").exists()
+
+
+LONG = [*QUICK, "--epochs", "8", "--set", "views=0", "--set", "patience=0", "--set", "freeze=none"]
+
+
+def start(data, out):
+    """The training of LONG as its own process, that obeys Ctrl-C also where the tests were begun in the background."""
+    return subprocess.Popen([sys.executable, "-m", "tlutils", "train", "oct-vgg16", "--data", str(data), "--out", str(out),
+                             *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    with start(tiny_folder, out) as job:
+        said, err = job.communicate(timeout=300)
+    assert job.returncode == 0 and "epoch  8" in said, err
+    return checkpoints.load(out / "best.pt")["state"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends the signals of POSIX")
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_told_to_stop_says_how_to_go_on_and_ends_the_same(sent, code, unbroken, tiny_folder, tmp_path):
+    with start(tiny_folder, tmp_path / "run") as job:
+        while not job.stdout.readline().startswith("epoch  1"):
+            assert job.poll() is None, job.stderr.read()
+        job.send_signal(sent)
+        said, err = job.communicate(timeout=120)
+    assert job.returncode == code, err
+    assert "the same call goes on from there" in said and "the same command goes on" in err and "Traceback" not in err
+    assert "epoch  8" not in said and not (tmp_path / "run" / "best.pt").exists()
+    assert not list((tmp_path / "run").glob(".*.part"))
+    with start(tiny_folder, tmp_path / "run") as job:
+        said, err = job.communicate(timeout=300)
+    assert job.returncode == 0 and "going on after epoch" in said, err
+    state = checkpoints.load(tmp_path / "run" / "best.pt")["state"]
+    assert all((state[key] == unbroken[key]).all() for key in unbroken)
+
+
+@pytest.mark.parametrize("typed", [["--limit", "-1"], ["--limit", "many"], ["--epochs", "0"], ["--epochs", "-3"],
+                                   ["--epochs", "1.5"], ["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "x"],
+                                   ["--set", "batch_size=0"], ["--set", "size=big"], ["--set", "size=0"],
+                                   ["--set", "augmentation=1"], ["--set", "augmentation.crop=(1,)"], ["--set", "=1"],
+                                   ["--set", "schedule=step:0:1"], ["--set", "dropout=nan"], ["--set", "freeze=up to x"],
+                                   ["--set", "class_weights={'CNV': 1, 'X': 2}"], ["--set", "outputs=7"],
+                                   ["--patient", "("], ["--patient", "x"], ["--unknown", "1"], ["--precision", "fp8"],
+                                   ["--set", "batch_size=99999999999999999999"], ["--limit", "9" * 5000]], ids=" ".join)
+def test_a_bad_value_is_one_paragraph_and_exit_2(typed, tiny_folder, tmp_path, said):
+    assert train(tiny_folder, tmp_path / "run", *typed) == 2
+    _, err = said()
+    assert err.count("error:") == 1 and "Traceback" not in err and not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_the_wrong_number_of_views_is_refused(tiny_folder, tmp_path, said):
+    assert train(tiny_folder, tmp_path / "run") == 0
+    for words in (["evaluate", str(tmp_path / "run")], ["predict", str(tmp_path / "run"), str(tiny_folder)]):
+        for views in ("-1", "many", "nan"):
+            said()
+            assert main([*words, "--tta", views]) == 2
+            assert said()[1].count("error:") == 1
+
+
+@pytest.mark.parametrize("harm", [
+    lambda run: (run / "recipe.json").write_text("{"), lambda run: (run / "metrics.json").write_text("[]"),
+    lambda run: (run / "metrics.json").write_text('{"test": {}}'), lambda run: (run / "history.csv").write_text(""),
+    lambda run: (run / "history.csv").write_text("a,b\n1,2\n"), lambda run: (run / "predictions.csv").write_text("a\n1\n"),
+    lambda run: (run / "records.csv").write_text("path,split,label,patient,problem\n../x.png,test,CNV,1,\n")])
+def test_a_report_of_files_that_are_no_runs_is_one_paragraph(harm, finished, tmp_path, said):
+    run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
+    harm(run)
+    assert main(["report", str(run)]) == 2
+    _, err = said()
+    assert err.count("error:") == 1 and "Traceback" not in err and not (run / "report.html").exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert train(tiny_folder, out) == 0
+    return out
+
+
+@pytest.mark.parametrize("content", [{"state": {}}, {"format": 1, "state": 3, "classes": [], "model": {}},
+                                     {"format": 1, "state": {}, "classes": [], "model": {"backbone": 5}}])
+def test_a_checkpoint_that_is_none_is_one_paragraph(content, finished, tiny_folder, tmp_path, said):
+    run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
+    checkpoints.write(run / "best.pt", content)
+    assert main(["predict", str(run), str(tiny_folder / "test")]) == 2
+    assert said()[1].count("error:") == 1
+
+
+def test_evaluating_other_images_says_where_the_results_are(finished, tiny_folder, said):
+    assert main(["evaluate", str(finished), "--data", str(tiny_folder)]) == 0
+    name = said()[0].split(" are in ", 1)[1].split(".csv")[0]
+    assert os.path.isfile(f"{name}.json") and os.path.isfile(f"{name}.csv")
