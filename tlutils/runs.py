@@ -349,14 +349,9 @@ def fit(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine
     with alone(run.folder):
         run.about["machine"] = machine.describe()
         devices.by_first(lambda: (_unfinish(run), run.settle()))
-        try:
-            done = tuning.head_then_rest(model, used, recipe.options(), recipe.head_epochs, recipe.head_learning_rate,
-                                         **place) if recipe.head_epochs else training.fit(model, used, recipe.options(),
-                                                                                          **place)
-        except KeyboardInterrupt:
-            if log and devices.rank() == 0:
-                log(f"stopped; {run.folder} keeps all whole epochs, and the same call goes on from there")
-            raise
+        done = tuning.head_then_rest(model, used, recipe.options(), recipe.head_epochs, recipe.head_learning_rate,
+                                     **place) if recipe.head_epochs else training.fit(model, used, recipe.options(),
+                                                                                      **place)
         devices.by_first(lambda: _keep(run, model, done))
     return done
 

@@ -146,8 +146,8 @@ def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = 
         scores = {**train_epoch(net, train, state, weights, show),
                   **(validate(net, val, weights, options) if val else {"val_loss": math.nan, "val_accuracy": math.nan})}
         state.record(scores, rate, time.perf_counter() - started, filled, train)
+        log(state.line())
         state.save(checkpoint)
-        log(state.line())  # an epoch that is told of is kept
     state.restore_best()
     log(f"{state.stopped}; kept epoch {state.best_epoch} ({options.monitor} {state.best:.4f})")
     unreadable = sorted({pair for loader in loaders.values() for pair in loader.unreadable})
