@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tlutils import checkpoints
+from tlutils import checkpoints, files
 
 QUICK = ["--weights", "random", "--epochs", "4", "--device", "cpu", "--precision", "fp32", "--set", "size=32",
          "--set", "batch_size=16", "--set", "backbone=resnet18", "--set", "views=2", "--set", "dropout=0",
@@ -58,3 +58,94 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp
     assert job.returncode == 0, said[-3000:]
     assert "going on after epoch" in said
     assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 400
+
+
+LATE = """
+import sys, time
+from tlutils import devices, recipes, runs
+data, out, seconds = sys.argv[1:]
+with devices.processes("cpu"):
+    time.sleep(float(seconds) * devices.rank())  # the other one has long begun the run when this one looks
+    recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
+    run = runs.prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
+    runs.make_model(run)
+    print(f"rank {devices.rank()} has {len(run.records)} images of {run.root.name}, {run.about['data']['fingerprint']}, "
+          f"{run.about['weights']['source']}", flush=True)
+"""
+
+
+def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder, tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    for again in ("0", "2"):
+        said = run([*TORCHRUN, str(tmp_path / "late.py"), str(tiny_folder), str(tmp_path / "run"), again])
+        mine, other = sorted(line for line in said.splitlines() if line.startswith("rank"))
+        assert mine.removeprefix("rank 0") == other.removeprefix("rank 1") and "64 images of tiny" in mine
+
+
+def ended(arguments):
+    """What a job that must fail said; that it fails soon is the point, as the others would wait for the first."""
+    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    assert done.returncode != 0
+    return " ".join(done.stderr.split())
+
+
+def test_what_the_first_process_finds_wrong_ends_all_of_them(tiny_folder, tmp_path):
+    assert "nowhere is neither a folder" in ended([*TORCHRUN, *command(tmp_path / "nowhere", tmp_path / "run")])
+    assert "outputs is 3" in ended([*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--set", "outputs=3")])
+    assert "nowhere.pth" in ended([*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--weights", "nowhere.pth")])
+
+
+def test_a_folder_that_is_in_use_is_refused_by_all_processes(tiny_folder, tmp_path):
+    with files.locked(tmp_path / "run" / ".lock", "it"):
+        assert "another process is at work on the run" in ended([*TORCHRUN, *command(tiny_folder, tmp_path / "run")])
+    assert os.listdir(tmp_path / "run") == [".lock"]
+
+
+BY_FIRST = """
+import sys
+from tlutils import devices
+
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__("a message")
+        self.held = lambda: one
+
+def odd():
+    raise Odd(1, 2)
+
+def clear():
+    raise FileNotFoundError(2, "no such thing", "x")
+
+with devices.processes("cpu"):
+    assert devices.broadcast(devices.rank()) == 0 and devices.by_first(devices.rank) == 0
+    for decide, kinds in ((clear, [FileNotFoundError] * 2), (odd, [Odd, RuntimeError])):
+        try:
+            devices.by_first(decide)
+        except Exception as error:
+            assert type(error) is kinds[devices.rank()], error
+            assert ("no such thing" in str(error)) == (decide is clear)
+        else:
+            sys.exit("no error")
+    print("fine", flush=True)
+"""
+
+
+def test_the_first_process_decides_for_all_and_its_errors_are_everybodys(tmp_path):
+    (tmp_path / "first.py").write_text(BY_FIRST)
+    assert run([*TORCHRUN, str(tmp_path / "first.py")]).count("fine") == 2
+
+
+def test_a_job_that_is_told_to_stop_ends_whole(tiny_folder, tmp_path):
+    job = subprocess.Popen([*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--set", "epochs=4000", "--epochs", "4000")],
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
+        time.sleep(0.2)
+    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True).stdout.split()
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode != 0 and len(workers) == 2
+    assert "stopped; the same command goes on" in err
+    alive = subprocess.run(["ps", "-o", "args=", "-p", ",".join(workers)], capture_output=True, text=True).stdout
+    assert "tlutils" not in alive
+    assert checkpoints.read(tmp_path / "run" / "last.pt")["history"]
+    assert not list((tmp_path / "run").glob(".*.part"))
