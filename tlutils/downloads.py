@@ -14,12 +14,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from .files import Busy, locked
 from .progress import bar, watched
 
 WAITS = (1.0, 2.0, 4.0)      # seconds before a broken transfer is taken up again: wifi comes back in 1-5 s
@@ -73,30 +73,22 @@ def digest(path: str | Path, algorithm: str = "sha256") -> str:
 def alone(path: Path) -> Iterator[None]:
     """Hold back other processes (those of torchrun, a second notebook) while this one makes `path`.
 
-    The lock belongs to the process, so a killed one leaves none behind. Where the system or the disk knows no
-    such locks (Windows, some network disks) nobody is held back.
+    They wait, and say so. Where the disk knows no locks, as some network disks, nobody is held back.
     """
-    try:
-        import fcntl
-        handle = _locked(path.with_name(f".{path.name}.lock"), lambda file: fcntl.flock(file, fcntl.LOCK_EX))
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        yield
-    finally:
-        Path(handle.name).unlink(missing_ok=True)
-        handle.close()
-
-
-def _locked(lock: Path, acquire: Callable[[BinaryIO], None]) -> BinaryIO:
-    while True:
-        handle = open(lock, "wb")
-        acquire(handle)
-        # whoever held it before us removed the file: then we hold the lock of a file that no one else sees
-        if lock.exists() and os.path.samestat(os.fstat(handle.fileno()), lock.stat()):
-            return handle
-        handle.close()
+    lock = path.with_name(f".{path.name}.lock")
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(lock, path.name))
+        except Busy:
+            print(f"another process is making {path}; waiting for it", file=sys.stderr)
+            held.enter_context(locked(lock, path.name, timeout=-1))
+        except OSError:
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):       # Windows, which removes no open file
+                lock.unlink()
 
 
 def make_folder(folder: Path) -> None:
