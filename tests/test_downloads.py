@@ -1,22 +1,18 @@
-"""What a download and an unpacked archive promise, tried on a real local server and real archives."""
+"""What a download promises, tried on a real local server."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import subprocess
 import sys
-import tarfile
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from tlutils import archives, downloads
-from tlutils.archives import ArchiveError, unpack
+from tlutils import downloads
 from tlutils.downloads import DownloadError, download
 
 CONTENT = os.urandom(600_000)
@@ -207,138 +203,3 @@ def test_two_processes_that_want_one_file_fetch_it_once(server, tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert len(server.asked) == 1 and names(tmp_path) == ["file.bin"]
-
-
-# --------------------------------------------------------------------------------------------------- archives
-
-def make_zip(path: Path, members: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name, content in members.items():
-            bundle.writestr(name, content)
-    return path
-
-
-def make_tar(path: Path, members: dict[str, bytes], *others: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as bundle:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            bundle.addfile(info, io.BytesIO(content))
-        for info in others:
-            bundle.addfile(info)
-    return path
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-
-
-MEMBERS = {"OCT2017 /train/CNV/CNV-1-1.jpeg": CONTENT[:5000], "OCT2017 /test/DME/DME-2-1.jpeg": b""}
-UNPACKED = {"OCT2017/train/CNV/CNV-1-1.jpeg": CONTENT[:5000], "OCT2017/test/DME/DME-2-1.jpeg": b""}
-JUNK = {"__MACOSX/._CNV-1.jpeg": b"j", "OCT2017 /.DS_Store": b"j", "OCT2017 /train/CNV/._CNV-1-1.jpeg": b"j"}
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz", "a.tgz"])
-def test_an_archive_unpacks_whole_and_without_what_macos_left_in_it(tmp_path, name):
-    make = make_zip if name.endswith("zip") else make_tar
-    archive = make(tmp_path / name, MEMBERS | JUNK)
-    (tmp_path / "to.unfinished").mkdir()
-    (tmp_path / "to.unfinished" / "of-a-killed-run").write_bytes(b"half")
-    assert files(unpack(archive, tmp_path / "to")) == UNPACKED
-    assert names(tmp_path) == [name, "to"]
-
-
-@pytest.mark.parametrize("bad", ["../out.txt", "a/../../out.txt", "/out.txt", "..\\out.txt", "C:\\out.txt"])
-@pytest.mark.parametrize("kind", ["zip", "tar.gz"])
-def test_an_archive_that_writes_outside_its_folder_is_refused_whole(tmp_path, kind, bad):
-    make = make_zip if kind == "zip" else make_tar
-    archive = make(tmp_path / f"a.{kind}", {"good.txt": b"good", bad: b"bad"})
-    with pytest.raises(ArchiveError, match="leads out of its folder"):
-        unpack(archive, tmp_path / "inner" / "to")
-    assert names(tmp_path / "inner") == [] and not Path("/out.txt").exists()
-
-
-@pytest.mark.parametrize("member", [
-    special("l", tarfile.SYMTYPE, "/etc"), special("l", tarfile.SYMTYPE, "good.txt"),
-    special("l", tarfile.LNKTYPE, "good.txt"), special("d", tarfile.CHRTYPE), special("d", tarfile.FIFOTYPE)])
-def test_links_and_devices_are_refused(tmp_path, member):
-    archive = make_tar(tmp_path / "a.tar.gz", {"good.txt": b"good"}, member)
-    with pytest.raises(ArchiveError, match="a link|a device"):
-        unpack(archive, tmp_path / "to")
-    assert names(tmp_path) == ["a.tar.gz"]
-
-
-def test_a_link_in_a_zip_is_refused(tmp_path):
-    info = zipfile.ZipInfo("link")
-    info.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as bundle:
-        bundle.writestr(info, "/etc/passwd")
-    with pytest.raises(ArchiveError, match="a link"):
-        unpack(tmp_path / "a.zip", tmp_path / "to")
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
-def test_an_archive_that_grows_beyond_the_limit_is_refused_and_removed(tmp_path, name):
-    make = make_zip if name.endswith("zip") else make_tar
-    archive = make(tmp_path / name, {"a": bytes(40_000), "b": bytes(40_000)})
-    with pytest.raises(ArchiveError, match="more than 50.0 kB"):
-        unpack(archive, tmp_path / "to", limit=50_000)
-    assert names(tmp_path) == [name]
-
-
-def test_an_archive_that_claims_more_than_the_disk_has_is_refused_by_default(tmp_path):
-    info = tarfile.TarInfo("huge")
-    info.size = 10 ** 17
-    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    with pytest.raises(ArchiveError, match="Make room"):
-        unpack(tmp_path / "a.tar", tmp_path / "to")
-
-
-@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
-def test_a_damaged_archive_leaves_nothing_that_looks_complete(tmp_path, name):
-    make = make_zip if name.endswith("zip") else make_tar
-    members = {f"{i}.bin": CONTENT[i * 1000:(i + 50) * 1000] for i in range(5)}
-    whole = make(tmp_path / name, members).read_bytes()
-    broken = bytearray(whole)
-    broken[len(whole) // 2] ^= 0xFF
-    for content in (whole[:len(whole) // 2], bytes(broken), b"no archive at all"):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ArchiveError, match="damaged"):
-            unpack(tmp_path / name, tmp_path / "to")
-        assert names(tmp_path) == [name]
-
-
-def test_a_write_that_fails_for_want_of_room_is_said_and_cleaned_up(tmp_path):
-    resource = pytest.importorskip("resource")
-    archive = make_zip(tmp_path / "a.zip", {"small": b"s", "large": bytes(200_000)})
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))    # the system's own limit acts as the disk
-    try:
-        with pytest.raises(DownloadError, match="the disk is full.*was removed"):
-            unpack(archive, tmp_path / "to")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    assert names(tmp_path) == ["a.zip"]
-
-
-def test_a_folder_with_something_in_it_is_not_unpacked_over(tmp_path):
-    archive = make_zip(tmp_path / "a.zip", MEMBERS)
-    (tmp_path / "to").mkdir()
-    (tmp_path / "to" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="is there already"):
-        unpack(archive, tmp_path / "to")
-    assert files(tmp_path / "to") == {"mine.txt": b"mine"}
-
-
-def test_a_block_that_fails_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), archives.whole_folder(tmp_path / "to") as folder:
-        (folder / "half").write_text("half")
-        raise KeyboardInterrupt
-    assert names(tmp_path) == []
