@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import functools
+import io
+import operator
 import os
+import pickle
+import random
+import runpy
 import socket
+import subprocess
 import threading
+import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision import models
 
 from tlutils import weights
 from tlutils.downloads import digest
+from tlutils.models import build
 from tlutils.weights import WeightsMissing, resolve
 
 BACKBONE = "squeezenet1_1"
@@ -189,34 +201,197 @@ def test_counters_stay_whole_numbers(cache, tmp_path):
     assert resolve(BACKBONE, tmp_path / "mine.pth")[0]["bn.num_batches_tracked"].dtype == torch.int64
 
 
-class Trap:
-    def __init__(self, file: Path) -> None:
-        self.file = str(file)
+class Calls:
+    """Pickled, it calls a function when it is opened."""
+    def __init__(self, function, *args) -> None:
+        self.called = function, args
 
     def __reduce__(self):
-        return os.mkdir, (self.file,)
+        return self.called
 
 
-@pytest.mark.parametrize("zipped", [True, False])
+class Sets(Calls):
+    """Pickled, it makes a harmless thing of another call and hands that a state to set."""
+    def __reduce__(self):
+        return torch.nn.Module, (), {"trap": Calls(*self.called[:1], *self.called[1])}
+
+
+TRAPS = {
+    "makes a folder": lambda marker: Calls(os.mkdir, marker),
+    "runs a command": lambda marker: Calls(os.system, f"mkdir {marker}"),
+    "starts a process": lambda marker: Calls(subprocess.check_call, ["mkdir", marker]),
+    "evaluates": lambda marker: Calls(eval, f"__import__('os').mkdir({marker!r})"),
+    "executes": lambda marker: Calls(exec, f"import os; os.mkdir({marker!r})"),
+    "opens a file": lambda marker: Calls(open, marker, "w"),
+    "takes an attribute": lambda marker: Calls(operator.methodcaller("mkdir"), Path(marker)),
+    "applies": lambda marker: Calls(map, os.mkdir, [marker]),
+    "partly": lambda marker: Calls(functools.partial(os.mkdir, marker)),
+    "runs a module": lambda marker: Calls(runpy.run_path, marker + ".py"),
+    "loads again with pickle": lambda marker: Calls(pickle.loads, pickle.dumps(Calls(os.mkdir, marker))),
+    "loads again with torch": lambda marker: Calls(torch.load, marker + ".pth", None, None),
+    "loads a library": lambda marker: Calls(ctypes.CDLL, marker + ".so"),
+    "sets a state": lambda marker: Sets(os.mkdir, marker),
+    "a whole model": lambda marker: torch.nn.Linear(1, 1),
+}
+PLACES = {
+    "beside the tensors": lambda trap: {"weight": torch.ones(1), "trap": trap},
+    "alone": lambda trap: trap,
+    "deep": lambda trap: {"state_dict": {"weight": torch.ones(1)}, "optimizer": [{"groups": (1, [trap])}]},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+@pytest.mark.parametrize("put", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("trap", TRAPS.values(), ids=TRAPS)
+def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path, trap, put, zipped):
+    file, marker = tmp_path / "trap.pth", tmp_path / "sprung"
+    (tmp_path / "sprung.py").write_text(f"import os; os.mkdir({str(marker)!r})")
+    torch.save(put(trap(str(marker))), file, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(ValueError, match="trap.pth is refused.*run code"):
+        weights.read(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("trap", [one for name, one in TRAPS.items() if name in (
+    "makes a folder", "runs a command", "starts a process", "evaluates", "executes", "opens a file", "runs a module",
+    "loads again with pickle", "sets a state")])
+def test_the_traps_are_real_ones(tmp_path, trap):
+    marker = tmp_path / "sprung"
+    (tmp_path / "sprung.py").write_text(f"import os; os.mkdir({str(marker)!r})")
+    torch.save(trap(str(marker)), tmp_path / "trap.pth")
+    torch.load(tmp_path / "trap.pth", weights_only=False)
+    assert marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("place", ["own file", "cache"])
-def test_a_file_that_would_run_code_is_refused_and_runs_nothing(cache, tmp_path, place, zipped):
+@pytest.mark.parametrize("pack", [pickle.dumps, lambda trap: pickle.dumps(trap, protocol=0)], ids=["pickle", "text"])
+def test_a_pickle_that_torch_did_not_write_is_refused_where_torchvision_would_run_it(cache, tmp_path, place, pack):
     file = tmp_path / "trap.pth"
-    torch.save({"weight": torch.ones(1), "trap": Trap(tmp_path / "sprung")}, file,
-               _use_new_zipfile_serialization=zipped)
+    file.write_bytes(pack(Calls(os.mkdir, str(tmp_path / "sprung"))))
     if place == "cache":
         file = file.rename(cache / f"{BACKBONE}-{digest(file)[:8]}.pth")
-    with pytest.raises(ValueError, match="refused.*run code"):
+    with pytest.raises(ValueError, match="refused|cannot be read"):
         resolve(BACKBONE, *([file] if place == "own file" else []), url=f"{nowhere()}/{file.name}")
     assert not (tmp_path / "sprung").exists()
-    torch.load(file, weights_only=False)            # the trap is a real one
-    assert (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>log in</html>", b"PK\x03\x04 cut off"])
+def zip_of(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        for name, content in members.items():
+            bundle.writestr(name.replace("__", "/"), content)
+    return buffer.getvalue()
+
+
+def saved(content: object, **options) -> bytes:
+    torch.save(content, buffer := io.BytesIO(), **options)
+    return buffer.getvalue()
+
+
+def array(**arrays) -> bytes:
+    np.savez(buffer := io.BytesIO(), **arrays)
+    return buffer.getvalue()
+
+
+PLAIN = {"weight": torch.arange(64.0)}
+DAMAGED = {
+    "empty": b"", "web page": b"<html>log in</html>", "beginning of a zip": b"PK\x03\x04 cut off",
+    "zip of texts": zip_of(**{"word__document.xml": b"<w/>"}), "zip of nothing": zip_of(),
+    "zip with an empty pickle": zip_of(archive__data_pkl=b""), "arrays of numpy": array(weight=np.ones(3)),
+    "cut in half": saved(PLAIN)[:700], "cut at the end": saved(PLAIN)[:-30],
+    "old format, cut": saved(PLAIN, _use_new_zipfile_serialization=False)[:-20],
+    "old format, cut early": saved(PLAIN, _use_new_zipfile_serialization=False)[:40],
+    "safetensors": b"\x40\0\0\0\0\0\0\0" + b'{"weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}     ' + bytes(4),
+    "zeros": bytes(5000), "noise": bytes(range(256)) * 20,
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_file_is_a_clear_error(cache, tmp_path, content):
     (tmp_path / "mine.pth").write_bytes(content)
-    with pytest.raises(ValueError, match="mine.pth.*(refused|cannot be read)"):
+    with pytest.raises(ValueError, match="mine.pth.*(refused|cannot be read)") as error:
         resolve(BACKBONE, tmp_path / "mine.pth")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "old format"])
+def test_a_file_damaged_anywhere_is_refused_or_read(tmp_path, zipped):
+    whole, draw = saved({"state_dict": PLAIN, "epoch": 3}, _use_new_zipfile_serialization=zipped), random.Random(0)
+    for _ in range(300):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(1, 3)):
+            broken[draw.randrange(600)] = draw.randrange(256)
+        (tmp_path / "mine.pth").write_bytes(broken)
+        with contextlib.suppress(ValueError):
+            assert all(isinstance(value, torch.Tensor) for value in weights.read(tmp_path / "mine.pth").values())
+
+
+def swollen() -> bytes:
+    """A state dict whose zip was packed once more: 40 MB of zeros in 40 kB."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(saved({"weight": torch.zeros(10_000_000)}))) as plain, \
+            zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in plain.infolist():
+            packed.writestr(info.filename, plain.read(info))
+    return buffer.getvalue()
+
+
+ODD = {
+    "packed": (swollen, "would take 40,0.* bytes"),
+    "one number, seen 10 to the 12": (lambda: saved({"a": torch.zeros(1).half().expand(10 ** 6, 10 ** 6)}),
+                                      "would take 2,000,000,000,000 bytes"),
+    "a thousand tensors of the same": (lambda: saved(dict.fromkeys(map(str, range(1000)), torch.zeros(10_000))),
+                                       "would take 40,000,000 bytes"),
+    "sparse": (lambda: saved({"a": torch.eye(3).to_sparse()}), "sparse"),
+    "on no device": (lambda: saved({"a": torch.zeros(3, device="meta")}), "meta"),
+    "quantized": (lambda: saved({"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}),
+                  "quantized|refused"),
+    "both names of a layer": (lambda: saved({f"denselayer1.norm{dot}1.weight": torch.ones(1) for dot in (".", "")}),
+                              "twice"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("build, said", ODD.values(), ids=ODD)
+def test_tensors_that_would_fill_the_memory_or_are_none_are_refused(tmp_path, build, said):
+    (tmp_path / "mine.pth").write_bytes(build())
+    with pytest.raises(ValueError, match=f"mine.pth.*({said})"):
+        weights.read(tmp_path / "mine.pth")
+
+
+def test_tied_and_halved_tensors_are_read(tmp_path):
+    tied = torch.arange(1000.0).half()
+    torch.save({"a": tied, "b": tied, "c": tied.reshape(10, 100).T, "bn.num_batches_tracked": torch.tensor(1)}, tmp_path / "a.pth")
+    state = weights.read(tmp_path / "a.pth")
+    assert state["a"].equal(tied.float()) and state["b"].equal(state["a"]) and state["c"].shape == (100, 10)
+
+
+def test_a_file_of_ones_own_is_checked_against_the_hash_in_its_name(cache, state, tmp_path):
+    file = save(state, tmp_path)
+    assert resolve(BACKBONE, file)[1]["sha256"].startswith(file.stem.split("-")[1])
+    for name in (f"{BACKBONE}-b8a52dc0.pth", "mine-0123abcd.pth", "densenet121-a639ec97.pth"):
+        wrong = file.rename(tmp_path / name)
+        with pytest.raises(ValueError, match=f"{name} is not what its name says.*expected to begin with.*rename"):
+            resolve(BACKBONE, wrong)
+        file = wrong
+    with pytest.raises(ValueError, match="not what its name says"):        # digits alone, but torchvision's
+        resolve("vgg13", file.rename(tmp_path / "vgg13-19584684.pth"))
+
+
+def test_a_date_in_a_name_is_no_hash(cache, state, tmp_path):
+    dated = save(state, tmp_path).rename(tmp_path / "mine-20240131.pth")
+    assert same(resolve(BACKBONE, dated)[0], state)
+
+
+def test_weights_without_numbers_are_told_and_not_used_unless_dropped(cache, tmp_path):
+    state = models.squeezenet1_1(weights=None).state_dict()
+    state["features.0.weight"][0, 0, 0, 0] = torch.nan
+    torch.save(state, tmp_path / "mine.pth")
+    assert resolve(BACKBONE, tmp_path / "mine.pth")[1]["unusable"] == ["features"]
+    with pytest.raises(ValueError, match="hold no numbers.*features"):
+        build(BACKBONE, 2, weights=str(tmp_path / "mine.pth"))
 
 
 @pytest.mark.parametrize("content", [torch.ones(3), {"epoch": 3}, {}, [torch.ones(1)]])

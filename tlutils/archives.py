@@ -26,7 +26,7 @@ from .downloads import CHUNK, DownloadError, alone, human, make_folder
 from .progress import bar
 
 FULL_DISK = 0.95                 # an archive may fill at most this share of the free space
-SWELL, ANYWAY = 100, 1 << 30     # and at most 100 times its own size, or 1 GiB; archives of images: 1.0 to 1.2
+SWELL, ANYWAY = 100, 1 << 30     # and at most 100 times its own size, or 1 GiB: JPEG and PNG hardly shrink
 BLOCK = 4096                     # bytes that the smallest file and each folder take on most disks
 HEADER = 1 << 15                 # bytes of headers before one member of a tar; the longest path takes 4096
 DIRECTORY = 1 << 26              # bytes of a zip's directory: half a million members

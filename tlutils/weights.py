@@ -1,8 +1,8 @@
 """Pretrained weights: find them, check them, load them without running code, or say exactly what is missing.
 
 torchvision checks a hash only while it downloads, loads a cached file with full pickle, which runs code, and
-waits for ever behind a proxy that drops packets. Here every file is checked against the hash in its name,
-loaded with `weights_only=True`, and each wait has an end. Random weights come only to those who ask for them.
+waits for ever behind a proxy that drops packets. Here every file is checked against the hash in its name if it
+bears one, loaded with `weights_only=True`, and each wait has an end. Random weights come only to those who ask for them.
 
     state, info = resolve("vgg16")                          # ImageNet, IMAGENET1K_V1
     state, info = resolve("resnet152", "IMAGENET1K_V2")     # another set of torchvision's
@@ -17,6 +17,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from .downloads import DownloadError, digest, download
 DEFAULT = "IMAGENET1K_V1"        # for every backbone, so that results compare with the original works
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "state")      # where others put the tensors in a file
+SWELL = 10                       # the most that tensors may take in memory, in times their file
 PREFIXES = ("module.", "_orig_mod.")                                 # from DataParallel and torch.compile
 
 
@@ -59,7 +61,8 @@ def resolve(backbone: str, weights: str | Path = "imagenet", timeout: float = 20
     Raises
     ------
     WeightsMissing (a FileNotFoundError) where the file is neither here nor to be had; ValueError for an
-    unknown backbone and for a file that is no state dict or would run code.
+    unknown backbone and for a file that is no state dict, would run code, or is not what the hash in its name
+    says (digits alone, such as a date, count as a hash where torchvision has a file of that hash).
 
     Taught in notebook 03.
     """
@@ -75,8 +78,10 @@ def resolve(backbone: str, weights: str | Path = "imagenet", timeout: float = 20
         raise ValueError(f"torchvision has no {DEFAULT} for {backbone}; choose one of "
                          f"{', '.join(enum.__members__)}.")
     file = _own(backbone, enum, weights)
-    known = next((one for one in enum if _hash(file.name) and _hash(file.name) == _hash(Path(one.url).name)), None)
-    return _described("file", file.name, file, _normalisation(known) if known else None)
+    claimed = _hash(file.name)
+    known = next((one for one in enum if claimed and claimed == _hash(Path(one.url).name)), None)
+    return _described("file", file.name, file, _normalisation(known) if known else None,
+                      claimed if known or claimed and not claimed.isdigit() else None)
 
 
 def whereabouts(backbone: str, weights: str = "imagenet") -> str:
@@ -105,18 +110,32 @@ def read(file: str | Path) -> dict[str, torch.Tensor]:
 
     A dict that holds the state dict (under state_dict, model_state_dict, model or state) is opened, the
     prefixes of DataParallel and torch.compile are cut off. Raises ValueError where the file is damaged, no
-    state dict, or would run code.
+    state dict, or would run code or take far more memory than it has bytes.
     """
     try:
+        _refuse_packed(file)
         content = torch.load(file, weights_only=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise ValueError(f"{file} is refused: it is no file of plain tensors but a pickle that would run "
                          "code when opened, or damaged, or of another format. Where it comes from, save the "
                          "state dict alone: torch.save(model.state_dict(), file).") from error
-    except (RuntimeError, EOFError, OSError, KeyError, UnicodeDecodeError, ValueError) as error:
+    except Exception as error:           # torch lets pass whatever a damaged file makes its parser stumble over
         raise ValueError(f"{file} cannot be read as weights ({_first_line(error)}); it is damaged or of "
                          "another format than torch.save's.") from error
     return _normalised(content, file)
+
+
+def _most(file: str | Path) -> int:
+    """The bytes that the content of a file may take: torch.save packs nothing, but torch.load unpacks."""
+    return SWELL * os.path.getsize(file)
+
+
+def _refuse_packed(file: str | Path) -> None:
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as bundle:
+            size = sum(info.file_size for info in bundle.infolist())
+        if size > _most(file):
+            raise ValueError(f"unpacked it would take {size:,} bytes, more than {SWELL} times the file")
 
 
 def _first_line(error: Exception) -> str:
@@ -133,18 +152,22 @@ def _enum(backbone: str) -> type[WeightsEnum]:
     return models.get_model_weights(backbone)
 
 
-def _info(source: str, name: str, file: Path | None = None, transforms: dict | None = None,
-          unusable: list[str] | None = None) -> dict:
+def _info(source: str, name: str, file: Path | None = None, transforms: dict | None = None) -> dict:
     return {"source": source, "name": name, "file": str(file) if file else None,
-            "sha256": digest(file) if file else None, "transforms": transforms, "unusable": unusable or []}
+            "sha256": digest(file) if file else None, "transforms": transforms, "unusable": []}
 
 
-def _described(source: str, name: str, file: Path,
-               transforms: dict | None) -> tuple[dict[str, torch.Tensor], dict]:
+def _described(source: str, name: str, file: Path, transforms: dict | None,
+               claimed: str | None = None) -> tuple[dict[str, torch.Tensor], dict]:
+    info = _info(source, name, file, transforms)
+    if claimed and not info["sha256"].startswith(claimed):
+        raise ValueError(f"{file} is not what its name says: its sha256 is {info['sha256']}, expected to begin "
+                         f"with {claimed}. It is damaged or another file; fetch it again, or rename it if "
+                         f"{claimed} is no hash.")
     state = read(file)
-    unusable = sorted({key.split(".")[0] for key, value in state.items()
-                       if value.is_floating_point() and bool(value.isnan().any())})
-    return state, _info(source, name, file, transforms, unusable)
+    info["unusable"] = sorted({key.split(".")[0] for key, value in state.items()
+                               if value.is_floating_point() and bool(value.isnan().any())})
+    return state, info
 
 
 def _normalisation(chosen: WeightsEnum) -> dict | None:
@@ -219,8 +242,20 @@ def _normalised(content: object, file: str | Path) -> dict[str, torch.Tensor]:
             isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items()):
         raise ValueError(f"{file} holds no state dict (names -> tensors) but {type(content).__name__}; save "
                          "it with torch.save(model.state_dict(), file).")
+    odd = [key for key, value in content.items()
+           if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu"]
+    if odd:
+        raise ValueError(f"{file}: {odd[0]} is no plain tensor but sparse, quantized or without numbers (meta); save "
+                         "the state dict of a model of plain float tensors.")
+    # a tensor may be one number seen a billion times, and a thousand tensors one
+    if (size := sum(value.numel() * value.element_size() for value in content.values())) > _most(file):
+        raise ValueError(f"{file} is refused: its tensors would take {size:,} bytes, more than {SWELL} times the "
+                         "file; save a state dict of contiguous tensors.")
     state = {_old_name(key): value.float() if value.is_floating_point() else value
              for key, value in content.items()}
+    if len(state) < len(content):
+        raise ValueError(f"{file} holds some layers twice, under the names norm.1 and norm1 of DenseNet; save it "
+                         "with torch.save(model.state_dict(), file).")
     for prefix in PREFIXES * 2:                  # in either order
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
