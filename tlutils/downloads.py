@@ -23,6 +23,7 @@ from .files import Busy, locked
 from .progress import bar, watched
 
 WAITS = (1.0, 2.0, 4.0)      # seconds before a broken transfer is taken up again: wifi comes back in 1-5 s
+BUSY = (429, 500, 502, 503, 504)     # what a server answers that will do better in a while
 CHUNK = 1 << 16              # bytes; what a transfer that breaks can lose
 
 
@@ -36,9 +37,10 @@ def download(url: str, to: str | Path, sha256: str | None = None, md5: str | Non
 
     sha256 may be the whole digest or its beginning (torchvision's file names carry 8 hex digits); size is in
     bytes; timeout is in seconds, for the connection and for each silence. An interrupted transfer leaves
-    `<to>.part` and is taken up there next time, if a hash or a size will judge the result. Raises
-    DownloadError for everything that keeps the right file from being there, a wrong file already bearing its
-    name included.
+    `<to>.part` and is taken up there next time, if a hash or a size will judge the result; else it leaves
+    nothing. Where a size alone will judge, `<to>.part.etag` beside it says which version of the server's file
+    it is a part of, and of another version nothing is added to it. Raises DownloadError for everything that
+    keeps the right file from being there, a wrong file already bearing its name included.
 
     Taught in notebook 01.
     """
@@ -193,34 +195,50 @@ class _Transfer:
         return self.to.with_name(self.to.name + ".part")
 
     @property
+    def mark(self) -> Path:
+        return self.to.with_name(self.to.name + ".part.etag")
+
+    @property
     def judged(self) -> bool:
         return bool(self.sha256 or self.md5 or self.size)
 
     def __call__(self, url: str, output_file: str, pooch: object, check_only: bool = False) -> None:
-        if not self.judged or (self.size and self._have() > self.size):
-            self.part.unlink(missing_ok=True)
-        if not (self.size and self._have() == self.size):
-            self._persist(url)
+        if self.size and self._have() > self.size:
+            self._forget()
+        try:
+            if not (self.size and self._have() == self.size):
+                self._persist(url)
+        except BaseException:
+            if not self.judged:
+                self._forget()
+            raise
         problem = _problem(self.part, self.sha256, self.md5, self.size)
         if problem:
-            self.part.unlink()
+            self._forget()
             raise _Refused(f"what arrived is not the file that was asked for: {problem}; it was thrown away")
         os.replace(self.part, output_file)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.mark.unlink(missing_ok=True)
 
     def _have(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _persist(self, url: str) -> None:
-        """Try again as long as something comes; where nothing ever came, say so at once."""
-        from requests.exceptions import ChunkedEncodingError, ConnectionError, Timeout
+        """Try again as long as something comes or the server is busy; where nothing ever came, say so at once."""
+        from requests.exceptions import ChunkedEncodingError, ConnectionError, HTTPError, Timeout
         failures, begun, most = 0, self._have(), self._have()
         while True:
             try:
                 return self._receive(url)
-            except (ConnectionError, Timeout, ChunkedEncodingError):
+            except (ConnectionError, Timeout, ChunkedEncodingError, HTTPError) as error:
+                answer = error.response.status_code if isinstance(error, HTTPError) else None
                 failures = 0 if self._have() > most else failures + 1
                 most = max(most, self._have())
-                if most == begun or failures > len(WAITS):
+                hopeless = answer not in BUSY if answer else most == begun
+                if hopeless or failures > len(WAITS):
                     raise
                 time.sleep(WAITS[max(failures - 1, 0)])
 
@@ -231,22 +249,42 @@ class _Transfer:
         # identity: a server that compresses on the way would count other bytes than those that we have
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as response:
-            if response.status_code == 416:       # nothing after our last byte: complete, or not this file
+            if response.status_code == 416 and start:       # nothing after our last byte: complete, or not this file
                 return self._at_the_end(response, start, url)
             response.raise_for_status()
             if response.status_code != 206:               # the server knows no ranges and begins at byte 0
                 start = 0
-            expected = self._expected(response, start)
+            packed = self._packed_on_the_way(response)
+            if start and (packed or self._changed(response)):
+                self._forget()
+                return self._receive(url)
+            expected = self.size if packed else self._expected(response, start)
             chunks = response.iter_content(CHUNK)
             first = next(chunks, b"")
             _refuse_page(response, first if start == 0 else b"")
+            if start == 0 and self.size and not (self.sha256 or self.md5):
+                self.mark.write_text("\n".join(_version(response)), encoding="utf-8")
             self._write(start, expected, first, chunks)
         if expected and self._have() < expected:
             raise ChunkedEncodingError(f"{self._have()} of {expected} bytes")
 
+    def _packed_on_the_way(self, response) -> bool:
+        """Whether other bytes come than the file's own. Many servers say gzip of a .tar.gz and mean the file."""
+        if self.to.name.lower().endswith((".gz", ".tgz")):
+            response.raw.headers.pop("Content-Encoding", None)         # or requests would unpack the file
+            return False
+        return response.headers.get("Content-Encoding", "identity").lower() != "identity"
+
+    def _changed(self, response) -> bool:
+        """Whether the server's file is another than the part's; a hash would tell afterwards, a size would not."""
+        if self.sha256 or self.md5 or not self.mark.exists():
+            return False
+        old = self.mark.read_text(encoding="utf-8").split("\n")
+        return any(was and now and was != now for was, now in zip(old, _version(response)))
+
     def _at_the_end(self, response, start: int, url: str) -> None:
         if not response.headers.get("Content-Range", "").endswith(f"/{start}"):
-            self.part.unlink()
+            self._forget()
             self._receive(url)
 
     def _expected(self, response, start: int) -> int | None:
@@ -275,6 +313,11 @@ class _Transfer:
                 file.write(first)
                 shown.update(len(first))
                 first = next(chunks, b"")
+
+
+def _version(response) -> list[str]:
+    """What a server says of the version of its file, each "" where it says nothing."""
+    return [response.headers.get(name, "") for name in ("ETag", "Last-Modified")]
 
 
 def _refuse_page(response, beginning: bytes) -> None:
