@@ -19,6 +19,7 @@ from tlutils import downloads
 from tlutils.downloads import DownloadError, download
 
 CONTENT, OTHER = os.urandom(600_000), os.urandom(600_000)
+PACKED = gzip.compress(CONTENT, 1)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -58,14 +59,14 @@ class Handler(BaseHTTPRequestHandler):
             self.give(CONTENT if often == 1 else OTHER, ranges=True, stop=200_000 if often == 1 else None,
                       ETag=f'"{min(often, 2)}"')
         elif what == "dribbles":
-            self.give(CONTENT[:200], slowly=True)
+            self.give(CONTENT[:240], slowly=True)
         elif what == "too-much":
             self.give(CONTENT, length=1000)
         elif what in ("chunked", "chunked-breaks"):
             self.chunked(CONTENT, ends=what == "chunked")
         elif what in ("gzip", "x-gzip", "gzip-breaks"):         # of a file that is packed, or packed on the way
             often = sum(path == self.path for path, _ in server.asked)
-            self.give(gzip.compress(CONTENT, 1), ranges=True, Content_Encoding=what.removesuffix("-breaks"),
+            self.give(PACKED, ranges=True, Content_Encoding=what.removesuffix("-breaks"),
                       stop=200_000 if what == "gzip-breaks" and often == 1 else None)
         elif what == "no-such-range":
             self.send_error(416)
@@ -100,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         content = content[start:] if stop is None else content[start:start + stop]
         for at in range(0, len(content), 20) if slowly else ():
             self.wfile.write(content[at:at + 20])
-            self.server.over.wait(0.05)
+            self.server.over.wait(0.15)
         self.wfile.write(b"" if slowly else content)
 
     def log_message(self, *args) -> None:
@@ -313,8 +314,8 @@ def test_a_transfer_of_the_same_version_goes_on(server, tmp_path):
 
 
 def test_a_slow_server_has_all_the_time_that_it_uses(server, tmp_path):
-    download(f"{server.url}/dribbles", tmp_path / "file.bin", size=200, timeout=0.4)
-    assert (tmp_path / "file.bin").read_bytes() == CONTENT[:200]
+    download(f"{server.url}/dribbles", tmp_path / "file.bin", size=240, timeout=1)
+    assert (tmp_path / "file.bin").read_bytes() == CONTENT[:240]
 
 
 @pytest.mark.parametrize("marks", [{"size": len(CONTENT)}, {"sha256": SHA256}])
@@ -337,9 +338,8 @@ def test_a_file_without_a_length_is_taken_whole_or_not_at_all(server, tmp_path, 
 @pytest.mark.parametrize("named", ["gzip", "x-gzip"])
 @pytest.mark.parametrize("name", ["a.tar.gz", "a.TGZ"])
 def test_a_packed_file_that_the_server_calls_packed_arrives_as_it_is(server, tmp_path, named, name):
-    packed = gzip.compress(CONTENT, 1)
-    marks = {"sha256": hashlib.sha256(packed).hexdigest(), "size": len(packed)}
-    assert download(f"{server.url}/{named}", tmp_path / name, **marks).read_bytes() == packed
+    marks = {"sha256": hashlib.sha256(PACKED).hexdigest(), "size": len(PACKED)}
+    assert download(f"{server.url}/{named}", tmp_path / name, **marks).read_bytes() == PACKED
 
 
 @pytest.mark.parametrize("marks", [{}, {"sha256": SHA256}, {"size": len(CONTENT)}])
