@@ -6,8 +6,13 @@ import dataclasses
 import hashlib
 import io
 import os
+import random
+import shutil
+import subprocess
+import sys
 import tarfile
 import threading
+import tracemalloc
 import warnings
 import zipfile
 from functools import partial
@@ -18,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlutils import layouts, records, sources
+from tlutils import archives, layouts, records, sources
 from tlutils.downloads import DownloadError
 from tlutils.sources import SOURCES, find_root, fetch, get
 
@@ -214,11 +219,16 @@ def test_a_size_without_a_known_hash_is_fetched_with_a_warning(mirror, monkeypat
     ({"val_labels": np.array([[2]] * 6)}, "runs from 2 to 2, expected 0 to 1"),
     ({"val_labels": np.zeros((6, 2), int)}, "expected one integer an image"),
     ({"val_labels": np.zeros((6, 1))}, "expected one integer an image"),
-    ({"val_labels": np.array([{}] * 6)}, "cannot be read"),
+    ({"val_labels": np.array([{}] * 6)}, "expected one integer an image"),
     ({"val_images": np.array([{}] * 6)}, "expected uint8"),
     ({"val_images": np.zeros((6, 8, 8), np.float32)}, "expected uint8"),
     ({"val_images": np.zeros((5, 8, 8), np.uint8)}, "expected uint8"),
-    ({"val_images": np.zeros((6, 8, 8, 3), np.uint8)}, "expected uint8")])
+    ({"val_images": np.zeros((6, 8, 8, 3), np.uint8)}, "expected uint8"),
+    ({"val_images": np.zeros((6, 0, 8), np.uint8)}, "expected uint8"),
+    ({"val_images": np.zeros((6, 2000, 2000), np.uint8)}, "expected uint8"),
+    ({"val_labels": np.array(1)}, "expected one integer an image"),
+    ({"val_labels": np.zeros(0, int)}, "expected uint8"),
+    ({"val_labels": np.zeros(9000, np.uint8), "val_images": np.zeros((9000, 1, 1), np.uint8)}, "expected 5,856 at most")])
 def test_arrays_that_are_not_medmnists_are_refused_whole(mirror, monkeypatch, tmp_path, replaced, said):
     offer(mirror, monkeypatch, "pneumoniamnist", medmnist(**replaced))
     with pytest.raises(ValueError, match=said):
@@ -236,6 +246,130 @@ def test_a_damaged_npz_is_a_clear_error(mirror, monkeypatch, tmp_path):
             fetch("pneumoniamnist", tmp_path / "data")
         (tmp_path / "data" / "pneumoniamnist.npz").unlink()
         assert list((tmp_path / "data").iterdir()) == []
+
+
+def npz_with(name: str, content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """MedMNIST's arrays, one member of the file replaced."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(medmnist())) as plain, zipfile.ZipFile(buffer, "w") as changed:
+        for info in plain.infolist():
+            replaced = info.filename == name
+            changed.writestr(info.filename, content if replaced else plain.read(info), method if replaced else None)
+    return buffer.getvalue()
+
+
+def npy(header: str, version: int = 1) -> bytes:
+    size = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + size + header.encode()
+
+
+def locked(content: bytes) -> bytes:
+    """A zip that says of all its members that they are encrypted."""
+    changed, at = bytearray(content), content.find(b"PK\1\2")
+    while at >= 0:
+        changed[at + 8] |= 1
+        at = content.find(b"PK\1\2", at + 4)
+    return bytes(changed)
+
+
+HOSTILE = {
+    "a header of 30 MB": lambda: npz_with("val_images.npy", npy(" " * 30_000_000, 2)),
+    "labels with such a header": lambda: npz_with("val_labels.npy", npy(" " * 30_000_000, 2)),
+    "10 to the 13 labels": lambda: npz_with("val_labels.npy", npy(
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,), }\n")),
+    "a negative number": lambda: npz_with("val_images.npy", npy(
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (6, -1, 8), }\n")),
+    "Python in the header": lambda: npz_with("val_images.npy", npy("{'descr': __import__('os').mkdir('sprung'), ")),
+    "bzip2": lambda: npz_with("val_images.npy", bytes(30_000_000), zipfile.ZIP_BZIP2),
+    "a pickle": lambda: npz_with("val_labels.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (6,), }\n")
+                                 + b"cos\nmkdir\n(Vsprung\ntR."),
+    "a password": lambda: locked(medmnist()),
+}
+
+
+@pytest.mark.parametrize("build", HOSTILE.values(), ids=HOSTILE)
+def test_arrays_made_to_do_harm_are_refused_in_little_memory(tmp_path, monkeypatch, build):
+    (tmp_path / "a.npz").write_bytes(build())
+    monkeypatch.chdir(tmp_path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="a.npz is not the MedMNIST file"):
+            sources._unpack_medmnist(tmp_path / "a.npz", tmp_path / "to", SOURCES["pneumoniamnist-64"], False)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+    assert os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_a_damaged_npz_is_refused_or_whole_wherever_it_is_damaged(tmp_path):
+    buffer, draw = io.BytesIO(), random.Random(0)
+    np.savez(buffer, **np.load(io.BytesIO(medmnist(size=4))))
+    for i in range(100):
+        broken = bytearray(buffer.getvalue())
+        broken[draw.randrange(len(broken))] ^= 1 << draw.randrange(8)
+        (tmp_path / "a.npz").write_bytes(broken)
+        try:
+            sources._unpack_medmnist(tmp_path / "a.npz", tmp_path / f"to{i}", SOURCES["pneumoniamnist-64"], False)
+            assert len(list((tmp_path / f"to{i}").rglob("*.png"))) == 18
+        except ValueError as error:
+            assert "is not the MedMNIST file" in str(error) and not (tmp_path / f"to{i}").exists()
+
+
+# ------------------------------------------------------------------------------------------------------- interrupted
+
+def test_a_fetch_killed_while_it_unpacks_is_begun_anew(mirror, monkeypatch, tmp_path):
+    names = images("chest_xray/train", each=300)
+    content = zipped(names)
+    offer(mirror, monkeypatch, "kermany-chest", content)
+    code = ("import os, signal, sys, tlutils.archives as archives; from tlutils import sources\n"
+            "place, seen = archives._place, []\n"
+            "def die(*args):\n    seen.append(place(*args))\n"
+            "    if len(seen) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"
+            "archives._place = die\n"
+            "import dataclasses; source = sources.SOURCES['kermany-chest']\n"
+            f"sources.SOURCES['kermany-chest'] = dataclasses.replace(source, sha256=None, bytes={len(content)})\n"
+            "sources.fetch('kermany-chest', 'data')")
+    environment = {**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[1])}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True)
+    assert killed.returncode == -9, killed.stderr
+    left = tmp_path / "data" / "kermany-chest.unfinished"
+    assert len(list(left.rglob("*.jpeg"))) == 100 and not (tmp_path / "data" / "kermany-chest").exists()
+    (left / "of another archive.jpeg").write_bytes(JPEG)
+    assert count(fetch("kermany-chest", tmp_path / "data")) == len(names)
+    assert sorted(os.listdir(tmp_path / "data")) == ["ChestXRay2017.zip", "kermany-chest"]
+    assert mirror.asked == ["/ChestXRay2017.zip"]
+    assert len(list((tmp_path / "data").rglob("*.jpeg"))) == len(names)
+
+
+def test_a_folder_removed_while_it_is_fetched_is_an_error_and_fetched_anew(mirror, monkeypatch, tmp_path):
+    offer(mirror, monkeypatch, "kermany-chest", zipped(images("train")))
+    unpacked = archives._place
+
+    def removed(*args):
+        shutil.rmtree(tmp_path / "data" / "kermany-chest.unfinished")
+        unpacked(*args)
+    monkeypatch.setattr(archives, "_place", removed)
+    with pytest.raises(ValueError, match="cannot be made"):
+        get("kermany-chest", tmp_path / "data")
+    monkeypatch.setattr(archives, "_place", lambda *args: (unpacked(*args), shutil.rmtree(tmp_path / "data")))
+    with pytest.raises((ValueError, DownloadError), match="cannot be made|removed while it was filled"):
+        get("kermany-chest", tmp_path / "data")
+    assert not (tmp_path / "data" / "kermany-chest").exists()
+    monkeypatch.setattr(archives, "_place", unpacked)
+    assert count(get("kermany-chest", tmp_path / "data")) == 4
+
+
+@pytest.mark.parametrize("name", ["a folder é", "100%20 #1?", "-rf", "a'b\"c", ".hidden", "a;b&c$(d)", "x.unfinished"])
+def test_the_folder_of_the_data_may_bear_any_name(mirror, monkeypatch, tmp_path, name):
+    offer(mirror, monkeypatch, "kermany-chest", zipped(images("train")))
+    assert count(fetch("kermany-chest", tmp_path / name)) == 4
+    assert fetch("kermany-chest", tmp_path / name) == tmp_path / name / "kermany-chest"
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_clear_error(mirror, tmp_path):
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(DownloadError, match="cannot make the folder.*data"):
+        fetch("kermany-chest", tmp_path / "data")
 
 
 # --------------------------------------------------------------------------------------------------- phantoms

@@ -14,6 +14,7 @@ import difflib
 import inspect
 import json
 import logging
+import math
 import os
 import re
 import warnings
@@ -28,7 +29,7 @@ import pandas as pd
 from PIL import Image
 
 from .archives import DAMAGE, unpack, whole_folder
-from .downloads import alone, download, human
+from .downloads import alone, download, human, make_folder
 from .layouts import find_root
 from .progress import bar
 
@@ -44,6 +45,7 @@ MEDMNIST = ("Yang J., Shi R., Wei D. et al.: MedMNIST v2 - A large-scale lightwe
 KERMANY_PAGE = "https://data.mendeley.com/datasets/rscbjbr9sj/2"
 KERMANY_FILES = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files"
 MEDMNIST_PAGE = "https://zenodo.org/records/10519652"
+LARGEST = 1024                   # pixels of a side; MedMNIST's largest images have 224
 PHANTOM = "drawings of nobody: good for learning the way, worth nothing as evidence"
 
 
@@ -166,7 +168,7 @@ def fetch(name: str, to: str | Path = "data", progress: bool = True, url: str | 
     folder = to / "-".join([name, *(f"{key}-{_short(value)}" for key, value in sorted(options.items()))])
     if folder.is_dir() and any(folder.iterdir()):
         return find_root(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     with alone(folder):
         if not folder.is_dir() or not any(folder.iterdir()):
             _make(source, folder, progress, url, options)
@@ -227,24 +229,26 @@ def _unpack_medmnist(file: Path, folder: Path, source: Source, progress: bool) -
 
 def _named_images(bundle: zipfile.ZipFile, split: str, source: Source,
                   file: Path) -> Iterator[tuple[str, np.ndarray]]:
-    labels = _labels(bundle, split, len(source.classes), file)
+    labels = _labels(bundle, split, source, file)
     for row, image in enumerate(_images(bundle, split, len(labels), file)):
         yield f"{split}/{source.classes[labels[row]]}/{source.name}-{split}-{row:06d}.png", image
 
 
-def _labels(bundle: zipfile.ZipFile, split: str, n_classes: int, file: Path) -> np.ndarray:
+def _labels(bundle: zipfile.ZipFile, split: str, source: Source, file: Path) -> np.ndarray:
     """int (N,) labels of a split, refused where they are no class numbers."""
     with _array(bundle, f"{split}_labels", file) as stream:
-        try:
-            labels = np.lib.format.read_array(stream, allow_pickle=False)
-        except ValueError as error:
-            raise _bad(file, f"{split}_labels cannot be read ({error})") from error
-    if labels.dtype.kind not in "iu" or labels.size != len(labels):
-        raise _bad(file, f"{split}_labels is {labels.dtype} {labels.shape}, expected one integer an image")
-    labels = labels.reshape(-1)
-    if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
+        shape, _, dtype = _header(stream, f"{split}_labels", file)
+        if dtype.kind not in "iu" or not shape or math.prod(shape) != shape[0]:
+            raise _bad(file, f"{split}_labels is {dtype} {shape}, expected one integer an image")
+        if shape[0] > source.images:
+            raise _bad(file, f"{split} has {shape[0]:,} images, expected {source.images:,} at most in all splits")
+        content = stream.read(shape[0] * dtype.itemsize)
+    if len(content) < shape[0] * dtype.itemsize:
+        raise _bad(file, f"{split}_labels ends early")
+    labels = np.frombuffer(content, dtype)
+    if labels.size and not 0 <= labels.min() <= labels.max() < len(source.classes):
         raise _bad(file, f"{split}_labels runs from {labels.min()} to {labels.max()}, expected 0 to "
-                         f"{n_classes - 1}")
+                         f"{len(source.classes) - 1}")
     return labels
 
 
@@ -252,7 +256,8 @@ def _images(bundle: zipfile.ZipFile, split: str, count: int, file: Path) -> Iter
     """The images of a split, each uint8 (S, S), refused where the array is of another kind."""
     with _array(bundle, f"{split}_images", file) as stream:
         shape, by_column, dtype = _header(stream, f"{split}_images", file)
-        if dtype != np.uint8 or len(shape) != 3 or shape[0] != count or by_column:
+        if dtype != np.uint8 or len(shape) != 3 or shape[0] != count or by_column or not \
+                all(1 <= side <= LARGEST for side in shape[1:]):
             raise _bad(file, f"{split}_images is {dtype} {shape}, expected uint8 ({count}, size, size)")
         for _ in range(count):
             pixels = stream.read(shape[1] * shape[2])
@@ -263,17 +268,24 @@ def _images(bundle: zipfile.ZipFile, split: str, count: int, file: Path) -> Iter
 
 def _header(stream: BinaryIO, name: str, file: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
     try:
-        formats = np.lib.format
-        old = formats.read_magic(stream) == (1, 0)
-        return formats.read_array_header_1_0(stream) if old else formats.read_array_header_2_0(stream)
-    except ValueError as error:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):                            # later ones are for headers of up to 4 GB
+            raise ValueError(f"version {version} of the format")
+        return np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:
         raise _bad(file, f"{name} cannot be read ({error})") from error
 
 
 def _array(bundle: zipfile.ZipFile, name: str, file: Path) -> BinaryIO:
     if f"{name}.npy" not in bundle.namelist():
         raise _bad(file, f"there is no {name} in it")
-    return bundle.open(f"{name}.npy")
+    info = bundle.getinfo(f"{name}.npy")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):   # zipfile unpacks bzip2 without bound
+        raise _bad(file, f"{name} is packed in another way than numpy's")
+    try:
+        return bundle.open(info)
+    except (OSError, RuntimeError) as error:             # RuntimeError: locked with a password
+        raise _bad(file, f"{name} cannot be read ({error})") from error
 
 
 def _bad(file: Path, what: str) -> ValueError:
