@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tlutils import records
+from tlutils import image_files, records
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "L", seed: int = 0) -> Image.Image:
@@ -390,7 +390,7 @@ def test_a_large_image_raises_no_warning(tmp_path):
 
 
 def test_a_file_beyond_any_scan_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "LARGEST", 100)
+    monkeypatch.setattr(image_files, "LARGEST", 100)
     assert inspected(tmp_path, encoded())["problem"] == "larger than any single scan"
 
 

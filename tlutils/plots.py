@@ -20,9 +20,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from PIL import Image
 from scipy.integrate import trapezoid
 from scipy.ndimage import gaussian_filter1d
+
+from . import image_files
 
 WIDTH = 9.0  # inches; at 100 dots an inch a notebook shows it unscaled
 PALETTE = sns.color_palette("colorblind").as_hex()
@@ -212,9 +213,8 @@ def split_bars(before: pd.DataFrame, after: pd.DataFrame,
 
 
 def read_grey(path: str | Path) -> np.ndarray:
-    """The pixels of an image file as they are, in grey: uint8 (H, W). Taught in notebook 01."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L"))
+    """The pixels of an image file, upright and in grey: uint8 (H, W). Taught in notebook 01."""
+    return np.asarray(image_files.read(path))
 
 
 def grid(images: Pictures, titles: Iterable[str] | None = None, colours: Iterable[str] | None = None,
@@ -279,7 +279,7 @@ def _some_of(records: pd.DataFrame, root: Path, n: int, seed: int) -> list[np.nd
             break
         try:
             found.append(read_grey(root / path))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except image_files.UnreadableImage:
             continue
     return found
 

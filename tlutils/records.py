@@ -8,10 +8,8 @@ problem ("" = fine). Every later step takes this table and hands it on. Taught i
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
-import stat
 import sys
 import unicodedata
 import warnings
@@ -22,17 +20,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from tqdm import tqdm
 
+from . import image_files
 from .files import write_table
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
           "test": "test", "testing": "test"}
 LAYOUTS = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")  # all that Pillow may try: EPS would start a program
-LARGEST = 2**28  # bytes; a larger file is no single scan, and several read at once would fill the memory
 COLUMNS = ("path", "split", "label", "patient")
 NUMBERS = ("width", "height", "bytes")
 
@@ -366,58 +362,11 @@ def _inspect_file(path: str, decode: bool) -> tuple:
     """(width, height, mode, bytes, sha256, problem) of one file."""
     nothing = (None, None, "")
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
-            return (*nothing, None, "", "not a file")
-        if status.st_size > LARGEST:
-            return (*nothing, status.st_size, "", "larger than any single scan")
-        data = Path(path).read_bytes()
-    except OSError as error:
-        return (*nothing, None, "", f"cannot be read ({error.strerror})")
-    header, problem = _look(data, decode)
+        data = image_files.content(path)
+    except image_files.UnreadableImage as error:
+        return (*nothing, None, "", str(error))
+    header, problem = image_files.look(data, decode)
     return (*(header or nothing), len(data), hashlib.sha256(data).hexdigest(), problem)
-
-
-def _look(data: bytes, decode: bool) -> tuple[tuple | None, str]:
-    """((width, height, mode) or None, problem) of the bytes of a file."""
-    header, problem = None, ""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        header = (*image.size, image.mode)
-        problem = _damage(image, decode)
-    except Image.DecompressionBombError:
-        problem = "too many pixels (a decompression bomb)"
-    except Image.UnidentifiedImageError:
-        problem = f"not an image (begins with {data[:12]!r})" if data else "empty file"
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error... for damaged files
-        problem = f"damaged image ({error})"
-    if data.startswith(b"\xff\xd8\xff") and not _jpeg_ends(data):
-        problem = "truncated JPEG (no end marker)"
-    return header, problem
-
-
-def _damage(image: Image.Image, decode: bool) -> str:
-    jpeg = image.format in ("JPEG", "MPO")
-    if image.format == "PNG" and not decode:
-        image.verify()  # the checksums of all chunks
-    elif decode or not jpeg:
-        image.load()
-    return "truncated JPEG (grey at the bottom)" if jpeg and decode and _grey_below(image) else ""
-
-
-def _jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG's end marker follows its scan; one inside a segment belongs to a preview picture."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
-        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2:at + 4], "big")
-    return data.find(b"\xff\xd9", at) >= 0
-
-
-def _grey_below(image: Image.Image) -> bool:
-    """Whether the last rows are what libjpeg puts in place of missing data: exactly 128, unlike the first."""
-    first = image.crop((0, 0, image.width, 4)).convert("L")
-    last = image.crop((0, max(0, image.height - 4), image.width, image.height)).convert("L")
-    return last.getextrema() == (128, 128) != first.getextrema()
 
 
 def readable(records: pd.DataFrame) -> pd.DataFrame:
