@@ -120,12 +120,11 @@ def test_a_zip_in_place_of_a_folder_says_what_to_do(tiny_folder, tmp_path, said)
 
 
 def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp_path, said):
-    rows = [{"path": os.path.relpath(path, tmp_path), "label": path.parent.name,
+    rows = [{"path": os.path.relpath(path, tiny_folder), "root": tiny_folder, "label": path.parent.name,
              "patient": path.name.split("-")[1]} for path in sorted(tiny_folder.rglob("*.jpeg"))]
     pd.DataFrame(rows).to_csv(tmp_path / "all.csv", index=False)
     assert train(tmp_path / "all.csv", tmp_path / "run") == 0
-    pd.DataFrame(rows + [{"path": "gone.jpeg", "label": "CNV", "patient": "1"}]).to_csv(tmp_path / "some.csv",
-                                                                                        index=False)
+    pd.DataFrame(rows + [{**rows[0], "path": "gone.jpeg"}]).to_csv(tmp_path / "some.csv", index=False)
     said()
     train(tmp_path / "some.csv", tmp_path / "run2")
     assert "gone.jpeg" in " ".join(said())

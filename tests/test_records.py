@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tlutils import image_files, records
+from tlutils import image_files, records, splits
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "L", seed: int = 0) -> Image.Image:
@@ -135,7 +135,9 @@ def test_without_splits_the_split_is_empty(tmp_path):
 def test_litter_is_passed_over(tmp_path):
     root = touch(tmp_path, "CNV/CNV-1-1.jpeg", "DME/DME-1-1.jpeg", "CNV/._CNV-1-1.jpeg", "CNV/.DS_Store",
                  "__MACOSX/CNV/CNV-1-1.jpeg", ".ipynb_checkpoints/a.png", "CNV/.ipynb_checkpoints/b.png",
-                 "CNV/Thumbs.db", "DME/notes.txt", "LICENSE.txt")
+                 "CNV/Thumbs.db", "DME/notes.txt", "LICENSE.txt", "CNV/@eaDir/CNV-1-1.jpeg/SYNOPHOTO_THUMB_M.jpg",
+                 "@eaDir/a.jpeg", "CNV/.thumbnails/a.jpeg", "Thumbs/a.png", "DME/thumbnails/b.png",
+                 "$RECYCLE.BIN/c.png", "#recycle/A/d.png")
     assert records.scan(root)["path"].tolist() == ["CNV/CNV-1-1.jpeg", "DME/DME-1-1.jpeg"]
 
 
@@ -156,7 +158,21 @@ REFUSED = {
                                          "classes in test that train does not know"),
     "two spellings": (["train/CNV/1.png", "train/DME/1.png", "test/cnv/1.png"], "several spellings"),
     "a blank too many": (["NORMAL/1.png", "NORMAL /2.png"], "several spellings"),
-    "splits within a split": (["train/train/A/1.png", "train/train/B/1.png"], "split folder in another"),
+    "splits within another split": (["train/test/A/1.png", "train/test/B/1.png"], "split folder in another"),
+    "a copy within a split": (["train/A/1.png", "train/B/1.png", "train/train/A/1.png"], "split folder in another"),
+    "unknown splits": (["part_1/cats/1.png", "part_1/dogs/1.png", "part_2/cats/2.png", "part_2/dogs/2.png"],
+                       r"the same folders \(cats, dogs\) in each of part_1, part_2.*call them train, val and test"),
+    "sites": ([f"site_{site}/{label}/{site}.png" for site in "abc" for label in ("sick", "well")],
+              r"the same folders \(sick, well\).*sites"),
+    "sites of different depth": (["here/A/1.png", "here/B/1.png", "copy/here/A/1.png", "copy/here/B/1.png"],
+                                 "the same folders"),
+    "grades at two sites": ([f"{site}/{grade}/1.png" for site in ("x", "y") for grade in range(5)], "the same folders"),
+    "images and masks": (["images/1.png", "masks/1.png"], r"masks beside their images \(masks\)"),
+    "images and masks of each class": ([f"{label}/{kind}/p1/1.png" for label in "AB" for kind in ("images", "masks")],
+                                       r"masks beside their images \(A/masks, B/masks\)"),
+    "masks in the class folders": (["A/1.png", "A/Mask/1.png", "B/1.png"], r"\(A/Mask\)"),
+    "masks named after their images": (["A/a (1).png", "A/a (1)_mask.png", "A/a (1)_mask_1.png", "B/1.png"],
+                                       r"\(a/a \(1\)_mask, a/a \(1\)_mask_1\)"),
     "data a folder lower": (["OCT2017/train/A/1.png", "OCT2017/train/B/1.png"], "split folder in another"),
     "splits below classes": (["A/train/1.png", "B/train/1.png"], "split folder in another"),
     "a copy beside the splits": (["train/A/1.png", "train/B/1.png", "copy/train/A/1.png"], "beside others"),
@@ -218,14 +234,67 @@ def test_images_beside_the_class_folders_are_left_out_and_named(tmp_path):
     assert len(found) == 2
 
 
-def test_names_that_are_no_text_are_refused(tmp_path):
+def test_names_that_are_no_text_are_left_out_and_named(tmp_path):
     touch(tmp_path, "A/1.png", "B/2.png")
     try:
-        open(os.fsencode(tmp_path / "A") + b"/\xff.png", "wb").close()
+        for name in (b"/A/\xff.png", b"/A/\xfe/3.png"):
+            os.makedirs(os.path.dirname(os.fsencode(tmp_path) + name), exist_ok=True)
+            open(os.fsencode(tmp_path) + name, "wb").close()
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    with pytest.raises(ValueError, match="not UTF-8"):
-        records.scan(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out of .*udcff\.png' \(its name is not UTF-8\)"):
+        assert records.scan(tmp_path)["path"].tolist() == ["A/1.png", "B/2.png"]
+    with pytest.warns(UserWarning, match="left out"):
+        assert records.images_in(tmp_path) == ["A/1.png", "B/2.png"]
+
+
+@pytest.mark.parametrize("name", ["loop.png", "loop"])
+def test_a_link_to_itself_is_a_problem_of_its_own_and_no_end_of_the_scan(tmp_path, name):
+    root = touch(tmp_path, "A/1.png", "B/2.png")
+    (root / "A" / name).symlink_to(root / "A" / name)
+    found = records.inspect(records.scan(root), root)
+    assert found["path"].tolist() == ["A/1.png", "B/2.png"] if name == "loop" else ["A/1.png", "A/loop.png", "B/2.png"]
+    if name == "loop.png":
+        assert "symbolic links" in found["problem"][1]
+    assert records.images_in(root) == found["path"].tolist()
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="the superuser may look into every folder")
+def test_a_folder_that_nobody_may_look_into_is_left_out_and_named(tmp_path):
+    root = touch(tmp_path, "A/1.png", "B/2.png", "B/closed/3.png")
+    (root / "B" / "closed").chmod(0)
+    try:
+        with pytest.warns(UserWarning, match=r"'B/closed/' \(Permission denied\)"):
+            assert records.scan(root)["path"].tolist() == ["A/1.png", "B/2.png"]
+    finally:
+        (root / "B" / "closed").chmod(0o700)
+
+
+def test_usual_names_of_splits_are_known(tmp_path):
+    for train, val, test in (("Training Set", "dev", "TEST"), ("seg_train", "seg_val", "seg_test"),
+                             ("train_images", "validation-images", "test images"), ("trainset", "valset", "testset")):
+        paths = [f"{split}/{label}/1.png" for split in (train, val, test) for label in ("cats", "dogs")]
+        found = records.scan(touch(tmp_path / train, *paths))
+        assert set(found["label"]) == {"cats", "dogs"}
+        assert found["split"].value_counts().to_dict() == {"train": 2, "val": 2, "test": 2}
+
+
+def test_a_split_folder_around_a_split_folder_is_read(tmp_path):
+    root = touch(tmp_path, *(f"{split}/{split}/{label}/{split}.png" for split in ("train", "Test") for label in "AB"))
+    found = records.scan(root)
+    assert found["path"].tolist()[0] == "Test/Test/A/Test.png"
+    assert found[["split", "label"]].to_numpy().tolist() == [["test", "A"], ["test", "B"], ["train", "A"], ["train", "B"]]
+
+
+@pytest.mark.parametrize("inner", [("left", "right"), ("patient-1", "patient-2"), ("p1",), ("a", "b", "only-in-A")])
+def test_folders_below_the_classes_may_be_patients_or_sides(tmp_path, inner):
+    paths = [f"{label}/{name}/1.png" for label in "AB" for name in inner if not (label == "B" and "only" in name)]
+    assert set(records.scan(touch(tmp_path, *paths))["label"]) == {"A", "B"}
+
+
+def test_classes_that_hold_the_same_folders_can_be_named(tmp_path):
+    root = touch(tmp_path, *(f"{label}/{view}/1.png" for label in "AB" for view in ("frontal", "lateral")))
+    assert set(records.scan(root, classes=["A", "B"])["label"]) == {"A", "B"}
 
 
 # --- manifests ---------------------------------------------------------------------------
@@ -255,6 +324,52 @@ def test_a_manifest_may_stand_elsewhere_and_hold_absolute_paths(tmp_path):
     assert records.read_manifest(csv, root=root)["path"].tolist() == ["A/1.png", "B/2.png"]
 
 
+@pytest.mark.parametrize("path", ["../secret/s.png", "A/../../secret/s.png", "{}/secret/s.png"])
+def test_a_manifest_reads_nothing_outside_its_root_unless_asked(tmp_path, path):
+    touch(tmp_path, "secret/s.png")
+    path = path.format(tmp_path.absolute())
+    csv = manifest(tmp_path / "lists", f"path,label\na.png,A\n{path},B\n", "a.png")
+    with pytest.raises(ValueError, match=r"1 of 2 paths that lead out of .*secret/s\.png.*root=\.\.\."):
+        records.read_manifest(csv)
+    assert len(records.read_manifest(manifest(tmp_path / "lists", f"path,label\n{tmp_path}/lists/a.png,A\n"
+                                              f"{tmp_path}/secret/s.png,B\n"), root="/")) == 2
+    asked = manifest(tmp_path / "lists", "path,label,root\nlists/a.png,A,..\nsecret/s.png,B,..\n")
+    assert records.scan(asked)["path"].tolist() == ["../secret/s.png", "a.png"]
+    with pytest.raises(ValueError, match="several roots"):
+        records.scan(manifest(tmp_path / "lists", "path,label,root\nlists/a.png,A,..\nsecret/s.png,B,\n"))
+
+
+def test_a_whole_path_through_a_link_to_the_root_is_inside(tmp_path):
+    touch(tmp_path / "disk", "a.png", "b.png")
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    csv = manifest(tmp_path / "data", f"path,label\n{tmp_path.resolve()}/disk/a.png,A\n{tmp_path}/data/b.png,B\n")
+    assert records.scan(csv)["path"].tolist() == ["a.png", "b.png"]
+
+
+def test_blanks_and_backslashes_are_kept_where_a_file_has_them_and_dropped_where_none_has(tmp_path):
+    csv = manifest(tmp_path, "path,label\n a/x.png,A\n a/y.png ,B\nb\\z.png,B\n c/w.png ,B\n",
+                   " a/x.png", " a/y.png ", "b/z.png", "c/w.png")
+    assert records.scan(csv)["path"].tolist() == [" a/x.png", " a/y.png ", "b/z.png", "c/w.png"]
+
+
+def test_words_for_no_patient_are_not_a_person(tmp_path):
+    words = ["nan", "NaN", "NA", "None", "null", "<NA>", "-", "", "?", "unknown", " n/a "]
+    names = [f"{i}.png" for i in range(len(words))]
+    rows = [f"{name},{'AB'[i % 2]},{('train', 'test')[i // 2 % 2]},{word}"
+            for i, (name, word) in enumerate(zip(names, words, strict=True))]
+    csv = manifest(tmp_path, "\n".join(["path,label,split,patient", *rows, "known.png,A,train,7"]), *names, "known.png")
+    with pytest.warns(UserWarning, match="no patient in 11 of 12 rows"):
+        found = records.scan(csv)
+    assert records.unknown_patient(found).sum() == 11 and found["patient"].nunique() == 12
+    assert not splits.leaks(splits.audit(found))
+
+
+@pytest.mark.parametrize("nobody", [None, float("nan"), pd.NA, "nan", " None "])
+def test_a_patient_rule_may_answer_nobody_in_many_ways(nobody):
+    found = records.with_patients(table(("a.png", "", "A"), ("b.png", "", "A")), lambda path: nobody)
+    assert records.unknown_patient(found).all() and found["patient"].nunique() == 2
+
+
 def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
     csv = manifest(tmp_path, "path,label\na.png,A\nb.png,B\nb.png,B\ngone.png,A\n", "a.png", "b.png")
     with pytest.warns(UserWarning, match=r"1 of 3 files.*gone\.png"), \
@@ -272,6 +387,10 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
     ("path,label,split\na.png,A,train\nb.png,B,holdout\n", "the split 'holdout'"),
     ("path,label,split\na.png,A,train\nb.png,B,test\n", "train does not know"),
     ("path,label\na.png,A\na.png,B\nb.png,B\n", "do not agree"),
+    ("path,label,Label\na.png,A,A\nb.png,B,B\n", r"several columns for label \(path, label, Label\)"),
+    ("path,label, PATH \na.png,A,a.png\nb.png,B,b.png\n", "several columns for path"),
+    ("path,label\na.png,A\nb, 2.png,B\n", r"more values than columns \(line 3\).*quotation marks"),
+    ("path,label\n", "no row below the first"),
     ("", "no table"),
     ("path,label\n\"a.png,A\n", "no table")])
 def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, text, message):
@@ -442,6 +561,12 @@ def test_counts_have_totals_and_the_splits_in_order():
     assert counted.columns.tolist() == ["train", "val", "test", "no split", "total"]
     assert counted.index.tolist() == ["A", "B", "total"]
     assert counted.loc["B"].tolist() == [1, 1, 1, 0, 3] and counted.loc["total"].tolist() == [2, 1, 1, 1, 5]
+
+
+def test_a_class_may_be_called_total():
+    counted = records.counts(table(("1", "train", "total"), ("2", "train", "A"), ("3", "test", "total")))
+    assert counted.index.tolist() == ["A", "total", "(total)"]
+    assert counted.loc["total"].tolist() == [1, 1, 2] and counted.loc["(total)"].tolist() == [2, 1, 3]
 
 
 def test_patients_are_listed_with_their_images_and_labels():

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlutils import archives, layouts, records, sources
+from tlutils import archives, records, sources
 from tlutils.downloads import DownloadError
 from tlutils.sources import SOURCES, find_root, fetch, get
 
@@ -131,12 +131,6 @@ def test_the_table_has_a_row_for_each_source():
     assert list(table["name"]) == list(SOURCES) and (table != "").all().all()
     assert table.set_index("name").loc["kermany-oct", "size"] == "5.8 GB"
 
-
-def test_layouts_and_records_know_the_same_images_and_splits():
-    assert set(layouts.EXTENSIONS) == set(records.EXTENSIONS) and set(layouts.SPLITS) == set(records.SPLITS)
-
-
-# ------------------------------------------------------------------------------------------------------ fetch
 
 def test_an_archive_is_fetched_unpacked_and_recognised_once(mirror, monkeypatch, tmp_path):
     names = images("chest_xray/train", "chest_xray/test")
@@ -400,7 +394,10 @@ KAGGLE_CHEST = images("chest_xray/train", "chest_xray/test", "chest_xray/chest_x
     (images("valid", "testing"), "."), (images("."), "."), (images("a/b/c"), "a/b/c"),
     (images("CellData/OCT/train", "CellData/OCT/test"), "CellData/OCT"),
     ([f"{label}/patient-{i}/{i}.png" for label in "AB" for i in range(2)], "."),
-    (images("train/.ipynb_checkpoints", "train"), "."), (images("train"), ".")])
+    (images("train/.ipynb_checkpoints", "train"), "."), (images("train"), "."),
+    (images("train/train", "test/test"), "."), (images("x/Train/train", "x/dev"), "x"),
+    (images("x/training_set", "x/test_set"), "x"), (images("seg_train/seg_train", "seg_test/seg_test"), "."),
+    (images("x", "x/@eaDir", "x/Thumbs"), "x")])
 def test_plain_layouts_are_found_without_a_word(tmp_path, names, root):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -419,6 +416,52 @@ def test_of_a_whole_and_a_partial_copy_the_whole_one_is_taken(tmp_path):
     write(tmp_path, *images("a/train", each=3), *images("b/train", each=4))
     with pytest.warns(UserWarning, match="8 images.*6 images elsewhere"):
         assert find_root(tmp_path) == tmp_path / "b"
+
+
+def of_other_pixels(root: Path) -> Path:
+    """Every image of a folder made another one of the same name and size."""
+    for i, file in enumerate(sorted(root.rglob("*.jpeg"))):
+        file.write_bytes(JPEG[:-4] + i.to_bytes(2, "big") + JPEG[-2:])
+    return root
+
+
+def test_images_of_the_same_names_and_sizes_but_other_pixels_are_no_copies(tmp_path):
+    of_other_pixels(write(tmp_path, *images("site_a/train", "site_a/test", "site_b/train", "site_b/test")))
+    with pytest.raises(ValueError, match=r"several data sets.*'site_a' \(8 images\), 'site_b' \(8 images\).*on top"):
+        find_root(tmp_path)
+    for file in (tmp_path / "site_a").rglob("*.jpeg"):
+        (tmp_path / "site_b" / file.relative_to(tmp_path / "site_a")).write_bytes(file.read_bytes())
+    with pytest.warns(UserWarning, match="8 images elsewhere.*copies in 'site_b'"):
+        assert find_root(tmp_path) == tmp_path / "site_a"
+
+
+@pytest.mark.parametrize("odd", ["another size", "one image more", "another class"])
+def test_a_folder_with_anything_that_the_other_lacks_is_no_copy(tmp_path, odd):
+    write(tmp_path, *images("a/train", each=3), *images("b/train", each=2))
+    file = tmp_path / "b" / "train" / "NORMAL" / "NORMAL-0-1.jpeg"
+    if odd == "another size":
+        file.write_bytes(JPEG + b"0")
+    elif odd == "one image more":
+        (file.parent / "more.jpeg").write_bytes(JPEG)
+    else:
+        file.rename(file.parents[1] / "PNEUMONIA" / file.name)
+    with pytest.raises(ValueError, match="several data sets"):
+        find_root(tmp_path)
+
+
+def test_splits_below_the_classes_are_refused_with_what_to_do(tmp_path):
+    names = [f"{label}/{split}/p{i}/{i}.jpeg" for label in ("CNV", "DME") for split in ("train", "test") for i in (0, 1)]
+    of_other_pixels(write(tmp_path, *names))
+    with pytest.raises(ValueError, match=r"several data sets.*as the classes.*put the splits on top \(train/<class>"):
+        find_root(tmp_path)
+
+
+def test_a_broken_link_does_not_make_another_set_of_a_copy(tmp_path):
+    write(tmp_path, *images("a/train", "b/train"))
+    for top in "ab":
+        (tmp_path / top / "train" / "NORMAL" / "loop.jpeg").symlink_to("loop.jpeg")
+    with pytest.warns(UserWarning, match="copies in 'b'"):
+        assert find_root(tmp_path) == tmp_path / "a"
 
 
 def test_different_data_sets_in_one_folder_are_not_mixed(tmp_path):

@@ -120,11 +120,20 @@ def refuse_target(csv: str | Path, data: str | Path) -> None:
 def write(records: pd.DataFrame, root: str | Path, csv: str | Path) -> None:
     """Write the columns that `records.read_manifest` reads; paths start from the CSV's folder.
 
-    A file system without a way from there to `root` (another Windows drive) gets whole paths.
+    Where images lie elsewhere, paths start from the folder above them all, which stands in a column root.
     """
-    start, files = Path(csv).absolute().parent, [Path(root).absolute() / path for path in records["path"]]
+    start = Path(csv).absolute().parent
+    files = [os.path.normpath(Path(root).absolute() / path) for path in records["path"]]
+    home = Path(os.path.commonpath(map(os.path.dirname, files)))
+    home, inside = (start, True) if home.is_relative_to(start) else (home, False)
+    paths = [Path(file).relative_to(home).as_posix() for file in files]
+    table = records.assign(path=paths)[["path", "label", "split", "patient"]]
+    records_room.save(table if inside else table.assign(root=_way(start, home)), csv)
+
+
+def _way(start: Path, to: Path) -> str:
+    """A relative path, or a whole one where a file system has none, such as to another Windows drive."""
     try:
-        paths = [Path(os.path.relpath(file, start)).as_posix() for file in files]
+        return Path(os.path.relpath(to, start)).as_posix()
     except ValueError:
-        paths = [file.as_posix() for file in files]
-    records_room.save(records.assign(path=paths)[["path", "label", "split", "patient"]], csv)
+        return to.as_posix()

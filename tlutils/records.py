@@ -7,6 +7,7 @@ problem ("" = fine). Every later step takes this table and hands it on. Taught i
 
 from __future__ import annotations
 
+import csv as csv_format
 import hashlib
 import os
 import re
@@ -24,14 +25,17 @@ from tqdm import tqdm
 
 from . import image_files
 from .files import write_table
+from .layouts import EXTENSIONS, SPLITS, is_junk, is_wrapped, split_of
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-          "test": "test", "testing": "test"}
 LAYOUTS = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
+MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "ground_truth", "gt"}
+PICTURES = {"image", "images", "img", "imgs", "scan", "scans", "picture", "pictures", "original", "originals"}
+SIDES = {"left", "right", "l", "r", "od", "os"}
 COLUMNS = ("path", "split", "label", "patient")
 NUMBERS = ("width", "height", "bytes")
 
+_MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
+NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "unknown", "missing"}
 PatientRule = str | Callable[[str], str | None] | None
 _NAME = re.compile(r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
                    r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -88,12 +92,12 @@ def scan(root: str | Path, patient: PatientRule = "auto", classes: list[str] | N
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}; check the spelling, or fetch the data first")
     paths, folders = _walk(root)
-    depth = _layout(root, paths)
+    depth = _layout(root, paths, classes)
     paths = _in_classes(root, paths, depth)
     _refuse_empty(root, paths, folders, depth, classes)
     parts = [path.split("/") for path in paths]
-    frame = pd.DataFrame({"path": paths, "split": [_split_name(part[0]) if depth else "" for part in parts],
-                          "label": [part[depth] for part in parts]}, dtype="str")
+    frame = pd.DataFrame({"path": paths, "split": [split_of(part[0]) or "" for part in parts],
+                          "label": [part[depth(path)] for part, path in zip(parts, paths, strict=True)]}, dtype="str")
     _check_labels(frame, str(root), classes)
     return with_patients(frame, patient)
 
@@ -104,25 +108,43 @@ def images_in(folder: str | Path) -> list[str]:
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Image files and folders below root, but hidden ones and __MACOSX: sorted posix paths relative to it."""
-    files, folders, todo = [], [], [("", (os.path.realpath(root),))]
+    """Image files and folders below root, without junk: sorted posix paths relative to it.
+
+    Names that are no text and folders that nobody may look into are left out with a warning.
+    """
+    files, folders, lost, todo = [], [], [], [("", (os.path.realpath(root),))]
     while todo:
         folder, above = todo.pop()
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                name = folder + entry.name
-                if entry.name.startswith(".") or entry.name == "__MACOSX":
-                    continue
-                if not entry.is_dir():
-                    files += [name] if name.lower().endswith(EXTENSIONS) else []
-                elif (real := os.path.realpath(entry.path)) not in above:  # a link upwards would never end
-                    folders.append(name)
-                    todo.append((name + "/", (*above, real)))
-    return sorted(files), sorted(folders)
+        try:
+            entries = [entry for entry in os.scandir(os.path.join(root, folder)) if not is_junk(entry.name)]
+        except OSError as error:
+            if not folder:
+                raise
+            lost.append(f"{ascii(folder)} ({error.strerror})")
+            continue
+        for entry in entries:
+            name = folder + entry.name
+            if not _is_folder(entry):
+                files += [name] if name.lower().endswith(EXTENSIONS) else []
+            elif (real := os.path.realpath(entry.path)) not in above:  # a link upwards would never end
+                folders.append(name)
+                todo.append((name + "/", (*above, real)))
+    lost += [f"{ascii(name)} (its name is not UTF-8)" for name in files if not _is_text(name)]
+    if lost:
+        warnings.warn(f"left out of {root}: {_some(lost)}; rename what is not UTF-8, and give yourself the right "
+                      "to read the rest", stacklevel=3)
+    return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
 
 
-def _split_name(name: str) -> str | None:
-    return SPLITS.get(name.strip().lower())
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, which the inspection will name
+        return False
+
+
+def _is_text(name: str) -> bool:
+    return name.encode(errors="ignore").decode() == name
 
 
 def _some(items: list[str] | pd.Series) -> str:
@@ -134,37 +156,85 @@ def _wrong(where: object, found: str, expected: str, todo: str) -> ValueError:
     return ValueError(f"found {found} in {where}; expected {expected}; {todo}")
 
 
-def _layout(root: Path, paths: list[str]) -> int:
-    """How many folders stand above the class folders: 1 with splits, 0 without."""
-    if odd := [ascii(path) for path in paths if path.encode(errors="ignore").decode() != path]:
-        raise _wrong(root, f"file names that are not UTF-8 ({_some(odd)})", "UTF-8", "rename these files")
+def _layout(root: Path, paths: list[str], classes: list[str] | None) -> Callable[[str], int]:
+    """How many folders stand above the class folder of a path: 1 or more with splits, 0 without."""
     if not paths:
         raise _wrong(root, "no image", f"{LAYOUTS} with images in {', '.join(EXTENSIONS)}",
                      "unpack archives first, and check that this is the folder with the images")
-    tops = sorted({path.partition("/")[0] for path in paths if "/" in path})
-    splits, others = [top for top in tops if _split_name(top)], [top for top in tops if not _split_name(top)]
+    folders = sorted({tuple(path.split("/")[:-1]) for path in paths})
+    tops = sorted({parts[0] for parts in folders if parts})
+    splits, others = [top for top in tops if split_of(top)], [top for top in tops if not split_of(top)]
     if splits and others:
         raise _wrong(root, f"split folders ({_some(splits)}) beside others ({_some(others)})", LAYOUTS,
                      "move the others away, as a second copy would count every image twice")
-    if len({_split_name(top) for top in splits}) < len(splits):
+    if len({split_of(top) for top in splits}) < len(splits):
         raise _wrong(root, f"two folders for one split ({', '.join(splits)})", LAYOUTS, "move one away")
-    depth = 1 if splits else 0
-    for parts in sorted({tuple(path.split("/")[:-1]) for path in paths}):
-        _refuse_nested(root, parts, depth)
+    depths = {top: _depth([parts for parts in folders if parts and parts[0] == top]) for top in splits}
+    for parts in folders:
+        _refuse_nested(root, parts, depths.get(parts[0], 0) if parts else 0)
+    _refuse_masks(root, paths, folders)
+    if not splits and not classes:
+        _refuse_alike(root, folders)
+    return lambda path: depths.get(path.partition("/")[0], 1 if splits else 0)
+
+
+def _depth(folders: list[tuple[str, ...]]) -> int:
+    """How many split folders stand around each other: 1 for train/..., 2 for train/train/..."""
+    depth = 1
+    while len(folders[0]) > depth and is_wrapped(folders[0][:depth + 1], folders):
+        depth += 1
     return depth
 
 
 def _refuse_nested(root: Path, parts: tuple[str, ...], depth: int) -> None:
-    inside = next((i for i, part in enumerate(parts) if i >= depth and _split_name(part)), None)
+    inside = next((i for i, part in enumerate(parts) if i >= depth and split_of(part)), None)
     if inside is not None:
         raise _wrong(root, f"a split folder in another folder ({'/'.join(parts[:inside + 1])!r})", LAYOUTS,
                      f"point at {root.joinpath(*parts[:inside])} if the data begin there (sources.find_root "
                      "looks for that place), else move the splits above the classes")
 
 
-def _in_classes(root: Path, paths: list[str], depth: int) -> list[str]:
-    inside = [path for path in paths if path.count("/") > depth]
-    loose = [path for path in paths if path.count("/") <= depth]
+def _refuse_masks(root: Path, paths: list[str], folders: list[tuple[str, ...]]) -> None:
+    """Drawings of where something is are no scans, though they have their size and ending."""
+    every = {parts[:end] for parts in folders for end in range(1, len(parts) + 1)}
+    beside = {parts[:-1] for parts in every if parts[-1].lower() in PICTURES} | set(folders)
+    masks = ["/".join(parts) for parts in sorted(every) if parts[-1].lower() in MASKS and parts[:-1] in beside]
+    stems = {os.path.splitext(path)[0].lower() for path in paths}
+    masks += [stem for stem in sorted(stems) if (match := _MASK.search(stem)) and stem[:match.start()] in stems]
+    if masks:
+        raise _wrong(root, f"masks beside their images ({_some(masks)})", f"scans only, as {LAYOUTS}",
+                     "move the masks away, or list the scans alone in a CSV manifest")
+
+
+def _refuse_alike(root: Path, folders: list[tuple[str, ...]]) -> None:
+    """Folders that all hold the same folders are no classes, but splits, sites or copies of a set."""
+    inside: dict[str, set[tuple[str, ...]]] = {}
+    for top, *rest in filter(None, folders):
+        inside.setdefault(top, set()).add(tuple(rest))
+    held = [_parting(below) for below in inside.values()]
+    if len(held) < 2 or len(held[0]) < 2 or any(names != held[0] for names in held) or _no_classes(held[0]):
+        return
+    raise _wrong(root, f"the same folders ({_some(sorted(held[0]))}) in each of {_some(sorted(inside))}",
+                 LAYOUTS, "if these are splits, call them train, val and test; if they are sites or copies, put the "
+                 "images of each class into one folder, or list them in a CSV manifest; if they are the classes, "
+                 "name them with classes=[...]")
+
+
+def _parting(folders: set[tuple[str, ...]]) -> set[str]:
+    """The names among which the way to the images first parts; none where images lie there."""
+    way = len(os.path.commonprefix([*folders]))
+    return {parts[way] for parts in folders} if all(len(parts) > way for parts in folders) else set()
+
+
+def _no_classes(names: set[str]) -> bool:
+    """Whether folders count something (patient-1, patient-2) or are the two sides of a body."""
+    counted = {re.sub(r"\d+", "", name) for name in names}
+    return {name.lower() for name in names} <= SIDES or len(counted) == 1 and counted != {""}
+
+
+def _in_classes(root: Path, paths: list[str], depth: Callable[[str], int]) -> list[str]:
+    inside = [path for path in paths if path.count("/") > depth(path)]
+    loose = [path for path in paths if path.count("/") <= depth(path)]
     wrong = _wrong(root, f"{len(loose)} images outside any class folder ({_some(loose)})", LAYOUTS,
                    "the folder's name is the label, so move them into one")
     if not inside:
@@ -174,12 +244,12 @@ def _in_classes(root: Path, paths: list[str], depth: int) -> list[str]:
     return inside
 
 
-def _refuse_empty(root: Path, paths: list[str], folders: list[str], depth: int,
+def _refuse_empty(root: Path, paths: list[str], folders: list[str], depth: Callable[[str], int],
                   classes: list[str] | None) -> None:
     """An empty class folder would go unseen; in val or test it is reported as a class missing there."""
-    used = {"/".join(path.split("/")[:depth + 1]) for path in paths}
-    empty = [folder for folder in folders if folder.count("/") == depth and folder not in used
-             and (depth == 0 or _split_name(folder.partition("/")[0]) == "train")
+    used = {"/".join(path.split("/")[:depth(path) + 1]) for path in paths}
+    empty = [folder for folder in folders if folder.count("/") == depth(folder) and folder not in used
+             and (depth(folder) == 0 or split_of(folder.partition("/")[0]) == "train")
              and (classes is None or folder.rpartition("/")[2] in classes)]
     if empty:
         raise _wrong(root, f"class folders without an image ({_some(empty)})",
@@ -221,8 +291,8 @@ def with_patients(records: pd.DataFrame, patient: PatientRule = "auto") -> pd.Da
     """Records with the patient column made anew from the paths.
 
     `patient` is "auto" (`patient_of`), a regular expression with a group named patient that is searched in
-    the path, a function from path to patient or None, or None. Where no patient is found the image counts as
-    one of its own, with "?" and its path as the key. ValueError: an expression that is none or fits no path.
+    the path, a function from path to patient or None, or None. Where no patient is found, or only a word for
+    none (nan, NA, null, -, unknown...), the image counts as one of its own, with "?" and its path as the key. ValueError: an expression that is none or fits no path.
 
     Taught in notebook 01.
     """
@@ -232,7 +302,8 @@ def with_patients(records: pd.DataFrame, patient: PatientRule = "auto") -> pd.Da
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         raise _wrong("the paths", f"no patient by the rule {patient!r}", f"it to fit such as {paths[0]!r}",
                      "correct the expression, or pass patient=None where patients are not known")
-    keys = [f"?{path}" if key in (None, "") else str(key) for path, key in zip(paths, found, strict=True)]
+    keys = [f"?{path}" if str(key).strip().lower() in NOBODY else str(key)
+            for path, key in zip(paths, found, strict=True)]
     return records.assign(patient=pd.Series(keys, index=records.index, dtype="str"))
 
 
@@ -256,34 +327,74 @@ def read_manifest(csv: str | Path, root: str | Path | None = None, patient: Pati
                   classes: list[str] | None = None) -> pd.DataFrame:
     """Records from a CSV with the columns path and label, and where known split and patient.
 
-    csv : the file; paths in it, and in the result, are relative to `root` (None: the CSV's own folder).
+    csv : the file; paths in it, and in the result, are relative to `root` (None: the CSV's own folder). None may
+    lead out of it, but a column root can name another folder, from the CSV's own, that they all start from.
     patient : with "auto" the column counts where it has a value, else the name; another rule replaces it.
 
     Rows that are repeated or whose file is missing are left out with a warning. FileNotFoundError where the
-    CSV or all files are missing, ValueError where columns, splits or labels make no sense.
+    CSV or all files are missing, ValueError where columns, paths, splits or labels make no sense.
 
     Taught in notebook 01.
     """
     csv = Path(csv)
-    root = csv.parent if root is None else Path(root)
+    start = csv.parent if root is None else Path(root)
     table = _read_table(csv, ("path", "label"))
-    splits = [_split_name(name) if name.strip() else "" for name in table.get("split", [""] * len(table))]
+    if table.empty:
+        raise _wrong(csv, "no row below the first", "one for each image", "list the images in it")
+    splits = [split_of(name) if name.strip() else "" for name in table.get("split", [""] * len(table))]
     if None in splits:
         raise _wrong(csv, f"the split {table['split'].iloc[splits.index(None)]!r}",
                      f"{', '.join(SPLITS)} or nothing", "correct the split column")
-    paths = [_relative(path.strip().replace("\\", "/"), root) for path in table["path"]]
+    home = start if root is not None or "root" not in table else start / _one_root(table, csv)
+    paths = _paths_below(home, start, table["path"], csv)
     frame = pd.DataFrame({"path": paths, "split": splits, "label": table["label"]}, dtype="str")
     frame = with_patients(frame, patient)
     if "patient" in table and patient == "auto":
-        frame["patient"] = table["patient"].str.strip().where(lambda key: key != "", frame["patient"])
-    frame = _rows_with_files(frame, root, csv)
+        told = table["patient"].str.strip()
+        nobody = told.str.lower().isin(NOBODY)
+        frame["patient"] = told.mask(nobody, frame["patient"])
+        if nobody.any():
+            warnings.warn(f"found no patient in {nobody.sum()} of {len(table)} rows of {csv}; there the file name "
+                          "tells it, or the image counts as a patient of its own", stacklevel=2)
+    frame = _rows_with_files(frame, start, csv)
     _check_labels(frame, str(csv), classes)
     return frame.sort_values("path", ignore_index=True)
 
 
-def _relative(path: str, root: Path) -> str:
-    inside = os.path.relpath(path, root.absolute()) if os.path.isabs(path) else os.path.normpath(path)
-    return Path(inside).as_posix()
+def _one_root(table: pd.DataFrame, csv: Path) -> str:
+    if table["root"].nunique() > 1:
+        raise _wrong(csv, f"several roots ({_some(table['root'].unique())})", "one folder above all images",
+                     "correct the root column")
+    return table["root"].iloc[0]
+
+
+def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[str]:
+    """Paths as a manifest has them, relative to `home` or whole, made relative to `start`; none may leave `home`."""
+    inside = [_inside(_as_written(path, home), home) for path in paths]
+    if out := [path for path, found in zip(paths, inside, strict=True) if found is None]:
+        raise _wrong(csv, f"{len(out)} of {len(paths)} paths that lead out of {home} ({_some(out)})",
+                     "paths below it", "if they are meant, name the folder above all of them: as root=... to "
+                     "records.read_manifest, or in a column root")
+    inside = inside if home == start else [os.path.relpath(home / path, start) for path in inside]
+    return [Path(path).as_posix() for path in inside]
+
+
+def _as_written(path: str, home: Path) -> str:
+    """The path, without blanks around it and with slashes where there is a file by that name only."""
+    plain = path.strip().replace("\\", "/")
+    return path if path != plain and os.path.isfile(os.path.join(home, path)) else plain
+
+
+def _inside(path: str, home: Path) -> str | None:
+    """The path relative to `home`; None where it lies elsewhere."""
+    for above in (home.absolute(), home.resolve()):
+        try:
+            inside = os.path.relpath(os.path.join(above, path), above)
+        except ValueError:  # another drive
+            continue
+        if Path(inside).parts[:1] != ("..",):
+            return inside
+    return None
 
 
 def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame:
@@ -308,16 +419,23 @@ def _read_table(csv: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     if not csv.is_file():
         raise FileNotFoundError(f"there is no table {csv}; check the spelling, or make it first")
     try:
-        table = pd.read_csv(csv, dtype="str", keep_default_na=False, encoding="utf-8-sig", index_col=False)
-    except ValueError as error:
+        with open(csv, encoding="utf-8-sig", newline="") as file:
+            lines = csv_format.reader(file, strict=True)
+            (_, head), *rows = [(lines.line_num, row) for row in lines if row]
+    except (ValueError, csv_format.Error) as error:
         raise _wrong(csv, f"no table ({error})", f"a CSV file in UTF-8 with the columns {', '.join(needed)}",
                      "give a folder of images if that is what you have") from None
-    known = {column: column.strip().lower() for column in table.columns}
-    table = table.rename(columns={old: new for old, new in known.items() if new in COLUMNS})
-    if absent := [column for column in needed if column not in table]:
-        raise _wrong(csv, f"the columns {', '.join(table.columns)}",
-                     f"{', '.join(needed)} between commas", f"add {' and '.join(absent)} in the first line")
-    return table
+    known = [name if (name := column.strip().lower()) in (*COLUMNS, "root") else column for column in head]
+    if absent := [column for column in needed if column not in known]:
+        raise _wrong(csv, f"the columns {', '.join(head)}", f"{', '.join(needed)} between commas",
+                     f"add {' and '.join(absent)} in the first line")
+    if twice := [column for column in (*COLUMNS, "root") if known.count(column) > 1]:
+        raise _wrong(csv, f"several columns for {' and '.join(twice)} ({', '.join(head)})", "one each",
+                     "rename or remove the others")
+    if long := [str(number) for number, row in rows if any(map(str.strip, row[len(head):]))]:
+        raise _wrong(csv, f"more values than columns (line {_some(long)})", f"{len(head)} in each line",
+                     "put quotation marks around a value with a comma in it")
+    return pd.DataFrame([(row + [""] * len(head))[:len(head)] for _, row in rows], columns=known, dtype="str")
 
 
 def inspect(records: pd.DataFrame, root: str | Path, decode: bool = False, workers: int | None = None,
@@ -393,13 +511,18 @@ def classes_of(records: pd.DataFrame) -> list[str]:
 def counts(records: pd.DataFrame) -> pd.DataFrame:
     """Images by label (rows) and split (columns train, val, test; "no split"), with a total of each.
 
+    The last row is called total, or (total) where a class has that name.
+
     Taught in notebook 01.
     """
     table = pd.crosstab(records["label"], records["split"].replace("", "no split"))
     order = [split for split in ("train", "val", "test", "no split") if split in table]
     table = table[order].rename_axis(index="label", columns="split")
     table["total"] = table.sum(axis=1)
-    table.loc["total"] = table.sum()
+    name = "total"
+    while name in table.index:
+        name = f"({name})"
+    table.loc[name] = table.sum()
     return table
 
 

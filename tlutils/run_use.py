@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import calibration, checkpoints, devices, evaluation, features, files, loaders, sources
+from . import calibration, checkpoints, devices, evaluation, features, loaders, sources
 from . import records as records_room
 from .devices import Machine
 from .predicting import normalisation
@@ -157,10 +158,11 @@ def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | 
     run, machine = load(folder), devices.choose(device, precision)
     views = _checked_views(run, views)
     found = devices.by_first(lambda: _image_files(images))
-    table = pd.DataFrame({"path": [str(file.resolve()) for file in found], "split": "new", "label": "", "patient": ""})
+    whole = {os.path.abspath(file): str(file) for file in found}  # not resolved: a link to itself would raise
+    table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
     predictions = predict_records(run, run.model(), table, "new", machine, show, Path("/"), views=views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
-    predictions["path"] = predictions["path"].map({str(file.resolve()): str(file) for file in found})
+    predictions["path"] = predictions["path"].map(whole)
     if out is not None and devices.rank() == 0:
         files.write_table(out, _for_spreadsheets(predictions))
     return predictions

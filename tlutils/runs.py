@@ -231,7 +231,7 @@ def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
 
 def _notes(image: Path, weights: str, audit: dict) -> list[str]:
     """What must be said beside every result; phantoms are known by a file above them, also where a manifest names them."""
-    drawn = any((folder / MARKER).exists() for folder in image.resolve().parents)
+    drawn = any((folder / MARKER).exists() for folder in Path(os.path.realpath(image)).parents)
     notes = ["phantom images (drawings, not patients)"] if drawn else []
     notes += ["random weights, no pretraining"] if weights == "random" else [f"weights: {Path(str(weights)).name}"]
     return notes + [audit["verdict"]]
