@@ -78,7 +78,7 @@ def test_a_look_ties_nobody_but_those_who_share_it():
 def test_images_that_look_the_same_end_on_one_side():
     found = table(clean_split())
     paths = ["train/A/0-0.png", "test/A/16-0.png"]
-    pairs = pd.DataFrame({"path_a": paths[:1], "path_b": paths[1:], "group": 0})
+    pairs = pd.DataFrame({"path_a": paths[:1], "path_b": paths[1:], "distance": 5, "group": 0})
     cleaned = cleaning.clean(found, pairs)
     both = cleaned.records[cleaned.records["path"].isin(paths)]
     assert len(cleaned.records) == 40 and both["split"].nunique() == 1 and both["patient"].nunique() == 1
@@ -143,6 +143,33 @@ def test_the_written_manifest_is_read_back_from_wherever_it_lies(tiny_folder, tm
         str(root / path) for path in cleaned.records["path"]]
     for column in ("label", "split", "patient"):
         assert again[column].tolist() == cleaned.records[column].tolist()
+
+
+def test_no_image_is_lost_on_the_way_through_a_manifest_whatever_its_name(tmp_path):
+    names = [" a/ x .png", "b,c/d.png", 'e/"f".png', "g/line\nbreak.png", "h/return\rhere.png", "i/back\\slash.png",
+             "=j/-k.png", "l/ü.png", "l/u\u0308.png", "m;n/o.jpeg.jpeg", "p/$HOME.PNG", "nan/NA.png", "../data/q/r.png"]
+    root = tmp_path / "data"
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"an image")
+    table_ = pd.DataFrame({"path": names, "label": [" sick", "well"] * 6 + [" sick"], "split": "train",
+                           "patient": [f"?{name}" for name in names]}, dtype="str")
+    for place in (tmp_path / "clean.csv", tmp_path / "else where" / "clean.csv", root / "clean.csv"):
+        cleaning.write(table_, root, place)
+        again = records.read_manifest(place)
+        assert {os.path.normpath(place.parent / path) for path in again["path"]} == {
+            os.path.normpath(root / name) for name in names}
+        assert set(again["label"]) == {" sick", "well"} and again["patient"].nunique() == len(names)
+
+
+def test_the_manifest_of_a_manifest_finds_the_same_images(tiny_folder, tmp_path):
+    found = records.inspect(records.scan(tiny_folder), tiny_folder)
+    cleaning.write(found, tiny_folder, tmp_path / "a" / "first.csv")
+    first = records.scan(tmp_path / "a" / "first.csv")
+    cleaning.write(first, tmp_path / "a", tmp_path / "b" / "c" / "second.csv")
+    second = records.scan(tmp_path / "b" / "c" / "second.csv")
+    assert len(second) == len(found)
+    assert (records.inspect(second, tmp_path / "b" / "c")["problem"] == "").all()
 
 
 def test_a_manifest_is_not_written_over_the_table_it_comes_from_nor_without_its_ending(tmp_path):

@@ -70,6 +70,18 @@ def test_a_sample_keeps_the_share_of_every_split_and_class():
     assert division.sample(table, 0, 0) is table and division.sample(table, 999, 0) is table
 
 
+@pytest.mark.parametrize("limit", [1, 8, 30])
+def test_a_sample_has_two_patients_of_every_split_and_class_where_there_are_two(limit):
+    rows = [(split, label, f"{split}{label}{patient}") for split in ("train", "test") for label in "ab"
+            for patient, scans in enumerate((40, 3, 1)) for _ in range(scans)]
+    table = pd.DataFrame(rows, columns=["split", "label", "patient"]).assign(path=[f"{i}.png" for i in range(len(rows))])
+    for seed in range(30):
+        some = division.sample(table, limit, seed)
+        assert (some.groupby(["split", "label"])["patient"].nunique() >= 2).all() and len(some) <= max(limit, 8) + 4
+    alone = table[table["patient"].str.endswith("0")]
+    assert len(division.sample(alone, 1, 0)) == 8
+
+
 def several_scans(n=30, each=4):
     rows = [(f"{label}/{label}-{i}-{n_}.png", ("train", "train", "val", "test")[i % 4], label, f"{label}{i}")
             for label in ("a", "b") for i in range(n) for n_ in range(each)]

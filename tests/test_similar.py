@@ -130,6 +130,95 @@ def test_copies_of_copies_leak_though_they_are_paired_with_the_first_only():
     assert find(rows, "near-duplicates", "val & test")["found"] == 1
 
 
+def chain() -> np.ndarray:
+    """uint8 (3, 256) bits: the first is near the second, the second near the third, the first not near the third."""
+    bits = hashes(1).repeat(3, 0)
+    bits[1, :15] ^= 1
+    bits[2, :30] ^= 1
+    return bits
+
+
+def test_what_looks_like_a_third_does_not_look_like_the_thirds_own_neighbour():
+    found = hashed(chain(), ["train", "val", "test"]).assign(label=["A", "A", "B"], patient=["1", "1", "2"])
+    pairs = similar.near_duplicates(found)
+    assert len(pairs) == 2 and pairs["group"].nunique() == 1
+    rows = similar.audit_rows(found, pairs)
+    across = {where: find(rows, "near-duplicates", where)["found"] for where in ("train & val", "val & test",
+                                                                                "train & test")}
+    assert across == {"train & val": 1, "val & test": 1, "train & test": 0}
+    for column in ("patient", "label"):
+        assert find(rows, f"near-duplicates of two {column}s", "all")["examples"] == "A/1.png, A/2.png"
+
+
+def test_copies_of_a_neighbour_are_neighbours_too():
+    found = hashed(np.vstack([chain(), chain()]), ["train", "train", "train", "val", "test", "test"])
+    rows = similar.audit_rows(found, similar.near_duplicates(found))
+    assert find(rows, "near-duplicates", "train & val")["found"] == 1
+    assert find(rows, "near-duplicates", "train & test")["found"] == 2
+    assert find(rows, "near-duplicates", "val & test")["found"] == 1  # 4 is near 3, and 5 is not
+
+
+def test_near_copies_whose_first_was_left_out_still_leak():
+    found = hashed(hashes(1).repeat(3, 0), ["train", "train", "test"])
+    rows = similar.audit_rows(found[1:], similar.near_duplicates(found))
+    assert find(rows, "near-duplicates", "train & test")["found"] == 1
+
+
+def test_every_pair_that_the_audit_counts_is_one_of_comparing_all_with_all():
+    bits = hashes(200)
+    bits[50:60] = bits[3]
+    draw = np.random.default_rng(1)
+    found = hashed(bits, draw.choice(["train", "val", "test"], 200).tolist())
+    found["patient"] = draw.integers(0, 20, 200).astype(str)
+    near = (bits[:, None] != bits[None]).sum(2) <= similar.DISTANCE
+    np.fill_diagonal(near, False)
+    rows = similar.audit_rows(found, similar.near_duplicates(found))
+    patient, split = (found[column].to_numpy() for column in ("patient", "split"))
+    differ = near & (patient[:, None] != patient[None])
+    assert find(rows, "near-duplicates of two patients", "all")["found"] == differ.any(1).sum()
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        wanted = near[np.ix_(split == two, split == one)].any(1).sum()
+        assert find(rows, "near-duplicates", f"{one} & {two}")["found"] == wanted
+
+
+def flat_pictures() -> dict[str, np.ndarray]:
+    y, x = np.mgrid[0:224, 0:224]
+    draw = np.random.default_rng(0)
+    box = np.where((x > 40) & (x < 160) & (y > 60) & (y < 150), 200, 30)
+    return {"a slope": x, "a slope downwards": y, "a steeper slope": 255 - x / 2, "a slanted slope": (x + y) / 2,
+            "a box": box, "a wider box": np.where((x > 40) & (x < 164) & (y > 60) & (y < 150), 200, 30),
+            "a disc": np.where(np.hypot(x - 100, y - 90) < 50, 200, 30),
+            "a slope with noise": x / 2 + draw.normal(60, 5, x.shape), "grey with noise": draw.normal(90, 3, x.shape)}
+
+
+@pytest.mark.parametrize("name", flat_pictures())
+def test_a_picture_that_shows_too_little_has_no_hash(tmp_path, name):
+    Image.fromarray(flat_pictures()[name].clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
+    found = similar.perceptual_hashes(table([("a.png", "", "A", "1")]), tmp_path)
+    assert found["phash"][0] == "" and 0 < found["brightness"][0] < 255
+
+
+@pytest.mark.parametrize("label", ["CNV", "DME", "DRUSEN", "NORMAL"])
+def test_scans_of_little_contrast_keep_their_hash(tmp_path, label):
+    scan = phantoms.draw_oct(label, 1).astype(float)
+    Image.fromarray((scan / 3 + 60).astype(np.uint8)).save(tmp_path / "a.jpeg", quality=50)
+    assert similar.perceptual_hashes(table([("a.jpeg", "", "A", "1")]), tmp_path)["phash"][0]
+
+
+def counted(n: int) -> np.ndarray:
+    """uint8 (n, 256) bits: the numbers from 0 on in 16 of them, all others 0."""
+    bits = np.zeros((n, 256), np.uint8)
+    bits[:, ::16] = np.unpackbits(np.arange(n, dtype=">u2").view(np.uint8)).reshape(n, 16)
+    return bits
+
+
+def test_hashes_that_share_most_bits_are_compared_to_the_end():
+    a, b, apart = pairing.close_hashes(np.array(as_text(counted(3000))), 1)
+    assert set(apart) == {1}
+    assert len(a) == sum((i ^ 1 << bit) in range(i + 1, 3000) for i in range(3000) for bit in range(12))
+    assert len(similar.near_duplicates(hashed(counted(50_000)), 0)) == 0
+
+
 @pytest.mark.parametrize("distance", [0, 1, 6, 20, 40])
 def test_the_pairs_are_exactly_those_of_comparing_all_with_all(distance):
     bits = hashes(300)
@@ -213,6 +302,13 @@ def test_real_chest_films_that_look_the_same_are_the_same_bytes_and_of_one_patie
     root = real_data / "chest_xray_224"
     found = similar.perceptual_hashes(records.inspect(records.scan(root), root), root)
     pairs = similar.near_duplicates(found)
+    assert (found["phash"] != "").all()
     assert len(pairs) == 26 and pairs["same_bytes"].all() and (pairs["patient_a"] == pairs["patient_b"]).all()
     strangers = similar.near_duplicates(found, 40)
     assert strangers.loc[strangers["patient_a"] != strangers["patient_b"], "distance"].min() == 38
+
+
+@pytest.mark.real
+def test_real_scans_have_hashes(real_data):
+    root = real_data / "oct_samples"
+    assert (similar.perceptual_hashes(records.scan(root), root)["phash"] != "").all()

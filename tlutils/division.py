@@ -97,10 +97,14 @@ def met_or_not(records: pd.DataFrame, seed: int = 0) -> tuple[pd.DataFrame, pd.D
 
 
 def sample(table: pd.DataFrame, limit: int, seed: int) -> pd.DataFrame:
-    """At most about `limit` images, the same share of every split and class, at least two patients of each."""
+    """About `limit` images, the same share of every split and class, of two patients of each at the least."""
     if not limit or limit >= len(table):
         return table
     draw = np.random.default_rng(seed)
-    keep = [draw.permutation(rows)[:max(2, round(len(rows) * limit / len(table)))]
-            for rows in table.groupby(["split", "label"]).indices.values()]
+    keep = []
+    for rows in table.groupby(["split", "label"]).indices.values():
+        rows = draw.permutation(rows)
+        first = np.sort(np.unique(table["patient"].to_numpy()[rows], return_index=True)[1])[:2]  # of two patients
+        rows = np.r_[rows[first], np.delete(rows, first)]
+        keep.append(rows[:max(2, round(len(rows) * limit / len(table)))])
     return table.iloc[np.sort(np.concatenate(keep))].reset_index(drop=True)
