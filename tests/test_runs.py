@@ -184,6 +184,18 @@ def test_a_recipe_can_ask_for_test_time_augmentation(two_classes, tmp_path):
     assert several == pytest.approx(run.metrics["test"]["loss"]) != alone
 
 
+def test_an_image_is_seen_in_the_same_views_wherever_it_lies(run, tmp_path):
+    tested = run.part("test")
+    for i, path in enumerate(tested["path"]):
+        shutil.copy(run.root / path, tmp_path / f"{i:02d}.jpeg")
+    columns, where = [f"p_{name}" for name in run.classes], {"device": "cpu", "precision": "fp32", "show": False}
+    machine = devices.choose("cpu", "fp32")
+    known = runs.predict_records(run, run.model(), tested, "test", machine, False, views=2).set_index("path")
+    there = runs.predict(run.folder, [tmp_path], views=2, **where)
+    assert np.allclose(known.loc[tested["path"], columns], there.sort_values("path")[columns], atol=1e-6)
+    assert not np.allclose(there[columns], runs.predict(run.folder, [tmp_path], views=0, **where)[columns], atol=1e-3)
+
+
 def test_the_official_split_is_kept_when_asked_for_and_its_leak_is_said(tiny_folder, tmp_path):
     data = tmp_path / "leaky"
     shutil.copytree(tiny_folder, data)

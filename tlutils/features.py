@@ -11,6 +11,7 @@ Taught in notebook 03.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -18,39 +19,44 @@ import mmap
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import PIL.features
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from . import files
 from .augment import Augmentation, normalise, view
-from .devices import Machine, barrier, rank, world
+from .devices import Machine, barrier, broadcast, rank, world
 from .loaders import Loader
-from .prefix import Split, ready, split
+from .prefix import Split, fingerprint, ready, split
 from .progress import bar
 
-FORMAT = 2
+FORMAT = 3
 HASH = "S32"
 CHUNK = 64  # images: small enough to lose little when killed, large enough to fill a CPU's matrix units
 CPU_PIXELS = 16 * 224**2  # at once on a CPU: VGG16 as fast as with 64, at a quarter of the memory
+AWAY = 16  # images one after the other that cannot be read: it is the disk, not they
+GOOD, BAD = 1, 2  # marks in the file `done`, one for each image and view: computed, or not to be read; 0: neither yet
 
 
 @dataclass
 class Store:
     """The outputs of a frozen prefix: a file of shape (views, images, *shape), read through memory mapping.
 
-    Made by `open_store`. `fill(view)` computes what is missing; `read(view, rows)` gives the rows of a batch.
+    Made by `open_store`. `fill(view)` computes what is missing; `read(view, rows)` gives the rows of a batch. Where
+    the augmentation is the identity, all views are view 0.
 
     Attributes
     ----------
     folder : where it lies. images : one hash for each image, of what its features depend on. shape : of one image's
-    features. dtype : of the numbers kept.
+    features. dtype : of the numbers kept. description : all that the contents depend on.
     seconds : time spent filling so far, in this process. computed, copied : how many images that took.
     """
 
@@ -64,10 +70,13 @@ class Store:
     views: int
     shape: tuple[int, ...]
     dtype: torch.dtype
+    description: dict
     seconds: float = 0.0
     computed: int = 0
     copied: int = 0
     _maps: dict = field(default_factory=dict)
+    _bad: dict[int, np.ndarray] = field(default_factory=dict)  # of each view that was filled here
+    _tried: set[int] = field(default_factory=set)  # rows that could not be read, in this process
 
     @property
     def n(self) -> int:
@@ -81,114 +90,176 @@ class Store:
 
     def chunks(self) -> list[np.ndarray]:
         """The rows of each chunk."""
-        return [np.arange(first, min(first + CHUNK, self.n)) for first in range(0, self.n, CHUNK)]
+        return _chunks(np.arange(self.n))
+
+    def marks(self) -> np.ndarray:
+        """uint8 (views, images): GOOD, BAD or 0. A copy of the file's present state."""
+        return np.fromfile(self.folder / "done", dtype=np.uint8).reshape(self.views, self.n)
 
     def done(self) -> np.ndarray:
         """bool array (views, chunks): which chunks are complete. A copy of the file's present state."""
-        return np.fromfile(self.folder / "done", dtype=np.uint8).reshape(self.views, -1).astype(bool)
+        return np.minimum.reduceat(self.marks(), np.arange(0, self.n, CHUNK), axis=1) > 0
 
     def fill(self, view_number: int, show: bool | None = None) -> bool:
-        """Compute the missing chunks of a view; with several processes each does its share.
+        """Compute the missing rows of a view; with several processes each does its share.
 
-        Returns whether anything was missing. Images that turn out unreadable leave a row of NaN and are named
-        in `loader.unreadable`; `bad` lists their rows.
+        Returns whether anything was missing. Images that turn out unreadable are named in `loader.unreadable`; `bad`
+        lists their rows, `read` gives NaN for them. They are tried again once each time the store is opened.
+
+        Raises
+        ------
+        OSError where the disk is full, or so many images cannot be read that theirs must be away; what is complete is
+        kept. RuntimeError where rows are missing after all.
         """
-        missing = np.flatnonzero(~self.done()[view_number])
-        barrier()  # all look before anyone writes
+        view_number = self._view(view_number)
+        missing = broadcast(self._missing(view_number))  # as one process sees it: other runs may be writing
         if len(missing):
             self._fill(missing, view_number, show)
-        self.loader.add_unreadable(self.bad(), "could not be read when its features were computed")
+        marks = self.marks()[view_number]
+        if not marks.all():
+            raise RuntimeError(f"the feature store {self.folder} lacks {(marks == 0).sum()} of {self.n} images after it "
+                               "was filled; all processes must see one folder (--store DIR), or train without a store "
+                               "(--store none)")
+        self._bad[view_number] = bad = broadcast(np.flatnonzero(marks == BAD))
+        self._tried.update(np.intersect1d(missing, bad).tolist())
+        self.loader.forget_unreadable(np.setdiff1d(missing, bad))
+        self.loader.add_unreadable(bad, "could not be read when its features were computed")
         return len(missing) > 0
 
+    def _view(self, view_number: int) -> int:
+        return 0 if self.augmentation.identity else view_number
+
+    def _missing(self, view_number: int) -> np.ndarray:
+        """The rows to compute or to copy: those without a mark, and unreadable ones not yet tried in this process."""
+        marks = self.marks()[view_number]
+        marks[[row for row in np.flatnonzero(marks == BAD) if row not in self._tried]] = 0
+        return np.flatnonzero(marks == 0)
+
     def _fill(self, missing: np.ndarray, view_number: int, show: bool | None) -> None:
-        started = time.perf_counter()
-        chunks, there = self.chunks(), self.elsewhere(view_number)
-        rows = [chunks[c] for c in missing[rank()::world()]]
-        lacking = [np.array([row for row in part if row not in there], dtype=int) for part in rows]
+        started, there = time.perf_counter(), self.elsewhere(view_number)
+        mine = np.concatenate([missing[:0], *_chunks(missing)[rank()::world()]])
+        known = np.array([row in there for row in mine], dtype=bool)
         what = f"frozen part, view {view_number + 1} of {self.views}"
-        with bar(what=what, total=sum(map(len, rows)), show=show if rank() == 0 else False) as progress:
-            for part, new, computed in zip(rows, lacking, self._compute(lacking, view_number)):
-                values = torch.empty((len(part), *self.shape), dtype=self.dtype)
-                values[torch.from_numpy(np.isin(part, new))] = computed
-                for i in np.flatnonzero(~np.isin(part, new)):
-                    held, row = there[part[i]]
-                    values[i] = torch.from_numpy(np.array(held[row])).view(self.dtype)
-                self._write(view_number, part[0] // CHUNK, values)
-                self.computed, self.copied = self.computed + len(new), self.copied + len(part) - len(new)
-                progress.update(len(part))
+        with bar(what=what, total=len(mine), show=show if rank() == 0 else False) as progress:
+            for rows in _chunks(mine[known]):
+                values = torch.from_numpy(np.stack([held[row] for held, row in map(there.get, rows)])).view(self.dtype)
+                self._write(view_number, rows, values)
+                self.copied += len(rows)
+                progress.update(len(rows))
+            for asked, rows, values in self._compute(_chunks(mine[~known]), view_number):
+                self._write(view_number, rows, values)
+                if len(rows) < len(asked):
+                    self._leave_out(view_number, asked, np.setdiff1d(asked, rows))
+                self.computed += len(rows)
+                progress.update(len(asked))
         barrier()
         self.seconds += time.perf_counter() - started
 
-    def _compute(self, rows: list[np.ndarray], view_number: int) -> Iterator[Tensor]:
-        """The features of each array of rows; NaN for an image that cannot be read."""
-        reader = self.loader.reader([part for part in rows if len(part)])
-        for expected in rows:
-            values = torch.full((len(expected), *self.shape), float("nan"), dtype=self.dtype)
-            batch = next(reader) if len(expected) else None
-            if batch and len(batch.rows):
+    def _compute(self, parts: list[np.ndarray], view_number: int) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
+        """Of each array of rows: itself, those of them that can be read, and their features."""
+        for asked, batch in zip(parts, self.loader.reader(parts)):
+            values = torch.empty((0, *self.shape), dtype=self.dtype)
+            if len(batch.rows):
                 images = view(batch.images.to(self.machine.device, non_blocking=True), batch.keys, view_number,
                               self.seed, self.augmentation)
-                values[torch.searchsorted(torch.from_numpy(expected), batch.rows)] = \
-                    self.run_prefix(images).to("cpu", self.dtype)
-            yield values
+                values = self.run_prefix(images).to("cpu", self.dtype)
+            yield asked, batch.rows.numpy(), values
+
+    def _leave_out(self, view_number: int, asked: np.ndarray, bad: np.ndarray) -> None:
+        """Mark images that cannot be read, unless it is plain that they are not to blame."""
+        new = bad[self.marks()[view_number][bad] == 0]
+        if len(bad) == len(asked) and len(new) >= min(self.n, AWAY):
+            path = self.loader.records["path"][asked[0]]
+            raise OSError(f"none of {len(asked)} images in {self.loader.root} could be read, e.g. {path} "
+                          f"({dict(self.loader.unreadable)[path]}). If the disk is away, bring it back and run the same "
+                          f"command again: what is complete in the feature store {self.folder} is kept. If the files "
+                          "are damaged, take them out of the records (records.inspect finds them)")
+        self._mark(view_number, new, BAD)
 
     def to_copy(self, view_number: int) -> int:
         """How many images' features of a view need no computing, as another store holds them."""
-        missing = ~self.done()[view_number].repeat(CHUNK)[:self.n]
-        return sum(missing[row] for row in self.elsewhere(view_number)) if missing.any() else 0
+        missing = self._missing(self._view(view_number))
+        there = self.elsewhere(view_number) if len(missing) else {}
+        return sum(row in there for row in missing.tolist())
 
     def elsewhere(self, view_number: int) -> dict[int, tuple[np.ndarray, int]]:
         """Which images' features of a view other stores of this folder hold: row -> (their array, row in it).
 
-        Those stores differ from this one in their images and number of views, in nothing else.
+        Those stores differ from this one in their images and number of views, in nothing else. What cannot be read in
+        them is none of theirs to give; damaged ones are passed over with a warning.
         """
-        found: dict[int, tuple[np.ndarray, int]] = {}
-        mine = json.loads((self.folder / "store.json").read_text())
+        view_number, found = self._view(view_number), {}
         for other in sorted(self.folder.parent.glob("*/store.json")):
-            if other.parent == self.folder or not _same_but_for_images(mine, json.loads(other.read_text())):
+            if other.parent == self.folder:
                 continue
-            images, done = np.fromfile(other.with_name("images"), HASH), np.fromfile(other.with_name("done"), np.uint8)
-            done = done.reshape(-1, -(-len(images) // CHUNK))
-            if view_number < len(done):
-                held = _numbers(other.with_name("features"), self.dtype)
-                held = held.reshape(len(done), len(images), *self.shape)[view_number]
-                whole = np.flatnonzero(done[view_number].repeat(CHUNK)[:len(images)])
-                where = dict(zip(images[whole].tolist(), whole.tolist()))
-                found |= {row: (held, where[image]) for row, image in enumerate(self.images.tolist())
+            try:
+                theirs = json.loads(other.read_text(encoding="utf-8"))
+                if not _same_but_for_images(self.description, theirs):
+                    continue
+                images = np.fromfile(other.with_name("images"), HASH)
+                if hashlib.sha256(images.tobytes()).hexdigest() != theirs.get("images"):
+                    raise ValueError("images are not those of store.json")
+                marks = np.fromfile(other.with_name("done"), np.uint8).reshape(-1, len(images))
+                held = _numbers(other.with_name("features"), self.dtype).reshape(*marks.shape, *self.shape)
+            except (OSError, ValueError) as error:
+                warnings.warn(f"passed over the feature store {other.parent}, which is damaged ({error}); remove it",
+                              stacklevel=2)
+                continue
+            if view_number < len(marks):
+                good = np.flatnonzero(marks[view_number] == GOOD)
+                where = dict(zip(images[good].tolist(), good.tolist()))
+                found |= {row: (held[view_number], where[image]) for row, image in enumerate(self.images.tolist())
                           if image in where}
         return found
 
-    def _write(self, view_number: int, chunk: int, values: Tensor) -> None:
-        """The data first, then the mark: a chunk that is marked is whole."""
-        try:
+    def _write(self, view_number: int, rows: np.ndarray, values: Tensor) -> None:
+        """The data first, then the marks: a row that is marked is whole."""
+        with _telling_of_the_disk(self.folder):
             with open(self.folder / "features", "r+b") as file:
-                file.seek((view_number * self.n + chunk * CHUNK) * self.row_bytes)
-                file.write(values.contiguous().view(torch.uint8).numpy().tobytes())
+                for run in _runs(rows):
+                    file.seek((view_number * self.n + int(rows[run[0]])) * self.row_bytes)
+                    file.write(values[run].contiguous().view(torch.uint8).numpy().tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-            with open(self.folder / "done", "r+b") as file:
-                file.seek(view_number * -(-self.n // CHUNK) + chunk)
-                file.write(b"\1")
-        except OSError as error:
-            raise OSError(f"could not write the feature store {self.folder}: {error}. What is complete there is kept; "
-                          "free disk space and run the same command again, or train without a store "
-                          "(store=None, on the command line --store none)") from error
+        self._mark(view_number, rows, GOOD)
 
-    def _map(self) -> Tensor:
-        if "tensor" not in self._maps:
+    def _mark(self, view_number: int, rows: np.ndarray, mark: int) -> None:
+        with _telling_of_the_disk(self.folder), open(self.folder / "done", "r+b") as file:
+            for run in _runs(rows):
+                file.seek(view_number * self.n + int(rows[run[0]]))
+                file.write(bytes([mark]) * len(run))
+
+    def _map(self) -> np.ndarray:
+        if "array" not in self._maps:
             numbers = _numbers(self.folder / "features", self.dtype)
             self._maps["mmap"] = numbers._mmap
             self._maps["array"] = numbers.reshape(self.views, self.n, *self.shape)
         return self._maps["array"]
 
     def read(self, view_number: int, rows: np.ndarray) -> Tensor:
-        """The features of some images: tensor (len(rows), *shape) of `dtype`, on the CPU."""
-        return torch.from_numpy(self._map()[view_number][rows]).view(self.dtype)
+        """The features of some images: tensor (len(rows), *shape) of `dtype`, on the CPU; NaN for unreadable ones.
 
-    def bad(self) -> np.ndarray:
-        """The rows of images that could not be read (their features are NaN)."""
-        flat = self._map()[0].reshape(self.n, -1)[:, :1]
-        return np.flatnonzero(torch.from_numpy(np.array(flat)).view(self.dtype).isnan().numpy())
+        Raises RuntimeError for a view that `fill` has not seen to.
+        """
+        view_number = self._view(view_number)
+        if view_number not in self._bad:
+            raise RuntimeError(f"view {view_number} of the feature store {self.folder} may lack rows; call "
+                               f"fill({view_number}) first")
+        values = torch.from_numpy(self._map()[view_number][rows]).view(self.dtype)
+        values[torch.from_numpy(np.isin(rows, self._bad[view_number]))] = float("nan")
+        return values
+
+    def bad(self, view_number: int | None = None) -> np.ndarray:
+        """The rows of images that could not be read in a view; None asks of all views that are complete.
+
+        Of a view filled by this object it says what `fill` found, in all processes the same.
+        """
+        marks = self.marks()
+        for filled, rows in self._bad.items():
+            marks[filled] = GOOD
+            marks[filled, rows] = BAD
+        chosen = marks[marks.all(1)] if view_number is None else marks[[self._view(view_number)]]
+        return np.flatnonzero((chosen == BAD).any(0))
 
     def forget_pages(self) -> None:
         """Tell the system that pages of the file may go: a store larger than memory stays out of it."""
@@ -196,7 +267,26 @@ class Store:
             self._maps["mmap"].madvise(mmap.MADV_DONTNEED)
 
 
-def open_store(folder: str | Path, prefix: nn.Module, loader: Loader, machine: Machine,
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    return [rows[first:first + CHUNK] for first in range(0, len(rows), CHUNK)]
+
+
+def _runs(rows: np.ndarray) -> list[np.ndarray]:
+    """Where in `rows` one follows upon the other: arrays of positions, each to be written in one go."""
+    return np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) != 1) + 1) if len(rows) else []
+
+
+@contextlib.contextmanager
+def _telling_of_the_disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"could not write the feature store {folder}: {error}. What is complete there is kept; "
+                      "free disk space and run the same command again, or train without a store "
+                      "(store=None, on the command line --store none)") from error
+
+
+def open_store(folder: str | Path, prefix: fx.GraphModule, loader: Loader, machine: Machine,
                augmentation: Augmentation = Augmentation(), views: int = 1, seed: int = 0,
                mean: tuple[float, ...] | None = None, std: tuple[float, ...] | None = None,
                compiled: bool = False) -> Store:
@@ -206,7 +296,7 @@ def open_store(folder: str | Path, prefix: nn.Module, loader: Loader, machine: M
     ----------
     folder : where stores lie, each in a folder named by its key; runs may share it.
     prefix : what `split` found. loader : whose images (in row order) the store is about.
-    views, seed, augmentation : see `augment.view`; `views=1` with the identity is the classic feature cache.
+    views, seed, augmentation : see `augment.view`; the identity is the classic feature cache, with one view.
     mean, std : normalisation; None takes ImageNet's.
     compiled : whether to run the prefix through torch.compile (measure it: on 2 CPU cores it gained nothing).
 
@@ -218,7 +308,7 @@ def open_store(folder: str | Path, prefix: nn.Module, loader: Loader, machine: M
     """
     numbers = {} if mean is None else {"mean": tuple(mean), "std": tuple(std)}
     size = loader.settings["size"]
-    at_once = max(1, CPU_PIXELS // size**2) if machine.device.type == "cpu" else CHUNK
+    at_once = min(CHUNK, max(1, CPU_PIXELS // size**2)) if machine.device.type == "cpu" else CHUNK
 
     @functools.cache
     def body() -> nn.Module:  # made when there is something to compute: the copy of VGG16's takes a second
@@ -227,24 +317,29 @@ def open_store(folder: str | Path, prefix: nn.Module, loader: Loader, machine: M
 
     @torch.inference_mode()
     def run_prefix(images: Tensor) -> Tensor:
+        """In parts of one size, the last one padded: a GPU times its kernels once, and on a CPU an image's numbers are
+        the same whatever comes with it."""
+        whole = images[torch.arange(-(-len(images) // at_once) * at_once).clamp(max=len(images) - 1)]
         with machine.autocast():
-            return torch.cat([body()(machine.place(normalise(part, **numbers))) for part in images.split(at_once)])
+            return torch.cat([body()(machine.place(normalise(part, **numbers)))
+                              for part in whole.split(at_once)])[:len(images)]
 
-    shape = _shape(prefix, size)
-    images = _image_hashes(loader, augmentation)
-    description = _describe(prefix, loader, machine, augmentation, views, seed, numbers, shape, images)
+    shape, views = _shape(prefix, size), 1 if augmentation.identity else views
+    images = broadcast(_image_hashes(loader) if rank() == 0 else None)  # one look at the files: they may change
+    description = broadcast(_describe(prefix, loader, machine, augmentation, views, seed, numbers, shape, images,
+                                      compiled) if rank() == 0 else None)
     key = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:24]
     store = Store(Path(folder) / key, images, loader, run_prefix, machine, augmentation, seed, views, shape,
-                  machine.dtype)
+                  machine.dtype, description)
     if rank() == 0:
-        _begin(store, description)
+        _begin(store)
     barrier()
     return store
 
 
 def _shape(prefix: nn.Module, size: int) -> tuple[int, ...]:
     """The shape of one image's features, found without computing them."""
-    on_meta = {name: value.to("meta") for name, value in prefix.state_dict().items()}
+    on_meta = {name: value.to("meta") for name, value in [*prefix.named_parameters(), *prefix.named_buffers()]}
     training = {module: module.training for module in prefix.modules()}
     image = torch.empty(1, 3, size, size, device="meta")
     try:
@@ -254,34 +349,47 @@ def _shape(prefix: nn.Module, size: int) -> tuple[int, ...]:
             module.training = mode
 
 
-def _describe(prefix: nn.Module, loader: Loader, machine: Machine, augmentation: Augmentation, views: int, seed: int,
-              numbers: dict, shape: tuple[int, ...], images: np.ndarray) -> dict:
+def _describe(prefix: fx.GraphModule, loader: Loader, machine: Machine, augmentation: Augmentation, views: int,
+              seed: int, numbers: dict, shape: tuple[int, ...], images: np.ndarray, compiled: bool) -> dict:
     """Everything the contents depend on; a change of any of it makes another store."""
-    return {"format": FORMAT, "images": hashlib.sha256(images.tobytes()).hexdigest(), "reader": loader.settings,
+    told = {"format": FORMAT, "images": hashlib.sha256(images.tobytes()).hexdigest(), "reader": loader.settings,
             "augmentation": {} if augmentation.identity else {**vars(augmentation), "seed": seed}, "views": views,
-            "normalisation": numbers, "prefix": _weights_hash(prefix),
-            "graph": hashlib.sha256(str(prefix.graph).encode()).hexdigest(),
-            "shape": shape, "device": machine.device.type, "precision": machine.precision,
-            "torch": torch.__version__, "torchvision": torchvision.__version__}
+            "normalisation": numbers, "prefix": fingerprint(prefix), "shape": shape, "device": machine.device.type,
+            "precision": machine.precision, "fp32_products": _fp32_products(), "channels_last": machine.channels_last,
+            "compiled": compiled, "torch": torch.__version__, "torchvision": torchvision.__version__,
+            "numpy": np.__version__, "pillow": PIL.__version__,
+            "jpeg": [PIL.features.version(name) for name in ("jpg", "libjpeg_turbo")]}
+    return json.loads(json.dumps(told))
 
 
-def _same_but_for_images(one: dict, other: dict) -> bool:
-    return all(one.get(name) == other.get(name) for name in {*one, *other} - {"images", "views"})
+def _fp32_products() -> list[str]:
+    """How exactly torch multiplies in single precision (TF32 and the like), by its older and its newer names."""
+    def said(read: Callable[[], object]) -> str:
+        try:
+            return str(read())
+        except (AttributeError, RuntimeError):  # older than the setting; set by newer names, where older ones fail
+            return ""
+    backends = torch.backends
+    return [said(read) for read in (
+        torch.get_float32_matmul_precision, lambda: backends.cudnn.allow_tf32,
+        lambda: backends.cuda.matmul.fp32_precision, lambda: backends.cudnn.conv.fp32_precision,
+        lambda: backends.mkldnn.matmul.fp32_precision, lambda: backends.mkldnn.conv.fp32_precision)]
 
 
-def _image_hashes(loader: Loader, augmentation: Augmentation) -> np.ndarray:
-    """Of each image, a hash of its content where the table has it, else of its path, size and time of change.
+def _same_but_for_images(one: dict, other: object) -> bool:
+    return isinstance(other, dict) and all(one.get(name) == other.get(name) for name in {*one, *other} - {"images", "views"})
 
-    The path counts as well where a view changes the image, as how it does is drawn by the path.
-    """
-    hashes = []
-    known = loader.records.get("sha256", pd.Series([""] * len(loader.records))).fillna("")
-    for path, content in zip(loader.records["path"], known):
+
+def _image_hashes(loader: Loader) -> np.ndarray:
+    """Of each image, a hash of its content where the table has it, else of its place, size and time of change."""
+    hashes, root = [], os.path.realpath(loader.root)
+    known = loader.records.get("sha256", pd.Series("", loader.records.index)).fillna("").astype(str)
+    for path, content in zip(loader.records["path"].astype(str), known):
         if not content:
-            stat = os.stat(loader.root / path) if (loader.root / path).exists() else None
-            content = f"{path} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{path} missing"
-        drawn_by = "" if augmentation.identity else path
-        hashes.append(hashlib.sha256(f"{drawn_by}\0{content}".encode()).hexdigest()[:32].encode())
+            file = os.path.join(root, path)
+            stat = os.stat(file) if os.path.exists(file) else None
+            content = f"{file} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{file} missing"
+        hashes.append(hashlib.sha256(content.encode()).hexdigest()[:32].encode())
     return np.array(hashes, dtype=HASH)
 
 
@@ -290,29 +398,38 @@ def _numbers(path: Path, dtype: torch.dtype) -> np.memmap:
     return np.memmap(path, np.uint16 if dtype.itemsize == 2 else np.uint32, "r")
 
 
-def _weights_hash(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _begin(store: Store, description: dict) -> None:
+def _begin(store: Store) -> None:
     """Make the files at full length (sparse), each by one atomic step, so that two runs may begin at once."""
     store.folder.mkdir(parents=True, exist_ok=True)
-    needed = store.views * store.n * store.row_bytes
-    if not (store.folder / "features").exists() and needed > shutil.disk_usage(store.folder).free - 2**26:
-        store.folder.rmdir()
+    lengths = {"features": store.views * store.n * store.row_bytes, "done": store.views * store.n}
+    if why := _damage(store.folder, lengths):
+        warnings.warn(f"the feature store {store.folder} is damaged ({why}), so it is computed anew", stacklevel=3)
+        for name in lengths:  # new files: a run that has the old ones open goes on with those
+            (store.folder / name).unlink(missing_ok=True)
+    if not (store.folder / "features").exists() and \
+            lengths["features"] > shutil.disk_usage(store.folder).free - 2**26:
         free = shutil.disk_usage(store.folder.parent).free
-        raise OSError(f"the feature store in {store.folder.parent} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
-                      "are free; free disk space, choose another folder (--store DIR), fewer views, or train without "
-                      "a store (--store none)")
-    _begin_file(store.folder / "features", needed)
-    _begin_file(store.folder / "done", store.views * -(-store.n // CHUNK))
+        with contextlib.suppress(OSError):  # there is something else in it
+            store.folder.rmdir()
+        raise OSError(f"the feature store in {store.folder.parent} needs {lengths['features'] / 1e9:.1f} GB and "
+                      f"{free / 1e9:.1f} GB are free; free disk space, choose another folder (--store DIR), fewer "
+                      "views, or train without a store (--store none)")
+    for name, length in lengths.items():
+        _begin_file(store.folder / name, length)
     with files.replacing(store.folder / "images") as part:
         part.write_bytes(store.images.tobytes())
-    files.write_text(store.folder / "store.json", json.dumps(description, indent=1))
+    files.write_text(store.folder / "store.json", json.dumps(store.description, indent=1))
+
+
+def _damage(folder: Path, lengths: dict[str, int]) -> str:
+    """Why a store's files cannot be what was written there; "" where they can, or are not there yet."""
+    sizes = {name: (folder / name).stat().st_size if (folder / name).exists() else 0 for name in lengths}
+    if wrong := [name for name in lengths if sizes[name] not in (0, lengths[name])]:
+        return f"{wrong[0]} has {sizes[wrong[0]]:,} bytes instead of {lengths[wrong[0]]:,}"
+    marks = np.fromfile(folder / "done", np.uint8) if sizes["done"] else np.zeros(1, np.uint8)
+    if marks.max() > BAD or (marks.any() and not sizes["features"]):
+        return "its marks are not its own"
+    return ""
 
 
 def _begin_file(path: Path, length: int) -> None:

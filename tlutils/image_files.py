@@ -29,18 +29,19 @@ class UnreadableImage(ValueError):
     """A file that is not a whole image; the message says why, and from `read` also which file."""
 
 
-def read(path: str | Path, mode: str = "L", least: tuple[int, int] | None = None) -> Image.Image:
+def read(path: str | Path, mode: str = "L", least: tuple[int, int] | None = None,
+         data: bytes | None = None) -> Image.Image:
     """The picture in a file, upright as viewers show it.
 
     mode : "L" (grey) or "RGB", always with 8 bits; deeper pixels are scaled by their own least and greatest.
     least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter or eighth
     that is no smaller.
+    data : the file's bytes where they have been read already; None reads them.
 
     Raises UnreadableImage, naming file and cause.
     """
-    data = b""
     try:
-        data = content(path)
+        data = content(path) if data is None else data
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, data)
             height = image.height
@@ -50,7 +51,7 @@ def read(path: str | Path, mode: str = "L", least: tuple[int, int] | None = None
             picture, turn = _eight_bit(image, mode), _turn(image)
             return picture if turn is None else picture.transpose(turn)
     except Exception as error:
-        raise UnreadableImage(f"{path}: {_reason(error, data)}") from None
+        raise UnreadableImage(f"{path}: {_reason(error, data or b'')}") from None
 
 
 def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None, str]:

@@ -43,16 +43,17 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-def image_key(path: str) -> int:
-    """A number that tells an image from all others: 63 bits of the BLAKE2 hash of its path relative to the data.
+def image_key(sha256: str) -> int:
+    """A number that tells an image from all others: the first 63 bits of the SHA-256 of its file, given in hex.
 
-    It does not depend on the machine, the folder the data lie in, or the order of the table.
+    It does not depend on the machine, the file's name and folder, or the order of the table; files of the same bytes
+    have the same key.
     """
-    digest = hashlib.blake2b(str(path).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    return int(sha256[:16], 16) >> 1
 
 
-def read_image(path: str | Path, size: int = 224, fit: str = "squash", channels: int = 1) -> Tensor:
+def read_image(path: str | Path, size: int = 224, fit: str = "squash", channels: int = 1,
+               data: bytes | None = None) -> Tensor:
     """Read one image file as the network will see it.
 
     Parameters
@@ -64,6 +65,7 @@ def read_image(path: str | Path, size: int = 224, fit: str = "squash", channels:
         to 256/224 of `size` and keeps the middle, as the usual ImageNet evaluation does (and loses the sides of
         a wide scan).
     channels : 1 for grey, 3 for colour.
+    data : the file's bytes where they have been read already; None reads them.
 
     Returns
     -------
@@ -82,7 +84,7 @@ def read_image(path: str | Path, size: int = 224, fit: str = "squash", channels:
         raise ValueError(f"channels is {channels!r}; it is 1 (grey) or 3 (colour)")
     # A JPEG may decode straight to what still covers the target twice: 1.5 times as fast on 768x496 scans, and
     # the resize still averages.
-    image = _fit(image_files.read(path, "L" if channels == 1 else "RGB", (2 * size, 2 * size)), size, fit)
+    image = _fit(image_files.read(path, "L" if channels == 1 else "RGB", (2 * size, 2 * size), data), size, fit)
     pixels = np.array(image, dtype=np.uint8)
     return torch.from_numpy(pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
@@ -111,17 +113,26 @@ class ImageDataset(Dataset):
         self.paths = records["path"].astype(str).tolist()
         self.root, self.size, self.fit, self.channels = str(root), size, fit, channels
         self.labels = [_index(classes, label) for label in records["label"]]
-        self.keys = [image_key(path) for path in self.paths]
+        self.sha256 = records.get("sha256", pd.Series("", records.index)).fillna("").astype(str).tolist()
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    def data(self, row: int) -> bytes | None:
+        """The bytes of a file whose SHA-256 the records do not know, for they are needed twice; else None."""
+        return None if self.sha256[row] else image_files.content(Path(self.root, self.paths[row]))
+
+    def key(self, row: int, data: bytes | None) -> int:
+        """The key of an image, given what `data` gave."""
+        return image_key(self.sha256[row] if data is None else hashlib.sha256(data).hexdigest())
+
     def __getitem__(self, row: int) -> tuple[Tensor | None, int, int, int, str]:
         try:
-            image, why = read_image(os.path.join(self.root, self.paths[row]), self.size, self.fit, self.channels), ""
+            data = self.data(row)
+            image = read_image(os.path.join(self.root, self.paths[row]), self.size, self.fit, self.channels, data)
         except UnreadableImage as error:
-            image, why = None, str(error)
-        return image, self.labels[row], self.keys[row], row, why
+            return None, self.labels[row], -1, row, str(error)
+        return image, self.labels[row], self.key(row, data), row, ""
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor | None, int, int, int, str]]:
         """A batch of them: by threads on all cores, one after the other in a worker, which is one of several."""
@@ -209,8 +220,9 @@ class Loader:
 
     @property
     def keys(self) -> Tensor:
-        """int64 (len(records),): the key of every image, row by row."""
-        return torch.tensor(self._dataset.keys, dtype=torch.int64)
+        """int64 (len(records),): the key of every image, row by row; reads files whose records have no sha256."""
+        keys = [self._dataset.key(row, self._dataset.data(row)) for row in range(len(self._dataset))]
+        return torch.tensor(keys, dtype=torch.int64)
 
     @property
     def labels(self) -> Tensor:
@@ -226,6 +238,11 @@ class Loader:
         """Name images that turned out unreadable elsewhere, such as in another process."""
         for row in rows:
             self._unreadable.setdefault(self._dataset.paths[row], why)
+
+    def forget_unreadable(self, rows: Iterable[int]) -> None:
+        """Name images no longer that could be read when they were tried again."""
+        for row in rows:
+            self._unreadable.pop(self._dataset.paths[row], None)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next pass."""

@@ -6,14 +6,21 @@ Taught in notebook 03.
 from __future__ import annotations
 
 import copy
+import functools
+import hashlib
+import json
+import re
+import types
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .devices import Machine
 
 _RANDOM = ("dropout", "stochastic_depth", "rand", "bernoulli")
+_BOOKKEEPING = {*vars(nn.Module())} - {"_parameters", "_buffers", "_modules"}  # of every module; hooks apart
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,14 @@ def _is_fixed(node: fx.Node, model: nn.Module) -> bool:
         return not getattr(fx.graph_module._get_attr(model, node.target), "requires_grad", False)
     if node.op in ("call_function", "call_method"):
         name = node.target if isinstance(node.target, str) else node.target.__name__
-        return not any(word in name for word in _RANDOM)
+        return not any(word in name for word in _RANDOM) and \
+            not any("dropout" in key and value != 0 for key, value in node.kwargs.items())  # of an attention
     if node.op == "call_module":
         module = model.get_submodule(node.target)
+        if isinstance(module, _BatchNorm) and not any(True for _ in module.parameters()):
+            return False  # `train_mode` leaves it learning its statistics
         stochastic = any(word in type(module).__name__.lower() for word in ("dropout", "stochasticdepth", "dropblock"))
-        return not (stochastic and getattr(module, "p", 1) > 0) and \
+        return not (stochastic and getattr(module, "p", 1) > 0) and not getattr(module, "dropout", 0) and \
             not any(p.requires_grad for p in module.parameters())
     return True
 
@@ -95,6 +105,69 @@ def _part(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
     if nodes[-1].op != "output":
         graph.output(copies[nodes[-1]])
     return graph
+
+
+def fingerprint(prefix: fx.GraphModule) -> str:
+    """A hash of all that a prefix's outputs depend on: its layers' kinds, settings, weights and buffers, the functions
+    between them with their arguments, and how all are joined. The same in every process."""
+    seen: dict[int, int] = {}
+    told = [[node.op, node.name, _told(_target(node, prefix), seen), _told(node.args, seen), _told(node.kwargs, seen)]
+            for node in prefix.graph.nodes]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _target(node: fx.Node, prefix: fx.GraphModule) -> object:
+    if node.op == "get_attr":
+        return fx.graph_module._get_attr(prefix, node.target)
+    return prefix.get_submodule(node.target) if node.op == "call_module" else node.target
+
+
+def _told(value: object, seen: dict[int, int]) -> object:
+    """A value in JSON, without names of places in memory; `seen` numbers what may come again."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, fx.Node):
+        return ["node", value.name]
+    if isinstance(value, Tensor):
+        numbers = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        return [str(value.dtype), list(value.shape), hashlib.sha256(numbers).hexdigest()]
+    if isinstance(value, (list, tuple)):
+        return [_told(item, seen) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(json.dumps(_told(item, seen)) for item in value)
+    if isinstance(value, dict):
+        told = {json.dumps(_told(key, seen)): _told(item, seen) for key, item in value.items()}
+        return ["dict", *sorted(told.items())]
+    if id(value) in seen:
+        return ["again", seen[id(value)]]
+    seen[id(value)] = len(seen)
+    if isinstance(value, functools.partial):
+        return ["partial", _told([value.func, value.args, value.keywords], seen)]
+    if isinstance(value, types.MethodType):
+        return ["method", _told([value.__func__, value.__self__], seen)]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return [f"{value.__module__}.{value.__qualname__}", _told(_code(value), seen)]
+    return [f"{type(value).__module__}.{type(value).__qualname__}", _told(_settings(value), seen)]
+
+
+def _settings(value: object) -> object:
+    """What an object holds; of a module all but what every module has."""
+    if isinstance(value, nn.Module):
+        own = {name: held for name, held in vars(value).items() if name not in _BOOKKEEPING}
+        return own, [*value._forward_pre_hooks.values()], [*value._forward_hooks.values()]
+    return vars(value) if hasattr(value, "__dict__") else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _code(function: object) -> object:
+    """What a function of one's own does; torch's do the same under the same name, as its version is in the key."""
+    code = getattr(function, "__code__", function)
+    room = str(getattr(function, "__module__", "")).partition(".")[0]
+    if not isinstance(code, types.CodeType) or room in ("torch", "torchvision"):
+        return None
+    constants = [_code(item) if isinstance(item, types.CodeType) else item for item in code.co_consts]
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return [code.co_code.hex(), code.co_names, constants, held, getattr(function, "__defaults__", None),
+            getattr(function, "__kwdefaults__", None)]
 
 
 class _Halve(nn.Module):

@@ -144,6 +144,8 @@ def _settings(options: Options) -> dict:
     """The options that a resumed run must share; it may train longer or be more patient."""
     plain = {**vars(options), "augmentation": {k: list(v) if isinstance(v, tuple) else v
                                                for k, v in vars(options.augmentation).items()}}
+    if not options.augmentation.identity:
+        plain["views_drawn_by"] = "content"  # they were drawn by path once: a run begun so would see other views
     return {name: value for name, value in plain.items() if name not in ("patience", "micro_batch")}
 
 

@@ -27,7 +27,7 @@ def fill_with_noise(store: features.Store) -> None:
             noise = draw.standard_normal((len(rows), *store.shape), np.float32)
             file.write((noise.view(np.uint32) >> 16).astype(np.uint16).tobytes() if store.dtype.itemsize == 2 else
                        noise.tobytes())
-    (store.folder / "done").write_bytes(b"\1" * len(store.chunks()))
+    (store.folder / "done").write_bytes(bytes([features.GOOD]) * store.n)
 
 
 def run(quick: bool) -> list[Result]:

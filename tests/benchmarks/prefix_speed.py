@@ -36,13 +36,13 @@ def filling(n: int, repeats: int) -> tuple[Result, float]:
     prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix
     source = loader(table, root, batch_size=64)
     with tempfile.TemporaryDirectory() as folder:
-        store = features.open_store(folder, prefix, source, machine, views=repeats)
-        pixels = torch.cat([batch.images for batch in source.reader(store.chunks())]).split(features.CHUNK)
+        stores = [features.open_store(f"{folder}/{i}", prefix, source, machine) for i in range(repeats)]
+        pixels = torch.cat([batch.images for batch in source.reader(stores[0].chunks())]).split(features.CHUNK)
         alone, filled = [], []
-        store.run_prefix(pixels[0])
-        for view in range(repeats):  # turn by turn, so that both meet the same moods of the machine
+        for store in stores:  # turn by turn, so that both meet the same moods of the machine
+            store.run_prefix(pixels[0])
             alone += seconds(lambda: [store.run_prefix(part) for part in pixels])
-            filled += seconds(lambda: store.fill(view, show=False))
+            filled += seconds(lambda: store.fill(0, show=False))
     ratio = summed_up(alone)["median"] / summed_up(filled)["median"]
     goal = 0.95 if machine.device.type == "cuda" else 0.9
     return Result("filling the store", "prefix alone in memory / filling the store from JPEG files", goal, ratio, details={
