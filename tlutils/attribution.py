@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
+from torchvision import models as zoo
 
 from . import models
 from .devices import Machine
@@ -47,7 +48,8 @@ def grad_cam(model: nn.Module, images: Tensor, target: Target = None, layer: str
 
     Raises
     ------
-    ValueError where there is no such layer or class, or the layer gives no maps; ImportError without captum.
+    ValueError where there is no such layer or class, the layer gives no maps, or a transformer has none (ViT, Swin);
+    ImportError without captum.
 
     Taught in notebook 05.
     """
@@ -176,6 +178,9 @@ def _targets(scores: Tensor, target: Target) -> Tensor:
 def _layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
     if isinstance(layer, nn.Module):
         return layer
+    if layer is None and isinstance(model, (zoo.VisionTransformer, zoo.SwinTransformer)):
+        raise ValueError(f"a {type(model).__name__} has one convolution, which cuts the image into patches before all "
+                         "else: no maps for Grad-CAM to weigh. Use occlusion, which asks the network itself")
     last = models.last_conv(model)
     if layer is None:
         return last[1]

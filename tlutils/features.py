@@ -341,12 +341,16 @@ def _shape(prefix: nn.Module, size: int) -> tuple[int, ...]:
     """The shape of one image's features, found without computing them."""
     on_meta = {name: value.to("meta") for name, value in [*prefix.named_parameters(), *prefix.named_buffers()]}
     training = {module: module.training for module in prefix.modules()}
-    image = torch.empty(1, 3, size, size, device="meta")
+    images = torch.empty(2, 3, size, size, device="meta")
     try:
-        return tuple(torch.func.functional_call(prefix.eval(), on_meta, image).shape[1:])
+        shape = torch.func.functional_call(prefix.eval(), on_meta, images).shape
     finally:
         for module, mode in training.items():
             module.training = mode
+    if shape[0] != 2:
+        raise ValueError(f"the frozen part makes {tuple(shape)} of 2 images, not a row of each, which no store can keep; "
+                         "do without one (store=None, on the command line --store none)")
+    return tuple(shape[1:])
 
 
 def _describe(prefix: fx.GraphModule, loader: Loader, machine: Machine, augmentation: Augmentation, views: int,

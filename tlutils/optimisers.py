@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .training import Options
 
 OPTIMISERS = ("adam", "adamw", "sgd")
+LISTS = ("features", "classifier", "layers", "blocks", "trunk_output", "encoder")  # parts that hold blocks in turn
 STAGES = 6  # a network's blocks in so many groups from pixels to answer, about as many as a ResNet has
 
 
@@ -42,17 +43,19 @@ def schedule_factor(schedule: str, epoch: float, epochs: int) -> float:
     raise ValueError(f"schedule is {schedule!r}; it is constant, step:EPOCHS:FACTOR, cosine or one-cycle")
 
 
-def make_optimiser(net: nn.Module, options: Options, device: torch.device) -> torch.optim.Optimizer:
+def make_optimiser(net: nn.Module, options: Options, device: torch.device, model: nn.Module | None = None
+                   ) -> torch.optim.Optimizer:
     """The optimiser of the trainable parameters; frozen ones are absent from it.
 
     Each group of its parameters has a `scale`, which the learning rate is multiplied by: 1 for the last stage, and
-    `options.layer_decay` times as much for each stage nearer to the pixels.
+    `options.layer_decay` times as much for each stage nearer to the pixels. model : all of the network where `net`
+    is what follows its frozen part; the stages are those of the whole.
     """
     net = plain(net)
     trainable = {name: p for name, p in net.named_parameters() if p.requires_grad}
     if not trainable:
         raise ValueError("no parameter of the model is trainable; freeze less (freeze='all' keeps the new head free)")
-    stage = stages(name for name, _ in net.named_parameters())
+    stage = stages(name for name, _ in (model or net).named_parameters())
     scales = {name: options.layer_decay ** (max(stage.values()) - stage[name]) for name in trainable}
     groups = [{"params": [trainable[name] for name in trainable if scales[name] == scale], "scale": scale}
               for scale in sorted(set(scales.values()))]
@@ -66,13 +69,15 @@ def make_optimiser(net: nn.Module, options: Options, device: torch.device) -> to
 def stages(names: Iterable[str]) -> dict[str, int]:
     """The stage of each parameter, 0 nearest to the pixels, by the order in which its block is defined.
 
-    A block is a child of the network ("layer1"), or an item of one that is a list ("features.17").
+    A block is a child of the network ("layer1"), or an item of one that is a list ("features.17",
+    "encoder.layers.encoder_layer_3").
     """
     blocks: dict[str, int] = {}
     block_of = {}
     for name in names:
-        parts = name.split(".")
-        block_of[name] = ".".join(parts[:2]) if parts[1].isdigit() and parts[0] in ("features", "classifier") else parts[0]
+        modules = name.split(".")[:-1] or [name]  # a parameter of the network itself is a block
+        depth = next((i for i, module in enumerate(modules, 1) if module not in LISTS), len(modules))
+        block_of[name] = ".".join(modules[:depth])
         blocks.setdefault(block_of[name], len(blocks))
     n = len(blocks)
     return {name: blocks[block] if n <= STAGES else blocks[block] * STAGES // n for name, block in block_of.items()}

@@ -9,6 +9,7 @@ import copy
 import functools
 import hashlib
 import json
+import operator
 import re
 import types
 from dataclasses import dataclass
@@ -93,7 +94,8 @@ def _has_weights(node: fx.Node, model: nn.Module) -> bool:
 
 def _single_crossing(nodes: list[fx.Node], position: dict[fx.Node, int], cut: int) -> bool:
     crossing = [node for node in nodes[:cut + 1] if any(position[user] > cut for user in node.users)]
-    return crossing == [nodes[cut]]
+    several = any(user.target is operator.getitem and isinstance(user.args[1], int) for user in nodes[cut].users)
+    return crossing == [nodes[cut]] and not several  # what is taken apart by number is no tensor but several
 
 
 def _part(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:

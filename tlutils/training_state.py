@@ -32,7 +32,7 @@ class State:
 
     def __init__(self, model: nn.Module, net: nn.Module, options: Options, machine: Machine) -> None:
         self.model, self.options, self.machine = model, options, machine
-        self.optimiser = make_optimiser(net, options, machine.device)
+        self.optimiser = make_optimiser(net, options, machine.device, model)
         self.micro: int = options.micro_batch if isinstance(options.micro_batch, int) else 0
         self.history: list[dict] = []
         self.best, self.best_epoch, self.best_state = math.nan, 0, {}
