@@ -308,6 +308,14 @@ def test_real_architectures_give_maps(backbone, head, outputs, freeze):
     assert np.array_equal(heat, named)
 
 
+@pytest.mark.parametrize(("backbone", "layer"), [("swin_t", None), ("swin_t", "features.7"), ("swin_v2_t", None),
+                                                 ("vit_b_32", None)])
+def test_a_transformer_without_maps_is_refused_and_the_other_way_is_named(backbone, layer):
+    model = models.build(backbone, 2, "linear", device="meta")
+    with pytest.raises(ValueError, match="Transformer has no maps.*use occlusion"):
+        inspection.grad_cam(model, bright_square(4, 4)[None], layer=layer)
+
+
 def test_what_gives_no_map_is_refused():
     images = bright_square(4, 4)[None]
     with pytest.raises(ValueError, match="no layer 'conv9'.*last convolution is '2'"):

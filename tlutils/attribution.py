@@ -176,11 +176,11 @@ def _targets(scores: Tensor, target: Target) -> Tensor:
 
 
 def _layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
+    if isinstance(model, (zoo.VisionTransformer, zoo.SwinTransformer)):
+        raise ValueError(f"a {type(model).__name__} has no maps (N, channels, h, w) for Grad-CAM to weigh, but those "
+                         "that cut the image into patches before all else; use occlusion, which asks the network itself")
     if isinstance(layer, nn.Module):
         return layer
-    if layer is None and isinstance(model, (zoo.VisionTransformer, zoo.SwinTransformer)):
-        raise ValueError(f"a {type(model).__name__} has one convolution, which cuts the image into patches before all "
-                         "else: no maps for Grad-CAM to weigh. Use occlusion, which asks the network itself")
     last = models.last_conv(model)
     if layer is None:
         return last[1]

@@ -147,9 +147,9 @@ class Store:
                 self.copied += len(rows)
                 progress.update(len(rows))
             for asked, rows, values in self._compute(_chunks(mine[~known]), view_number):
-                self._write(view_number, rows, values)
                 if len(rows) < len(asked):
                     self._leave_out(view_number, asked, np.setdiff1d(asked, rows))
+                self._write(view_number, rows, values)
                 self.computed += len(rows)
                 progress.update(len(asked))
         barrier()
