@@ -39,9 +39,9 @@ def test_an_epoch_gives_each_image_once_in_the_view_of_that_epoch(loader):
         assert torch.equal(torch.cat([labels for _, labels, _ in batches]), loader.labels[order])
 
 
-def test_views_0_means_a_new_view_each_epoch():
-    assert [FileBatches(None, FP32, (0,), (1,), views=0).view_of(epoch) for epoch in (0, 1, 7)] == [0, 1, 7]
-    assert [FileBatches(None, FP32, (0,), (1,), views=3).view_of(epoch) for epoch in (0, 1, 7)] == [0, 1, 1]
+def test_views_0_means_a_new_view_each_epoch(loader):
+    assert [FileBatches(loader, FP32, (0,), (1,), views=0).view_of(epoch) for epoch in (0, 1, 7)] == [0, 1, 7]
+    assert [FileBatches(loader, FP32, (0,), (1,), views=3).view_of(epoch) for epoch in (0, 1, 7)] == [0, 1, 1]
 
 
 def test_the_store_gives_what_the_prefix_says_of_the_same_batches(loader, tmp_path):

@@ -1,5 +1,6 @@
 """The same command in many processes gives the same result; torchrun is the engine."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
+import two_processes
 from tlutils import checkpoints, files
 
 QUICK = ["--weights", "random", "--epochs", "4", "--device", "cpu", "--precision", "fp32", "--set", "size=32",
@@ -30,7 +32,41 @@ def run(arguments):
     return done.stdout
 
 
-@pytest.mark.parametrize("store", ["auto", "none"])
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What the checks of two_processes.py gave in each of two processes, by one start of them."""
+    folder = tmp_path_factory.mktemp("both")
+    run([*TORCHRUN, two_processes.__file__, "cpu", str(folder)])
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_a_batch_may_go_through_in_parts_of_any_size_in_each_process(both, tmp_path):
+    alone = two_processes.parts_of_a_batch(tmp_path)[0]
+    for found in both:
+        assert found["parts_of_a_batch"].keys() == {"0", "3", "6", "auto"}
+        assert all(np.allclose(losses, alone, atol=1e-5) for losses in found["parts_of_a_batch"].values())
+
+
+@pytest.mark.parametrize("where", ["files", "store"])
+def test_a_process_that_can_read_nothing_of_a_batch_takes_part_all_the_same(both, tmp_path, where):
+    alone = two_processes.unreadable_images(tmp_path)
+    assert alone["files"]["train_images"] == [19] * 3 and alone["files"]["val_images"] == [10] * 3
+    for name, values in alone["files"].items():
+        for found in (alone["store"], *(found["unreadable_images"][where] for found in both)):
+            assert found[name] == values if name == "unreadable" else np.allclose(found[name], values, atol=1e-5), name
+
+
+def test_batchnorm_that_learns_is_one_and_the_same_in_all_processes_and_the_frozen_stays(both):
+    one, two = (found["batchnorm"] for found in both)
+    assert one == two and one["frozen"] == [0, 0, 0, 0, 1, 1, 1, 1] and one["moving"] != one["frozen"]
+    assert one["shared"] == [1.0, 2.5]  # of means 0 and 2 with variances 1 and 2
+
+
+def test_processes_wait_for_hours_while_one_fetches_data(both):
+    assert all(found["patience"] >= 6 for found in both)
+
+
+@pytest.mark.parametrize("store", ["auto", pytest.param("none", marks=pytest.mark.slow)])
 def test_two_processes_give_what_one_gives(tiny_folder, tmp_path, store):
     run([sys.executable, *command(tiny_folder, tmp_path / "one", "--store", store)])
     said = run([*TORCHRUN, *command(tiny_folder, tmp_path / "two", "--store", store)])
@@ -44,9 +80,10 @@ def test_two_processes_give_what_one_gives(tiny_folder, tmp_path, store):
     assert p["path"].tolist() == q["path"].tolist() and np.allclose(p["loss"], q["loss"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp_path):
     """Kill one process of a longer training; torchrun restarts both and they finish from last.pt."""
-    more = command(tiny_folder, tmp_path / "run", "--set", "epochs=400", "--epochs", "400")
+    more = command(tiny_folder, tmp_path / "run", "--set", "epochs=200", "--epochs", "200")
     job = subprocess.Popen([*TORCHRUN, "--max-restarts", "1", *more], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                            text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
@@ -57,7 +94,7 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp
     said, _ = job.communicate(timeout=300)
     assert job.returncode == 0, said[-3000:]
     assert "going on after epoch" in said
-    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 400
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 200
 
 
 LATE = """

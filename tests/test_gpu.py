@@ -66,11 +66,11 @@ def test_a_step_never_makes_the_host_wait_for_the_device(parts):
     models.train_mode(machine.place(model))
     state = State(model, model, Options(), machine)
     weights = torch.ones(2, device=machine.device)
-    inputs, labels, n = next(FileBatches(parts["train"], machine, (0.5,) * 3, (0.2,) * 3).batches(0))
-    training.step(model, inputs, labels, n, state, weights, machine)  # the first one sets things up
+    inputs, labels, _ = next(FileBatches(parts["train"], machine, (0.5,) * 3, (0.2,) * 3).batches(0))
+    training.step(model, inputs, labels, state, weights, machine)  # the first one sets things up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training.step(model, inputs, labels, n, state, weights, machine)
+        training.step(model, inputs, labels, state, weights, machine)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

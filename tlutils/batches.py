@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +20,11 @@ from .loaders import Loader
 
 
 class FileBatches:
-    """Batches of (inputs on the device, labels on the device, images in the whole batch) from the files."""
+    """Batches of (inputs on the device, labels on the device, images in the whole batch) from the files.
+
+    Images that cannot be read are left out and named in the loader. A batch of which none can be read is given all the
+    same, empty: the other processes may have images of it, and all take part in every step.
+    """
 
     where = "files"
 
@@ -29,6 +32,7 @@ class FileBatches:
                  augmentation: Augmentation = Augmentation(), views: int = 1, seed: int = 0) -> None:
         self.loader, self.machine, self.mean, self.std = loader, machine, mean, std
         self.augmentation, self.views, self.seed = augmentation, views, seed
+        loader.pinned = machine.device.type == "cuda"
 
     @property
     def n(self) -> int:
@@ -50,11 +54,16 @@ class FileBatches:
         """The batches of an epoch."""
         self.loader.set_epoch(epoch)
         sizes = [len(batch) for batch in self.loader.sampler.batches()]
-        for size, batch in zip(sizes, self.loader):
-            images = view(batch.images.to(self.machine.device, non_blocking=True), batch.keys, self.view_of(epoch),
-                          self.seed, self.augmentation)
-            yield (self.machine.place(normalise(images, self.mean, self.std)),
-                   batch.labels.to(self.machine.device, non_blocking=True), size)
+        for size, batch in zip(sizes, self.loader.shares(), strict=True):
+            images = batch.images.to(self.machine.device, non_blocking=self.machine.non_blocking)
+            if len(batch.rows):
+                images = view(images, batch.keys, self.view_of(epoch), self.seed, self.augmentation)
+                images = normalise(images, self.mean, self.std)
+            yield self.machine.place(images), self.machine.place(batch.labels), size
+
+    def not_finite(self, epoch: int) -> list[str]:
+        """Paths of images whose inputs hold NaN or infinity in the view of an epoch; pixels never do."""
+        return []
 
 
 class StoreBatches(FileBatches):
@@ -66,12 +75,10 @@ class StoreBatches(FileBatches):
         super().__init__(*what)
         self.store = features.open_store(folder, prefix, self.loader, self.machine, self.augmentation,
                                          self.views, self.seed, self.mean, self.std, compiled)
-        self.bad = np.empty(0, dtype=int)
 
     def prepare(self, epoch: int, show: bool | None) -> float:
         before = self.store.seconds
         self.store.fill(self.view_of(epoch), show)
-        self.bad = self.store.bad()
         self.store.forget_pages()
         return self.store.seconds - before
 
@@ -79,9 +86,18 @@ class StoreBatches(FileBatches):
         self.loader.set_epoch(epoch)
         labels, share = self.loader.labels, slice(devices.rank(), None, devices.world())
         for batch in self.loader.sampler.batches():
-            batch = batch[~np.isin(batch, self.bad)] if len(self.bad) else batch
-            if len(batch) == 0:  # none of it can be read
-                continue
             rows = batch[share]
-            yield (self.machine.place(self.store.read(self.view_of(epoch), rows)),
-                   labels[torch.from_numpy(rows)].to(self.machine.device, non_blocking=True), len(batch))
+            values = self.store.read(self.view_of(epoch), rows)
+            lost = values.flatten(1)[:, 0].isnan()  # of an unreadable image, all numbers are NaN
+            if lost.any():
+                self.loader.add_unreadable(rows[lost.numpy()], "could not be read when its features were computed")
+                rows, values = rows[~lost.numpy()], values[~lost]
+            yield self.machine.place(values), self.machine.place(labels[torch.from_numpy(rows)]), len(batch)
+
+    def not_finite(self, epoch: int) -> list[str]:
+        wrong: list[str] = []
+        for rows in self.store.chunks():
+            values = self.store.read(self.view_of(epoch), rows).float().flatten(1)
+            there = ~values.isfinite().all(1) & ~values[:, 0].isnan()
+            wrong += self.loader.records["path"].iloc[rows[there.numpy()]].tolist()
+        return wrong

@@ -17,6 +17,7 @@ import platform
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# How long a process waits for another: rank 0 alone may fetch and unpack gigabytes or look through 100,000 files
+# meanwhile (NCCL's own limit is 10 minutes). One that died is not waited for: torchrun ends the others.
+PATIENCE = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
@@ -51,17 +55,23 @@ class Machine:
         """A context in which matrix products run in this machine's precision."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.precision != "fp32")
 
+    @property
+    def non_blocking(self) -> bool:
+        """Whether copies to here may be left running: to a CUDA GPU only, whose next work waits for them. What is copied
+        to the CPU could be read there before it has arrived, and Apple's GPUs have read what was not yet there."""
+        return self.device.type == "cuda"
+
     def place(self, thing: nn.Module | Tensor) -> nn.Module | Tensor:
         """Move a model or an image batch here, in the layout this machine is fast in."""
         if not self.channels_last or (isinstance(thing, Tensor) and thing.ndim != 4):
-            return thing.to(self.device, non_blocking=True)
-        return thing.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+            return thing.to(self.device, non_blocking=self.non_blocking)
+        return thing.to(self.device, memory_format=torch.channels_last, non_blocking=self.non_blocking)
 
     def describe(self) -> dict[str, object]:
         """Plain values for recipe.json: device, its name, precision, layout, the reason, math settings."""
         return {"device": str(self.device), "name": device_name(self.device), "precision": self.precision,
                 "channels_last": self.channels_last, "why": self.why, "threads": torch.get_num_threads(),
-                "processes": world(), "tf32": torch.backends.cuda.matmul.allow_tf32,
+                "processes": world(), "tf32": _tf32(),
                 "cudnn_benchmark": torch.backends.cudnn.benchmark,
                 "keeps_freed_memory": self.device.type == "cpu" and keep_freed_memory()}
 
@@ -69,8 +79,9 @@ class Machine:
 def choose(device: str = "auto", precision: str = "auto") -> Machine:
     """Choose device and precision by what the machine is made for.
 
-    On a GPU, cudnn is told to time its kernels for the shapes it meets (images here have one shape); on a CPU, the C
-    library is told to keep freed memory (see `keep_freed_memory`).
+    On a GPU, cudnn is told to time its kernels for the shapes it meets (images here have one shape), unless torch is to
+    use deterministic algorithms; on a CPU, the C library is told to keep freed memory (see `keep_freed_memory`). With
+    fp32, TF32 is turned off, which cudnn would round convolutions to (10 bits instead of 23).
 
     Parameters
     ----------
@@ -93,13 +104,34 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
         raise ValueError(f"device is {device!r} but torch {torch.__version__} sees no CUDA GPU here; use device='cpu'")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark or place.type == "cuda"
+    torch.backends.cudnn.benchmark |= place.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     if place.type == "cpu":
         keep_freed_memory()
     natural, why = _natural_precision(place)
     chosen = natural if precision == "auto" else precision
+    if chosen == "fp32":
+        _turn_tf32_off()
     channels_last = place.type == "cuda" or (place.type == "cpu" and torch.backends.mkldnn.is_available())
     return Machine(place, chosen, channels_last, why=why if chosen == natural else "asked for")
+
+
+def _turn_tf32_off() -> None:
+    """By the old flags and, where torch has them (2.9), the new ones: each alone leaves the other undefined."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    for part in _fp32_parts():
+        part.fp32_precision = "ieee"
+
+
+def _tf32() -> bool:
+    """Whether any matrix product or convolution in fp32 may be rounded to TF32."""
+    if parts := _fp32_parts():
+        return any(part.fp32_precision == "tf32" for part in parts)
+    return torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+
+
+def _fp32_parts() -> list:
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    return [cuda, cudnn.conv, cudnn.rnn] if hasattr(cudnn, "conv") else []
 
 
 @functools.cache
@@ -167,6 +199,8 @@ def rng_state(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
+    if device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -175,6 +209,8 @@ def restore_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+    if device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"].cpu())
 
 
 def rank() -> int:
@@ -206,7 +242,7 @@ def processes(device: str = "auto") -> Iterator[None]:
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     dist.init_process_group("nccl" if cuda else "gloo", store=_meeting_place(), rank=int(os.environ["RANK"]),
-                            world_size=int(os.environ["WORLD_SIZE"]))
+                            world_size=int(os.environ["WORLD_SIZE"]), timeout=PATIENCE)
     try:
         yield
     finally:
@@ -222,6 +258,7 @@ def _meeting_place() -> dist.Store:
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     first = os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     store = dist.TCPStore(host, port, int(os.environ["WORLD_SIZE"]), is_master=first, wait_for_workers=False)
+    store.set_timeout(PATIENCE)  # nccl's first meeting goes through it, and its own limit is 5 minutes
     return dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 
 
@@ -230,6 +267,12 @@ def sum_over_processes(values: Tensor) -> Tensor:
     if world() > 1:
         dist.all_reduce(values)
     return values
+
+
+def take_from_rank_0(model: nn.Module) -> None:
+    """Give every process rank 0's weights and buffers."""
+    for value in model.state_dict().values() if world() > 1 else ():
+        dist.broadcast(value, 0)
 
 
 def gather(value: object) -> list:

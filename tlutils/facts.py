@@ -42,18 +42,17 @@ def kept_epoch(run: Run) -> int:
     history, recipe = run.history, run.recipe
     if history["val_loss"].isna().all():
         return int(history["epoch"].iloc[-1])
-    sign = 1 if monitors.better(recipe.monitor) is max else -1
     part_of = history["part"] if "part" in history else pd.Series("all", history.index)
-    best = [_best(part["epoch"], sign * part[recipe.monitor], recipe.min_delta)
+    best = [_best(part.to_dict("records"), recipe.monitor, recipe.min_delta)
             for _, part in history.groupby(part_of, sort=False)]
-    return max(reversed(best), key=lambda pair: pair[1])[0]  # of parts that are equally good the later was kept
+    return int(_best(best[::-1], recipe.monitor, 0.0)["epoch"])  # of parts that are equally good the later was kept
 
 
-def _best(epochs: pd.Series, values: pd.Series, margin: float) -> tuple[int, float]:
-    """The epoch, and its value, that no later one beats by more than the margin."""
-    best = (int(epochs.iloc[0]), float(values.iloc[0]))
-    for epoch, value in zip(epochs, values):
-        best = (int(epoch), float(value)) if value - best[1] > margin else best
+def _best(rows: list[dict], monitor: str, margin: float) -> dict:
+    """The epoch that no later one of a history beats by more than the margin."""
+    best = rows[0]
+    for row in rows[1:]:
+        best = row if monitors.beats(row, best, monitor, margin) else best
     return best
 
 

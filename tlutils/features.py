@@ -160,8 +160,8 @@ class Store:
         for asked, batch in zip(parts, self.loader.reader(parts)):
             values = torch.empty((0, *self.shape), dtype=self.dtype)
             if len(batch.rows):
-                images = view(batch.images.to(self.machine.device, non_blocking=True), batch.keys, view_number,
-                              self.seed, self.augmentation)
+                images = batch.images.to(self.machine.device, non_blocking=self.machine.non_blocking)
+                images = view(images, batch.keys, view_number, self.seed, self.augmentation)
                 values = self.run_prefix(images).to("cpu", self.dtype)
             yield asked, batch.rows.numpy(), values
 

@@ -45,7 +45,7 @@ def top_k(model: nn.Module, image: Tensor | str | Path, classes: Sequence[str], 
     """
     image = image if isinstance(image, Tensor) else loaders.read_image(image, **reading)
     with eval_mode(model), torch.inference_mode():
-        p = models.probabilities(model(prepared(model, image[None], machine)))[0].double().cpu()
+        p = models.probabilities(model(prepared(model, image[None], machine)))[0].cpu().double()
     if len(p) != len(classes):
         raise ValueError(f"found {len(classes)} classes ({', '.join(classes)}) but the model answers with "
                          f"{len(p)}; pass the classes of its run")

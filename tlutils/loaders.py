@@ -204,17 +204,18 @@ class Loader:
     Attributes
     ----------
     records : the table the batches come from. classes : class names in index order. unreadable : list of
-    (path, why) found so far.
+    (path, why) found so far. pinned : whether batches lie in page-locked memory, from which a CUDA GPU copies while the
+    host goes on; whoever computes on one turns it on.
     """
 
     def __init__(self, records: pd.DataFrame, root: Path, classes: list[str], settings: dict, sampler: EpochSampler,
                  workers: int) -> None:
         self.records, self.root, self.classes, self.settings = records, root, classes, settings
-        self.sampler, self.workers = sampler, workers
+        self.sampler, self.workers, self.pinned = sampler, workers, False
         self._unreadable: dict[str, str] = {}
         self._dataset = ImageDataset(records, root, classes, **settings)
         self._loader = DataLoader(self._dataset, batch_sampler=sampler, num_workers=workers,
-                                  collate_fn=_collate, pin_memory=torch.cuda.is_available(),
+                                  collate_fn=_collate,
                                   persistent_workers=workers > 0, prefetch_factor=4 if workers else None,
                                   generator=torch.Generator().manual_seed(0))  # leaves the global stream alone
 
@@ -252,7 +253,7 @@ class Loader:
         """Read given rows instead, one batch for each array of rows (fewer where images are unreadable)."""
         loader = DataLoader(self._dataset, batch_sampler=[list(map(int, part)) for part in rows],
                             num_workers=self.workers if len(rows) > 4 else 0, collate_fn=_collate,
-                            pin_memory=torch.cuda.is_available(), generator=torch.Generator().manual_seed(0))
+                            pin_memory=self.pinned, generator=torch.Generator().manual_seed(0))
         for batch, bad in loader:
             self._unreadable.update({self._dataset.paths[row]: why for row, why in bad})
             yield batch
@@ -261,10 +262,14 @@ class Loader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
+        return (batch for batch in self.shares() if len(batch.rows))
+
+    def shares(self) -> Iterator[Batch]:
+        """What can be read of this process's share of every batch of an epoch, maybe nothing."""
+        self._loader.pin_memory = self.pinned
         for batch, bad in self._loader:
             self._unreadable.update({self._dataset.paths[row]: why for row, why in bad})
-            if len(batch.rows):
-                yield batch
+            yield batch
 
 
 def make(records: pd.DataFrame, root: str | Path, classes: list[str] | None = None, size: int = 224,
@@ -302,7 +307,8 @@ def make(records: pd.DataFrame, root: str | Path, classes: list[str] | None = No
 
 
 def default_workers(n_images: int) -> int:
-    """How many reading processes pay: one a core and eight at most beside a GPU, which computes meanwhile.
+    """How many reading processes pay: one a core and eight at most beside a GPU, which computes meanwhile. Processes
+    that torchrun started share the cores of their machine.
 
     None on a CPU: processes that read while it computes take its cores away from it, unevenly, so that a store fills
     with 21 images/s instead of 24.5 (2 cores); there all cores read a batch, then all compute. None for a few images
@@ -310,4 +316,5 @@ def default_workers(n_images: int) -> int:
     nothing).
     """
     beside = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return min(8, os.cpu_count() or 1) if beside and n_images >= 500 else 0
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(8, max(1, cores)) if beside and n_images >= 500 else 0

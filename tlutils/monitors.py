@@ -6,7 +6,7 @@ Taught in notebook 07.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from sklearn import metrics as sk
@@ -29,6 +29,20 @@ def better(monitor: str) -> Callable:
         return max
     raise ValueError(f"monitor is {monitor!r}; it is one of {', '.join((*FROM_TOTALS, *FROM_SCORES))}, where "
                      "val_recall@0.95 is the recall at a specificity of 0.95 and takes other numbers as well")
+
+
+def beats(row: Mapping, best: Mapping, monitor: str, min_delta: float = 0.0) -> bool:
+    """Whether an epoch is better than the best until then; each is its row of the history.
+
+    Values are compared only between epochs that saw as many validation images (`val_images`). One that saw fewer, as a
+    disk or a network failed it, is never better: what it could not read is left out of its value. One that saw more
+    always is, as the best until then was chosen by fewer. What is monitored on training images is compared always.
+    """
+    seen, before = row.get("val_images"), best.get("val_images")
+    if monitor.startswith("val_") and None not in (seen, before) and seen != before:
+        return seen > before
+    gain = row[monitor] - best[monitor]
+    return (gain if better(monitor) is max else -gain) > min_delta
 
 
 def wants_scores(monitor: str) -> bool:

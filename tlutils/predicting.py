@@ -57,6 +57,7 @@ def predict(model: nn.Module, loader: Loader, machine: Machine | None = None, sp
     """
     machine = machine or devices.choose()
     machine.place(model)
+    loader.pinned = machine.device.type == "cuda"
     with eval_mode(model), bar(what=f"predicting {split}", total=len(loader.records), show=progress) as shown:
         cut = features.split(model) if store is not None and not views else None
         parts = list(_outputs_from_store(cut, model, loader, machine, store, shown) if cut else
@@ -144,7 +145,7 @@ def prepared(model: nn.Module, images: Tensor, machine: Machine | None = None) -
     machine = machine or Machine(at)
     if at != machine.device:
         machine.place(model)
-    return machine.place(normalise(images.to(machine.device, non_blocking=True), *normalisation(model)))
+    return machine.place(normalise(images.to(machine.device, non_blocking=machine.non_blocking), *normalisation(model)))
 
 
 def _name_unreadable(loader: Loader) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from . import checkpoints, devices, features, losses, models, monitors
 from .augment import Augmentation
@@ -30,6 +30,10 @@ from .optimisers import OPTIMISERS, schedule_factor
 from .predicting import normalisation
 from .progress import bar
 from .training_state import State, TrainingError
+
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA and Apple; CPUs
+_NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,9 @@ def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = 
 
     Raises
     ------
-    TrainingError where the loss is no longer a number, or memory does not suffice (it names a batch that would).
+    TrainingError where the loss is no longer a number, none of the training or validation images of an epoch can be
+    read, or memory does not suffice (it names a batch that would). KeyboardInterrupt where a person stops it: the model
+    then has the weights of its best epoch so far, and a line says how to go on.
     ValueError where options, model and data do not go together.
 
     Taught in notebook 03.
@@ -133,81 +139,134 @@ def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = 
     log = log if log and devices.rank() == 0 else (lambda line: None)
     options = _without_validation(options) if "val" not in loaders else options
     devices.seed_everything(options.seed + devices.rank())
-    machine.place(model)
+    devices.take_from_rank_0(machine.place(model))
     train, val, net, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
     state = State.begin(model, net, options, cut, checkpoint, machine, log)
     weights = losses.class_weights(options.class_weights, loaders["train"].labels,
                                    loaders["train"].classes).to(machine.device)
     _warn_of_small_validation(loaders.get("val"), options)
-    while state.stopped == "":
-        epoch, started = state.epoch, time.perf_counter()
-        filled = train.prepare(epoch, show) + (val.prepare(epoch, show) if val else 0.0)
-        rate = state.learning_rate(epoch)
-        scores = {**train_epoch(net, train, state, weights, show),
-                  **(validate(net, val, weights, options) if val else {"val_loss": math.nan, "val_accuracy": math.nan})}
-        state.record(scores, rate, time.perf_counter() - started, filled, train)
-        log(state.line())
-        state.save(checkpoint)
+    try:
+        while state.stopped == "":
+            epoch, started = state.epoch, time.perf_counter()
+            filled = train.prepare(epoch, show) + (val.prepare(epoch, show) if val else 0.0)
+            rate = state.learning_rate(epoch)
+            scores = {**train_epoch(net, train, state, weights, show),
+                      **(validate(net, val, weights, options) if val else _NO_SCORES)}
+            state.record(scores, rate, time.perf_counter() - started, filled, train)
+            log(state.line())
+            state.save(checkpoint)
+    except KeyboardInterrupt:
+        log(state.interrupt(checkpoint))
+        raise
     state.restore_best()
     log(f"{state.stopped}; kept epoch {state.best_epoch} ({options.monitor} {state.best:.4f})")
-    unreadable = sorted({pair for loader in loaders.values() for pair in loader.unreadable})
-    return Fit(model.eval(), state.frame(), state.best_epoch, options.monitor, state.stopped, cut, unreadable)
+    return Fit(model.eval(), state.frame(), state.best_epoch, options.monitor, state.stopped, cut, _unreadable(loaders))
+
+
+def _unreadable(loaders: dict[str, Loader]) -> list[tuple[str, str]]:
+    """What each process could not read, with the reason of the one that tried, which names the file."""
+    shares = devices.gather([pair for loader in loaders.values() for pair in loader.unreadable])
+    pairs = sorted((pair for share in shares for pair in share), key=lambda pair: pair[0] in pair[1])
+    return sorted(dict(pairs).items())
 
 
 def train_epoch(net: nn.Module, source: FileBatches, state: State, weights: Tensor, show: bool | None) -> dict:
     """One pass over the training images: forward, loss, backward, step. Sums stay on the device until its end."""
     models.train_mode(checkpoints.plain(net))
-    totals = torch.zeros(3, dtype=torch.float64, device=source.machine.device)
+    totals: list[Tensor] = []
     with bar(what=f"epoch {state.epoch + 1}", total=source.n, show=show if devices.rank() == 0 else False) as progress:
         shown = time.perf_counter()
         for i, (inputs, labels, n_all) in enumerate(source.batches(state.epoch)):
             state.set_rate(state.epoch + i / len(source))
-            totals += step(net, inputs, labels, n_all, state, weights, source.machine)
+            totals.append(step(net, inputs, labels, state, weights, source.machine))
             progress.update(n_all)
             if not progress.disable and time.perf_counter() - shown > 1:  # a look makes the device finish: be sparing
                 shown = time.perf_counter()
                 _show(progress, totals)
-    return _scores("train", totals, source.n)
+    _share_statistics(checkpoints.plain(net))
+    return _scores("train", totals, source, state.epoch)
 
 
-def step(net: nn.Module, inputs: Tensor, labels: Tensor, n_all: int, state: State, weights: Tensor,
-         machine: Machine) -> Tensor:
-    """One optimiser step; returns (loss sum, correct, images) of it.
+def step(net: nn.Module, inputs: Tensor, labels: Tensor, state: State, weights: Tensor, machine: Machine) -> Tensor:
+    """One optimiser step; returns (loss sum, correct, images) of this process's share, float32 on the device.
 
-    The loss is the mean over the whole batch of all processes. DistributedDataParallel averages gradients over
-    processes, so each scales its sum by world / n_all.
+    The loss is the mean over the whole batch of all processes. They meet once, after all have their gradients: however
+    many parts a share went through in, whether memory ran out in one, or nothing of it could be read.
     """
-    totals = torch.zeros(3, dtype=torch.float64, device=machine.device)
+    while isinstance(totals := _gradients(net, inputs, labels, state, weights, machine), str):
+        state.shrink(min(state.micro or len(labels), len(labels)), totals)
+    if _average_gradients(net, len(labels), machine):
+        state.optimiser.step()
+    return totals
+
+
+def _gradients(net: nn.Module, inputs: Tensor, labels: Tensor, state: State, weights: Tensor,
+               machine: Machine) -> Tensor | str:
+    """Gradients of the mean loss of a share, in parts that fit into memory; or what torch said where one did not.
+
+    Not the error itself: its traceback would keep all that the attempt had computed.
+    """
+    totals = torch.zeros(3, device=machine.device)
     state.optimiser.zero_grad(set_to_none=True)
     micro = min(state.micro or len(labels), len(labels))
     try:
-        for part, truth in zip(inputs.split(micro), labels.split(micro)):
+        for part, truth in zip(inputs.split(micro), labels.split(micro)) if micro else ():
             with machine.autocast():
                 outputs = net(part)
             each = _losses(outputs, truth, weights, state.options)
-            (each.sum() * (devices.world() / n_all)).backward()
+            (each.sum() / len(labels)).backward()
             totals += _count(each, outputs, truth)
-    except torch.OutOfMemoryError as error:
-        state.shrink(micro, error)
-        return step(net, inputs, labels, n_all, state, weights, machine)
-    state.optimiser.step()
+    except RuntimeError as error:
+        if not any(said in str(error) for said in _OUT_OF_MEMORY):
+            raise
+        return str(error)
     return totals
+
+
+def _average_gradients(net: nn.Module, n: int, machine: Machine) -> bool:
+    """Make each gradient the mean over all processes' images, `n` of them here; returns whether there are any."""
+    if devices.world() == 1:
+        return n > 0
+    n_all = devices.sum_over_processes(torch.full((), float(n), device=machine.device))
+    if n == 0 and n_all == 0:  # only who has none must look, which makes a GPU finish
+        return False
+    for parameter in models.trainable_parameters(net):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        devices.sum_over_processes(parameter.grad.mul_(n / n_all))
+    return True
+
+
+@torch.no_grad()
+def _share_statistics(net: nn.Module) -> None:
+    """Make the moving BatchNorm statistics those of what all processes saw, so that all have one model again.
+
+    Each process's are of its own shares. The variance of all is the mean of theirs and the variance of their means.
+    """
+    for norm in net.modules() if devices.world() > 1 else ():
+        if isinstance(norm, _BatchNorm) and norm.training and norm.running_mean is not None:
+            mean = devices.sum_over_processes(norm.running_mean / devices.world())
+            own = norm.running_var + (norm.running_mean - mean) ** 2
+            norm.running_var.copy_(devices.sum_over_processes(own / devices.world()))
+            norm.running_mean.copy_(mean)
 
 
 @torch.inference_mode()
 def validate(net: nn.Module, source: FileBatches, weights: Tensor, options: Options) -> dict:
     """Loss, accuracy and the monitored quantity on the validation images, each image counted once and alike."""
     net.eval()
-    totals, said = torch.zeros(3, dtype=torch.float64, device=source.machine.device), []
+    totals, said = [], []
     for inputs, labels, _ in source.batches(0):
+        if len(labels) == 0:
+            continue
         with source.machine.autocast():
             outputs = checkpoints.plain(net)(inputs)
-        totals += _count(_losses(outputs, labels, weights, options), outputs, labels)
+        totals.append(_count(_losses(outputs, labels, weights, options), outputs, labels))
         said.append((models.probabilities(outputs), labels))
-    scores = _scores("val", totals, source.n)
+    scores = _scores("val", totals, source, 0)
     if monitors.wants_scores(options.monitor):
         shares = devices.gather([torch.cat(column).cpu().numpy() for column in zip(*said)])
-        probabilities, labels = (np.concatenate(column) for column in zip(*shares))
+        probabilities, labels = (np.concatenate(column) for column in zip(*filter(None, shares)))
         scores[options.monitor] = monitors.measure(options.monitor, probabilities, labels)
     return scores
 
@@ -218,23 +277,37 @@ def _losses(outputs: Tensor, labels: Tensor, weights: Tensor, options: Options) 
 
 def _count(each: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
     correct = (losses.predicted(outputs) == labels).sum()
-    n = torch.full((), len(labels), dtype=torch.float64, device=labels.device)
-    return torch.stack([each.detach().sum().double(), correct.double(), n])
+    return torch.stack([each.detach().sum(), correct.float(), torch.full_like(each[0], len(labels))])
 
 
-def _scores(part: str, totals: Tensor, expected: int) -> dict[str, float]:
-    loss, correct, n = devices.sum_over_processes(totals).tolist()
-    if n != expected:
-        warnings.warn(f"{part}: saw {n:.0f} of {expected} images in this epoch; the rest could not be read "
+def _scores(part: str, totals: list[Tensor], source: FileBatches, epoch: int) -> dict[str, float]:
+    """Mean loss, accuracy and number of images from the sums of all batches of all processes."""
+    loss, correct, n = np.sum(devices.gather(_sum(totals)), 0).tolist()
+    if n == 0:
+        raise TrainingError(f"none of the {source.n} {part} images could be read in this epoch, or the frozen part answers "
+                            "NaN for each of them. Make the files readable again and run the same again; the last whole "
+                            "epoch is in the checkpoint")
+    if n != source.n:
+        warnings.warn(f"{part}: saw {n:.0f} of {source.n} images in this epoch; the rest could not be read "
                       "(see the list of unreadable images)", stacklevel=3)
     if not math.isfinite(loss):
-        raise TrainingError(f"the {part} loss is {loss / max(n, 1)}: training diverged. Try a smaller learning_rate, "
-                            "precision fp32, or look at the inputs; the last whole epoch is in the checkpoint")
-    return {f"{part}_loss": loss / max(n, 1), f"{part}_accuracy": correct / max(n, 1)}
+        wrong = source.not_finite(epoch)
+        raise TrainingError(f"the {part} loss is {loss / n}: " + (
+            f"what the frozen part answers for {len(wrong)} of {source.n} images holds NaN or infinity, e.g. for {wrong[0]}"
+            ". Look at that image; use precision fp32 and other weights" if wrong else
+            "training diverged. Try a smaller learning_rate, precision fp32, or look at the inputs") +
+            "; the last whole epoch is in the checkpoint")
+    return {f"{part}_loss": loss / n, f"{part}_accuracy": correct / n, f"{part}_images": int(n)}
 
 
-def _show(progress, totals: Tensor) -> None:
-    loss, correct, n = totals.tolist()
+def _sum(totals: list[Tensor]) -> list[float]:
+    """Added in double precision on the CPU, as Apple's GPUs have none."""
+    return torch.stack(totals).cpu().double().sum(0).tolist() if totals else [0.0, 0.0, 0.0]
+
+
+def _show(progress, totals: list[Tensor]) -> None:
+    loss, correct, n = _sum(totals)
+    n = max(n, 1)
     progress.set_postfix(loss=f"{loss / n:.3f}", accuracy=f"{correct / n:.3f}", refresh=False)
 
 
@@ -256,8 +329,6 @@ def _what_to_train(model: nn.Module, loaders: dict[str, Loader], options: Option
         if there := made["train"].store.to_copy(0):
             log(f"earlier runs have met {there:,} of the {made['train'].store.n:,} images, whose outputs are copied")
     net = cut.tail if cut else torch.compile(model) if compiled else model
-    if devices.world() > 1:
-        net = DistributedDataParallel(net, device_ids=[machine.device.index] if machine.device.type == "cuda" else None)
     return made["train"], made.get("val"), net, cut.name if cut else None
 
 

@@ -27,6 +27,9 @@ class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to change."""
 
 
+_KEPT = {"settings", "model", "history", "state", "optimiser", "best", "best_epoch", "best_state", "rng", "micro"}
+
+
 class State:
     """What changes while training, and how it is saved, resumed and brought back to its best."""
 
@@ -35,6 +38,7 @@ class State:
         self.optimiser = make_optimiser(net, options, machine.device, model)
         self.micro: int = options.micro_batch if isinstance(options.micro_batch, int) else 0
         self.history: list[dict] = []
+        self.saved = 0
         self.best, self.best_epoch, self.best_state = math.nan, 0, {}
         self.stopped = ""
         moving = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -72,10 +76,9 @@ class State:
         images = train.n / max(seconds - filled, 1e-9)
         self.history.append({"epoch": self.epoch + 1, **scores, "learning_rate": rate, "seconds": seconds,
                              "images_per_second": images, "where": train.where, "store_seconds": filled})
-        value, better = scores[self.options.monitor], monitors.better(self.options.monitor)
-        sign = 1 if better is max else -1
-        if self.best_epoch == 0 or sign * (value - self.best) > self.options.min_delta:
-            self.best, self.best_epoch = value, self.epoch
+        row, best = self.history[-1], self.history[self.best_epoch - 1]
+        if self.best_epoch == 0 or monitors.beats(row, best, self.options.monitor, self.options.min_delta):
+            self.best, self.best_epoch = row[self.options.monitor], self.epoch
             self.best_state = checkpoints.copy_of_state(self.model, self.keep)
         self.stopped = self._reason_to_stop()
 
@@ -88,14 +91,25 @@ class State:
         """Put the weights of the best epoch back."""
         self.model.load_state_dict(self.best_state, strict=False)
 
-    def shrink(self, micro: int, error: Exception) -> None:
+    def interrupt(self, checkpoint: str | Path | None) -> str:
+        """Leave the model as its best epoch did, in eval mode; returns what to say to who stopped it by hand."""
+        self.optimiser.zero_grad(set_to_none=True)
+        self.model.eval()
+        if not self.epoch:
+            return "stopped before an epoch was whole; the model may be half trained, so build it anew before the next try"
+        self.restore_best()
+        again = (f"the same call goes on after epoch {self.saved} from {checkpoint}" if checkpoint else
+                 "with a checkpoint=..., the same call would go on from there")
+        return f"stopped; the model has the weights of epoch {self.best_epoch}, its best so far; {again}"
+
+    def shrink(self, micro: int, reason: str) -> None:
         """After memory ran out: halve the images at once if allowed, else say what would help."""
-        if self.machine.device.type == "cuda":
-            torch.cuda.empty_cache()
+        if self.machine.device.type in ("cuda", "mps"):
+            getattr(torch, self.machine.device.type).empty_cache()
         if micro <= 1 or self.options.micro_batch != "auto":
-            raise TrainingError(f"memory ran out with {micro} images at once: {str(error).splitlines()[0]}. "
+            raise TrainingError(f"memory ran out with {micro} images at once: {reason.splitlines()[0]}. "
                                 f"Use batch_size={max(micro // 2, 1)}, or keep the batch and set micro_batch='auto', "
-                                "which finds what fits and adds up the gradients") from None
+                                "which finds what fits and adds up the gradients")
         self.micro = micro // 2
 
     def frame(self) -> pd.DataFrame:
@@ -121,6 +135,7 @@ class State:
                 "state": checkpoints.copy_of_state(self.model, self.keep), "optimiser": self.optimiser.state_dict(),
                 "best": self.best, "best_epoch": self.best_epoch, "best_state": self.best_state,
                 "stopped": self.stopped, "rng": states, "micro": self.micro})
+        self.saved = self.epoch
         devices.barrier()
 
     def resume(self, saved: dict, path: str | Path) -> None:
@@ -128,8 +143,12 @@ class State:
 
         Raises
         ------
-        ValueError naming what differs where the checkpoint is of another model or other settings.
+        ValueError naming what differs where the checkpoint is of another model or other settings, or what it lacks.
         """
+        if not isinstance(saved, dict) or (lost := sorted(_KEPT - saved.keys())):
+            raise ValueError(f"{path} is no state of a training that can go on: it has no "
+                             f"{', '.join(lost) if isinstance(saved, dict) else 'names'}. Give training the last.pt that "
+                             "it wrote itself, or delete this file to begin anew")
         _same_settings(saved, self.options, self.model, path)
         self.model.load_state_dict(saved["state"], strict=False)
         self.optimiser.load_state_dict(saved["optimiser"])
@@ -137,6 +156,7 @@ class State:
         self.best, self.best_epoch, self.best_state = saved["best"], saved["best_epoch"], saved["best_state"]
         mine = saved["rng"][devices.rank() % len(saved["rng"])]
         devices.restore_rng_state(mine, self.machine.device)
+        self.saved = self.epoch
         self.stopped = self._reason_to_stop()
 
 

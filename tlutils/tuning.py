@@ -66,12 +66,12 @@ def _rising(model: nn.Module, loader: Loader, options: Options, machine: Machine
                          options.seed)
     state = State(model, model, options, machine)
     weights = losses.class_weights(options.class_weights, loader.labels, loader.classes).to(machine.device)
-    batches = (batch for epoch in range(len(rates)) for batch in source.batches(epoch))
+    batches = (batch for epoch in range(len(rates)) for batch in source.batches(epoch) if len(batch[1]))
     rows: list[dict] = []
-    for rate, (inputs, labels, n) in zip(rates, bar(batches, what="learning rates", total=len(rates), unit="step",
+    for rate, (inputs, labels, _) in zip(rates, bar(batches, what="learning rates", total=len(rates), unit="step",
                                                     show=show)):
         state.set_rate_to(rate)
-        loss_sum, _, seen = training.step(model, inputs, labels, n, state, weights, machine).tolist()
+        loss_sum, _, seen = training.step(model, inputs, labels, state, weights, machine).tolist()
         rows.append({"learning_rate": rate, "loss": loss_sum / seen})
         if not math.isfinite(rows[-1]["loss"]) or rows[-1]["loss"] > 4 * min(row["loss"] for row in rows):
             break
@@ -111,12 +111,12 @@ def head_then_rest(model: nn.Module, loaders: dict[str, Loader], options: Option
 
 
 def _better_of(first: Fit, second: Fit, head: dict, monitor: str) -> Fit:
-    choose, n = monitors.better(first.monitor), len(first.history)
-    best = [part.history[part.monitor].iloc[part.best_epoch - 1] for part in (first, second)]
+    n = len(first.history)
+    best = [part.history.iloc[part.best_epoch - 1] for part in (first, second)]
     history = pd.concat([first.history.assign(part="head"), second.history.assign(part="all", epoch=lambda t: t["epoch"] + n)],
                         ignore_index=True)
     kept = second.best_epoch + n
-    if best[0] != best[1] and choose(best) == best[0]:
+    if monitors.beats(*best, first.monitor):
         second.model.load_state_dict(head)
         kept = first.best_epoch
     return dataclasses.replace(second, history=history, best_epoch=kept,

@@ -24,7 +24,7 @@ def fine_tuning(quick: bool) -> Result:
 
     def steps() -> None:
         for _ in range(10):
-            training.step(model, inputs, labels, n, state, weights, machine)
+            training.step(model, inputs, labels, state, weights, machine)
     took = seconds(steps, 5, warm_up=steps)
     return Result(*GOALS[0], value=10 * n / min(took), unit="images/s", details={"batch": n, "ten_steps_s": took})
 
