@@ -2,12 +2,15 @@
 
 import hashlib
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import uniform_filter1d
+from sklearn.metrics import roc_auc_score
 
-from tlutils import phantoms, records, splits
+from tlutils import phantoms, records, sources, splits
 
 
 def draw_set(folder, kind="oct", **options):
@@ -67,6 +70,41 @@ def test_scans_of_one_patient_are_more_alike_than_those_of_two():
 def test_a_wedge_is_white_and_only_there_when_asked_for():
     plain, wedged = (phantoms.draw_oct("NORMAL", 5, 256, 248, wedge=on) for on in (False, True))
     assert (wedged == 255).mean() > 0.01 > (plain == 255).mean()
+
+
+@pytest.fixture(scope="module")
+def many_scans():
+    """Sixty small scans of each class, of the same sixty eyes."""
+    return {label: [phantoms.draw_oct(label, seed, 128, 124) for seed in range(60)] for label in phantoms.OCT_CLASSES}
+
+
+@pytest.mark.parametrize("label", phantoms.OCT_CLASSES)
+def test_nothing_bright_stands_above_the_retina(many_scans, label):
+    """However high a lesion is: the vitreous over it is dark in each column."""
+    for seed, scan in enumerate(many_scans[label]):
+        vitreous = uniform_filter1d(scan[:4].mean(0), 5)
+        assert vitreous.max() < 70, f"seed {seed} is bright in column {vitreous.argmax()}"
+
+
+@pytest.mark.parametrize("label", ["DME", "DRUSEN"])
+def test_a_small_scan_shows_the_same_eye_as_a_large_one(label):
+    """Its lesions as a share of the picture, too: else they fill a small one, and tests on it see other diseases."""
+    alike = []
+    for seed in range(8):
+        large, small = (phantoms.draw_oct(label, seed, 512 // part, 496 // part) for part in (1, 4))
+        alike.append(np.corrcoef(large.reshape(124, 4, 128, 4).mean((1, 3)).ravel(), small.ravel())[0, 1])
+    assert np.mean(alike) > 0.5  # speckle and noise differ
+
+
+def test_what_lies_outside_the_retina_does_not_tell_the_class(many_scans):
+    """By its mean brightness: the vitreous, the depth, both edges of the picture and its corners."""
+    parts = {"top": np.s_[:8], "bottom": np.s_[-12:], "corners": np.s_[:12, [*range(20), *range(-20, 0)]]}
+    for name, part in parts.items():
+        light = {label: [scan[part].mean() for scan in scans] for label, scans in many_scans.items()}
+        for label in light:
+            of_others = [value for other in light if other != label for value in light[other]]
+            auc = roc_auc_score([1] * 60 + [0] * 180, light[label] + of_others)
+            assert 0.4 < auc < 0.6, f"{name} tells {label}"
 
 
 def test_pneumonia_makes_the_lungs_whiter():
@@ -156,6 +194,25 @@ def test_test_films_are_brighter_and_fewer_of_them_are_ill(chest_root, chest_tab
 
 
 # Folders
+
+
+@pytest.mark.parametrize(("kind", "least"), [("oct", 8), ("chest", 6)])
+def test_too_few_patients_are_refused_with_the_least_number(tmp_path, kind, least):
+    for seed in range(3):
+        assert any(draw_set(tmp_path / f"{seed}", kind, patients=least, seed=seed, size=0.1).rglob("train/*/*.jpeg"))
+    for patients in (1, 2):
+        with pytest.raises(ValueError, match=f"{least} (patients )?or more"):
+            draw_set(tmp_path / "few", kind, patients=patients)
+    assert not (tmp_path / "few").exists()
+
+
+def test_phantoms_of_another_version_are_not_taken_for_todays(tmp_path, monkeypatch):
+    fetch = partial(sources.fetch, "phantom-oct", tmp_path, progress=False, patients=8, size=0.1)
+    root = fetch()
+    assert fetch() == root
+    monkeypatch.setattr(phantoms, "VERSION", phantoms.VERSION + 1)
+    with pytest.raises(ValueError, match="remove the folder"):
+        fetch()
 
 
 def test_a_set_is_drawn_once_and_an_interrupted_one_finished(tmp_path):

@@ -24,7 +24,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
 from tqdm import tqdm
 
-VERSION = 3
+VERSION = 4
 OCT_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 CHEST_KINDS = ("NORMAL", "bacteria", "virus")
 MARKER = ".phantom.json"
@@ -59,7 +59,7 @@ def draw_oct(label: str, seed: int, width: int = 512, height: int = 496, wedge: 
     patient = seed if patient is None else patient
     person, ill = np.random.default_rng([patient, 1]), np.random.default_rng([patient, 6, OCT_CLASSES.index(label)])
     scan = np.random.default_rng([seed, 2, OCT_CLASSES.index(label)])
-    x = np.arange(width) / 512 - width / 1024  # 1 = 512 pixels, 0 in the middle
+    x = (np.arange(width) - width / 2) / 512 * 496 / height  # 1 = 512 pixels of a scan of 496 rows, 0 in the middle
     eye = _Eye(person, scan, x, height)
     lesion = _LESIONS[label](ill, eye)  # the same in all scans of this eye, but for where the fovea lies
     for name in ("x", "rpe", "bruch", "thickness"):  # float32 from here on, where whole pictures are computed
@@ -90,14 +90,15 @@ class _Eye:
         return float(np.clip(self.fovea + ill.normal(0, spread), self.x[0] * 0.8, self.x[-1] * 0.8))
 
     def bump(self, centre: float, width: float, height: float, sharp: float = 2.0) -> np.ndarray:
-        """A smooth hill over x, `height` pixels high."""
-        return height * np.exp(-0.5 * np.abs((self.x - centre) / width) ** sharp)
+        """A smooth hill over x, `height` pixels high in a scan of 496 rows."""
+        return height * self.height / 496 * np.exp(-0.5 * np.abs((self.x - centre) / width) ** sharp)
 
 
 @dataclass
 class _Lesion:
-    """What a disease adds to the scan: ellipses (x, depth in the retina, half width, half height, brightness) and
-    two layers under the retina, in pixels above the pigment epithelium: fluid, and bright material."""
+    """What a disease adds to the scan: ellipses (x, depth in the retina, half width, half height, brightness), their half
+    height in pixels of a scan of 496 rows, and two layers under the retina, in pixels above the pigment epithelium:
+    fluid, and bright material."""
 
     spots: list[tuple[float, float, float, float, float]]
     fluid: np.ndarray | float = 0.0
@@ -130,7 +131,7 @@ def _cnv(ill: np.random.Generator, eye: _Eye) -> _Lesion:
 
 def _dme(ill: np.random.Generator, eye: _Eye) -> _Lesion:
     centre, size = eye.spot(ill, 0.16), ill.uniform(1.0, 1.9)
-    eye.thickness *= 1 + eye.bump(centre, ill.uniform(0.12, 0.30), size * ill.uniform(0.15, 0.7))
+    eye.thickness += eye.bump(centre, ill.uniform(0.12, 0.30), size * ill.uniform(20, 62))  # more would leave the scan
     spots = _cysts(ill, eye, centre, ill.integers(4, 11), size)
     for _ in range(ill.integers(0, 6)):  # hard exudates: small, bright, casting shadows in reality
         spots.append((eye.spot(ill), ill.uniform(0.4, 0.7), 0.006, 2.5, 0.95))
@@ -150,7 +151,8 @@ def _scatter(eye: _Eye, lesion: _Lesion, person: np.random.Generator, scan: np.r
     """How much light each point sends back, before noise: float (height, width), about 0 to 1."""
     y = np.arange(eye.height, dtype=np.float32)[:, None]
     base = eye.rpe - lesion.fluid - lesion.material  # where the sensory retina ends
-    top = eye.bruch - 0.4 * (eye.bruch - base) - np.maximum(eye.thickness, 25)  # hills below are half evened out above
+    whole, hill = np.maximum(eye.thickness, 25 * eye.height / 496), eye.bruch - base
+    top = base - whole**2 / (whole + 0.6 * np.maximum(hill, 0))  # a hill below is partly evened out: the retina thins
     depth = (y - top) / (base - top)
     light = np.interp(depth, _DEPTH, _LIGHT).astype(np.float32)
     light[depth < 0] = 0.05
@@ -168,7 +170,7 @@ def _scatter(eye: _Eye, lesion: _Lesion, person: np.random.Generator, scan: np.r
     light = np.maximum(light, line * 1.15)
     for x0, at, half_width, half_height, brightness in lesion.spots:
         row = np.interp(x0, eye.x, top + at * (base - top))
-        inside = ((eye.x - x0) / half_width) ** 2 + ((y - row) / half_height) ** 2
+        inside = ((eye.x - x0) / half_width) ** 2 + ((y - row) / (half_height * eye.height / 496)) ** 2
         light += (brightness - light) / (1 + np.exp(np.clip(8 * (inside - 1), -30, 30))) * (depth > 0.05) * (depth < 0.9)
     return light * _shadows(eye, person, depth)
 
@@ -346,7 +348,7 @@ def write_oct(folder: str | Path, patients: int = 260, seed: int = 0, flaws: boo
 
     Raises
     ------
-    ValueError where the folder holds anything else.
+    ValueError where the folder holds anything else, or where there are too few patients for the flaws.
 
     Taught in notebook 01.
     """
@@ -363,12 +365,13 @@ def _oct_items(draw: np.random.Generator, patients: int, size: float) -> list[_I
     for i, number in enumerate(numbers):
         first = OCT_CLASSES[i % 4] if i < 12 else str(draw.choice(OCT_CLASSES, p=share))  # no class without patients
         second = str(draw.choice([c for c in OCT_CLASSES if c != first])) if draw.random() < 1 / 6 else first
-        only_test = draw.random() < 0.08
+        only_test = draw.random() < 0.08 and i >= 8  # 8 patients give the flaws their 8 training scans
         count = 2 + min(int(draw.poisson(1.2)), 8)
         width, height, _ = _SIZES[draw.choice(len(_SIZES), p=[s[2] for s in _SIZES])]  # one machine, one setting
         for n in range(1, count + 1):
             label = second if n % 2 == 0 else first
-            split = "test" if only_test or (n > 1 and draw.random() < 0.25) else "val" if draw.random() < 0.015 else "train"
+            split = "test" if only_test or (n > 1 and draw.random() < 0.25) else \
+                "val" if draw.random() < 0.015 and (n > 1 or i >= 8) else "train"
             path, seed = f"{split}/{label}/{label}-{number}-{n}.jpeg", int(number) * 100 + n
             items.append(_Item(path, draw_oct, label, seed, int(number),
                                round(width * size), round(height * size), bool(draw.random() < 1 / 12),
@@ -378,6 +381,9 @@ def _oct_items(draw: np.random.Generator, patients: int, size: float) -> list[_I
 
 def _oct_flaws(draw: np.random.Generator, items: list[_Item]) -> list[_Item]:
     train = [item for item in items if item.path.startswith("train/")]
+    if len(train) < 8:
+        raise ValueError(f"so few patients have {len(train)} training scans and the flaws repeat 8 of them; draw 8 patients "
+                         "or more, or none of the flaws with flaws=False")
     chosen = [train[i] for i in draw.choice(len(train), 8, replace=False)]
     flaws = []
     for i, item in enumerate(chosen[:6]):
@@ -401,10 +407,13 @@ def write_chest(folder: str | Path, patients: int = 320, seed: int = 0, flaws: b
     in test, yet numbers repeat between kinds, so that a careless key finds overlaps. 74 % pneumonia in train, 62.5 % in
     test; the test films are brighter and greyer, as of another machine; 16 images in val, of patients who are in train.
     Widths 250-900 pixels, a fraction of the real ones, which are of 384 to 2,916. Parameters, result and errors as for
-    `write_oct`; flaws add one byte-identical copy within train, one truncated file, and a ._ resource fork.
+    `write_oct`, 6 patients at least; flaws add one byte-identical copy within train, one truncated file, and a ._ resource
+    fork.
 
     Taught in notebook 07.
     """
+    if patients < 6:
+        raise ValueError(f"patients is {patients}; draw 6 or more, as every sixth is of the test folder")
     draw = np.random.default_rng([seed, 6])
     items = _chest_items(draw, patients, size)
     if flaws:
@@ -422,6 +431,7 @@ def _chest_items(draw: np.random.Generator, patients: int, size: float) -> list[
     for i in range(patients):
         test = i % 6 == 5
         kind = str(draw.choice(CHEST_KINDS, p=[0.375, 0.39, 0.235] if test else [0.26, 0.48, 0.26]))
+        kind = CHEST_KINDS[i] if i < 3 else kind  # no kind without patients
         series = "NORMAL2-IM" if draw.random() < 0.5 else "IM"
         label = "NORMAL" if kind == "NORMAL" else "PNEUMONIA"
         number[series] += kind == "NORMAL"
@@ -460,6 +470,14 @@ def _write(root: Path, items: list[_Item], parameters: dict, progress: bool | No
         (root / "train" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
     (root / MARKER).write_text(json.dumps({**parameters, "finished": True}))
     return root
+
+
+def check_version(root: Path) -> None:
+    """Raise ValueError where a folder holds phantoms of another version of the drawings."""
+    marker = root / MARKER
+    if marker.is_file() and (found := json.loads(marker.read_text()).get("version")) != VERSION:
+        raise ValueError(f"{root} holds phantoms of version {found} of the drawings and this program draws version "
+                         f"{VERSION}; remove the folder, and they are drawn anew")
 
 
 def _already_there(root: Path, parameters: dict) -> bool:

@@ -154,8 +154,8 @@ def fetch(name: str, to: str | Path = "data", progress: bool = True, url: str | 
     phantoms the options (patients, seed, flaws, size) go to the drawing, and each choice of them has a folder
     of its own.
 
-    Raises ValueError for an unknown name or option, DownloadError (a FileNotFoundError) where the file cannot
-    be had.
+    Raises ValueError for an unknown name or option and for phantoms of an older version of the drawings,
+    DownloadError (a FileNotFoundError) where the file cannot be had.
 
     Taught in notebook 01.
     """
@@ -167,6 +167,9 @@ def fetch(name: str, to: str | Path = "data", progress: bool = True, url: str | 
                          "drawn to order.")
     folder = to / "-".join([name, *(f"{key}-{_short(value)}" for key, value in sorted(options.items()))])
     if folder.is_dir() and any(folder.iterdir()):
+        if source.kind == "phantom":
+            from . import phantoms
+            phantoms.check_version(folder)
         return find_root(folder)
     make_folder(folder.parent)
     with alone(folder):
