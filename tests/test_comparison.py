@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import binom, binomtest, chi2
+from scipy.stats import binom, binomtest, chi2, ttest_ind
+from scipy.stats import t as student
 from sklearn import metrics as sk
 
 from tlutils import comparison, evaluation
@@ -155,12 +156,101 @@ def test_tables_of_other_images_or_labels_are_refused(pair):
                                                    pair[1]["label"][3] != "ILL" else "ALL RIGHT")))
 
 
-def test_the_verdict_depends_on_the_numbers(pair):
+# Recipes, each trained several times
+
+
+def trained(draw, skill, runs, difficulty, of_seed=0.4):
+    """Predictions of runs whose skill differs by seed, two images of each patient, some patients harder than others."""
+    patients, labels = np.repeat(np.arange(len(difficulty)), 2), np.arange(2 * len(difficulty)) % 2 == 0
+    made = []
+    for _ in range(runs):
+        logits = skill + of_seed * draw.normal() + (difficulty + draw.normal(0, 0.5, len(difficulty)))[patients]
+        right = draw.random(len(labels)) < 1 / (1 + np.exp(-logits))
+        sure = draw.uniform(0.6, 0.9, len(labels))
+        made.append(table(np.where(right == labels, sure, 1 - sure), labels, patients))
+    return made
+
+
+def calls(better, runs, simulations, patients=40):
+    """How often the verdict by several runs, and the interval of one run a side, call a winner."""
+    draw, by_runs, by_one = np.random.default_rng(8), 0, 0
+    for _ in range(simulations):
+        difficulty = draw.normal(0, 1, patients)
+        sides = [trained(draw, skill, runs, difficulty) for skill in (1.2, 1.2 + better)]
+        by_runs += "is better" in comparison.verdict(*sides, ["A", "B"], repeats=80)
+        one = comparison.paired_bootstrap(sides[0][0], sides[1][0], repeats=80)
+        by_one += not one["low"] <= 0 <= one["high"]
+    return by_runs / simulations, by_one / simulations
+
+
+def test_equal_recipes_are_seldom_called_different_though_single_runs_of_them_differ():
+    by_runs, by_one = calls(better=0, runs=3, simulations=40)
+    assert by_runs <= 0.1 < 0.2 < by_one
+
+
+def test_five_runs_a_side_find_a_real_difference():
+    assert calls(better=1.5, runs=5, simulations=15)[0] >= 0.8
+
+
+def test_the_interval_of_recipes_is_the_formula_of_welch():
+    """By scipy where all images of a patient are alike and many: then the seeds' error alone is left."""
+    draw, labels = np.random.default_rng(1), np.arange(40) % 2 == 0
+    rates = ([0.5, 0.6, 0.7], [0.8, 0.9, 0.85, 0.95])
+    sides = [[table(np.where((np.arange(40) < rate * 40) == labels, 0.9, 0.1) + draw.uniform(0, 0.05, 40), labels)
+              for rate in side] for side in rates]
+    found = comparison.compare_recipes(*sides, repeats=300)
+    welch = ttest_ind(rates[1], rates[0], equal_var=False)
+    assert found["value"] == pytest.approx(0.275) and found["runs_error"] == pytest.approx(0.275 / welch.statistic)
+    error = math.hypot(found["patients_error"], found["runs_error"])
+    assert found["high"] - found["value"] == pytest.approx(student.ppf(0.975, found["df"]) * error)
+    means = [np.mean([one["label"] == one["predicted"] for one in side], axis=0) for side in sides]
+    assert found["patients_error"] == pytest.approx(np.std(means[1] - means[0]) / math.sqrt(40), rel=0.15)
+
+
+def test_runs_that_all_agree_leave_the_error_of_the_patients(pair):
+    """Seeds that change the probabilities by a trifle and no answer."""
+    nudged = [[one.assign(**{"p_ILL": one["p_ILL"] + 1e-6 * i}) for i in range(3)] for one in pair]
+    found, one = comparison.compare_recipes(*nudged), comparison.paired_bootstrap(*pair)
+    assert found["runs_error"] == 0 and found["value"] == pytest.approx(one["value"])
+    assert found["high"] - found["low"] == pytest.approx((one["high"] - one["low"]), rel=0.05)
+
+
+def test_the_order_of_runs_and_rows_changes_nothing_and_turning_the_sides_turns_the_sign(pair):
+    sides = [[one, other.sample(frac=1, random_state=2)] for one, other in (pair, pair[::-1])]
+    sides[1] = [one.assign(**{"p_ILL": one["p_ILL"] * 0.99}) for one in sides[1]]
+    found, turned = comparison.compare_recipes(*sides), comparison.compare_recipes(*sides[::-1])
+    assert comparison.compare_recipes(sides[0][::-1], sides[1]) == found
+    assert [turned["value"], turned["low"]] == pytest.approx([-found["value"], -found["high"]], abs=0.01)
+
+
+def test_one_training_of_each_ranks_no_recipes_however_clear(pair):
     labels = pair[0]["label"] == "ILL"
     good, bad = answers(np.ones(150), labels), answers(np.arange(150) % 2, labels)
-    assert comparison.verdict(bad, good, ["B", "G"]).startswith("G is better")
-    assert comparison.verdict(good, bad, ["G", "B"]).startswith("G is better")
-    assert "cannot tell" in comparison.verdict(good, good, ["G", "H"])
+    for sides, names in (((bad, good), "BG"), ((good, bad), "GB"), (([bad], [good]), "BG")):
+        said = comparison.verdict(*sides, list(names))
+        assert said.startswith(f"One training of {names[0]} and {names[1]} cannot tell which of them is better")
+        assert "of these two trained models G is ahead" in said and "is better (" not in said
+    assert "cannot tell the two models apart" in comparison.verdict(good, good, ["G", "H"])
+    more = [good, good.assign(**{"p_ILL": good["p_ILL"] * 0.9})]
+    assert comparison.verdict(bad, more, ["B", "G"]).startswith("One training of B cannot tell")
+
+
+def test_seeds_that_span_more_than_the_difference_tell_nothing(pair):
+    """Though each pair of single runs has an interval without 0."""
+    labels = (pair[0]["label"] == "ILL").to_numpy()
+    runs = [[table(np.where((np.arange(150) < n) == labels, 0.9, 0.1) - 1e-3 * n / 150, labels) for n in side]
+            for side in ((100, 140), (115, 150))]
+    singles = [comparison.paired_bootstrap(one, two, repeats=200) for one, two in zip(*runs)]
+    assert all(one["low"] > 0 for one in singles)
+    said = comparison.verdict(*runs, ["A", "B"], repeats=200)
+    assert said.startswith("These runs and images cannot tell A and B apart") and "of the runs" in said
+
+
+def test_a_run_given_twice_or_alone_is_refused(pair):
+    with pytest.raises(ValueError, match="run 2 of 4 has exactly the probabilities"):
+        comparison.compare_recipes([pair[0], pair[0]], [pair[1], pair[1]])
+    with pytest.raises(ValueError, match="1 and 2 runs.*train_seeds"):
+        comparison.compare_recipes([pair[0]], list(pair))
 
 
 def test_several_seeds_are_summed_up():
@@ -250,7 +340,9 @@ def test_one_patient_ranks_no_models():
     bad, good = (answers(right, labels).assign(patient="p") for right in (np.arange(20) % 4 > 0, np.ones(20)))
     found = comparison.paired_bootstrap(bad, good, repeats=50)
     assert found["value"] == 0.25 and found["low"] < 0 < found["high"]
-    assert "cannot tell" in comparison.verdict(bad, good, ["B", "G"])
+    assert "these images cannot tell the two models apart" in comparison.verdict(bad, good, ["B", "G"])
+    runs = [[one, one.assign(**{"p_ILL": one["p_ILL"] * 0.99})] for one in (bad, good)]
+    assert comparison.verdict(*runs, ["B", "G"]).startswith("These runs and images cannot tell")
 
 
 def test_one_right_always_and_the_other_never_has_the_ends_of_wilson():

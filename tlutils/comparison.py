@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, chi2, norm
+from scipy.stats import binomtest, chi2, norm, t
 from sklearn import metrics as sk
 
 from .evaluation import resampled
@@ -98,12 +98,9 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, measure: str = "
 
     Taught in notebook 06.
     """
-    if repeats < 1 or not 0 < level < 1:
-        raise ValueError(f"repeats is {repeats} and level {level}; they want 1 or more and a share like 0.95")
+    _check_bootstrap(repeats, level)
     first, second = matched(first, second)
-    (a, of_a), (b, of_b) = (resampled(table, repeats, seed, positive) for table in (first, second))
-    if measure not in a:
-        raise ValueError(f"measure is {measure!r}; it is one of {', '.join(a)}")
+    (a, of_a), (b, of_b) = _known([resampled(table, repeats, seed, positive) for table in (first, second)], measure)
     value, spread = b[measure] - a[measure], of_b[measure] - of_a[measure]
     kept = spread[~np.isnan(spread)].round(12)  # a rounding of the 16th digit is no lead
     if math.isnan(value) or not len(kept):
@@ -111,6 +108,18 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, measure: str = "
     low, high = _ends(value, kept, level, _patients(first, measure))
     return {"value": plain(value), "low": plain(low), "high": plain(high),
             "second_better": plain(np.mean(kept > 0) + np.mean(kept == 0) / 2)}
+
+
+def _check_bootstrap(repeats: int, level: float) -> None:
+    if repeats < 1 or not 0 < level < 1:
+        raise ValueError(f"repeats is {repeats} and level {level}; they want 1 or more and a share like 0.95")
+
+
+def _known(found: list[tuple[dict, dict]], measure: str) -> list[tuple[dict, dict]]:
+    """What `resampled` gave of each table, which must know the measure."""
+    if measure not in found[0][0]:
+        raise ValueError(f"measure is {measure!r}; it is one of {', '.join(found[0][0])}")
+    return found
 
 
 def _ends(value: float, spread: np.ndarray, level: float, patients: int) -> tuple[float, float]:
@@ -183,24 +192,103 @@ def two_proportions(hits_first: int, n_first: int, hits_second: int, n_second: i
     return z, float(chi2.sf(z * z, 1))
 
 
-def verdict(first: pd.DataFrame, second: pd.DataFrame, names: Sequence[str], measure: str = "accuracy",
-            repeats: int = 1000, seed: int = 0) -> str:
-    """One or two sentences about which model is better, that follow from the numbers.
+def compare_recipes(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], measure: str = "accuracy",
+                    repeats: int = 1000, seed: int = 0, level: float = 0.95, positive: str | None = None
+                    ) -> dict[str, float]:
+    """The second recipe's mean number minus the first's, with an interval that counts patients and runs.
 
-    A model is called better where the 95 % interval of `paired_bootstrap` does not hold 0. Taught in notebook 06.
+    Parameters
+    ----------
+    first, second : predictions tables of two or more runs each, of different seeds, all of the same images.
+    measure, repeats, seed, positive : as for `paired_bootstrap`. level : of the interval.
+
+    Returns
+    -------
+    {"value", "low", "high", "patients_error", "runs_error", "df"}, all None where the measure is undefined. With the
+    difference d of the means over r and s runs,
+
+        error^2 = patients_error^2 + runs_error^2,    runs_error^2 = sd(first)^2 / r + sd(second)^2 / s,
+
+    where patients_error is that of d by the paired bootstrap over patients (half the interval's width over the normal
+    quantile), low and high are d -+ t(df) error, and df is Welch and Satterthwaite's of the three parts, with
+    patients - 1, r - 1 and s - 1. What seeds and patients do together is in both errors, so the interval is rather too
+    wide than too narrow. A bootstrap over so few runs would be too narrow: it knows of no seed but those drawn.
+
+    Raises
+    ------
+    ValueError for fewer than two runs a side, a run given twice, and what `paired_bootstrap` refuses.
+
+    Source: Welch, Biometrika 1947; the two errors as of cases and readers in Obuchowski and Rockette, Communications in
+    Statistics 1995; why seeds count, Bouthillier et al., Accounting for variance in machine learning benchmarks, MLSys
+    2021.
+
+    Taught in notebook 06.
     """
-    found, test = paired_bootstrap(first, second, measure, repeats, seed), mcnemar(first, second)
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"found {len(first)} and {len(second)} runs; how much seeds differ wants two runs or more of each "
+                         "recipe, see runs.train_seeds")
+    _check_bootstrap(repeats, level)
+    tables = [matched(first[0], table)[1] for table in (*first, *second)]
+    _check_all_differ(tables)
+    found = [resampled(table, repeats, seed, positive) for table in tables]
+    values, spreads = (np.array([one[measure] for one in part]) for part in zip(*_known(found, measure)))
+    a, b = values[:len(first)], values[len(first):]
+    value, spread = b.mean() - a.mean(), spreads[len(first):].mean(0) - spreads[:len(first)].mean(0)
+    kept, patients = spread[~np.isnan(spread)].round(12), _patients(tables[0], measure)
+    if math.isnan(value) or not len(kept):
+        return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
+    low, high = _ends(value, kept, level, patients)
+    errors = np.array([(high - low) / 2 / norm.ppf(0.5 + level / 2), *(x.std(ddof=1) / math.sqrt(len(x)) for x in (a, b))])
+    parts, error = errors**4 / [max(patients - 1, 1), len(a) - 1, len(b) - 1], math.hypot(*errors)
+    df = error**4 / parts.sum() if error > 0 else math.inf
+    half = t.ppf(0.5 + level / 2, df) * error
+    return {name: plain(number) for name, number in {
+        "value": value, "low": value - half, "high": value + half, "patients_error": errors[0],
+        "runs_error": math.hypot(*errors[1:]), "df": df}.items()}
+
+
+def _check_all_differ(tables: Sequence[pd.DataFrame]) -> None:
+    """A run given twice would look like two seeds that agree."""
+    scores = [table[[f"p_{name}" for name in classes_of(table)]].to_numpy() for table in tables]
+    for i, one in enumerate(scores):
+        if any(np.array_equal(one, other) for other in scores[:i]):
+            raise ValueError(f"run {i + 1} of {len(scores)} has exactly the probabilities of another one; give each run "
+                             "once, of seeds of their own")
+
+
+def verdict(first: pd.DataFrame | Sequence[pd.DataFrame], second: pd.DataFrame | Sequence[pd.DataFrame],
+            names: Sequence[str], measure: str = "accuracy", repeats: int = 1000, seed: int = 0) -> str:
+    """One or two sentences about which of two recipes is better, that follow from the numbers.
+
+    first, second : the predictions of several runs each, of different seeds, on the same images. A recipe is called
+    better where the 95 % interval of `compare_recipes` does not hold 0. A single table, or a list of one, is one
+    training: that cannot rank recipes, and what is said then is about the first trained model of each alone.
+
+    Taught in notebook 06.
+    """
+    first, second = ([side] if isinstance(side, pd.DataFrame) else list(side) for side in (first, second))
+    one = min(len(first), len(second)) == 1
+    found = paired_bootstrap(first[0], second[0], measure, repeats, seed) if one else \
+        compare_recipes(first, second, measure, repeats, seed)
     word = measure.replace("_", " ")
     if found["value"] is None:
         return f"These images cannot tell {names[0]} and {names[1]} apart ({word} is undefined on them)."
     ahead = names[1] if found["value"] > 0 else names[0]
-    p = f"p = {test['p']:.3f}" if test["p"] >= 0.001 else "p < 0.001"
+    apart = not found["low"] <= 0 <= found["high"]
     behind = (f"{word} of {names[1]} minus {names[0]}: {found['value']:+.3f}, 95 % interval {found['low']:+.3f} to "
-              f"{found['high']:+.3f} by bootstrap over patients; of {len(first)} images {test['only_first']} were "
-              f"right with {names[0]} alone and {test['only_second']} with {names[1]} alone, McNemar {p}")
-    if found["low"] <= 0 <= found["high"]:
-        return f"These images cannot tell {names[0]} and {names[1]} apart ({behind})."
-    return f"{ahead} is better on these images ({behind}). One training of each: other seeds may differ."
+              f"{found['high']:+.3f}")
+    if not one:
+        behind += (f" by {len(first)} and {len(second)} runs; standard error {found['patients_error']:.3f} of the patients, "
+                   f"{found['runs_error']:.3f} of the runs")
+        return f"{ahead} is better ({behind})." if apart else \
+            f"These runs and images cannot tell {names[0]} and {names[1]} apart ({behind})."
+    test = mcnemar(first[0], second[0])
+    p = f"p = {test['p']:.3f}" if test["p"] >= 0.001 else "p < 0.001"
+    behind += (f" by bootstrap over patients; of {len(first[0])} images {test['only_first']} were right with {names[0]} "
+               f"alone and {test['only_second']} with {names[1]} alone, McNemar {p}")
+    said = f"of these two trained models {ahead} is ahead" if apart else "these images cannot tell the two models apart"
+    lone = " and ".join(name for name, side in zip(names, (first, second)) if len(side) == 1)
+    return f"One training of {lone} cannot tell which of them is better: {said} ({behind})."
 
 
 def over_seeds(metrics: Sequence[dict]) -> pd.DataFrame:

@@ -405,7 +405,8 @@ def write_chest(folder: str | Path, patients: int = 320, seed: int = 0, flaws: b
     `<folder>/{train,val,test}/{NORMAL,PNEUMONIA}/`, with the real names: person<N>_(bacteria|virus)_<M>.jpeg (and one odd
     person447_virus_921_1.jpeg), IM-<N>-0001[-000x].jpeg, NORMAL2-IM-<N>-0001[-000x].jpeg. No patient is both in train and
     in test, yet numbers repeat between kinds, so that a careless key finds overlaps. 74 % pneumonia in train, 62.5 % in
-    test; the test films are brighter and greyer, as of another machine; 16 images in val, of patients who are in train.
+    test; the test films are brighter and greyer, as of another machine; one film of pneumonia in 14 and none of the
+    healthy is stored as RGB; 16 images in val, of patients who are in train.
     Widths 250-900 pixels, a fraction of the real ones, which are of 384 to 2,916. Parameters, result and errors as for
     `write_oct`, 6 patients at least; flaws add one byte-identical copy within train, one truncated file, and a ._ resource
     fork.
