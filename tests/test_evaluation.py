@@ -398,9 +398,46 @@ def test_accuracy_by_groups_keeps_every_image():
     right = predictions["label"] == predictions["predicted"]
     assert found["n"].tolist() == [60, 30, 10] and found.index.name == "width"
     assert found.loc[512, "accuracy"] == pytest.approx(right[:60].mean())
-    exact = binomtest(int(right[:60].sum()), 60).proportion_ci(method="wilson")
-    assert found.loc[512, ["low", "high"]].tolist() == pytest.approx([exact.low, exact.high])
+    for (_, row), part in zip(found.iterrows(), (predictions[:60], predictions[60:90], predictions[90:])):
+        whole = evaluation.metrics(part)
+        assert row[["accuracy", "low", "high"]].tolist() == pytest.approx(list(whole["accuracy"].values()))
+        assert row["patients"] == whole["patients"]
     assert evaluation.accuracy_by(predictions, "label")["n"].sum() == 100
+
+
+def test_accuracy_by_draws_patients_whose_images_are_right_or_wrong_together():
+    """Thirty copies of each image tell no more than one, though there are thirty times as many images."""
+    one = drawn(40, patients=10**6)
+    many = pd.concat([one.assign(path=f"{i}-" + one["path"]) for i in range(30)], ignore_index=True)
+    alone, together = (evaluation.accuracy_by(t, t["path"].str[:0].rename("all")).iloc[0] for t in (one, many))
+    assert together["n"] == 1200 and together["patients"] == alone["patients"] == 40
+    assert together[["low", "high"]].tolist() == pytest.approx(alone[["low", "high"]].tolist())
+    bins = [evaluation.calibration_table(t, bins=4) for t in (one, many)]
+    pd.testing.assert_frame_equal(bins[0].drop(columns="n"), bins[1].drop(columns="n"))
+    nobody = many.assign(patient="")
+    assert evaluation.accuracy_by(nobody, "split")["patients"].tolist() == [1200]
+
+
+def test_a_group_of_one_patient_says_little():
+    found = evaluation.accuracy_by(drawn(50).assign(patient="one"), "split").iloc[0]
+    assert found["high"] - found["low"] > 0.6
+
+
+def test_what_cannot_be_right_or_wrong_has_no_accuracy():
+    for broken, said in ((drawn(9)[:0], "0 predictions"), (drawn(9).assign(label=""), "labels ''")):
+        with pytest.raises(ValueError, match=said):
+            evaluation.accuracy_by(broken, "split")
+    with pytest.raises(ValueError, match="bins is 0"):
+        evaluation.accuracy_by(drawn(9), pd.Series(range(9)), bins=0)
+
+
+def test_bins_that_are_close_together_keep_names_of_their_own():
+    values = pd.Series([1_000_000.1, 1_000_000.2, 1_000_000.3, 1_000_000.4] * 25, name="bytes")
+    found = evaluation.accuracy_by(drawn(100), values, bins=3)
+    assert found["n"].sum() == 100 and found.index.is_unique and found.index.name == "bytes"
+    assert "1000000.1" in found.index[0]
+    none = evaluation.accuracy_by(drawn(100), values * np.nan, bins=np.int64(3))
+    assert none["n"].tolist() == [100] and none.index.isna().all()
 
 
 def test_accuracy_by_numbers_in_bins():

@@ -20,7 +20,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from . import files
-from .intervals import interval, plain, resamples, weighted_auc, wilson
+from .intervals import interval, plain, resamples, weighted_auc
 from .predicting import predict
 from .thresholds import (apply_threshold, checked, choose_threshold, classes_of, merge_classes, negative_of,
                          positive_of, pr, roc)
@@ -124,10 +124,14 @@ def _coded(predictions: pd.DataFrame) -> _Coded:
     classes = classes_of(predictions)
     index = {name: i for i, name in enumerate(classes)}
     truth, said = (predictions[column].map(index).to_numpy(int) for column in ("label", "predicted"))
-    known = predictions["patient"].notna() & (predictions["patient"] != "")
-    who = predictions["patient"].astype(str).where(known, "?" + predictions["path"])  # else one of its own
-    patient, names = pd.factorize(who)
+    patient, names = pd.factorize(_who(predictions))
     return _Coded(classes, truth, said, _scores(predictions), patient, len(names))
+
+
+def _who(predictions: pd.DataFrame) -> pd.Series:
+    """Whose each image is; one of unknown patient is of a patient of its own."""
+    known = predictions["patient"].notna() & (predictions["patient"] != "")
+    return predictions["patient"].astype(str).where(known, "?" + predictions["path"])
 
 
 def _scores(predictions: pd.DataFrame) -> np.ndarray:
@@ -235,55 +239,86 @@ def per_class_table(predictions: pd.DataFrame, ks: Sequence[int] = (1, 2, 5)) ->
     return pd.DataFrame(columns, pd.Index(classes, name="class"))
 
 
-def calibration_table(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+def calibration_table(predictions: pd.DataFrame, bins: int = BINS, repeats: int = 1000, seed: int = 0) -> pd.DataFrame:
     """The likeliest classes by their probability in bins of equal width: confidence (mean), accuracy, n.
 
-    Also low and high, Wilson's 95 %. Empty bins are left out; a threshold plays no part. Source: Guo et al.,
-    On Calibration of Modern Neural Networks, ICML 2017.
+    Also low and high, the 95 % interval of the accuracy by bootstrap over the bin's patients. Empty bins are left out; a
+    threshold plays no part. Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 
     Taught in notebook 04.
     """
+    table, bin_ = _in_bins(predictions, bins)
+    means = table.groupby(bin_)["confidence"].mean()
+    return pd.concat([means, _by_group(table["right"], _who(predictions), bin_, repeats, seed)], axis=1)[
+        ["confidence", "accuracy", "n", "low", "high"]].reset_index(drop=True)
+
+
+def _in_bins(predictions: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, pd.Series]:
+    """Confidence and rightness of each image's likeliest class, and its bin, from 1 on."""
     scores, classes = _scores(predictions), np.array(classes_of(predictions))
     right = classes[scores.argmax(1)] == predictions["label"].to_numpy()
-    table = pd.DataFrame({"confidence": scores.max(1), "right": right})
-    bin_ = np.clip(np.ceil(table["confidence"] * bins), 1, bins)
-    table = table.groupby(bin_.to_numpy()).agg(confidence=("confidence", "mean"), accuracy=("right", "mean"),
-                                               n=("right", "size")).reset_index(drop=True)
-    return _with_wilson(table)
+    table = pd.DataFrame({"confidence": scores.max(1), "right": right.astype(float)}, predictions.index)
+    return table, np.ceil(table["confidence"] * bins).clip(1, bins)
 
 
 def expected_calibration_error(predictions: pd.DataFrame, bins: int = BINS) -> float:
     """Mean distance of confidence and accuracy over the bins of `calibration_table`, weighted by images."""
-    table = calibration_table(predictions, bins)
-    return float(((table["confidence"] - table["accuracy"]).abs() * table["n"]).sum() / table["n"].sum())
+    table, bin_ = _in_bins(predictions, bins)
+    sums = table.groupby(bin_).sum()
+    return float((sums["confidence"] - sums["right"]).abs().sum() / len(table))
 
 
-def accuracy_by(predictions: pd.DataFrame, values: pd.Series | str, bins: int | Sequence[float] | None = None
-                ) -> pd.DataFrame:
-    """Accuracy of each group of images, the group as index: n, accuracy, low, high (Wilson's 95 %, by image).
+def accuracy_by(predictions: pd.DataFrame, values: pd.Series | str, bins: int | Sequence[float] | None = None,
+                repeats: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Accuracy of each group of images, the group as index: n, patients, accuracy, low, high.
 
     values : a column's name, or a Series with the table's index; images without a value are a group too.
     bins : for numbers: how many groups of about equal size, or their edges. Without, most images come first.
+    repeats, seed : of the bootstrap over the group's patients that low and high (95 %) are of; where all resamples agree,
+        as with one patient, the interval is Wilson's for so many patients, see `intervals.interval`.
+
+    Raises ValueError for an empty table, labels that the model does not know, fewer than one bin or repeat.
 
     Taught in notebook 05.
     """
     values = predictions[values] if isinstance(values, str) else values
+    if unknown := sorted(set(predictions["label"].astype(str)) - set(classes_of(predictions))):
+        raise ValueError(f"found the labels {', '.join(map(repr, unknown))}, which the model does not know; leave out "
+                         "images without a known label, as none of them can be right")
+    if predictions.empty or repeats < 1:
+        raise ValueError(f"found {len(predictions)} predictions and {repeats} repeats; pass at least one of both")
     groups = values if bins is None else _binned(values, bins)
     right = (predictions["label"] == predictions["predicted"]).astype(float)
-    table = _with_wilson(right.groupby(groups, observed=True, dropna=False).agg(n="size", accuracy="mean"))
+    table = _by_group(right, _who(predictions), groups, repeats, seed)
     return table if bins is not None else table.sort_values("n", ascending=False, kind="stable")
 
 
-def _with_wilson(table: pd.DataFrame) -> pd.DataFrame:
-    low, high = wilson(table["accuracy"] * table["n"], table["n"])
-    return table.assign(low=low, high=high)
+def _by_group(right: pd.Series, who: pd.Series, groups: pd.Series, repeats: int, seed: int) -> pd.DataFrame:
+    """n, patients, accuracy, low, high of each group; a patient with images in two groups counts in each."""
+    found = pd.DataFrame({"right": right, "who": who}).groupby(groups, observed=True, dropna=False)
+    table = found.agg(n=("right", "size"), patients=("who", "nunique"), accuracy=("right", "mean"))
+    ends = [_accuracy_of(part, repeats, seed) for _, part in found]
+    return table.assign(**{end: [one[end] for one in ends] for end in ("low", "high")})
+
+
+def _accuracy_of(images: pd.DataFrame, repeats: int, seed: int) -> dict[str, float]:
+    each = images.groupby("who", sort=False)["right"].agg(["sum", "size"]).to_numpy()
+    sums = np.concatenate([often @ each for often in resamples(len(each), repeats, seed)])
+    return interval(images["right"].mean(), sums[:, 0] / sums[:, 1], 0.95, len(each))
 
 
 def _binned(values: pd.Series, bins: int | Sequence[float]) -> pd.Series:
     numbers = pd.to_numeric(values).astype(float)
-    edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, bins + 1)) if isinstance(bins, int) else bins)
+    if np.ndim(bins) == 0 and bins < 1:
+        raise ValueError(f"bins is {bins}; it wants 1 group or more, or the groups' edges")
+    if numbers.isna().all():
+        return numbers
+    edges = np.unique(np.nanquantile(numbers, np.linspace(0, 1, bins + 1)) if np.ndim(bins) == 0 else bins)
     edges = edges if len(edges) > 1 else np.array([edges[0], np.nextafter(edges[0], np.inf)])
-    names = [f"{low:g} to {high:g}" for low, high in zip(edges, edges[1:])]
+    for digits in range(6, 18):  # as few as tell the groups apart
+        names = [f"{low:.{digits}g} to {high:.{digits}g}" for low, high in zip(edges, edges[1:])]
+        if len(set(names)) == len(names):
+            break
     return pd.cut(numbers, edges, include_lowest=True, labels=names).rename(values.name)
 
 
