@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import io
 import itertools
 import shutil
 import subprocess
@@ -617,3 +619,152 @@ def test_a_model_whose_accuracy_is_not_known_hides_no_other():
     table.loc["model 1", ["value", "low", "high"]] = None
     ax = plots.cost_against_accuracy(table, "seconds")
     assert [np.isnan(line.get_ydata()[0]) for line in ax.lines] == [False, True]
+
+
+# Names as people give them
+
+
+def of_names(first: str, second: str) -> dict:
+    """How each picture that shows names of classes, runs or groups is drawn with these two."""
+    names, iv = [first, second], interval(0.8)
+    found = table_of({("train", first): 3, ("train", second): 4, ("test", first): 1})
+    scores = pd.DataFrame({"split": "test", "label": names, f"p_{first}": [0.8, 0.3], "predicted": names[::-1]})
+    measured = {name: {"n": 9, "recall": iv, "precision": iv, "f1": iv} for name in names}
+    cost = pd.DataFrame([{**iv, "seconds": 1.0}, {**iv, "seconds": 2.0}], names)
+    roc, pr = (of(binary_predictions()) for of in (roc_table, pr_table))
+    return {
+        "counts": lambda: plots.counts(found), "split_bars": lambda: plots.split_bars(found, found),
+        "fits": lambda: plots.fits({name: scan() for name in names}),
+        "grid": lambda: plots.grid([scan()] * 2, names), "views": lambda: plots.views([scan()] * 2, names),
+        "confusion": lambda: plots.confusion(pd.DataFrame([[2, 1], [0, 3]], names, names)),
+        "roc": lambda: plots.roc({name: roc for name in names}), "pr": lambda: plots.pr({name: pr for name in names}),
+        "per_class": lambda: plots.per_class(measured), "intervals": lambda: plots.intervals({n: iv for n in names}),
+        "compare": lambda: plots.compare(pd.DataFrame([{"name": name, **iv} for name in names])),
+        "cost_against_accuracy": lambda: plots.cost_against_accuracy(cost, "seconds"),
+        "accuracy_by": lambda: plots.accuracy_by(pd.DataFrame({"n": 3, "accuracy": 0.6}, names)),
+        "accuracy_against_count": lambda: plots.accuracy_against_count(measured, dict.fromkeys(names, 10)),
+        "score_distribution": lambda: plots.score_distribution(scores, first),
+        "top_k": lambda: plots.top_k(scan(), pd.DataFrame({"class": names, "probability": [0.6, 0.4]}), true=second),
+        "errors": lambda: plots.errors([scan()] * 2, scores), "overlay": lambda: plots.overlay(scan(), np.eye(3), first)}
+
+
+def svg(axes) -> str:
+    """The picture with its texts as letters; every change of a text's look would part it."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        np.ravel(axes)[0].figure.savefig(file, format="svg")
+    return html.unescape(file.getvalue())
+
+
+@pytest.mark.parametrize("name", ["CN$V_1$", "_CNV", "a<b>&c", "CNV^2 {x}", "\\alpha", "Сетчатка", "網膜", "eye 👁", "50 %"])
+@pytest.mark.filterwarnings("ignore:Glyph.*missing")
+def test_a_name_is_drawn_as_it_is(name):
+    for picture, draw in of_names(name, "$other$").items():
+        shown = svg(draw())
+        assert name in shown and ("$other$" in shown or picture == "overlay"), picture
+        plt.close("all")
+
+
+def test_a_name_of_lines_is_one_line_and_a_long_one_keeps_both_ends():
+    long = "cell " + "very " * 60 + "long"
+    for picture, draw in of_names("two\nlines", long).items():
+        if picture not in ("grid", "views", "overlay"):  # whose titles are the caller's text
+            shown = svg(draw())
+            assert "two lines" in shown and "cell very" in shown and "long" in shown and long not in shown, picture
+        plt.close("all")
+
+
+@pytest.mark.parametrize("style", [plots.style, matplotlib.rcdefaults])
+def test_a_dollar_is_no_formula_in_any_look(style):
+    style()
+    assert "from $3 to $4" in svg(plots.grid([scan()], ["from $3 to $4"], caption="a $x$"))
+    assert "0.001" in svg(PICTURES["learning_rates"][1]()) and "mathdefault" not in svg(PICTURES["learning_rates"][1]())
+
+
+def fifty() -> list[str]:
+    return [f"class number {i:02d} of many, which has a rather long name {i:02d}" for i in range(50)]
+
+
+@pytest.mark.filterwarnings("error:constrained_layout")
+def test_fifty_long_names_leave_room_for_the_picture():
+    names, iv = fifty(), interval(0.8)
+    found = pd.DataFrame({"split": np.resize(["train", "val", "test"], 500), "label": np.repeat(names, 10)})
+    measured = {name: {"n": 9, "recall": iv, "precision": iv, "f1": iv} for name in names}
+    pictures = {
+        "counts": lambda: plots.counts(found), "split_bars": lambda: plots.split_bars(found, found),
+        "confusion": lambda: plots.confusion(pd.DataFrame(np.eye(50, dtype=int), names, names)),
+        "roc": lambda: plots.roc(dict.fromkeys(names, roc_table(binary_predictions()))),
+        "cost": lambda: plots.cost_against_accuracy(costs(50).set_axis(names), "seconds"),
+        "count": lambda: plots.accuracy_against_count(measured, {name: 10 * i for i, name in enumerate(names)}),
+        "by": lambda: plots.accuracy_by(pd.DataFrame({"n": 3, "accuracy": 0.5}, names))}
+    for picture, draw in pictures.items():
+        axes = np.ravel(draw())
+        axes[0].figure.canvas.draw()
+        box, inches = axes[0].get_window_extent(), axes[0].figure.get_size_inches()
+        assert box.width > 150 and box.height > 80, picture
+        assert inches[0] <= 10 and inches[1] <= 12 and len(axes[0].texts) < 300, picture
+        plt.close("all")
+
+
+# What is not there
+
+
+def test_a_model_without_errors_is_said_to_have_none():
+    none = binary_predictions().query("label != label")
+    axes = plots.errors([], none, caption="phantoms")
+    assert words(axes[0].texts) == ["no errors"] and axes.shape == (1,)
+    own = plt.figure().subplots(1, 4)
+    assert words(plots.errors([], none, ax=own)[0].texts) == ["no errors"]
+    with pytest.raises(ValueError, match="0 images and 60 predictions"):
+        plots.errors([], binary_predictions())
+
+
+@pytest.mark.parametrize("empty", [
+    lambda: plots.audit(audit_table()[:0]), lambda: plots.history(history_of(3)[:0]), lambda: plots.per_class({}),
+    lambda: plots.learning_rates(pd.DataFrame(columns=["learning_rate", "loss", "smoothed", "suggested"])),
+    lambda: plots.confusion(pd.DataFrame()), lambda: plots.roc({}), lambda: plots.roc(roc_table(binary_predictions())[:0]),
+    lambda: plots.calibration(calibration_table()[:0]), lambda: plots.accuracy_against_count({}, {}),
+    lambda: plots.compare(pd.DataFrame(columns=["name", "value", "low", "high"])),
+    lambda: plots.cost_against_accuracy(costs(1)[:0], "seconds"), lambda: plots.views([]), lambda: plots.fits({}),
+    lambda: plots.accuracy_by(pd.DataFrame({"n": [], "accuracy": []})), lambda: plots.grid([np.zeros((0, 5), np.uint8)]),
+    lambda: plots.score_distribution(binary_predictions()[:0], "PNEUMONIA"), lambda: plots.overlay(scan(), np.zeros((0, 2))),
+    lambda: plots.top_k(scan(), pd.DataFrame({"class": [], "probability": []})),
+    lambda: plots.class_grid(table_of({}).assign(path=""), ".")])
+def test_nothing_to_draw_is_refused_in_words(empty):
+    with pytest.raises(ValueError, match="(there are|there is|found|none of).*(no |nothing|counts|shape|label)"):
+        empty()
+
+
+@pytest.mark.parametrize("drawn", [
+    lambda: plots.audit(audit_table().assign(share=np.nan)), lambda: plots.patients(pd.DataFrame({"patient": [None, "", "?"]})),
+    lambda: plots.learning_rates(pd.DataFrame({"learning_rate": [1e-3, 1e-2], "loss": np.nan, "smoothed": np.nan,
+                                               "suggested": [False, False]})),
+    lambda: plots.calibration(calibration_table().assign(accuracy=np.nan)),
+    lambda: plots.compare(pd.DataFrame([{"name": "a", "value": None, "low": None, "high": None}])),
+    lambda: plots.score_distribution(binary_predictions().assign(label=[None, *["NORMAL"] * 59]), "PNEUMONIA"),
+    lambda: plots.top_k(scan(), pd.DataFrame({"class": ["a", "b"], "probability": np.nan})),
+    lambda: plots.roc(roc_table(binary_predictions()).assign(threshold=np.nan), threshold=0.5),
+    lambda: plots.errors([scan()], binary_predictions()[:1].assign(p_NORMAL=np.nan, p_PNEUMONIA=np.nan)),
+    lambda: plots.overlay(scan(), np.full((2, 2), np.nan)), lambda: plots.overlay(scan(), np.array([[np.inf, 1], [0, 2]]))])
+@pytest.mark.filterwarnings("error")
+def test_what_is_not_known_stops_no_picture(drawn):
+    np.ravel(drawn())[0].figure.canvas.draw()
+
+
+def test_overlay_leaves_places_without_a_number_uncoloured():
+    axes = plots.overlay(scan(), np.array([[np.nan, 1.0], [0.0, 2.0]]))
+    assert title(axes[1]) == "the map, 0 to 2, 25 % no number"
+    assert axes[2].images[-1].get_alpha().tolist() == [[0, 0.35], [0, 0.7]]
+    assert axes[2].images[-1].get_clim() == (0, 2)
+
+
+def test_errors_without_a_label_are_neither_right_nor_wrong():
+    rows = pd.DataFrame({"label": [None, ""], "predicted": ["CNV", "DME"]})
+    axes = plots.errors([scan()] * 2, rows)
+    assert [title(ax) for ax in axes] == ["no label → CNV", "no label → DME"]
+    assert {ax._left_title.get_color() for ax in axes} == {plots.DARK}
+
+
+def test_a_normalised_confusion_is_not_taken_for_counts():
+    with pytest.raises(ValueError, match="not normalised"):
+        plots.confusion(confusion_table() / 400)

@@ -8,6 +8,7 @@ random weights, the split. Call `style()` once at the top of a notebook.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.font_manager import get_font_names
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from scipy.integrate import trapezoid
 from scipy.ndimage import gaussian_filter1d
 
@@ -37,7 +40,11 @@ KNOWN = {"CNV": BLUE, "DME": ORANGE, "DRUSEN": WINE, "NORMAL": GREEN,
          "PNEUMONIA": RED, "BACTERIA": RED, "VIRUS": PINK}
 SPLITS = ("train", "val", "test", "no split")
 MEASURES = {"recall": "o", "precision": "s", "f1": "D"}
-SHORT = {"auc": "AUC", "f1": "F1", "macro f1": "macro F1", "ppv": "PPV", "npv": "NPV"}
+SHORT = {"auc": "AUC", "f1": "F1", "macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy", "ppv": "PPV",
+         "npv": "NPV"}
+# For class names that are not Latin: those of them that are installed step in where the first font has no such letter.
+FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Microsoft YaHei", "Hiragino Sans", "PingFang SC", "WenQuanYi Micro Hei",
+         "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji", "Segoe UI Emoji", "Arial Unicode MS")
 PATIENT_BINS = (1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 Panels = np.ndarray  # of Axes
@@ -52,7 +59,9 @@ def style() -> None:
 
     Taught in notebook 01.
     """
+    installed = set(get_font_names())
     sns.set_theme(style="whitegrid", palette="colorblind", rc={
+        "font.family": ["sans-serif", *(font for font in FONTS if font in installed)],
         "figure.dpi": 100, "figure.figsize": (WIDTH, 4.0), "figure.constrained_layout.use": True,
         "font.size": 10, "axes.titlesize": 11, "axes.labelsize": 10, "legend.fontsize": 9,
         "xtick.labelsize": 9, "ytick.labelsize": 9, "axes.titlelocation": "left", "axes.edgecolor": GREY,
@@ -84,16 +93,17 @@ def counts(records: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
     width = 0.8 / len(table.columns)
     for place, (label, colour) in enumerate(class_colours(table).items()):
         places = np.arange(len(table)) - 0.4 + (place + 0.5) * width
-        bars = ax.bar(places, table[label], width, color=colour, label=label)
-        ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=1)
+        bars = ax.bar(places, table[label], width, color=colour, label=_name(label))
+        if table.size <= 60:  # more numbers would lie on each other
+            ax.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=1)
     ax.grid(False, axis="x")
     ax.margins(y=0.1)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    _legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     ax.set_xticks(range(len(table)), [f"{name}\n{_many(n)}" for name, n in table.sum(axis=1).items()])
     total = table.sum().sort_values()
-    few, many = (f"{total.iloc[i]:,} {total.index[i]}" for i in (0, -1))
-    found = f"from {few} to {many}" if len(total) > 1 else f"all {total.index[0]}"
+    few, many = (f"{total.iloc[i]:,} {_name(total.index[i], 24)}" for i in (0, -1))
+    found = f"from {few} to {many}" if len(total) > 1 else f"all {_name(total.index[0])}"
     return _label(ax, f"{_many(total.sum())}: {found}", "", "images", caption)
 
 
@@ -102,7 +112,7 @@ def sizes(records: pd.DataFrame, ax: Several = None, caption: str = "") -> Panel
 
     `records` as after `records.inspect`; images without a size take no part. Taught in notebook 01.
     """
-    _need(records, ("width", "height"), "records.inspect adds them")
+    _need(records, ("width", "height"), "pass records after records.inspect, which adds them")
     sides = records[["width", "height"]].dropna().astype(int)
     if sides.empty:
         raise ValueError(f"none of the {len(records)} records has a width and a height; no file was readable")
@@ -140,12 +150,13 @@ def _density(values: pd.Series, everything: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def patients(records: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
-    """How many patients have how many images; images of unknown patients ("?...") take no part.
+    """How many patients have how many images; images of unknown patients ("?...", "", none) take no part.
 
     Taught in notebook 01.
     """
     ax = _axes(ax, 3.2)
-    known = records["patient"][~records["patient"].str.startswith("?")]
+    named = records["patient"].astype(object).where(records["patient"].notna(), "").astype(str)
+    known = named[~named.str.match(r"\?|$")]
     each = known.value_counts()
     if each.empty:
         return _label(ax, f"The patient of none of {_many(len(records))} is known", "", "", caption)
@@ -177,7 +188,7 @@ def audit(audit: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
         _at_right(ax, y, found if row.verdict != "ok" else "ok", GREY if row.verdict == "ok" else DARK,
                   weight="bold" if row.verdict == "leak" else "normal")
     _rows(ax, [row.check + (f", {row.splits}" if row.splits != "all" else "") for row in audit.itertuples()])
-    ax.set_xlim(0, max(1.05 * audit["share"].max(), 0.05))
+    ax.set_xlim(0, max(0.05, 1.05 * audit["share"].max()))
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     found = audit["verdict"].value_counts()
     what = [_many(found[name], name) for name in ("leak", "warning") if name in found]
@@ -197,14 +208,14 @@ def split_bars(before: pd.DataFrame, after: pd.DataFrame,
         table = table.reindex(index=rows, columns=list(colours), fill_value=0)
         shares = table.div(table.sum(axis=1).clip(lower=1), axis=0)
         for (label, colour), left in zip(colours.items(), (shares.cumsum(axis=1) - shares).T.to_numpy()):
-            bars = ax.barh(range(len(rows)), shares[label], left=left, color=colour, label=label)
+            bars = ax.barh(range(len(rows)), shares[label], left=left, color=colour, label=_name(label))
             ax.bar_label(bars, [_percent(share) if share >= 0.12 else "" for share in shares[label]],
                          label_type="center", fontsize=9, color="white", weight="bold")
         _rows(ax, [f"{split}\nn = {n:,}" for split, n in table.sum(axis=1).items()])
         ax.set_xlim(0, 1)
         ax.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
         _label(ax, name, "share of the images", "")
-    axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
+    _legend(axes[1], loc="upper left", bbox_to_anchor=(1, 1))
     _caption(axes, caption)
     return axes
 
@@ -254,7 +265,9 @@ def class_grid(records: pd.DataFrame, root: str | Path, per_class: int = 4, seed
     Unreadable files are left out; a class with too few others has empty places. The array of Axes has the
     shape (classes, per_class). Taught in notebook 01.
     """
-    colours = class_colours(sorted(records["label"].unique()))
+    colours = class_colours(sorted(records["label"].dropna().unique()))
+    if not colours:
+        raise ValueError(f"none of the {len(records)} records has a label; look at where they come from")
     rows = [_some_of(records[records["label"] == name], Path(root), per_class, seed) for name in colours]
     shape = np.median([image.shape[0] / image.shape[1] for row in rows for image in row] or [1])
     tall = (shape * WIDTH / per_class + 0.05) * len(rows) + 0.25 * bool(caption)
@@ -264,7 +277,7 @@ def class_grid(records: pd.DataFrame, root: str | Path, per_class: int = 4, seed
             _show(ax, image)
         for ax in line[len(row):]:
             ax.axis("off")
-        line[0].text(-0.03, 0.5, name, transform=line[0].transAxes, rotation=90, ha="right", va="center",
+        line[0].text(-0.03, 0.5, _name(name, 18), transform=line[0].transAxes, rotation=90, ha="right", va="center",
                      weight="bold", color=colour)
     _caption(axes.ravel(), caption)
     return axes
@@ -301,7 +314,7 @@ def fits(images: Mapping[str, Any], ax: Several = None, caption: str = "") -> Pa
     Taught in notebook 02.
     """
     shown = {name: _pixels(image) for name, image in images.items()}
-    titles = [f"{name}\n{image.shape[1]}×{image.shape[0]} pixels" for name, image in shown.items()]
+    titles = [f"{_name(name)}\n{image.shape[1]}×{image.shape[0]} pixels" for name, image in shown.items()]
     return grid(shown.values(), titles, columns=len(shown), ax=ax, caption=caption)
 
 
@@ -347,13 +360,16 @@ def learning_rates(curve: pd.DataFrame, used: float | None = None, ax: Ax = None
     ax = _axes(ax, 3.4, 7.0)
     ax.plot(curve["learning_rate"], curve["loss"], color=DARK, alpha=0.25, linewidth=1)
     ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2)
-    best = curve.loc[curve["suggested"], "learning_rate"].iloc[0]
-    ax.axvline(best, color=sns.color_palette("colorblind")[0], linewidth=1.5, label=f"suggested {best:.1g}")
+    for best in curve.loc[curve["suggested"].astype(bool), "learning_rate"].head(1):
+        ax.axvline(best, color=sns.color_palette("colorblind")[0], linewidth=1.5, label=f"suggested {best:.1g}")
     if used is not None:
         ax.axvline(used, color=sns.color_palette("colorblind")[1], linestyle="--", linewidth=1.5, label=f"used {used:.1g}")
     ax.set_xscale("log")
-    ax.set_ylim(0, 1.1 * min(curve["loss"].max(), 3 * curve["smoothed"].iloc[0]))
-    ax.legend(frameon=False)
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    top = 1.1 * min(curve["loss"].max(), 3 * curve["smoothed"].iloc[0])
+    ax.set_ylim(0, top if np.isfinite(top) else None)
+    _legend(ax, frameon=False)
     return _label(ax, "Where does the loss fall?", "learning rate", "loss (nats an image)", caption)
 
 
@@ -378,15 +394,24 @@ def confusion(table: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
 
     Taught in notebook 04.
     """
+    if not table.size or (table.to_numpy(float) % 1 != 0).any():
+        raise ValueError(f"found a table of {table.shape} that does not hold counts; pass what evaluation.confusion gives, "
+                         "not normalised, as the picture shows counts and shares")
     n, total = len(table), table.to_numpy().sum()
-    ax = _axes(ax, 1.5 + 0.85 * max(n, 2), 2.6 + 0.95 * max(n, 2))
+    cell = min(0.9, 6.8 / max(n, 1))  # inches; from 20 classes on numbers would be too small to read
+    ax = _axes(ax, 1.5 + 0.95 * cell * max(n, 2), 2.6 + 1.05 * cell * max(n, 2))
     shares = table.div(table.sum(axis=1).clip(lower=1), axis=0)
     words = [[f"{count:,.0f}\n{_percent(share)}" for count, share in zip(*row)]
              for row in zip(table.to_numpy(), shares.to_numpy())]
-    sns.heatmap(shares, annot=np.array(words), fmt="", cmap="Blues", vmin=0, vmax=1, square=True, cbar=False,
-                linewidths=1, annot_kws={"fontsize": 10 if n < 8 else 7}, ax=ax)
-    ax.set_yticklabels([f"{name}\nn = {found:,.0f}" for name, found in table.sum(axis=1).items()], rotation=0)
-    ax.set_xticklabels(list(table.columns), rotation=30 if max(len(str(name)) for name in table) > 12 else 0)
+    names, size = [_name(name, 24) for name in table], {} if n < 20 else {"fontsize": max(4, 330 / n)}
+    shown = [_name(name, 24) + ("\n" if n < 13 else "  ") + f"n = {found:,.0f}" for name, found in table.sum(axis=1).items()]
+    sns.heatmap(shares, annot=np.array(words) if n < 20 else None, fmt="", cmap="Blues", vmin=0, vmax=1, square=True,
+                cbar=False, linewidths=1 if n < 20 else 0.2, annot_kws={"fontsize": 10 if n < 8 else 7 if n < 13 else 5},
+                xticklabels=names, yticklabels=shown, ax=ax)
+    ax.set_yticklabels(shown, rotation=0, **size)
+    long = max(map(len, names)) > 12
+    ax.set_xticklabels(names, rotation=90 if n > 12 else 30 if long else 0, ha="right" if long and n <= 12 else "center",
+                       **size)
     right = np.trace(table.to_numpy())
     return _label(ax, f"{right:,.0f} of {total:,.0f} right ({_percent(right / max(total, 1))})",
                   "predicted (% of the row)", "true", caption)
@@ -404,7 +429,7 @@ def roc(curves: Curves, auc: Mapping[str, Any] | None = None, threshold: float |
 
     Taught in notebook 04.
     """
-    ax = _axes(ax, 4.6, 5.2)
+    ax = _axes(ax, 4.6, _room_for(curves))
     ax.plot([0, 1], [0, 1], ":", color=GREY)
     ax.text(0.52, 0.46, "guessing", color=GREY, fontsize=9)
     _curves(ax, curves, ("fpr", "tpr"), "AUC", _roc_area, auc, threshold)
@@ -419,13 +444,18 @@ def pr(curves: Curves, average_precision: Mapping[str, Any] | None = None, share
     `curves` are tables with columns recall and precision (and threshold); the rest as for `roc`.
     Taught in notebook 04.
     """
-    ax = _axes(ax, 4.6, 5.2)
+    ax = _axes(ax, 4.6, _room_for(curves))
     if share is not None:
         ax.axhline(share, linestyle=":", color=GREY)
         ax.text(0.01, share - 0.05, f"always positive: {share:.2f}", color=GREY, fontsize=9)
     _curves(ax, curves, ("recall", "precision"), "AP", _average_precision, average_precision, threshold)
     return _label(ax, "Precision against recall", "recall (sensitivity)",
                   "precision (share of the alarms that are true)", caption)
+
+
+def _room_for(curves: Curves) -> float:
+    """Inches wide: beside many curves stands their legend."""
+    return 5.2 if isinstance(curves, pd.DataFrame) or len(curves) <= 5 else WIDTH
 
 
 def _roc_area(curve: pd.DataFrame) -> float:
@@ -443,17 +473,21 @@ def _curves(ax: Axes, curves: Curves, columns: tuple[str, str], word: str,
             area: Callable[[pd.DataFrame], float], known: Mapping[str, Any] | None,
             threshold: float | None) -> None:
     curves = {"": curves} if isinstance(curves, pd.DataFrame) else curves
+    if not curves:
+        raise ValueError("there are no curves to draw; pass at least one")
     for (name, curve), colour in zip(curves.items(), class_colours(curves).values()):
         _need(curve, columns + (("threshold",) if threshold is not None else ()), "one row a threshold")
-        label = f"{name}  {word} {_value((known or {}).get(name, area(curve)))}".strip()
+        label = f"{word} {_value((known or {}).get(name, area(curve)))}"
+        label = f"{_name(name)}  {label}" if name != "" else label
         ax.plot(*curve[list(columns)].to_numpy().T, color=colour, linewidth=2, label=label)
         if threshold is not None:
-            at = curve.loc[(curve["threshold"] - threshold).abs().idxmin(), list(columns)]
+            at = curve.loc[(curve["threshold"] - threshold).abs().fillna(np.inf).idxmin(), list(columns)]
             ax.plot(*at, "o", color=colour, markersize=9, markeredgecolor="white", zorder=3)
     if threshold is not None:
         ax.plot([], [], "o", color=GREY, markersize=9, label=f"threshold {threshold:.2f}")
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    ax.legend(loc="lower right" if word == "AUC" else "lower left")
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
+    _legend(ax, **(beside if len(curves) > 5 else {"loc": "lower right" if word == "AUC" else "lower left"}))
 
 
 def calibration(table: pd.DataFrame, ax: Several = None, caption: str = "") -> Panels:
@@ -486,11 +520,13 @@ def per_class(per_class: Mapping[str, Mapping[str, Any]], ax: Ax = None, caption
 
     Taught in notebook 04.
     """
+    if not per_class:
+        raise ValueError("there are no classes to draw; pass metrics['test']['per_class'] or that of another split")
     ax = _axes(ax, 1.2 + 0.7 * len(per_class))
     for row, (name, colour) in enumerate(class_colours(per_class).items()):
         for shift, (measure, marker) in zip((-0.24, 0, 0.24), MEASURES.items()):
             _dot(ax, row + shift, per_class[name].get(measure), colour, marker)
-    _rows(ax, [f"{name}\nn = {found.get('n', 0):,}" for name, found in per_class.items()])
+    _rows(ax, [f"{_name(name)}\nn = {found.get('n', 0):,}" for name, found in per_class.items()])
     marks = [Line2D([], [], color=GREY, marker=marker, linestyle="", label=SHORT.get(name, name))
              for name, marker in MEASURES.items()]
     ax.legend(handles=marks, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderpad=0.2)
@@ -502,12 +538,11 @@ def intervals(values: Mapping[str, Any], ax: Ax = None, caption: str = "") -> Ax
 
     So the metrics of one split can be passed as they are. Taught in notebook 04.
     """
-    kept = {name.replace("_", " "): value for name, value in values.items()
-            if isinstance(value, Mapping) and "value" in value}
+    kept = {name: value for name, value in values.items() if isinstance(value, Mapping) and "value" in value}
     if not kept:
         raise ValueError(f"found no measure with a value among {', '.join(values) or 'nothing'}; pass the "
                          "metrics of one split, such as metrics['test']")
-    ax = _forest([SHORT.get(name, name) for name in kept], list(kept.values()), [BLUE] * len(kept), ax)
+    ax = _forest([_name(SHORT.get(name, name)) for name in kept], list(kept.values()), [BLUE] * len(kept), ax)
     return _label(ax, "Each measure with its interval", "value", "", caption)
 
 
@@ -521,20 +556,20 @@ def cost_against_accuracy(table: pd.DataFrame, cost: str, ax: Ax = None, caption
     for (name, row), colour in zip(table.iterrows(), class_colours(table.index).values()):
         at = _interval(row.to_dict())
         ax.vlines(row[cost], at["low"], at["high"], color=colour, linewidth=2)
-        ax.plot(row[cost], at["value"], "o", color=colour, markersize=9, label=str(name))
+        ax.plot(row[cost], at["value"], "o", color=colour, markersize=9, label=_name(name))
     ax.margins(x=0.15)
     ax.set_xlim(left=0)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside the picture: inside it would hide an interval
-    return _label(ax, "What does accuracy cost?", cost, "accuracy", caption)
+    _legend(ax, loc="upper left", bbox_to_anchor=(1, 1))  # beside the picture: inside it would hide an interval
+    return _label(ax, "What does accuracy cost?", _name(cost), "accuracy", caption)
 
 
 def compare(table: pd.DataFrame, measure: str = "accuracy", ax: Ax = None, caption: str = "") -> Axes:
     """Several runs under each other: a table with name, value, low, high. Taught in notebook 06."""
     _need(table, ("name", "value", "low", "high"), "one row a run")
     colours = class_colours(table["name"])
-    ax = _forest(table["name"], table.to_dict("records"), table["name"].map(colours), ax)
-    best = table.loc[table["value"].fillna(-np.inf).idxmax()]
-    return _label(ax, f"Highest {measure}: {best['name']}, {_value(dict(best))}", measure, "", caption)
+    ax = _forest(table["name"].map(_name), table.to_dict("records"), table["name"].map(colours), ax)
+    best = table.iloc[table["value"].astype(float).fillna(-np.inf).argmax()]
+    return _label(ax, f"Highest {measure}: {_name(best['name'])}, {_value(dict(best))}", measure, "", caption)
 
 
 def accuracy_by(table: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
@@ -544,9 +579,9 @@ def accuracy_by(table: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
     """
     _need(table, ("n", "accuracy"), "pass what evaluation.accuracy_by gives")
     shown = table.head(30).rename(columns={"accuracy": "value"})
-    names = [f"{name}  (n = {n:,})" for name, n in shown["n"].items()]
+    names = [f"{_name(name)}  (n = {n:,})" for name, n in shown["n"].items()]
     ax = _forest(names, shown.to_dict("records"), [BLUE] * len(shown), ax)
-    title = f"Accuracy by {table.index.name or 'group'}"
+    title = f"Accuracy by {_name(table.index.name or 'group')}"
     title += f", the first 30 of {len(table):,}" if len(table) > 30 else ""
     return _label(ax, title, "accuracy", "", caption)
 
@@ -563,12 +598,15 @@ def accuracy_against_count(per_class: Mapping[str, Mapping[str, Any]] | pd.DataF
         column = next((name for name in per_class if "recall" in name or name == "accuracy"), "recall")
         _need(per_class, (column,), "pass what evaluation.per_class_table gives")
         per_class = per_class.rename(columns={column: "recall"}).to_dict("index")
+    if not per_class:
+        raise ValueError("there are no classes to draw; pass metrics['test']['per_class'] or that of another split")
     for name, colour in class_colours(per_class).items():
         at, n = _interval(per_class[name].get("recall")), int(train_counts.get(name, 0))
         ax.vlines(n, at["low"], at["high"], color=colour, linewidth=2)
         ax.plot(n, at["value"], "o", color=colour, markersize=8)
         if not np.isnan(at["value"]):
-            ax.annotate(name, (n, at["value"]), (8, 0), textcoords="offset points", va="center", fontsize=9)
+            ax.annotate(_name(name, 24), (n, at["value"]), (8, 0), textcoords="offset points", va="center",
+                        fontsize=9 if len(per_class) <= 20 else 6)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ax.set_xlim(0, 1.2 * max([1, *(int(train_counts.get(name, 0)) for name in per_class)]))
@@ -580,9 +618,13 @@ def score_distribution(predictions: pd.DataFrame, positive: str, threshold: floa
                        ax: Several = None, caption: str = "") -> Panels:
     """A panel for each split: which probability of `positive` the images of each true class got.
 
-    In shares of the class, so that a rare class is as visible as a common one. Taught in notebook 04.
+    In shares of the class, so that a rare class is as visible as a common one. Images without a label or a
+    probability take no part. Taught in notebook 04.
     """
-    _need(predictions, ("split", "label", f"p_{positive}"), "pass predictions and a class that they know")
+    hint = "pass predictions of labelled images and a class that they know"
+    _need(predictions, ("split", "label", f"p_{positive}"), hint)
+    predictions = predictions[predictions["label"].replace("", None).notna() & predictions[f"p_{positive}"].notna()]
+    _need(predictions, (), hint)
     parts = dict(list(predictions.groupby(predictions["split"].replace("", "no split"))))
     axes = _panels(len(parts), len(parts), ax, 3.2, sharey=True)
     colours = class_colours(sorted(predictions["label"].unique()))
@@ -590,14 +632,14 @@ def score_distribution(predictions: pd.DataFrame, positive: str, threshold: floa
         for name, scores in parts[split].groupby("label")[f"p_{positive}"]:
             ax.hist(scores, np.linspace(0, 1, 21), weights=np.full(len(scores), 1 / len(scores)), alpha=0.4,
                     histtype="stepfilled", color=colours[name], edgecolor=colours[name], linewidth=1.5,
-                    label=f"{name} (n = {len(scores):,})")
+                    label=f"{_name(name)} (n = {len(scores):,})")
         if threshold is not None:
             ax.axvline(threshold, ymax=0.7, color=DARK, linestyle="--", label=f"threshold {threshold:.2f}")
         ax.set_xlim(0, 1)
         ax.margins(y=0.4)  # room for the legend above the highest bar
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-        ax.legend(loc="upper center")
-        _label(ax, f"{split}: {_many(len(parts[split]))}", f"probability of {positive}", "share of the class")
+        _legend(ax, 6, loc="upper center")
+        _label(ax, f"{split}: {_many(len(parts[split]))}", f"probability of {_name(positive)}", "share of the class")
         ax.label_outer()
     _caption(axes, caption)
     return axes
@@ -614,18 +656,18 @@ def top_k(image: Any, table: pd.DataFrame, true: str | None = None, ax: Several 
     Taught in notebook 05.
     """
     _need(table, ("class", "probability"), "pass what inspection.top_k gives")
-    left, right = axes = _panels(2, 2, ax, 3.2)
-    answer = table["class"].iloc[table["probability"].argmax()]
+    left, right = axes = _panels(2, 2, ax, max(3.2, 1 + 0.22 * len(table)))
+    answer = table["class"].iloc[table["probability"].fillna(-1).argmax()]
     verdict = "" if true is None else ", right" if answer == true else ", wrong"
     colour = WRONG if verdict == ", wrong" else RIGHT
-    _show(left, _pixels(image), f"true: {true}" if true is not None else "")
+    _show(left, _pixels(image), _wrapped(f"true: {_name(true)}", 52) if true is not None else "")
     colours = [colour if name == answer else LIGHT for name in table["class"]]
     bars = right.barh(range(len(table)), table["probability"], color=colours)
     right.bar_label(bars, [_percent(share) for share in table["probability"]], padding=4, fontsize=9)
-    _rows(right, [f"{name} (true)" if name == true else name for name in table["class"]])
+    _rows(right, [_name(name) + " (true)" * (name == true) for name in table["class"]])
     right.set_xlim(0, 1.15)
     right.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
-    _label(right, f"The model says {answer}{verdict}", "probability", "")
+    _label(right, f"The model says {_name(answer)}{verdict}", "probability", "")
     _caption(axes, caption)
     return axes
 
@@ -634,17 +676,30 @@ def errors(images: Pictures, predictions: pd.DataFrame, columns: int = 4, ax: Se
            caption: str = "") -> Panels:
     """Scans with "true → predicted" and the probability of the answer: blue where right, red where wrong.
 
-    `predictions` has one row an image, in their order. Taught in notebook 05.
+    `predictions` has one row an image, in their order; without any, "no errors" is said in their place. Images
+    without a label are neither right nor wrong. Taught in notebook 05.
     """
-    _need(predictions, ("label", "predicted"), "pass rows of predictions")
     images, rows = list(images), predictions.to_dict("records")
+    if not images and not rows:
+        return _nothing("no errors", ax, caption)
+    _need(predictions, ("label", "predicted"), "pass rows of predictions")
     if len(images) != len(rows):
         raise ValueError(f"found {len(images)} images and {len(rows)} predictions; pass one row an image")
-    titles = [f"{row['label']} → {row['predicted']}" for row in rows]
+    unknown = [pd.isna(row["label"]) or row["label"] == "" for row in rows]
+    truths = ["no label" if lost else _name(row["label"]) for row, lost in zip(rows, unknown)]
+    titles = [f"{truth} → {_name(row['predicted'])}" for row, truth in zip(rows, truths)]
     sure = [row.get(f"p_{row['predicted']}") for row in rows]
     titles = [title if p is None else f"{title}\nprobability {_percent(p)}" for title, p in zip(titles, sure)]
-    colours = [RIGHT if row["label"] == row["predicted"] else WRONG for row in rows]
+    colours = [DARK if lost else RIGHT if row["label"] == row["predicted"] else WRONG for row, lost in zip(rows, unknown)]
     return grid(images, titles, colours, columns, ax, caption)
+
+
+def _nothing(words: str, ax: Several, caption: str) -> Panels:
+    axes = _panels(1, 1, ax, 1.2)
+    axes[0].axis("off")
+    axes[0].text(0.5, 0.5, words, transform=axes[0].transAxes, ha="center", va="center", color=GREY)
+    _caption(axes, caption)
+    return axes
 
 
 def overlay(image: Any, heatmap: Any, title: str = "", ax: Several = None, caption: str = "") -> Panels:
@@ -652,22 +707,27 @@ def overlay(image: Any, heatmap: Any, title: str = "", ax: Several = None, capti
 
     `heatmap` is an array or tensor (h, w) or (1, h, w) of any size, stretched over the image. A map with
     negative values runs from blue (against) over white to red (for), another from dark to bright; over the
-    scan it is the more opaque the more it says. Taught in notebook 05.
+    scan it is the more opaque the more it says. Places that are no finite number stay without colour. Taught in
+    notebook 05.
     """
     pixels = _pixels(image)
     values = _array(heatmap).astype(float)
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
-    if values.ndim != 2:
+    if values.ndim != 2 or not values.size:
         raise ValueError(f"found a heatmap of shape {np.shape(heatmap)}; expected one number a place, (h, w)")
-    signed, top = values.min() < 0, max(float(np.abs(values).max()), 1e-12)
+    finite = np.isfinite(values)
+    lowest, highest = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
+    values, signed, top = np.where(finite, values, np.nan), lowest < 0, max(abs(lowest), abs(highest), 1e-12)
     height, width = pixels.shape[:2]
     look = {"cmap": "RdBu_r" if signed else "inferno", "vmin": -top if signed else 0, "vmax": top,
             "extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
-    low, high = (0 if abs(edge) < 0.001 * top else edge for edge in (values.min(), values.max()))
-    names = [_wrapped(title or "the scan", 40), f"the map, {low:.2g} to {high:.2g}", "the map over the scan"]
+    low, high = (0 if abs(edge) < 0.001 * top else edge for edge in (lowest, highest))
+    span = f"{low:.2g} to {high:.2g}" if finite.any() else "not a number anywhere"
+    span += f", {_percent(1 - finite.mean())} no number" if 0 < finite.mean() < 1 else ""
+    names = [_wrapped(title or "the scan", 40), f"the map, {span}", "the map over the scan"]
     axes = grid([pixels] * 3, names, columns=3, ax=ax, caption=caption)
     axes[1].imshow(values, **look)
-    axes[2].imshow(values, alpha=0.7 * np.abs(values) / top, **look)
+    axes[2].imshow(values, alpha=0.7 * np.nan_to_num(np.abs(values)) / top, **look)
     return axes
 
 
@@ -700,7 +760,9 @@ def _label(ax: Axes, title: str, x: str, y: str, caption: str = "") -> Axes:
 
 
 def _caption(axes: Sequence[Axes], caption: str) -> None:
-    """Under the whole figure where all of it is this picture, else under the first Axes."""
+    """Under the whole figure where all of it is this picture, else under the first Axes; no $ is a formula's."""
+    for text in (text for ax in axes for text in ax.findobj(Text)):
+        text.set_parse_math(False)
     figure = axes[0].figure
     if caption and set(figure.axes) == set(axes) and figure.get_layout_engine() is not None:
         text = textwrap.fill(caption, int(16 * figure.get_figwidth()))
@@ -724,7 +786,7 @@ def _pixels(image: Any) -> np.ndarray:
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
         pixels = np.moveaxis(pixels, 0, -1)
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[-1] == 1 else pixels
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3):
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or not pixels.size:
         raise ValueError(f"found a picture of {pixels.dtype}, shape {np.shape(image)}; expected uint8 (H, W) "
                          "or (1 or 3, H, W), as the loader gives it, before normalise")
     return pixels
@@ -740,15 +802,34 @@ def _ordered(splits: Iterable[str]) -> list[str]:
 
 
 def _crosstab(records: pd.DataFrame) -> pd.DataFrame:
-    if records.empty:
-        raise ValueError("there are no records to draw; look at where they come from")
     table = pd.crosstab(records["split"].replace("", "no split"), records["label"])
+    if table.empty:
+        raise ValueError("there are no records with a label to draw; look at where they come from")
     return table.loc[_ordered(table.index)]
 
 
 def _need(table: pd.DataFrame, columns: tuple[str, ...], hint: str) -> None:
     if absent := [name for name in columns if name not in table]:
         raise ValueError(f"the table lacks {', '.join(absent)} (it has {', '.join(map(str, table))}); {hint}")
+    if table.empty:
+        raise ValueError(f"the table is empty, so there is nothing to draw; {hint}")
+
+
+def _name(name: object, longest: int = 36) -> str:
+    """A class's or run's name in one line, its middle left out where it is long, as fits beside a picture."""
+    text = re.sub(r"[\x00-\x1f\x7f]+", " ", str(name))
+    text = " " + text if text.startswith("_") else text  # matplotlib leaves labels that begin so out of legends
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half + 1:]}"
+
+
+def _legend(ax: Axes, most: int = 12, **place: Any) -> None:
+    """The legend of at most so many entries: there are but ten colours, and more would leave no room."""
+    handles, labels = ax.get_legend_handles_labels()
+    if len(handles) > most:
+        handles = [*handles[:most], Line2D([], [], linestyle="")]
+        labels = [*labels[:most], f"and {len(labels) - most} more"]
+    ax.legend(handles, labels, **place)
 
 
 def _rows(ax: Axes, names: Sequence[str]) -> None:
@@ -794,6 +875,8 @@ def _value(value: Any) -> str:
 
 
 def _percent(share: float) -> str:
+    if np.isnan(share):
+        return "not known"
     if 0 < share < 0.01 or 0.99 < share < 1:
         return "<1 %" if share < 0.5 else ">99 %"
     return f"{100 * share:.0f} %"
