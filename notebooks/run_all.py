@@ -6,6 +6,7 @@
 
 papermill fills each notebook's `parameters` cell with the settings and executes it inside notebooks/. Notebooks about
 chest X-rays take theirs from NAME-chest.yaml beside NAME.yaml, and are left out where there is none. The run's folder then holds each executed NN_*.ipynb, its NN_*.html, and NN_*.log where the kernel wrote to stderr.
+Whatever happens, index.html is written and says which notebook failed, and at which cell.
 Exit codes: 0 done, 1 a notebook failed, 2 wrong use, 130 stopped by Ctrl-C.
 """
 
@@ -19,6 +20,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import nbformat
 import papermill
@@ -39,7 +41,7 @@ PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8">
 body { font: 1rem/1.6 system-ui, sans-serif; color: #222; max-width: 44rem; margin: 3rem auto; padding: 0 1rem }
 h1 { font-weight: 600; margin-bottom: 0 } p { margin: .2rem 0 } a { color: #0b5cad; text-decoration: none }
 section { border-top: 1px solid #ddd; padding: .9rem 0 } .small { color: #666; font-size: .85rem }
-.note { background: #fff6e0; border-left: 4px solid #e0a100; padding: .6rem 1rem; margin: 1rem 0 }
+pre { white-space: pre-wrap } .note { background: #fff6e0; border-left: 4px solid #e0a100; padding: .6rem 1rem; margin: 1rem 0 }
 </style><h1>TITLE</h1>
 """
 PHANTOMS = "The images are phantoms, drawn by a program: they show every step and prove nothing about patients."
@@ -50,7 +52,8 @@ class QuietKernel(AsyncKernelManager):
     """A kernel that draws no progress bars; what its libraries print, and a crash's traceback, go to `native`."""
 
     native = None
-    arguments = ["--IPKernelApp.capture_fd_output=False", "--log-level=ERROR"]  # captured, last words would be lost
+    # Captured, last words would be lost; at ERROR a slow kernel writes down the interrupt that is part of its end.
+    arguments = ["--IPKernelApp.capture_fd_output=False", "--log-level=CRITICAL"]
 
     async def start_kernel(self, **options) -> None:
         env = {"TQDM_DISABLE": "1", "PYTHONFAULTHANDLER": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1",
@@ -59,7 +62,7 @@ class QuietKernel(AsyncKernelManager):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the chosen notebooks until one fails, write the index, return the exit code."""
+    """Run the chosen notebooks until one fails, write the index in any case, return the exit code."""
     args = parse(arguments)
     try:
         params = read_params(args, args.params)
@@ -73,12 +76,12 @@ def main(arguments: list[str] | None = None) -> int:
     timeout = args.timeout or (PHANTOM_SECONDS if on_phantoms(params) else REAL_SECONDS)
     try:
         failed = next(filter(None, (run(notebook, out, own, timeout) for notebook, own in plan)), "")
+        code = 1 if failed else 0
     except KeyboardInterrupt:
-        print(f"\nStopped. What was finished lies in {show(out)}.", file=sys.stderr)
-        return 130
+        failed, code = f"\nStopped. What was finished lies in {show(out)}.\n", 130
     print(failed, end="", file=sys.stderr, flush=True)
-    print(show(write_index(out, params)))
-    return 1 if failed else 0
+    print(show(write_index(out, params, failed)))
+    return code
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -158,12 +161,16 @@ def run(notebook: Path, out: Path, params: dict, timeout: int) -> str:
                 notebook, target, params, kernel_name="python3", cwd=notebook.parent, execution_timeout=timeout,
                 kernel_manager_class=QuietKernel, extra_arguments=QuietKernel.arguments, stderr_file=QuietKernel.native,
                 progress_bar={"desc": notebook.stem} if watched else False)
-        except (PapermillExecutionError, CellTimeoutError, DeadKernelError) as error:
+        except Exception as error:  # also what nobody thought of, or there would be no index
             return explain(error, target, log, timeout)
     if not log.stat().st_size:
         log.unlink()
-    page, _ = HTMLExporter(raw_template=OFFLINE).from_filename(str(target))
-    target.with_suffix(".html").write_text(page, encoding="utf-8")
+    try:
+        page, _ = HTMLExporter(raw_template=OFFLINE).from_filename(str(target))
+        target.with_suffix(".html").write_text(page, encoding="utf-8")
+    except Exception as error:
+        return (f"\n{target.name} ran to its end, but no page could be made of it: {type(error).__name__}: {error}\n"
+                f"The notebook is {show(target)}.\n")
     print("" if watched else f"{notebook.stem} done in {time.perf_counter() - start:.0f} s\n", end="", flush=True)
     return ""
 
@@ -175,6 +182,8 @@ def explain(error: Exception, target: Path, log: Path, timeout: int) -> str:
         what = f"raised {error.ename}: {error.evalue}"
     elif isinstance(error, CellTimeoutError):
         what = f"was stopped after {timeout} s, the limit for one cell; --timeout SECONDS changes it"
+    elif not isinstance(error, DeadKernelError):
+        what = f"was stopped by {type(error).__name__}: {error}"
     elif crash := re.search("Fatal Python error: (.*)", log.read_text(encoding="utf-8", errors="replace")):
         what = f"crashed its kernel: {crash[1]}"
     else:
@@ -182,40 +191,60 @@ def explain(error: Exception, target: Path, log: Path, timeout: int) -> str:
                 "or smaller images, as in -p limit 200 or -p size 64")
     begins = "".join(f"    {line}\n" for line in source.strip().splitlines()[:4])
     stderr = f" The kernel's stderr is {show(log)}." if log.stat().st_size else ""
-    return (f"\n{target.name} failed at cell {number}, which begins\n\n{begins}\nand {what}.\n"
+    where = f"at cell {number}, which begins\n\n{begins}\nand" if number else "before its first cell: it"
+    return (f"\n{target.name} failed {where} {what}.\n"
             f"The notebook up to there is {show(target)}.{stderr}\n")
 
 
 def last_started(target: Path) -> tuple[int, str]:
-    """Number, counted from 1 in the source notebook, and text of the last cell that papermill began to execute."""
-    cells = nbformat.read(target, as_version=4).cells
-    own = [cell for cell in cells if not INJECTED & set(cell.metadata.get("tags", []))]
-    started = [i for i, cell in enumerate(own) if cell.metadata.get("papermill", {}).get("start_time")]
-    return started[-1] + 1, own[started[-1]].source
+    """Number, counted from 1 in the source notebook, and text of the last cell that papermill began to execute.
+
+    0 and "" where it began none.
+    """
+    own = [cell for cell in read(target).cells if not INJECTED & set(cell.metadata.get("tags", []))]
+    started = [i for i, cell in enumerate(own) if (cell.metadata.get("papermill") or {}).get("start_time")]
+    return (started[-1] + 1, own[started[-1]].source) if started else (0, "")
 
 
-def write_index(out: Path, params: dict) -> Path:
-    """Write index.html over all notebooks that were executed into `out`; return its path."""
-    settings = " &middot; ".join(f"{key} {params[key]}" for key in ("data", "recipe", "weights") if key in params)
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook; an empty one where there is none or half of one, as after a kill."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except (OSError, ValueError):
+        return nbformat.v4.new_notebook()
+
+
+def write_index(out: Path, params: dict, failed: str = "") -> Path:
+    """Write index.html over all notebooks that were executed into `out`, and what failed; return its path."""
+    settings = " &middot; ".join(html.escape(f"{key} {params[key]}") for key in ("data", "recipe", "weights")
+                                 if key in params)
     notes = [PHANTOMS] * on_phantoms(params) + [RANDOM] * (params.get("weights") == "random")
     parts = [PAGE.replace("TITLE", html.escape(f"Run {out.name}")), f"<p class='small'>{settings}</p>\n"]
     parts += [f"<p class='note'>{note}</p>\n" for note in notes]
+    parts += [f"<pre class='note'>{html.escape(failed.strip())}</pre>\n"] if failed else []
     parts += [section(path) for path in sorted(out.glob("[0-9][0-9]_*.ipynb"))]
     (out / "index.html").write_text("".join(parts), encoding="utf-8")
     return out / "index.html"
 
 
 def section(path: Path) -> str:
-    """The index's entry for one executed notebook: its title, first sentence, seconds, and links."""
-    notebook = nbformat.read(path, as_version=4)
+    """The index's entry for one executed notebook: its title, first sentence, seconds, and links.
+
+    One that failed or was killed is listed too, with the cell where it stopped and the kernel's stderr.
+    """
+    notebook = read(path)
     lines = [line for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines()]
     title = next((line[2:] for line in lines if line.startswith("# ")), path.stem)
     about = next((re.sub(r"[*_`[]|\]\([^)]*\)", "", line) for line in lines if re.match(r"[\w*_\[]", line)), "")
-    page = path.with_suffix(".html")
+    page, log, cell = path.with_suffix(".html"), path.with_suffix(".log"), last_started(path)[0]
     title, about = html.escape(title), html.escape(about)
-    head = f"<a href='{page.name}'>{title}</a>" if page.exists() else f"{title}: stopped before its end"
-    return (f"<section><p>{head}</p><p>{about}</p><p class='small'>{notebook.metadata.papermill.duration:.0f} s "
-            f"&middot; <a href='{path.name}'>notebook</a></p></section>\n")
+    head = f"<a href='{quote(page.name)}'>{title}</a>" if page.exists() else f"{title}: stopped before its end"
+    head += f", at cell {cell}" if cell and not page.exists() else ""
+    seconds = (notebook.metadata.get("papermill") or {}).get("duration")  # null where run_all itself was killed
+    links = [f"{seconds:.0f} s"] if isinstance(seconds, (int, float)) else []
+    links += [f"<a href='{quote(path.name)}'>notebook</a>"]
+    links += [f"<a href='{quote(log.name)}'>stderr</a>"] * log.exists()
+    return f"<section><p>{head}</p><p>{about}</p><p class='small'>{' &middot; '.join(links)}</p></section>\n"
 
 
 def on_phantoms(params: dict) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import os
 import re
 import signal
@@ -175,6 +177,70 @@ def test_wrong_use_is_told_in_a_line(folder, more, words):
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
+def index_of(folder: Path) -> str:
+    """The page over all notebooks."""
+    return (folder.parent / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_notebooks_that_were_killed_or_come_from_elsewhere_break_no_later_index(folder):
+    write_notebook(folder / "04_d.ipynb", "x = 1")
+    out = folder.parent / "out"
+    out.mkdir()
+    for name, papermill in (("01_a", {"duration": None}), ("02_b", None), ("03_c", {})):
+        write_notebook(out / f"{name}.ipynb", "x = 1")
+        notebook = nbformat.read(out / f"{name}.ipynb", as_version=4)
+        notebook.metadata |= {} if papermill is None else {"papermill": papermill}
+        notebook.cells[1].metadata["papermill"] = {"start_time": "2024-01-01T00:00:00", "duration": None}
+        nbformat.write(notebook, out / f"{name}.ipynb")
+    (out / "03_c.ipynb").write_text((out / "03_c.ipynb").read_text()[:100])
+    done = run_all(folder)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    index = index_of(folder)
+    assert "The 01_a: stopped before its end, at cell 2" in index and "The 02_b: stopped" in index
+    assert "03_c: stopped before its end" in index and "04_d.html" in index
+
+
+def test_the_index_tells_what_failed_where_and_keeps_stderr(folder):
+    write_notebook(folder / "01_a.ipynb", "import sys\nprint('<last words>', file=sys.stderr)", "1 / 0")
+    assert run_all(folder).returncode == 1
+    index = index_of(folder)
+    assert "The 01_a: stopped before its end, at cell 4" in index and "href='01_a.log'" in index
+    assert "01_a.ipynb failed at cell 4" in index and "ZeroDivisionError" in index
+
+
+def test_a_kernel_that_never_answers_ends_with_an_index_too(folder, monkeypatch):
+    """One that ends at its start; papermill waits a minute for one that hangs, and then fails the same way."""
+    spec = folder.parent / "jupyter" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    argv = [sys.executable, "-c", "import sys; sys.exit('no kernel today')", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "Python 3", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(spec.parents[1]))
+    write_notebook(folder / "01_a.ipynb", "x = 1")
+    done = run_all(folder)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "01_a.ipynb failed before its first cell" in done.stderr and "01_a.log" in done.stderr
+    assert "01_a.ipynb failed before its first cell" in index_of(folder)
+    assert "no kernel today" in (folder.parent / "out" / "01_a.log").read_text(encoding="utf-8")
+
+
+def test_a_notebook_of_which_no_page_can_be_made_is_told_and_listed(folder):
+    write_notebook(folder / "01_a.ipynb", "from pathlib import Path\nPath(run, '01_a.html').mkdir()")
+    done = run_all(folder)
+    assert done.returncode == 1 and "no page could be made" in done.stderr and "Traceback" not in done.stderr
+    assert "no page could be made" in index_of(folder)
+
+
+def test_what_stands_in_settings_and_titles_stays_text_in_the_index(folder):
+    write_notebook(folder / "01_a.ipynb", "x = 1", parameters="run = ''\ndata = ''\nlimit = 1\nweights = ''")
+    notebook = nbformat.read(folder / "01_a.ipynb", as_version=4)
+    notebook.cells[0].source = "# <script>alert(1)</script>\n\nShows \"quotes\" & 'more'."
+    nbformat.write(notebook, folder / "01_a.ipynb")
+    evil = "<script>alert('x')</script>\"'&"
+    assert run_all(folder, "-p", "data", json.dumps(evil), "-p", "weights", json.dumps(evil)).returncode == 0
+    index = index_of(folder)
+    assert "<script" not in index and html.escape(f"data {evil}") in index and html.escape(f"weights {evil}") in index
+
+
 def hear_ctrl_c() -> None:
     """What a shell starts in the background ignores Ctrl-C, and so do its children unless told otherwise."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -191,6 +257,7 @@ def test_ctrl_c_ends_the_kernel_too_and_says_so(folder):
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130 and stderr.strip().startswith("Stopped.") and "Traceback" not in stderr
+    assert "The 01_a: stopped before its end, at cell 3" in index_of(folder) and "Stopped." in index_of(folder)
     wait_for(lambda: not alive(int(pid.read_text())))
 
 
