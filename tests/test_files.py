@@ -67,3 +67,17 @@ def test_a_thread_may_hold_a_lock_twice_and_lets_go_of_it_also_after_an_error(tm
         1 / 0
     said = subprocess.run([sys.executable, "-c", HOLD.replace("60", "0"), str(tmp_path / ".lock")], capture_output=True, text=True)
     assert said.stdout == "held\n", said.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks after a process as POSIX does")
+def test_what_a_killed_process_left_of_a_write_goes_with_the_next_one_and_what_lives_stays(tmp_path):
+    write = "import sys, os, signal; from tlutils import files\nwith files.replacing(sys.argv[1]) as part:\n" \
+            "    part.write_text('half a')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    for name in ("a.json", "b.json", "a.json"):
+        subprocess.run([sys.executable, "-c", write, str(tmp_path / name)])
+    assert len(os.listdir(tmp_path)) == 2  # one write of each was under way
+    with files.replacing(tmp_path / "a.json") as part:
+        part.write_text("first")
+        files.write_text(tmp_path / "a.json", "second")
+    files.write_text(tmp_path / "b.json", "whole")
+    assert sorted(os.listdir(tmp_path)) == ["a.json", "b.json"] and (tmp_path / "a.json").read_text() == "first"

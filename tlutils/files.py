@@ -6,7 +6,11 @@ A reader finds the old one or the new one, never half of one. Where two writers 
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import platform
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,13 +58,16 @@ def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it there if the block ends well, remove it if not.
 
+    Where a process was killed in the block, the next one that writes `path` removes what it left.
+
     Raises
     ------
     OSError naming the file where the disk is full or the folder is closed; what stood there before still does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    _sweep(path)
+    part = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part")
     try:
         yield part
         with open(part, "rb+") as file:
@@ -73,6 +80,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
                       "free some disk space, or choose another folder, and run the same command again") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of their writes to `path`; on another machine, one counts as killed after a day."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*-*-*.part"):
+        host, number, _ = part.name.removeprefix(f".{path.name}.").rsplit("-", 2)
+        with contextlib.suppress(OSError, ValueError):  # another process has swept it; not ours
+            if (host == platform.node() and not _runs(int(number))) or time.time() - part.stat().st_mtime > 86_400:
+                part.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number runs here; where one cannot look without harm (Windows), it counts as running."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as another user
+        pass
+    return True
 
 
 def write_text(path: str | Path, text: str) -> None:
