@@ -5,7 +5,6 @@ import copy
 import dataclasses
 import functools
 import hashlib
-import json
 import multiprocessing
 import os
 import shutil

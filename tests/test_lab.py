@@ -18,7 +18,7 @@ import nbformat
 import papermill
 import pytest
 from conftest import browser_path
-from test_notebooks import FOLDER, NOTEBOOKS, TINY
+from test_notebooks import NOTEBOOKS, TINY
 
 TOKEN = "a-token-for-this-test"
 CALM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-quic", "--no-first-run",

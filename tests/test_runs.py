@@ -1,8 +1,6 @@
 """The whole street for one recipe, and the folder that comes out."""
 
-import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys

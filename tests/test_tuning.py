@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tlutils import checkpoints, devices, loaders, models, plots, tuning
+from tlutils import checkpoints, devices, loaders, models, tuning
 from tlutils.training import Options
 
 FP32 = devices.choose("cpu", "fp32")

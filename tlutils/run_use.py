@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import calibration, checkpoints, devices, evaluation, features, loaders, sources
+from . import calibration, checkpoints, devices, evaluation, features, files, loaders, sources
 from . import records as records_room
 from .devices import Machine
 from .predicting import normalisation

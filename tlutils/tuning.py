@@ -21,7 +21,7 @@ from .loaders import Loader
 from .predicting import normalisation
 from .progress import bar
 from .training import Fit, Options
-from .training_state import State, TrainingError
+from .training_state import State
 
 
 def find_learning_rate(model: nn.Module, loader: Loader, options: Options | None = None, *,
