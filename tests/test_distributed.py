@@ -102,7 +102,7 @@ import sys, time
 from tlutils import devices, recipes, runs
 data, out, seconds = sys.argv[1:]
 with devices.processes("cpu"):
-    time.sleep(float(seconds) * devices.rank())  # the other one has long begun the run when this one looks
+    time.sleep(float(seconds) * devices.rank())  # the first has written the run when this one looks
     recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
     run = runs.prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
     runs.make_model(run)
@@ -113,8 +113,8 @@ with devices.processes("cpu"):
 
 def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder, tmp_path):
     (tmp_path / "late.py").write_text(LATE)
-    for again in ("0", "2"):
-        said = run([*TORCHRUN, str(tmp_path / "late.py"), str(tiny_folder), str(tmp_path / "run"), again])
+    for seconds in ("6", "0"):
+        said = run([*TORCHRUN, str(tmp_path / "late.py"), str(tiny_folder), str(tmp_path / "run"), seconds])
         mine, other = sorted(line for line in said.splitlines() if line.startswith("rank"))
         assert mine.removeprefix("rank 0") == other.removeprefix("rank 1") and "64 images of tiny" in mine
 
