@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shlex
 import shutil
 import warnings
 from html.parser import HTMLParser
@@ -15,7 +16,8 @@ import pandas as pd
 import pytest
 from conftest import browser_path
 
-from tlutils import evaluation, facts, limits, page, recipes, report, runs, splits
+from tlutils import __main__ as cli
+from tlutils import cleaning, evaluation, facts, limits, page, recipes, records, report, runs, splits
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 EVIL = "<script>alert(1)</script>&\"'.jpeg"
@@ -203,12 +205,35 @@ def test_a_name_that_is_markup_stays_a_name(copy, tmp_path):
     assert "<script" not in seen.source and "<b onload" not in seen.source
 
 
-def test_a_class_that_is_markup_stays_a_name(copy, tmp_path):
-    for name in ("metrics.json", "recipe.json", "records.csv", "predictions.csv"):
-        text = (copy / name).read_text()
-        (copy / name).write_text(text.replace("DRUSEN", "<i>D"))
+def with_class(folder: Path, name: str) -> None:
+    """Another name for a class, wherever a run has it."""
+    for file in ("metrics.json", "recipe.json"):
+        text = (folder / file).read_text()
+        (folder / file).write_text(text.replace('"DRUSEN"', json.dumps(name)))
+    rewritten(folder / "records.csv", lambda table: table.replace({"label": {"DRUSEN": name}}))
+    rewritten(folder / "predictions.csv", lambda table: table.rename(columns={"p_DRUSEN": f"p_{name}"}).replace(
+        {column: {"DRUSEN": name} for column in ("label", "predicted")}))
+
+
+@pytest.mark.parametrize("name", ["<i>D", "<script>alert(1)</script>", "a\"b'c", "A & B", "two\nlines", "$x^$", "$5", "50 %",
+                                  "{curly}", "a_b", "\\alpha", "=1+1", "&lt;"])
+def test_a_class_of_any_name_is_shown_by_it(name, copy, tmp_path):
+    with_class(copy, name)
     seen = written(copy, tmp_path)
-    assert "i" not in seen.tags and "<i>D" in seen.words
+    assert not {"i", "script"} & set(seen.tags) and " ".join(name.split()) in seen.words
+
+
+@pytest.mark.parametrize("name", ["<b>n</b>", "a\"b'c", "A & B", "two\nlines", "$x^$", "-o"])
+def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["data"] |= {"root": f"{about['data']['root']}{name}", "asked": name}
+    about["data"]["top"] = about["data"]["root"]
+    about["notes"].insert(0, name)
+    about["weights"]["asked"] = name
+    (copy / "recipe.json").write_text(json.dumps(about))
+    seen = written(copy.rename(tmp_path / name.replace("/", ":")), tmp_path)
+    assert "b" not in seen.tags or "<b>n" not in seen.source
+    assert seen.words.count(" ".join(name.split())) >= 3
 
 
 def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
@@ -310,20 +335,59 @@ def test_further_seeds_are_in_the_verdict(copy):
     assert "12.3\u00a0%" in facts.verdict(one)[0] and "2 seeds, one division" in titles(one)
 
 
-def test_the_command_makes_the_same_recipe(run):
-    import shlex
+def asked_for(run: runs.Run) -> list[str]:
+    """The words of the command that the page shows, after `python -m tlutils`."""
+    return shlex.split(facts.command(run))[3:]
 
-    words = shlex.split(facts.command(run))
-    given = dict(words[i + 1].split("=", 1) for i, word in enumerate(words) if word == "--set")
-    assert recipes.get(words[4]).changed(given) == run.recipe
-    assert words[words.index("--weights") + 1] == "random"
+
+MANIFEST = "it's a \"clean\" $HOME; table.csv"
+ODD = {"class_weights": "{'CNV': 1, 'DME': 2, 'DRUSEN': 1.5, 'NORMAL': 1}", "augmentation.crop": "(0.7, 1)", "dropout": "0.25",
+       "backbone_dropout": "0.1", "schedule": "step:3:0.5", "split_seed": "7", "head": "linear", "loss": "cross_entropy"}
+
+
+def odd_run(data: Path, where: Path, **more) -> runs.Run:
+    """A run whose every word wants quoting, begun in the folder `where`."""
+    cleaning.write(records.scan(data).iloc[4:], data, where / MANIFEST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return runs.train(recipes.get("oct-vgg16").changed(SMALL | ODD), MANIFEST, "-a run", weights="random", limit=40,
+                          patient=r"-(?P<patient>\d+)-\d+\.jpeg$", log=None, show=False, device="cpu", **more)
+
+
+def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = odd_run(tiny_folder, tmp_path)
+    given = cli._parser().parse_args(asked_for(done))
+    assert (given.data, given.weights, given.limit) == (MANIFEST, "random", 40)
+    assert given.patient == done.about["data"]["patient"] and given.precision == done.about["machine"]["precision"]
+    assert recipes.get(given.recipe).changed(dict(map(cli._assignment, given.set))) == done.recipe
+
+
+def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    done = odd_run(tiny_folder, tmp_path, precision="fp32")
+    assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
+    again = runs.load("-a run-again")
+    assert again.about["data"] == done.about["data"] and again.metrics == done.metrics and again.recipe == done.recipe
+
+
+@pytest.mark.parametrize(("patient", "words"), [("auto", []), (None, ["--patient", "none"])])
+def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, words):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["data"]["patient"] = patient
+    (copy / "recipe.json").write_text(json.dumps(about))
+    said = asked_for(runs.load(copy))
+    assert [word for i, word in enumerate(said) if "--patient" in said[max(0, i - 1):i + 1]] == words
+    assert cli._parser().parse_args(said).patient == patient
 
 
 def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
     about = json.loads((copy / "recipe.json").read_text())
     about["recipe"]["name"] = "mine"
     (copy / "recipe.json").write_text(json.dumps(about))
-    compile(facts.command(runs.load(copy)), "command", "exec")
+    said = facts.command(runs.load(copy))
+    compile(said, "command", "exec")
+    assert about["data"]["asked"] in said and "patient='auto'" in said
 
 
 def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):

@@ -38,7 +38,7 @@ p { max-width: 44rem; margin: .5rem 0; text-wrap: pretty; }
 small, .soft, figcaption, nav { color: var(--soft); font-size: .875rem; }
 pre { font: .85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; overflow-wrap: anywhere;
   background: var(--tint); padding: .85rem 1rem; border-radius: .4rem; white-space: pre-wrap; }
-pre span { white-space: pre; }
+pre span { display: inline-block; max-width: 100%; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.1rem; margin: 1.5rem 0 0; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .verdict { border-left: .3rem solid var(--tone); padding: .1rem 0 .1rem 1rem; margin: 1.5rem 0 1rem;
