@@ -48,6 +48,30 @@ def test_a_gpu_that_is_not_there_is_said_with_a_way_out():
         devices.choose("cuda")
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an Apple GPU here")
+def test_an_apple_gpu_that_is_not_there_is_said_with_a_way_out():
+    with pytest.raises(ValueError, match="sees no Apple GPU.*device='cpu'"):
+        devices.choose("mps")
+
+
+def test_fp32_is_not_rounded_to_tf32_and_the_record_says_so():
+    """cudnn's convolutions are rounded by default; the flags are those of the process, so another one looks."""
+    script = """if True:
+        import torch
+        from tlutils import devices
+        bf16 = devices.choose("cpu", "bf16").describe()["tf32"]
+        fp32 = devices.choose("cpu", "fp32").describe()["tf32"]
+        print(bf16, fp32, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
+        torch.set_float32_matmul_precision("high")
+        print(devices.Machine(torch.device("cpu")).describe()["tf32"], devices.choose("cpu", "fp32").describe()["tf32"])"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["True", "False", "False", "False", "True", "False"]
+
+
+def test_only_a_cuda_gpu_is_sent_copies_that_nobody_waits_for():
+    assert [devices.Machine(torch.device(name)).non_blocking for name in ("cuda", "mps", "cpu")] == [True, False, False]
+
+
 def test_channels_last_is_for_images_only():
     machine = devices.choose("cpu", "bf16")
     image, features = machine.place(torch.zeros(2, 3, 8, 8)), machine.place(torch.zeros(2, 5))

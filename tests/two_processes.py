@@ -35,7 +35,8 @@ def images(folder: Path, n: int = 26) -> pd.DataFrame:
         part = folder / f"{i}-{os.getpid()}.part"
         Image.fromarray(pixels.astype(np.uint8)).save(part, "PNG")
         part.replace(folder / f"{i}.png")
-    return pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "label": ["noise", "patch"] * (n // 2)})
+    return pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "label": ["noise", "patch"] * (n // 2),
+                         "patient": [str(i) for i in range(n)]})
 
 
 def net(norm: bool = False) -> nn.Sequential:

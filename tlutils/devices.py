@@ -102,6 +102,10 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
     place = torch.device(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r} but torch {torch.__version__} sees no CUDA GPU here; use device='cpu'")
+    if place.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device is {device!r} but torch {torch.__version__} sees no Apple GPU here; use device='cpu'")
+    if place.type == "mps":
+        place = torch.device("mps", 0)  # as tensors there say of themselves
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     torch.backends.cudnn.benchmark |= place.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
