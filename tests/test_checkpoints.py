@@ -2,12 +2,15 @@
 
 import os
 import pickle
+import random
 
 import pytest
 import torch
 from torch import nn
 
-from tlutils import checkpoints, models
+from tlutils import __main__, checkpoints, devices, models
+from tlutils.training import Options
+from tlutils.training_state import State
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,42 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_code_2(tiny_folder, tmp_path, capsys):
+    torch.save({"settings": {}, "history": Evil(tmp_path / "ran")}, tmp_path / "last.pt")
+    command = ["train", "oct-vgg16", "--data", str(tiny_folder), "--out", str(tmp_path), "--weights", "random",
+               "--store", "none", "--device", "cpu", "--precision", "fp32", "--set", "backbone=resnet18", "--set", "size=32"]
+    assert __main__.main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "last.pt cannot be loaded" in said and "could run code and is refused" in said and "delete it" in said
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_whatever_is_wrong_with_a_file_is_said_in_one_way(tmp_path, legacy):
+    draw, path = random.Random(0), tmp_path / "last.pt"
+    torch.save({"a": torch.ones(9), "b": [1, "x", {"c": 0.5}]}, path, _use_new_zipfile_serialization=not legacy)
+    whole, refused = path.read_bytes(), 0
+    for turn in range(150):
+        content = bytearray(whole[:draw.randrange(len(whole))] if turn % 2 else whole)
+        for _ in range(draw.randint(0, 5) if content else 0):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        path.write_bytes(content)
+        try:
+            checkpoints.read(path)  # a changed number is no damage that can be seen
+        except ValueError as error:
+            assert str(error).startswith(f"{path} cannot be loaded as a checkpoint")
+            refused += 1
+    assert refused > 75
+
+
+@pytest.mark.parametrize("content", [{}, [1, 2], {"history": [], "state": {}}])
+def test_a_file_that_holds_no_training_is_refused_by_training(model, content, tmp_path):
+    checkpoints.write(tmp_path / "last.pt", content)
+    state = State(model, model, Options(), devices.choose("cpu", "fp32"))
+    with pytest.raises(ValueError, match="no state of a training that can go on.*last.pt"):
+        state.resume(checkpoints.read(tmp_path / "last.pt"), tmp_path / "last.pt")
+
+
 def test_missing_damaged_and_foreign_files_are_told_apart(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
         checkpoints.load(tmp_path / "none.pt")
@@ -57,8 +96,11 @@ def test_missing_damaged_and_foreign_files_are_told_apart(model, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         checkpoints.load(tmp_path / "cut.pt")
     torch.save(model.state_dict(), tmp_path / "weights.pth")
+    torch.save({"format": 1, "state": {}, "classes": [], "model": {"backbone": "vgg16"}}, tmp_path / "half.pth")
     with pytest.raises(ValueError, match="no checkpoint of tlutils"):
         checkpoints.load(tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match="how to build.*n_classes"):
+        checkpoints.load_model(tmp_path / "half.pth")
 
 
 def test_a_checkpoint_of_another_architecture_names_both(model, tmp_path):

@@ -42,5 +42,21 @@ def test_an_unknown_monitor_is_refused(wrong):
         monitors.better(wrong)
 
 
+@pytest.mark.parametrize(("monitor", "row", "best", "wins"), [
+    ("val_loss", (0.3, 100), (0.4, 100), True), ("val_loss", (0.4, 100), (0.3, 100), False),
+    ("val_loss", (0.0, 99), (0.4, 100), False), ("val_loss", (0.9, 100), (0.4, 99), True),   # fewer never, more always
+    ("val_auc", (0.9, 7), (0.8, 8), False), ("val_auc", (0.9, 8), (0.8, 8), True),
+    ("train_loss", (0.3, 7), (0.4, 8), True), ("val_loss", (0.3, None), (0.4, 8), True)])    # None: an older history
+def test_epochs_are_compared_by_as_many_validation_images(monitor, row, best, wins):
+    row, best = ({monitor: value} | ({} if n is None else {"val_images": n}) for value, n in (row, best))
+    assert monitors.beats(row, best, monitor) == wins
+
+
+def test_an_improvement_must_exceed_the_margin():
+    rows = [{"val_accuracy": value, "val_images": 10} for value in (0.8, 0.85)]
+    assert monitors.beats(rows[1], rows[0], "val_accuracy", 0.04)
+    assert not monitors.beats(rows[1], rows[0], "val_accuracy", 0.06)
+
+
 def test_only_the_loss_is_better_when_smaller():
     assert [monitors.better(name) for name in ("val_loss", "train_loss", "val_accuracy", "val_auc")] == [min, min, max, max]

@@ -8,7 +8,6 @@ Taught in notebook 03.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from . import models
 from .files import replacing
 
+_BUILT_FROM = {"backbone", "n_classes", "head", "outputs", "dropout", "freeze", "backbone_dropout"}
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel; torch.compile
 
 
@@ -40,10 +40,11 @@ def read(path: str | Path) -> dict:
         raise FileNotFoundError(f"there is no checkpoint {path}; train the run first, or look at the name")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except Exception as error:  # damaged files raise nearly every kind: IndexError, struct.error, UnicodeDecodeError...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be loaded as a checkpoint: {reason}. It is damaged, or holds more than plain "
-                         "types and tensors, which could run code and is refused; use the run's own best.pt") from None
+                         "types and tensors, which could run code and is refused. Copy it again from where it was made; "
+                         "where it is a run's own last.pt, delete it, and the same training begins anew") from None
 
 
 def save(path: str | Path, model: nn.Module, classes: list[str], **more: object) -> None:
@@ -68,11 +69,10 @@ def load(path: str | Path) -> dict:
     As `read`; and ValueError where the file is no checkpoint of tlutils.
     """
     content = read(path)
-    if not isinstance(content, dict) or not {"format", "state", "classes", "model"} <= content.keys():
+    if not isinstance(content, dict) or not {"format", "state", "classes", "model"} <= content.keys() or not (
+            isinstance(content["state"], dict) and isinstance(content["model"], dict)):
         raise ValueError(f"{path} is no checkpoint of tlutils (it wants format, model, classes and state); "
                          "a bare state dict is a weights file: pass it as weights=")
-    if not isinstance(content["state"], dict) or not isinstance(content["model"], dict):
-        raise ValueError(f"{path} is no checkpoint of tlutils: its model and state are no names with values")
     content["state"] = normalised(content["state"])
     return content
 
@@ -80,9 +80,12 @@ def load(path: str | Path) -> dict:
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
     """Rebuild the model a checkpoint was saved from, in eval mode on the CPU, and return it with the content."""
     content = load(path)
+    if lost := sorted(_BUILT_FROM - content["model"].keys()):
+        raise ValueError(f"{path} does not say how to build its model again: it lacks {', '.join(lost)}. Build the model "
+                         "yourself and use checkpoints.restore(model, checkpoints.load(path))")
     try:
         model = models.build(**build_arguments(content["model"]), weights="random", device="meta")
-    except (KeyError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no checkpoint of tlutils: its model is not described as one "
                          f"({type(error).__name__}: {error})") from None
     model.to_empty(device="cpu")
@@ -93,8 +96,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
 
 def build_arguments(description: dict) -> dict:
     """What `models.build` needs of a model's plain description."""
-    return {name: description[name] for name in ("backbone", "n_classes", "head", "outputs", "dropout", "freeze",
-                                                "backbone_dropout")}
+    return {name: description[name] for name in _BUILT_FROM}
 
 
 def restore(model: nn.Module, content: dict, path: str | Path = "the checkpoint") -> None:
