@@ -1,7 +1,10 @@
 """The training loop: what moves, what stays, when it stops, how it goes on."""
 
 import math
+import shutil
+import signal
 import warnings
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -9,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tlutils import checkpoints, devices, loaders, models, optimisers, training
+from tlutils import checkpoints, devices, loaders, models, optimisers, predicting, training
 from tlutils.augment import Augmentation
 from tlutils.training import Options, fit
 
@@ -277,3 +280,161 @@ def test_a_batch_of_which_nothing_can_be_read_is_passed_over(data, tmp_path):
     with pytest.warns(UserWarning, match="saw 32 of 48"):
         done = quiet_fit(resnet(), {"train": train}, epochs=1, views=1, store=tmp_path)
     assert len(done.unreadable) == 16 and math.isfinite(done.history["train_loss"][0])
+
+
+class Outage:
+    """Validation images that a disk fails to give: all but the `left` that a model finds easiest.
+
+    Their mean loss is the lowest that an epoch could have, so whoever looks at the number alone chooses that epoch.
+    """
+
+    def __init__(self, data, folder, left=4):
+        shutil.copytree(data[0], folder)
+        self.folder, self.table = folder, data[1].assign(patient="")
+        self.parts = {name: loaders.make(part, folder, ["noise", "patch"], 32, batch_size=16, workers=0)
+                      for name, part in (("train", self.table[:48]), ("val", self.table[48:]))}
+        easiest = predicting.predict(resnet(), self.parts["val"], FP32).sort_values("loss")["path"]
+        self.hidden = easiest.iloc[left:].tolist()
+
+    def begin(self):
+        for name in self.hidden:
+            (self.folder / name).rename(self.folder / f"{name}.away")
+
+    def end(self):
+        for name in self.hidden:
+            (self.folder / f"{name}.away").rename(self.folder / name)
+
+    def fit(self, before: dict, **settings):
+        """Train so slowly that nothing changes, with what shall happen before epochs."""
+        def log(line):
+            done = int(line.split()[1]) if line.startswith("epoch") else None
+            before.get(done, lambda: None)()
+        before.get(0, lambda: None)()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return fit(resnet(), self.parts, machine=FP32, log=log, show=False, learning_rate=1e-9, patience=0, **settings)
+
+
+def test_an_epoch_that_saw_fewer_validation_images_is_never_the_best(data, tmp_path):
+    outage = Outage(data, tmp_path / "images")
+    done = outage.fit({1: outage.begin, 2: outage.end}, epochs=4)
+    assert done.history["val_images"].tolist() == [24, 4, 24, 24]
+    assert done.history["val_loss"].idxmin() == 1 and done.best_epoch != 2
+
+
+def test_an_epoch_that_saw_more_validation_images_than_the_best_takes_its_place(data, tmp_path):
+    outage = Outage(data, tmp_path / "images")
+    done = outage.fit({0: outage.begin, 2: outage.end}, epochs=4, min_delta=0.5)
+    assert done.history["val_images"].tolist() == [4, 4, 24, 24] and done.best_epoch == 3
+
+
+@pytest.mark.parametrize("outage_first", [True, False])
+def test_how_many_validation_images_an_epoch_saw_is_known_after_a_break_too(data, tmp_path, outage_first):
+    outage, settings = Outage(data, tmp_path / "images"), {"checkpoint": tmp_path / "last.pt", "min_delta": 0.5}
+    outage.fit({0: outage.begin} if outage_first else {}, epochs=1, **settings)
+    done = outage.fit({0: outage.end if outage_first else outage.begin}, epochs=2, **settings)
+    assert done.history["val_images"].tolist() == ([4, 24] if outage_first else [24, 4])
+    assert done.best_epoch == (2 if outage_first else 1)
+
+
+@pytest.mark.parametrize(("part", "rows"), [("train", slice(0, 48)), ("val", slice(48, 72))])
+def test_an_epoch_that_saw_nothing_ends_training_and_the_epochs_before_are_kept(data, tmp_path, part, rows):
+    outage = Outage(data, tmp_path / "images")
+    outage.hidden = outage.table["path"][rows].tolist()
+    with pytest.raises(training.TrainingError, match=f"none of the .* {part} images could be read"):
+        outage.fit({1: outage.begin}, epochs=3, checkpoint=tmp_path / "last.pt")
+    outage.end()
+    done = outage.fit({}, epochs=3, checkpoint=tmp_path / "last.pt")
+    assert len(done.history) == 3 and done.history[f"{part}_images"].min() == rows.stop - rows.start
+
+
+class Watched(Hungry):
+    """Counts, when it is called, which of the tensors that it made before are still there."""
+
+    def __init__(self, most):
+        super().__init__(most)
+        self.made, self.alive = [], []
+
+    def forward(self, x):
+        if self.training:
+            self.alive.append(sum(ref() is not None for ref in self.made))
+        kept = x * 2
+        self.made.append(weakref.ref(kept))
+        super().forward(kept)
+        return self.layer((kept ** 2).mean((2, 3)))
+
+
+def test_what_an_attempt_had_computed_is_gone_before_a_smaller_one(parts):
+    model = Watched(1)
+    quiet_fit(model, parts, epochs=1, micro_batch="auto")
+    assert len(model.alive) == 4 + 48 and max(model.alive) == 0  # 16, 8, 4, 2 were too many
+
+
+def test_memory_that_ran_out_in_other_words_is_understood_and_other_errors_are_not_swallowed(parts):
+    class Failing(Hungry):
+        def forward(self, x):
+            if self.training and len(x) > self.most:
+                raise RuntimeError(self.words)
+            return self.layer(x.mean((2, 3)))
+    model = Failing(4)
+    model.words = "MPS backend out of memory (MPS allocated: 8.00 GB)"
+    quiet_fit(model, parts, epochs=1, micro_batch="auto")
+    model.words = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        quiet_fit(model, parts, epochs=1, micro_batch="auto")
+
+
+def test_a_run_whose_store_is_gone_goes_on_without_the_image_that_is_damaged_meanwhile(data, tmp_path):
+    outage = Outage(data, tmp_path / "images")
+    outage.hidden = ["5.png", "60.png"]
+    settings = {"views": 2, "augmentation": VIEWS, "store": tmp_path / "store", "checkpoint": tmp_path / "last.pt"}
+    outage.fit({}, epochs=1, **settings)
+    shutil.rmtree(tmp_path / "store")
+    outage.begin()
+    done = outage.fit({}, epochs=3, **settings)
+    assert done.history["train_images"].tolist() == [48, 47, 47] and done.history["val_images"].tolist() == [24, 23, 23]
+    assert np.isfinite(done.history[["train_loss", "val_loss"]]).all(axis=None) and done.best_epoch == 1
+    assert [path for path, _ in done.unreadable] == ["5.png", "60.png"]
+
+
+def test_what_is_no_number_in_the_store_is_not_blamed_on_the_learning_rate(parts, tmp_path):
+    quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
+    for features in tmp_path.glob("*/features"):
+        numbers = np.memmap(features, np.float32, "r+").reshape(-1, 512)
+        numbers[min(7, len(numbers) - 1), 3] = np.inf
+        numbers.flush()
+    with pytest.raises(training.TrainingError, match="what the frozen part answers for 1 of 48 images.*7.png") as error:
+        quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
+    assert "learning_rate" not in str(error.value)
+
+
+class Stopped(Hungry):
+    """A person presses Ctrl-C in its seventh step: the first of the third epoch."""
+
+    def forward(self, x):
+        self.steps = getattr(self, "steps", 0) + self.training
+        if self.training and self.steps == 7:
+            signal.raise_signal(signal.SIGINT)
+        return self.layer(x.mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:the validation set has")
+@pytest.mark.parametrize("checkpoint", ["last.pt", None])
+def test_a_run_stopped_by_hand_leaves_its_best_epoch_and_says_how_to_go_on(parts, tmp_path, checkpoint):
+    torch.manual_seed(0)
+    model, lines = Stopped(99), []
+    begun = checkpoints.copy_of_state(model)
+    settings = {"machine": FP32, "show": False, "patience": 0, "checkpoint": checkpoint and tmp_path / checkpoint}
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, parts, epochs=4, log=lines.append, **settings)
+    assert not model.training and all(p.grad is None for p in model.parameters())
+    assert sum("stopped; the model has the weights of epoch 2" in line for line in lines) == 1
+    straight = Hungry(99)
+    straight.load_state_dict(begun)
+    two = quiet_fit(straight, parts, epochs=2, patience=0)
+    assert two.best_epoch == 2 and same(two.model, model)
+    if checkpoint:
+        assert f"goes on after epoch 2 from {tmp_path / checkpoint}" in lines[-1]
+        resumed = fit(model, parts, epochs=4, log=None, **settings)
+        straight.load_state_dict(begun)
+        assert same(resumed.model, quiet_fit(straight, parts, epochs=4, patience=0).model)
