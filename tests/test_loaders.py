@@ -1,7 +1,10 @@
 """Reading images, and batches of them."""
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tlutils import loaders
+from tlutils import devices, loaders, predicting
+from tlutils.batches import FileBatches
 
 
 @pytest.fixture
@@ -210,3 +214,50 @@ def test_reading_given_rows_gives_one_batch_for_each_list(folder, table):
 def test_the_key_of_an_image_never_changes():
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert loaders.image_key(empty) == 8203414616412130826  # stores and views depend on it
+
+
+def test_a_loader_whose_workers_died_of_ctrl_c_is_as_good_as_new(tmp_path):
+    """A terminal and Jupyter send the signal to all processes of the group, so this runs in a group of its own."""
+    script = f"""if True:
+        import os, signal, time
+        import pandas as pd
+        from PIL import Image
+        from tlutils import loaders
+        if __name__ == "__main__":
+            for i in range(12):
+                Image.new("L", (8, 8), i).save(f"{tmp_path}/{{i}}.png")
+            table = pd.DataFrame({{"path": [f"{{i}}.png" for i in range(12)], "label": "a"}})
+            loader = loaders.make(table, "{tmp_path}", ["a"], 8, batch_size=2, workers=1)
+            try:
+                for batch in loader:
+                    os.killpg(0, signal.SIGINT)
+                    time.sleep(60)
+            except KeyboardInterrupt:
+                loader._loader._iterator._workers[0].join()
+            print(sum(len(batch.rows) for batch in loader))"""
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], capture_output=True, text=True, timeout=120,
+                          start_new_session=True)
+    assert done.stdout.strip() == "12", done.stderr[-2000:]
+
+
+def test_processes_of_one_machine_share_its_cores_for_reading(monkeypatch):
+    monkeypatch.setattr(loaders.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert loaders.default_workers(5000) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loaders.default_workers(5000) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert loaders.default_workers(5000) == 1
+
+
+def test_memory_is_pinned_only_where_a_cuda_gpu_computes(monkeypatch, tmp_path):
+    monkeypatch.setattr(loaders.torch.cuda, "is_available", lambda: True)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    table = pd.DataFrame({"path": ["a.png"], "label": ["a"], "patient": ""})
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 2))
+    loader = loaders.make(table, tmp_path, ["a", "b"], 8, workers=0)
+    predicting.predict(model, loader, devices.Machine(torch.device("cpu")))
+    assert not loader.pinned and not loader._loader.pin_memory
+    FileBatches(loader, devices.Machine(torch.device("cuda")), (0.5,) * 3, (0.2,) * 3)
+    assert loader.pinned

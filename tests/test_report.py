@@ -395,6 +395,15 @@ def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
         assert facts.kept_epoch(one) == runs.checkpoints.load(one.folder / "best.pt")["epoch"]
 
 
+def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):
+    run = runs.load(copy)
+    kept, history = facts.kept_epoch(run), run.history
+    other = history["epoch"] != kept
+    history.loc[other, ["val_loss", "val_images"]] = 0.0, 1
+    history.to_csv(copy / "history.csv", index=False)
+    assert other.any() and facts.kept_epoch(run) == kept
+
+
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_it_whole_at_any_width_and_asks_for_nothing(run, width, tmp_path):

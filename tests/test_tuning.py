@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tlutils import checkpoints, devices, loaders, models, tuning
+from tlutils import checkpoints, devices, loaders, models, predicting, tuning
 from tlutils.training import Options
 
 FP32 = devices.choose("cpu", "fp32")
@@ -96,3 +96,23 @@ def test_the_best_epoch_of_either_part_is_kept(parts):
     alone = resnet("all")
     tuning.training.fit(alone, parts, Options(epochs=4, views=1, patience=0), machine=FP32, show=False, log=None)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), alone.state_dict().values()))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_part_that_saw_fewer_validation_images_loses_whatever_its_loss(parts):
+    """In the first part only the validation images that are easiest for the model can be read."""
+    folder, table = parts["val"].root, parts["val"].records.assign(patient="")
+    model = resnet()
+    val = loaders.make(table, folder, ["noise", "patch"], 32, batch_size=16, workers=0)
+    hidden = predicting.predict(model, val, FP32).sort_values("loss")["path"].iloc[3:].tolist()
+    for name in hidden:
+        (folder / name).rename(folder / f"{name}.away")
+
+    def log(line):
+        if "now with" in line:
+            for name in hidden:
+                (folder / f"{name}.away").rename(folder / name)
+    done = tuning.head_then_rest(model, parts, Options(epochs=1, views=1, learning_rate=1e-9), head_epochs=1,
+                                 head_learning_rate=1e-9, machine=FP32, show=False, log=log)
+    assert done.history["val_images"].tolist() == [3, 16] and done.history["val_loss"].idxmin() == 0
+    assert done.best_epoch == 2

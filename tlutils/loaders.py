@@ -266,7 +266,9 @@ class Loader:
 
     def shares(self) -> Iterator[Batch]:
         """What can be read of this process's share of every batch of an epoch, maybe nothing."""
-        self._loader.pin_memory = self.pinned
+        self._loader.pin_memory, last = self.pinned, self._loader._iterator
+        if last and not all(worker.is_alive() for worker in last._workers):  # Ctrl-C ends them too: begin with new ones
+            self._loader._iterator = None
         for batch, bad in self._loader:
             self._unreadable.update({self._dataset.paths[row]: why for row, why in bad})
             yield batch
