@@ -1,14 +1,19 @@
 """What only a CUDA device can show."""
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import two_processes
 from PIL import Image
 
-from tlutils import augment, devices, loaders, models, training
+from tlutils import augment, checkpoints, devices, loaders, models, predicting, training, tuning
 from tlutils.augment import Augmentation
 from tlutils.batches import FileBatches
 from tlutils.training import Options
@@ -32,12 +37,12 @@ def parts(tmp_path_factory):
             "val": loaders.make(table[64:], folder, ["noise", "patch"], 64, batch_size=16, workers=0)}
 
 
-def train(parts, machine, freeze="all", store=None):
+def train(parts, machine, freeze="all", head="linear", epochs=3, **more):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the validation set has")
-        model = models.build("resnet18", 2, "linear", freeze=freeze)
-        return training.fit(model, parts, Options(epochs=3, views=2, augmentation=VIEWS), machine=machine, store=store,
-                            show=False, log=None)
+        model = models.build("resnet18", 2, head, freeze=freeze)
+        options = Options(epochs=epochs, views=2, augmentation=VIEWS, patience=0)
+        return training.fit(model, parts, options, machine=machine, show=False, log=None, **more)
 
 
 @pytest.mark.parametrize("freeze", ["all", "none"])
@@ -78,3 +83,146 @@ def test_a_step_never_makes_the_host_wait_for_the_device(parts):
 def test_bf16_is_chosen_where_the_gpu_has_units_for_it():
     major = torch.cuda.get_device_capability()[0]
     assert devices.choose("cuda").precision == ("bf16" if major >= 8 else "fp32")
+
+
+def test_fp32_is_fp32_on_the_gpu():
+    """TF32 keeps 10 bits: its sums of 64 x 9 products are off by about 1e-3."""
+    assert devices.choose("cuda", "fp32").describe()["tf32"] is False
+    torch.manual_seed(0)
+    images, weights = torch.randn(8, 64, 32, 32), torch.randn(64, 64, 3, 3) / 24
+    exact = torch.nn.functional.conv2d(images.double(), weights.double())
+    assert (torch.nn.functional.conv2d(images.cuda(), weights.cuda()).cpu() - exact).abs().max() < 1e-4
+    rows = torch.randn(256, 256)
+    assert ((rows.cuda() @ rows.cuda()).cpu() - rows.double() @ rows.double()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("store", [None, "store"])
+def test_a_run_that_was_stopped_goes_on_along_the_same_curve(parts, tmp_path, store):
+    """With dropout, whose random numbers come from the GPU's own generator."""
+    machine, settings = devices.choose("cuda"), {"head": "gap", "store": store and tmp_path / store}
+    straight = train(parts, machine, epochs=4, **settings)
+    train(parts, machine, epochs=2, checkpoint=tmp_path / "last.pt", **settings)
+    torch.cuda.manual_seed(99)
+    resumed = train(parts, machine, epochs=4, checkpoint=tmp_path / "last.pt", **settings)
+    assert np.allclose(resumed.history["train_loss"], straight.history["train_loss"], rtol=1e-3)
+    assert np.allclose(resumed.history["val_loss"], straight.history["val_loss"], rtol=1e-3)
+
+
+def test_a_checkpoint_goes_from_cpu_to_gpu_and_back(parts, tmp_path):
+    places = [devices.choose(name, "fp32") for name in ("cpu", "cuda", "cpu")]
+    for epochs, machine in enumerate(places, 1):
+        done = train(parts, machine, "none", epochs=epochs, checkpoint=tmp_path / "last.pt")
+        assert next(done.model.parameters()).device == machine.device
+    straight = train(parts, places[0], "none")
+    assert np.allclose(done.history["train_loss"], straight.history["train_loss"], rtol=0.05, atol=0.01)
+    saved = checkpoints.read(tmp_path / "last.pt")["state"]
+    assert all(value.device.type == "cpu" for value in saved.values())
+
+
+def test_a_model_comes_back_from_the_gpu_whole(parts):
+    """Copies to the CPU that nobody waited for would be read before they have arrived."""
+    model = models.build("vgg16", 2, "linear")
+    before = checkpoints.copy_of_state(model)
+    for _ in range(3):
+        devices.choose("cuda").place(model)
+        here = devices.choose("cpu", "fp32").place(model).state_dict()
+        assert all(torch.equal(here[name], before[name]) for name in before)
+
+
+def test_predictions_on_the_gpu_are_those_of_the_cpu(parts, tmp_path):
+    model, loader = models.build("resnet18", 2, "linear"), parts["val"]
+    loader.records["patient"] = ""
+    on = [predicting.predict(model, loader, devices.choose(device, "fp32"), store=store)["p_patch"]
+          for device in ("cpu", "cuda") for store in (None, tmp_path)]
+    assert all(np.allclose(on[0], other, atol=1e-3) for other in on[1:])
+    assert loader.pinned  # the last one computed on the GPU
+
+
+def test_micro_batch_auto_finds_what_fits_where_memory_really_runs_out(parts):
+    """The batch is given so little memory that its activations do not fit at once."""
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    machine, whole = devices.choose("cuda", "fp32"), torch.cuda.mem_get_info()[1]
+    model, inputs = models.build("vgg11", 2, "gap", freeze="none"), torch.randn(64, 3, 224, 224)
+    models.train_mode(machine.place(model))
+    state, weights = State(model, model, Options(micro_batch="auto"), machine), torch.ones(2, device=machine.device)
+    inputs, labels = machine.place(inputs), torch.zeros(64, dtype=torch.long, device=machine.device)
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**31) / whole)  # 2 GiB more
+    try:
+        totals = training.step(model, inputs, labels, state, weights, machine)
+        peak = torch.cuda.max_memory_reserved()
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert 0 < state.micro < 64 and totals[2].item() == 64 and peak < 8 * 2**30
+    with pytest.raises(training.TrainingError, match="memory ran out with 64 images.*micro_batch='auto'"):
+        state.options, state.micro = Options(), 0
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**31) / whole)
+        try:
+            training.step(model, inputs, labels, state, weights, machine)
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.parametrize("freeze", ["all", "none"])
+def test_a_compiled_net_trains_as_the_plain_one(parts, tmp_path, freeze):
+    machine, store = devices.choose("cuda", "fp32"), tmp_path if freeze == "all" else None
+    plain = train(parts, machine, freeze, store=store and tmp_path / "plain")
+    compiled = train(parts, machine, freeze, store=store and tmp_path / "compiled", compiled=True)
+    assert np.allclose(compiled.history["val_loss"], plain.history["val_loss"], rtol=0.05, atol=0.01)
+
+
+def test_the_learning_rate_finder_puts_the_gpus_random_numbers_back(parts):
+    torch.cuda.manual_seed(5)
+    wanted = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(5)
+    model = models.build("resnet18", 2, "gap", freeze="none")
+    tuning.find_learning_rate(model, parts["train"], machine=devices.choose("cuda"), steps=6, show=False)
+    assert torch.equal(torch.rand(3, device="cuda"), wanted)
+
+
+def test_with_deterministic_algorithms_two_trainings_are_bit_for_bit_the_same(tmp_path):
+    """In processes of their own, as torch takes these settings before its first step on the GPU.
+
+    Frozen up to layer1, so that no gradient passes the max-pooling, which has no deterministic one on a GPU.
+    """
+    script = """if True:
+        import sys, hashlib, warnings
+        from pathlib import Path
+        import torch
+        torch.use_deterministic_algorithms(True)
+        sys.path.insert(0, sys.argv[1])
+        import two_processes
+        from tlutils import devices, loaders, models, training
+        warnings.simplefilter("ignore")
+        folder = Path(sys.argv[2]) / "images"
+        table = two_processes.images(folder)
+        parts = {name: loaders.make(table, folder, ["noise", "patch"], 64, batch_size=13, workers=0)
+                 for name in ("train", "val")}
+        model = models.build("resnet18", 2, "gap", freeze="up to layer1")
+        machine = devices.choose("cuda")
+        assert not torch.backends.cudnn.benchmark
+        training.fit(model, parts, epochs=3, machine=machine, show=False, log=None)
+        digest = hashlib.sha256()
+        for value in model.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+        print(digest.hexdigest())"""
+    command = [sys.executable, "-c", script, os.path.dirname(__file__), str(tmp_path)]
+    said = [subprocess.run(command, capture_output=True, text=True, timeout=300, check=True,
+                           env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}).stdout for _ in range(2)]
+    assert said[0] == said[1] and len(said[0].strip()) == 64
+
+
+def test_as_many_processes_as_gpus_give_what_one_gives(tmp_path):
+    """nccl, in the same checks as gloo (see test_distributed.py); with one GPU, one process through torchrun."""
+    n = torch.cuda.device_count()
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), two_processes.__file__]
+    done = subprocess.run([sys.executable, *launch, "cuda", str(tmp_path)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(n)]
+    for one in found:
+        losses = one["parts_of_a_batch"]
+        assert all(np.allclose(losses[name], losses["0"], atol=1e-3) for name in losses)
+        assert np.allclose(one["unreadable_images"]["files"]["train_loss"],
+                           one["unreadable_images"]["store"]["train_loss"], atol=1e-3)
+        assert one["batchnorm"] == found[0]["batchnorm"] and one["patience"] >= 6

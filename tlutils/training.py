@@ -32,7 +32,7 @@ from .progress import bar
 from .training_state import State, TrainingError
 
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA and Apple; CPUs
+_OUT_OF_MEMORY = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")  # GPUs, then CPUs
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 
 
