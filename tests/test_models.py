@@ -7,13 +7,17 @@ import copy
 import sys
 import types
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import models as zoo
 from torchvision.transforms.functional import normalize
 
-from tlutils import models
+from tlutils import checkpoints, features, loaders, models, predicting
+from tlutils.devices import Machine
 
 SMALL = "mobilenet_v3_small"        # 2.5 million parameters
 HEADS = ("article", "gap", "linear")
@@ -101,6 +105,56 @@ def test_other_backbones_work_as_well(backbone):
     for head in HEADS:
         model = models.build(backbone, 3, head, device="meta")
         assert model(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 3)
+
+
+FAMILIES = {"alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "efficientnet_v2_s": 32,
+            "googlenet": 32, "inception_v3": 75, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32,
+            "mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "resnext50_32x4d": 32, "wide_resnet50_2": 32,
+            "shufflenet_v2_x0_5": 32, "squeezenet1_0": 32, "swin_t": 32, "swin_v2_t": 32, "vgg11": 32, "vit_b_32": 224}
+HEAVY = ("densenet121", "efficientnet_v2_s", "inception_v3", "maxvit_t", "vgg11", "vit_b_32", "wide_resnet50_2")
+
+
+def up_to_the_middle(model):
+    names = [name for name, _ in model.named_parameters()]
+    return models.freeze(model, "up to " + names[len(names) // 2].rpartition(".")[0])
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_every_family_is_frozen_and_cut_where_one_tensor_passes(backbone):
+    model = models.build(backbone, 3, "linear", device="meta")
+    images = torch.empty(2, 3, FAMILIES[backbone], FAMILIES[backbone], device="meta")
+    for frozen in (model, up_to_the_middle(copy.deepcopy(model))):
+        cut = features.split(models.train_mode(frozen))
+        assert cut.tail(cut.prefix(images)).shape == (2, 3)
+        trained = [{name for name, p in net.named_parameters() if p.requires_grad} for net in (cut.prefix, cut.tail, frozen)]
+        assert not trained[0] and trained[1] == trained[2]
+    assert features.split(models.train_mode(models.freeze(model, "none"))) is None
+
+
+@pytest.mark.parametrize("backbone", [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ())
+                                      for name in FAMILIES])
+def test_every_family_answers_the_same_from_a_store_as_from_the_files(backbone, tmp_path):
+    draw, size = np.random.default_rng(0), FAMILIES[backbone]
+    for i in range(3):
+        Image.fromarray(draw.integers(0, 255, (size, size), np.uint8)).save(tmp_path / f"{i}.png")
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(3)], "label": ["a", "b", "c"], "patient": ""})
+    loader = loaders.make(table, tmp_path, size=size, workers=0)
+    model = models.build(backbone, 3, "linear", freeze="all")
+    for frozen in (model, up_to_the_middle(copy.deepcopy(model))):
+        alone, stored = (predicting.predict(frozen, loader, Machine(torch.device("cpu")), progress=False, store=store)
+                         for store in (None, tmp_path / "store"))
+        apart, off = (one[["p_a", "p_b", "p_c"]].to_numpy() for one in (alone, stored))
+        assert np.abs(apart - off).max() < 0.01 * apart.std(0).max()  # small beside what tells the images apart
+    assert len(list((tmp_path / "store").iterdir())) in (1, 2)  # of both, unless the cut is the same
+
+
+def test_an_mnasnet_can_be_trained_kept_and_given_weights(tmp_path):
+    """Its loading wants a version, which plain dicts of weights lack."""
+    model = models.build("mnasnet0_5", 2, "linear", weights=state_file(tmp_path, "mnasnet0_5"), freeze="none")
+    step(model)
+    checkpoints.save(tmp_path / "best.pt", model, ["a", "b"])
+    again = checkpoints.load_model(tmp_path / "best.pt")[0]
+    assert not moved(again, model.state_dict()) and copy.deepcopy(model).load_state_dict(dict(again.state_dict()))
 
 
 def kinds(model):

@@ -292,7 +292,17 @@ def _made(name: str, device: str) -> nn.Module:
         return _made(name, "cpu").to("meta")
     silent = {"init_weights": True} if name in _INCEPTIONS else {}       # what they do anyway, with a warning
     with torch.device(device):
-        return zoo.get_model(name, weights=None, **silent)
+        model = zoo.get_model(name, weights=None, **silent)
+    if isinstance(model, zoo.MNASNet):
+        model.__class__ = _MNASNet
+    return model
+
+
+class _MNASNet(zoo.MNASNet):
+    """torchvision's refuses weights that do not say of which version they are; of the present one, unless they do."""
+
+    def _load_from_state_dict(self, state: dict, prefix: str, about: dict, *rest: object) -> None:
+        super()._load_from_state_dict(state, prefix, {"version": self._version, **about}, *rest)
 
 
 def _another(name: str, model: nn.Module, state: dict[str, Tensor], info: dict) -> str:
