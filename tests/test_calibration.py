@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tlutils import calibration, evaluation, models
@@ -189,3 +191,38 @@ def test_a_file_still_says_that_it_is_calibrated(true_logits, tmp_path):
 def test_what_is_no_temperature_is_refused(true_logits, temperature):
     with pytest.raises(ValueError, match="finite number above 0"):
         calibration.apply_temperature(table(*true_logits, "test"), temperature)
+
+
+# Any table
+
+
+TRIED = settings(max_examples=40, deadline=None)
+LOGITS = st.lists(st.tuples(*[st.integers(-30, 30)] * 3), min_size=1, max_size=20)
+
+
+@TRIED
+@given(LOGITS, st.data())
+@pytest.mark.filterwarnings("ignore:all .* validation images", "ignore:the temperature is at its end")
+def test_the_fitted_temperature_is_no_worse_than_none_and_moves_no_answer(logits, data):
+    labels = data.draw(st.lists(st.integers(0, 2), min_size=len(logits), max_size=len(logits)))
+    before = table(np.array(logits, float), np.array(labels))
+    temperature = calibration.fit_temperature(before)
+    after = calibration.apply_temperature(before, temperature)
+    scores = after[["p_A", "p_B", "p_C"]].to_numpy()
+    assert 0.05 <= temperature <= 20 and after["loss"].mean() <= before["loss"].mean() + 1e-4
+    assert np.allclose(scores.sum(1), 1) and (scores >= 0).all() and (scores <= 1).all()
+    said = [f"p_{name}" for name in before["predicted"]]
+    assert all(after.loc[i, name] >= scores[i].max() - 1e-12 for i, name in enumerate(said))
+
+
+@TRIED
+@given(LOGITS, st.tuples(*[st.integers(1, 9)] * 3), st.randoms(use_true_random=False))
+def test_any_new_shares_are_shares_and_follow_no_order_of_rows(logits, weights, random):
+    images = table(np.array(logits, float), np.zeros(len(logits), int))
+    trained = {name: weight / sum(weights) for name, weight in zip(NAMES, weights)}
+    corrected, shares, _ = calibration.adjust_prior(images, trained, rounds=50)
+    assert sum(shares.values()) == pytest.approx(1) and all(0 <= share <= 1 for share in shares.values())
+    scores = corrected[["p_A", "p_B", "p_C"]].to_numpy()
+    assert np.isfinite(scores).all() and np.allclose(scores.sum(1), 1)
+    mixed = images.iloc[random.sample(range(len(images)), len(images))]
+    assert calibration.adjust_prior(mixed, trained, rounds=50)[1] == pytest.approx(shares, abs=1e-9)

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, chi2, ttest_ind
 from scipy.stats import t as student
 from sklearn import metrics as sk
@@ -383,3 +385,47 @@ def test_what_cannot_be_summed_up_or_drawn_is_refused(pair):
     for matrix in ([[0, 0], [0, 0]], [[1, 2, 3]], [[1, -1], [0, 2]]):
         with pytest.raises(ValueError, match="2 x 2 counts"):
             comparison.from_confusion(matrix, ["NORMAL", "PNEUMONIA"])
+
+
+# Any two tables
+
+
+TRIED = settings(max_examples=30, deadline=None)
+
+
+@st.composite
+def pairs(draw, models=2):
+    """Predictions of some models on one to 20 images of up to five patients, with ties."""
+    n = draw(st.integers(1, 20))
+    labels = np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    patients = draw(st.lists(st.integers(0, 4), min_size=n, max_size=n))
+    scores = [draw(st.lists(st.integers(0, 10), min_size=n, max_size=n)) for _ in range(models)]
+    return [table(np.array(one) / 10 + i * 1e-6, labels, patients) for i, one in enumerate(scores)]
+
+
+@TRIED
+@given(pairs(), st.sampled_from(["accuracy", "balanced_accuracy", "auc", "specificity", "ppv"]))
+def test_turning_two_models_round_turns_the_difference_round(pair, measure):
+    found, turned = (comparison.paired_bootstrap(*both, measure, repeats=30) for both in (pair, pair[::-1]))
+    if found["value"] is None:
+        assert set(turned.values()) == {None}
+    else:
+        assert -1 <= found["low"] <= found["value"] <= found["high"] <= 1 and 0 <= found["second_better"] <= 1
+        assert [-turned["value"], -turned["high"], -turned["low"], 1 - turned["second_better"]] == pytest.approx(
+            [found[name] for name in ("value", "low", "high", "second_better")])
+    one, other = comparison.mcnemar(*pair), comparison.mcnemar(*pair[::-1])
+    assert one["p"] == other["p"] and 0 <= one["p"] <= 1 and one["only_first"] == other["only_second"]
+    assert one[["both_right", "only_first", "only_second", "both_wrong"]].sum() == len(pair[0])
+
+
+@TRIED
+@given(pairs(models=5), st.sampled_from(["accuracy", "macro_f1", "auc"]))
+def test_recipes_of_any_runs_have_an_interval_around_their_difference(runs, measure):
+    sides = runs[:2], runs[2:]
+    found = comparison.compare_recipes(*sides, measure, repeats=20)
+    assert comparison.verdict(*sides, ["A", "B"], measure, repeats=20)
+    if found["value"] is not None:
+        of = [np.mean([evaluation.metrics(one, repeats=1)[measure]["value"] for one in side]) for side in sides]
+        assert found["value"] == pytest.approx(of[1] - of[0], abs=1e-8)
+        assert found["low"] <= found["value"] <= found["high"] and found["runs_error"] >= 0
+        assert found["df"] is None or found["df"] >= 1 - 1e-9  # of at least two runs a side

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 from torch import nn
@@ -423,6 +425,11 @@ def test_a_group_of_one_patient_says_little():
     assert found["high"] - found["low"] > 0.6
 
 
+def test_answers_that_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match="3 of 9 predictions have no probabilities.*diverged"):
+        evaluation.metrics(drawn(9).assign(p_A=[np.nan] * 3 + [0.2] * 6))
+
+
 def test_what_cannot_be_right_or_wrong_has_no_accuracy():
     for broken, said in ((drawn(9)[:0], "0 predictions"), (drawn(9).assign(label=""), "labels ''")):
         with pytest.raises(ValueError, match=said):
@@ -445,6 +452,11 @@ def test_accuracy_by_numbers_in_bins():
     assert evaluation.accuracy_by(predictions, sizes, bins=4)["n"].tolist() == [25] * 4
     assert evaluation.accuracy_by(predictions, sizes, bins=[0, 9, 99])["n"].to_dict() == {"0 to 9": 10, "9 to 99": 90}
     assert evaluation.accuracy_by(predictions, sizes * 0 + 512, bins=4)["n"].tolist() == [100]
+
+
+def test_an_interval_holds_its_value_though_all_resamples_lie_on_one_side():
+    found = intervals.interval(0.4, np.linspace(0.41, 0.6, 100), 0.95, trials=5)
+    assert found["value"] == found["low"] == 0.4 and found["high"] == pytest.approx(0.6, abs=0.01)
 
 
 # For people and files
@@ -619,3 +631,148 @@ def test_test_time_augmentation_is_the_mean_of_the_probabilities_of_the_views(ti
     columns = [f"p_{name}" for name in loader.classes]
     assert np.allclose(found[columns], wanted.numpy(), atol=1e-5)
     assert not np.allclose(found[columns], evaluation.predict(model, loader, CPU)[columns], atol=1e-3)
+
+
+# Any table
+
+
+TRIED = settings(max_examples=40, deadline=None)
+
+
+@st.composite
+def tables(draw, classes=st.integers(2, 4), labels=None):
+    """Predictions of one to 24 images of up to six patients, with ties, classes that do not occur, and sure answers."""
+    k, n = draw(classes), draw(st.integers(1, 24))
+    names = [f"class {chr(65 + i)}" for i in range(k)]
+    scores = draw(st.lists(st.lists(st.integers(0, 4), min_size=k, max_size=k).filter(any), min_size=n, max_size=n))
+    truth = draw(st.lists(st.sampled_from(names), min_size=n, max_size=n))
+    patients = draw(st.lists(st.integers(0, 5), min_size=n, max_size=n))
+    scores = np.array(scores, float)
+    return table(truth, scores / scores.sum(1, keepdims=True), names, patients, "val")
+
+
+def numbers_of(found: dict) -> dict:
+    """All measures of a split: {name: {"value", "low", "high"}}."""
+    of_classes = {f"{name} {measure}": found["per_class"][name][measure] for name in found["per_class"]
+                  for measure in evaluation.MEASURES}
+    return {name: value for name, value in found.items() if isinstance(value, dict) and "value" in value} | of_classes
+
+
+@TRIED
+@given(tables())
+def test_every_number_of_any_table_lies_in_its_interval_and_that_in_0_to_1(predictions):
+    found = evaluation.metrics(predictions, repeats=30)
+    for name, value in numbers_of(found).items():
+        if value["value"] is not None:
+            assert 0 <= value["low"] <= value["value"] <= value["high"] <= 1, name
+    assert 0 <= found["ece"] <= 1 and 0 <= found["brier"] <= 2 and found["loss"] >= 0
+    assert np.sum(found["confusion"]) == len(predictions)
+    json.dumps(found, allow_nan=False)
+
+
+@TRIED
+@given(tables(), st.randoms(use_true_random=False))
+def test_the_order_of_rows_and_the_names_of_classes_change_no_value(predictions, random):
+    order = random.sample(range(len(predictions)), len(predictions))
+    renamed = predictions.rename(columns=lambda name: name.replace("p_class", "p_kind")).replace(
+        {"label": "class", "predicted": "class"}, "kind", regex=True)
+    values = {name: value["value"] for name, value in numbers_of(evaluation.metrics(predictions, repeats=2)).items()}
+    for other in (predictions.iloc[order].reset_index(drop=True), renamed):
+        found = numbers_of(evaluation.metrics(other, repeats=2))
+        assert {name.replace("kind", "class"): value["value"] for name, value in found.items()} == pytest.approx(values)
+
+
+@TRIED
+@given(tables())
+def test_any_tables_numbers_are_those_of_scikit_learn(predictions):
+    found = evaluation.metrics(predictions, repeats=2)
+    truth, said = predictions["label"], predictions["predicted"]
+    occur = [name for name in found["classes"] if (truth == name).any()]
+    assert found["accuracy"]["value"] == pytest.approx(sk.accuracy_score(truth, said))
+    recall = sk.recall_score(truth, said, labels=occur, average="macro", zero_division=0)
+    assert found["balanced_accuracy"]["value"] == pytest.approx(recall)
+    assert found["macro_f1"]["value"] == pytest.approx(sk.f1_score(truth, said, labels=occur, average="macro"))
+    if len(occur) > 1:
+        areas = {name: sk.roc_auc_score(truth == name, predictions[f"p_{name}"]) for name in occur}
+        wanted = areas[found["positive"]] if "positive" in found and found["positive"] in areas else np.mean(list(areas.values()))
+        assert found["auc"]["value"] == pytest.approx(wanted)
+
+
+@TRIED
+@given(tables())
+def test_one_patient_or_none_known_changes_the_intervals_alone(predictions):
+    one = evaluation.metrics(predictions.assign(patient="one"), repeats=20)
+    none = evaluation.metrics(predictions.assign(patient=""), repeats=20)
+    assert one["patients"] == 1 and none["patients"] == len(predictions)
+    values = [{name: value["value"] for name, value in numbers_of(found).items()} for found in (one, none)]
+    assert values[0] == values[1]
+    assert one["accuracy"]["high"] - one["accuracy"]["low"] > 0.5  # one patient tells next to nothing
+
+
+@TRIED
+@given(tables(), st.integers(1, 5))
+def test_groups_and_bins_divide_any_table(predictions, bins):
+    numbers = pd.Series(np.arange(len(predictions)) % 7 / 3, name="width").where(predictions.index % 5 > 0)
+    for found in (evaluation.accuracy_by(predictions, numbers, bins=bins, repeats=20),
+                  evaluation.accuracy_by(predictions, "patient", repeats=20),
+                  evaluation.calibration_table(predictions, bins, repeats=20)):
+        assert found["n"].sum() == len(predictions) and found.index.is_unique
+        assert ((found["low"] <= found["accuracy"]) & (found["accuracy"] <= found["high"])).all()
+        right = (predictions["label"] == predictions["predicted"]).mean()
+        assert np.average(found["accuracy"], weights=found["n"]) == pytest.approx(right)
+
+
+@TRIED
+@given(tables(classes=st.just(2)), st.sampled_from(["youden", "sensitivity>=0.9", "specificity>=0.7", "cost=3", "cost=0.2"]))
+def test_a_chosen_threshold_keeps_its_rule_where_it_was_chosen(predictions, how):
+    assume(predictions["label"].nunique() == 2)
+    ill, score = (predictions["label"] == "class B").to_numpy(), predictions["p_class B"].to_numpy()
+
+    def rates(threshold):
+        called = (evaluation.apply_threshold(predictions, threshold)["predicted"] == "class B").to_numpy()
+        return called[ill].mean(), (~called[~ill]).mean(), (called & ~ill).sum(), (~called & ill).sum()
+
+    chosen = rates(evaluation.choose_threshold(predictions, how))
+    others = [rates(threshold) for threshold in (0, *score, 2)]
+    if how == "youden":
+        assert chosen[0] + chosen[1] >= max(one[0] + one[1] for one in others) - 1e-9
+    elif how.startswith("s"):
+        kept, best = (0, 1) if how.startswith("sens") else (1, 0)
+        least = float(how.split("=")[1])
+        assert chosen[kept] >= least - 1e-9
+        assert chosen[best] >= max(one[best] for one in others if one[kept] >= least - 1e-12) - 1e-9
+    else:
+        cost = float(how.split("=")[1])
+        assert chosen[2] + cost * chosen[3] <= min(one[2] + cost * one[3] for one in others) + 1e-9
+
+
+@TRIED
+@given(tables())
+def test_coarser_classes_keep_the_probabilities_and_lose_no_more(predictions):
+    classes = evaluation.classes_of(predictions)
+    merged = evaluation.merge_classes(predictions, {"one": classes[:1], "rest": classes[1:]})
+    assert merged[["p_one", "p_rest"]].sum(axis=1).tolist() == pytest.approx([1] * len(merged))
+    possible = predictions["loss"] < 60
+    assert (merged["loss"] <= predictions["loss"] + 1e-9)[possible].all()
+    assert evaluation.top_k(merged, 2) == 1
+
+
+@TRIED
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=20))
+def test_the_weighted_area_is_that_of_scikit_learn(rows):
+    positive, score, weight = (np.array(column) for column in zip(*rows))
+    found = intervals.weighted_auc(positive, score.astype(float), weight[None].astype(float))[0]
+    if weight[positive].sum() and weight[~positive].sum():
+        assert found == pytest.approx(sk.roc_auc_score(positive, score, sample_weight=weight))
+    else:
+        assert np.isnan(found)
+
+
+@TRIED
+@given(st.integers(1, 200), st.floats(0, 1), st.floats(0.5, 0.999))
+def test_wilsons_interval_holds_the_share_and_narrows_with_more_trials(n, share, level):
+    hits = round(share * n)
+    low, high = intervals.wilson(hits, n, level)
+    assert 0 <= low <= hits / n <= high <= 1
+    more = intervals.wilson(4 * hits, 4 * n, level)
+    assert more[1] - more[0] < high - low

@@ -203,6 +203,11 @@ def test_too_few_patients_for_the_folds_is_said():
     table = pd.DataFrame({"path": list("abcd"), "patient": list("wxyz"), "label": ["A", "A", "B", "B"]})
     with pytest.raises(ValueError, match="2 patients.*5 folds"):
         inspection.out_of_fold(np.zeros((4, 2)), table)
+    nobody = pd.DataFrame({"path": list("abcdefgh"), "patient": None, "label": list("xyxyxyxy")})
+    found = inspection.out_of_fold(np.random.default_rng(0).normal(size=(8, 2)), nobody, folds=2)
+    assert len(found) == 8 and found["split"].nunique() == 2
+    with pytest.raises(ValueError, match="found 1 classes among 8"):
+        inspection.out_of_fold(np.zeros((8, 2)), nobody.assign(label="x"))
 
 
 def test_the_kind_of_a_chest_is_read_from_its_name():

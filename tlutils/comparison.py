@@ -126,7 +126,7 @@ def _ends(value: float, spread: np.ndarray, level: float, patients: int) -> tupl
     low, high = np.percentile(spread, [50 * (1 - level), 50 * (1 + level)])
     if low == high and (abs(value) > 1e-12 or patients == 1):
         low, high = (2 * end - 1 for end in wilson((value + 1) / 2 * patients, patients, level))
-    return low, high
+    return min(low, value), max(high, value)
 
 
 def _patients(predictions: pd.DataFrame, measure: str) -> int:

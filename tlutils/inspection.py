@@ -151,15 +151,18 @@ def out_of_fold(features: np.ndarray, records: pd.DataFrame, folds: int = 5, see
 
     Raises
     ------
-    ValueError where a class has fewer patients than there are folds.
+    ValueError for fewer than two classes, or where a class has fewer patients than there are folds.
 
     Source: scikit-learn's StratifiedGroupKFold and LogisticRegression.
 
     Taught in notebook 05.
     """
     labels = records["label"].to_numpy()
-    patients = records["patient"].where(records["patient"] != "", records["path"]).to_numpy()
+    known = records["patient"].notna() & (records["patient"] != "")
+    patients = records["patient"].where(known, records["path"]).to_numpy()
     classes, fewest = np.unique(labels), records.assign(who=patients).groupby("label")["who"].nunique().min()
+    if len(classes) < 2:
+        raise ValueError(f"found {len(classes)} classes among {len(labels)} records; a classifier wants two or more")
     if fewest < folds:
         raise ValueError(f"a class has {fewest} patients, too few for {folds} folds; take fewer folds")
     scores, fold_of = np.zeros((len(labels), len(classes))), np.zeros(len(labels), int)

@@ -51,7 +51,8 @@ def interval(value: float, spread: np.ndarray, level: float, trials: int) -> dic
     value : on all patients; NaN gives None throughout. spread : (repeats,), the same on resampled patients;
     NaN, where a resample lacks a class, is left out and counted in "undefined". trials : where all resamples
     agree (all is right, or there is one patient) they say nothing; the interval is then Wilson's for so many
-    trials.
+    trials. With few patients, or many resamples undefined, all percentiles may lie on one side of the value; the
+    interval is then stretched up to it.
 
     Returns {"value", "low", "high"}, and "undefined" where it is not 0.
     """
@@ -62,6 +63,7 @@ def interval(value: float, spread: np.ndarray, level: float, trials: int) -> dic
     low, high = np.percentile(kept, ends) if len(kept) else (value, value)
     if low == high:
         low, high = wilson(value * trials, trials, level)
+    low, high = min(low, value), max(high, value)
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}
     return {"value": plain(value), "low": plain(low), "high": plain(high), **lost}
 

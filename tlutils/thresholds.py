@@ -24,7 +24,7 @@ def checked(predictions: pd.DataFrame) -> list[str]:
 
     Raises
     ------
-    ValueError for an empty table, several splits, or labels that the model does not know.
+    ValueError for an empty table, several splits, labels that the model does not know, or missing probabilities.
     """
     classes, splits = classes_of(predictions), predictions["split"].astype(str).unique()
     if len(predictions) == 0:
@@ -35,6 +35,9 @@ def checked(predictions: pd.DataFrame) -> list[str]:
     if unknown := sorted(set(predictions["label"].astype(str)) - set(classes)):
         raise ValueError(f"found the labels {', '.join(map(repr, unknown))} but the model knows "
                          f"{', '.join(classes)}; leave out images without a known label")
+    if lost := int(predictions[[f"p_{name}" for name in classes]].isna().any(axis=1).sum()):
+        raise ValueError(f"{lost} of {len(predictions)} predictions have no probabilities (NaN); a training that "
+                         "diverged gives such answers, look at its losses")
     return classes
 
 
