@@ -295,15 +295,6 @@ def finished(tiny_folder, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("content", [{"state": {}}, {"format": 1, "state": 3, "classes": [], "model": {}},
-                                     {"format": 1, "state": {}, "classes": [], "model": {"backbone": 5}}])
-def test_a_checkpoint_that_is_none_is_one_paragraph(content, finished, tiny_folder, tmp_path, said):
-    run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
-    checkpoints.write(run / "best.pt", content)
-    assert main(["predict", str(run), str(tiny_folder / "test")]) == 2
-    assert said()[1].count("error:") == 1
-
-
 def test_evaluating_other_images_says_where_the_results_are(finished, tiny_folder, said):
     assert main(["evaluate", str(finished), "--data", str(tiny_folder)]) == 0
     name = said()[0].split(" are in ", 1)[1].split(".csv")[0]

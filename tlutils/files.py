@@ -15,12 +15,8 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Busy(ValueError):
@@ -108,12 +104,3 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a table as CSV, whole or not at all; every text comes back as it was."""
-    text = table.to_csv(index=False, lineterminator="\n")
-    if "\r" in text:  # which the writer puts between quotes only where it ends lines too
-        text = table.to_csv(index=False, lineterminator="\r\n")
-    with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="")

@@ -24,7 +24,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from . import image_files
-from .files import write_table
+from .files import replacing
 from .layouts import EXTENSIONS, SPLITS, is_junk, is_wrapped, split_of
 
 LAYOUTS = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
@@ -538,7 +538,10 @@ def per_patient(records: pd.DataFrame) -> pd.DataFrame:
 
 def save(records: pd.DataFrame, path: str | Path) -> None:
     """Write records as CSV; a reader finds the old file or the new one, never half of one."""
-    write_table(path, records)
+    texts = records.select_dtypes(["object", "string"]).to_numpy().ravel()
+    returns = any("\r" in text for text in texts if isinstance(text, str))  # unquoted, each would end its line
+    with replacing(path) as part:
+        records.to_csv(part, index=False, quoting=csv_format.QUOTE_NONNUMERIC if returns else csv_format.QUOTE_MINIMAL)
 
 
 def load(path: str | Path) -> pd.DataFrame:

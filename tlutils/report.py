@@ -60,6 +60,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
 def _written(run: Run, out: str | Path | None) -> Path:
     with plt.rc_context():
         plots.style()
+        plt.rcParams["text.parse_math"] = False  # a class may be called $x^$
         sections = {name: body for name, body in _sections(run).items() if body}
     body = [tag("section", tag("h2", name), content, id=_id(name)) for name, content in sections.items()]
     file = Path(out) if out else run.folder / "report.html"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import calibration, checkpoints, devices, evaluation, features, files, loaders, sources
+from . import calibration, checkpoints, devices, evaluation, features, loaders, sources
 from . import records as records_room
 from .devices import Machine
 from .predicting import normalisation
@@ -100,7 +100,7 @@ def evaluate(folder: str | Path, data: str | Path | None = None, split: str = "t
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
         target = run.folder / "evaluations" / _name_of(used)
-        files.write_table(f"{target}.csv", predictions)
+        records_room.save(predictions, f"{target}.csv")
         evaluation.save_metrics(Path(f"{target}.json"), {
             split: metrics, "notes": run.about["notes"],
             "used": {**used, "asked": str(data), "images": len(table), "fingerprint": records_room.fingerprint(table)}})
@@ -164,7 +164,7 @@ def predict(folder: str | Path, images: Iterable[str | Path], out: str | Path | 
     predictions = _as_the_run_answers(run, predictions, calibrated)
     predictions["path"] = predictions["path"].map(whole)
     if out is not None and devices.rank() == 0:
-        files.write_table(out, _for_spreadsheets(predictions))
+        records_room.save(_for_spreadsheets(predictions), out)
     return predictions
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from . import (calibration, checkpoints, devices, division, evaluation, files, loaders, models, sources, splits,
+from . import (calibration, checkpoints, devices, division, evaluation, loaders, models, sources, splits,
                training, tuning)
 from . import records as records_room
 from .devices import Machine
@@ -361,7 +361,7 @@ def _keep(run: Run, model: nn.Module, done: training.Fit) -> None:
     if epochs > run.recipe.epochs:  # fewer were asked for than it had already
         run.recipe = dataclasses.replace(run.recipe, epochs=epochs)
         run.settle()
-    files.write_table(run.folder / "history.csv", done.history)
+    records_room.save(done.history, run.folder / "history.csv")
     checkpoints.save(run.folder / "best.pt", model, run.classes, recipe=_plain(run.recipe.to_dict()),
                      epoch=done.best_epoch, monitor=done.monitor, notes=list(run.about["notes"]))
 
@@ -384,7 +384,7 @@ def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | 
     threshold = _chosen_threshold(run.recipe.threshold, predictions)
     if threshold is not None:
         predictions = evaluation.apply_threshold(predictions, threshold)
-    files.write_table(run.folder / "predictions.csv", predictions)
+    records_room.save(predictions, run.folder / "predictions.csv")
     chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
     checkpoints.write(run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen})
     metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
