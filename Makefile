@@ -1,6 +1,6 @@
 # Targets for people; `make` alone lists them. Everything runs from $(VENV), which `setup` makes once.
 #   make tutorial PARAMS=notebooks/params/oct.yaml OUT=runs/oct
-#   make test ARGS="-k splits"
+#   make test ARGS="-k splits"     TLUTILS_SLOW=1 make test
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,12 +10,14 @@ ARGS   ?=
 
 PY    := $(VENV)/bin/python
 STAMP := $(VENV)/.tlutils-installed
+# A worker for each core, about 1 GB of memory each; one whose tests are done takes over some of another's.
+PYTEST := -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial test lab bench clean
+.PHONY: help setup tutorial test test-oldest lab bench clean
 
 help:      ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv and install what is missing (the first time: minutes and several GB)
 
@@ -30,8 +32,14 @@ $(STAMP): pyproject.toml
 tutorial: $(STAMP) ## run the notebooks on the embedded phantoms -> runs/demo/index.html
 	$(PY) notebooks/run_all.py --params $(PARAMS) --out $(OUT) $(ARGS)
 
-test: $(STAMP) ## run the tests; what was skipped is listed with its reason
-	$(PY) -m pytest $(ARGS)
+test: $(STAMP) ## run the tests on all cores; what was skipped is listed with its reason
+	$(PY) $(PYTEST) $(ARGS)
+
+test-oldest: $(STAMP) ## run the tests with the oldest packages that pyproject.toml allows, in .venv-oldest
+	$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.4'
+	$(PY) -m uv venv --quiet --allow-existing --python 3.11 $(VENV)-oldest
+	$(PY) -m uv pip install --quiet --python $(VENV)-oldest --resolution lowest-direct --editable '.[test]'
+	$(VENV)-oldest/bin/python $(PYTEST) $(ARGS)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab --ServerApp.preferred_dir=notebooks $(ARGS)

@@ -1,4 +1,4 @@
-"""What all tests share: which are skipped where, real images if there are any, and a tiny folder of drawn ones."""
+"""What all tests share: which are skipped where, which begin, real images if there are any, and folders of drawn ones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 from PIL import Image  # noqa: E402
 
 TINY_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 TINY_PATIENTS = {"train": (1, 2, 3, 4), "val": (5, 6), "test": (7, 8)}
+LONGEST = ("test_the_series", "test_an_executed_notebook", "test_faults", "test_lab", "test_distributed", "test_benchmarks",
+           "test_run_all")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest, so that at the end no core waits for one of them."""
+    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -71,6 +79,25 @@ def real_data() -> Path:
     if no_real_data():
         pytest.skip(no_real_data())
     return real_folder()
+
+
+@pytest.fixture(scope="session")
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all workers of this run of the tests see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def drawn_folder(request: pytest.FixtureRequest) -> Path:
+    """Where the phantoms of the demo lie: drawn by the first who needs them and kept in pytest's cache for the next run."""
+    from tlutils import phantoms, sources
+
+    folder = request.config.cache.mkdir(f"phantoms-{phantoms.VERSION}")
+    with FileLock(folder / "lock"):
+        for name in ("phantom-oct", "phantom-chest"):
+            sources.get(name, to=folder, progress=False)
+    return folder
 
 
 @pytest.fixture(scope="session")

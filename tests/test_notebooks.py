@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from statistics import median
 import nbformat
 import pytest
 import yaml
+from filelock import FileLock
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("[0-9][0-9]_*.ipynb"))
@@ -153,25 +155,32 @@ def test_a_params_file_has_the_keys_of_the_demo_and_names_what_exists(name):
 
 
 @pytest.fixture(scope="session")
-def series(tmp_path_factory) -> tuple[subprocess.CompletedProcess, Path]:
-    """All notebooks executed by run_all.py on few, small images, each with its answers as further cells."""
-    root = tmp_path_factory.mktemp("series")
-    books, out = root / "notebooks", root / "runs" / "tiny"
-    shutil.copytree(FOLDER, books, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".*"))
-    for path in NOTEBOOKS:
-        notebook = nbformat.read(path, as_version=4)
-        notebook.cells += [nbformat.v4.new_code_cell(code) for code in answers(path)]
-        nbformat.write(notebook, books / path.name)
-    settings = [word for key, value in TINY.items() for word in ("-p", key, str(value))]
-    line = [sys.executable, str(books / "run_all.py"), "--params", str(books / "params" / "demo.yaml"),
-            "--out", str(out), *settings]
-    return subprocess.run(line, capture_output=True, text=True, timeout=3000), out
+def series(common_folder, drawn_folder) -> tuple[dict, Path]:
+    """All notebooks executed once by run_all.py on few, small images, each with its answers as further cells.
+
+    Returns what the process said (returncode, stdout, stderr) and the folder it wrote.
+    """
+    root = common_folder / "series"
+    books, out, said = root / "notebooks", root / "runs" / "tiny", root / "said.json"
+    with FileLock(root.with_suffix(".lock")):
+        if not said.exists():
+            shutil.copytree(FOLDER, books, ignore=shutil.ignore_patterns("*.ipynb", "__pycache__", ".*"))
+            for path in NOTEBOOKS:
+                notebook = nbformat.read(path, as_version=4)
+                notebook.cells += [nbformat.v4.new_code_cell(code) for code in answers(path)]
+                nbformat.write(notebook, books / path.name)
+            settings = {**TINY, "data_folder": drawn_folder}
+            line = [sys.executable, str(books / "run_all.py"), "--params", str(books / "params" / "demo.yaml"), "--out",
+                    str(out), *(word for key, value in settings.items() for word in ("-p", key, str(value)))]
+            done = subprocess.run(line, capture_output=True, text=True, timeout=3000)
+            said.write_text(json.dumps({name: getattr(done, name) for name in ("returncode", "stdout", "stderr")}))
+    return json.loads(said.read_text()), out
 
 
 @pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")
 def test_the_series_runs_from_first_to_last_with_its_answers(series):
-    done, out = series
-    assert done.returncode == 0, done.stdout + done.stderr
+    said, out = series
+    assert said["returncode"] == 0, said["stdout"] + said["stderr"]
     index = (out / "index.html").read_text(encoding="utf-8")
     assert all(f"{path.stem}.html" in index for path in NOTEBOOKS) and "phantoms" in index
 
@@ -179,7 +188,7 @@ def test_the_series_runs_from_first_to_last_with_its_answers(series):
 @each_notebook
 def test_an_executed_notebook_shows_pictures_and_neither_errors_nor_floods(series, path):
     executed = series[1] / path.name
-    assert executed.exists(), f"not reached: {series[0].stderr[-500:]}"
+    assert executed.exists(), f"not reached: {series[0]['stderr'][-500:]}"
     outputs = [output for cell in cells(executed, "code") for output in cell.outputs]
     streams = [output for output in outputs if output.output_type == "stream"]
     assert not [output.evalue for output in outputs if output.output_type == "error"]

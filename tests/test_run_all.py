@@ -73,7 +73,7 @@ def test_a_setting_on_the_command_line_wins_and_keeps_its_type(folder):
 def test_the_kernel_is_this_python(folder):
     write_notebook(folder / "01_a.ipynb", "import sys\nprint(sys.prefix)")
     assert run_all(folder).returncode == 0
-    assert Path(outputs(folder.parent / "out" / "01_a.ipynb").strip()) == Path(sys.prefix)
+    assert Path(outputs(folder.parent / "out" / "01_a.ipynb").strip()).resolve() == Path(sys.prefix).resolve()
 
 
 def test_the_index_lists_every_notebook_and_fetches_nothing(folder):
