@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tlutils import devices, features, loaders, models, prefix, training
+from tlutils import checkpoints, devices, features, loaders, models, prefix, training
 from tlutils.augment import Augmentation, normalise, view
 from tlutils.predicting import predict
 
@@ -412,6 +412,27 @@ def test_training_goes_on_without_its_store_and_leaves_an_unreadable_image_out(k
     assert len(done.history) == epochs + 2
 
 
+@pytest.mark.parametrize("augmentation", [Augmentation(), VIEWS])
+def test_a_run_whose_views_were_drawn_by_path_is_not_mixed_with_views_drawn_by_content(known, tmp_path, augmentation):
+    settings = {"views": 2, "augmentation": augmentation, "patience": 0, "machine": FP32, "log": None, "show": False,
+                "checkpoint": tmp_path / "last.pt", "monitor": "train_loss"}
+
+    def fit(epochs):
+        return training.fit(models.build("resnet18", 3, "linear"), {"train": make(known[:32], tmp_path)}, epochs=epochs,
+                            **settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="there is no validation set")
+        fit(1)
+        saved = checkpoints.read(tmp_path / "last.pt")
+        saved["settings"].pop("views_drawn_by", None)
+        checkpoints.write(tmp_path / "last.pt", saved)
+        if augmentation.identity:
+            assert len(fit(2).history) == 2
+        else:
+            with pytest.raises(ValueError, match="views_drawn_by was None and is 'content'.*another folder"):
+                fit(2)
+
+
 def test_bad_tells_of_the_view_in_use_and_of_all_that_are_complete(known, resnet, tmp_path):
     prefix = features.split(resnet).prefix
     (tmp_path / "images" / "5.png").rename(tmp_path / "5.png")
@@ -678,7 +699,7 @@ from pathlib import Path
 import numpy as np
 import subprocess
 import test_features as t
-from tlutils import devices, features, loaders, models
+from tlutils import checkpoints, devices, features, loaders, models
 
 data = Path(sys.argv[1])
 
