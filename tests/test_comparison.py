@@ -230,7 +230,7 @@ def test_one_training_of_each_ranks_no_recipes_however_clear(pair):
     good, bad = answers(np.ones(150), labels), answers(np.arange(150) % 2, labels)
     for sides, names in (((bad, good), "BG"), ((good, bad), "GB"), (([bad], [good]), "BG")):
         said = comparison.verdict(*sides, list(names))
-        assert said.startswith(f"One training of {names[0]} and {names[1]} cannot tell which of them is better")
+        assert said.startswith(f"One training of each cannot tell whether {names[0]} or {names[1]} is better:")
         assert "of these two trained models G is ahead" in said and "is better (" not in said
     assert "cannot tell the two models apart" in comparison.verdict(good, good, ["G", "H"])
     more = [good, good.assign(**{"p_ILL": good["p_ILL"] * 0.9})]

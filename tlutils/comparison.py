@@ -287,8 +287,9 @@ def verdict(first: pd.DataFrame | Sequence[pd.DataFrame], second: pd.DataFrame |
     behind += (f" by bootstrap over patients; of {len(first[0])} images {test['only_first']} were right with {names[0]} "
                f"alone and {test['only_second']} with {names[1]} alone, McNemar {p}")
     said = f"of these two trained models {ahead} is ahead" if apart else "these images cannot tell the two models apart"
-    lone = " and ".join(name for name, side in zip(names, (first, second)) if len(side) == 1)
-    return f"One training of {lone} cannot tell which of them is better: {said} ({behind})."
+    lone = [name for name, side in zip(names, (first, second)) if len(side) == 1]
+    return (f"One training of {'each' if len(lone) == 2 else lone[0]} cannot tell whether {names[0]} or {names[1]} is "
+            f"better: {said} ({behind}).")
 
 
 def over_seeds(metrics: Sequence[dict]) -> pd.DataFrame:

@@ -275,7 +275,8 @@ def accuracy_by(predictions: pd.DataFrame, values: pd.Series | str, bins: int | 
     values : a column's name, or a Series with the table's index; images without a value are a group too.
     bins : for numbers: how many groups of about equal size, or their edges. Without, most images come first.
     repeats, seed : of the bootstrap over the group's patients that low and high (95 %) are of; where all resamples agree,
-        as with one patient, the interval is Wilson's for so many patients, see `intervals.interval`.
+        as with one patient, the interval is Wilson's for so many patients, see `intervals.interval`. Of fewer than
+        about ten patients it is rather too narrow: mind the column patients.
 
     Raises ValueError for an empty table, labels that the model does not know, fewer than one bin or repeat.
 
