@@ -1,6 +1,7 @@
-"""A device that is not there: tensors that say they lie on "mps:0", keep their numbers on the CPU, and refuse what GPUs refuse.
+"""A device that is not there: tensors that say they lie on "mps:0", and refuse what GPUs refuse.
 
-Inside of `there()`, `.to("mps:0")` and `device="mps:0"` give such tensors, and every operation on them runs for real.
+Inside of `there()`, `.to("mps:0")` and `device="mps:0"` give such tensors; every operation on them runs for real, on the
+numbers that they keep on the CPU.
 Refused are float64 (Apple's GPUs have none), tensors of two devices in one operation, and copies between devices that
 may still be running when they are read. `waits` lists what made the host wait for the device.
 """
@@ -18,12 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 NAME = torch.device("mps:0")
-ACROSS = ("_to_copy", "copy_")  # may take tensors of two devices; so may indexing with indices from the CPU
+# What may take tensors of two devices; so may indexing, with indices from the CPU.
+ACROSS = ("_to_copy", "copy_", "_has_compatible_shallow_copy_type")
 waits: list[str] = []
 
 
 class There(Tensor):
-    """A tensor on the device that is not there. torch's own core takes it for one on the CPU; Python sees the device."""
+    """A tensor on that device. torch's own core takes it for one on the CPU; Python sees the device."""
 
     device = NAME
 
@@ -31,8 +33,8 @@ class There(Tensor):
     def __new__(cls, here: Tensor) -> There:
         if here.dtype == torch.float64:
             raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
-        return Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(),
-                                             dtype=here.dtype, device="cpu", requires_grad=here.requires_grad)
+        return Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), dtype=here.dtype, device="cpu",
+                                             storage_offset=here.storage_offset(), requires_grad=here.requires_grad)
 
     def __init__(self, here: Tensor) -> None:
         self.here = here
@@ -94,12 +96,12 @@ def _run(operation, args: tuple, kwargs: dict):
         on_it = torch.device(kwargs["device"]).type == NAME.type
         kwargs = {**kwargs, "device": torch.device("cpu")}
     source = args[1] if name == "copy_" else args[0] if args else None
-    crosses = name in ACROSS and isinstance(source, There) != on_it
+    crosses = name in ("_to_copy", "copy_") and isinstance(source, There) != on_it
     if crosses and (kwargs.get("non_blocking") or args[2:] == (True,)):
         raise RuntimeError("a copy between devices with non_blocking may be read before it has arrived")
-    if there and name not in (*ACROSS, "_has_compatible_shallow_copy_type") and any(x.ndim and not isinstance(x, There) for x in
-                                            (tensors[:1] if name.startswith("index") else tensors)):
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got some on {NAME} and on the cpu")
+    checked = () if name in ACROSS else tensors[:1] if name.startswith("index") else tensors
+    if there and any(x.ndim and not isinstance(x, There) for x in checked):
+        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got some of {NAME} and the cpu")
     if there and (not on_it or name in ("_local_scalar_dense", "nonzero", "equal")):
         waits.append(name)
     made = operation(*tree_map_only(There, lambda x: x.here, args), **tree_map_only(There, lambda x: x.here, kwargs))

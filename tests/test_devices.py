@@ -63,7 +63,8 @@ def test_fp32_is_not_rounded_to_tf32_and_the_record_says_so():
         fp32 = devices.choose("cpu", "fp32").describe()["tf32"]
         print(bf16, fp32, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
         torch.set_float32_matmul_precision("high")
-        print(devices.Machine(torch.device("cpu")).describe()["tf32"], devices.choose("cpu", "fp32").describe()["tf32"])"""
+        print(devices.Machine(torch.device("cpu")).describe()["tf32"])
+        print(devices.choose("cpu", "fp32").describe()["tf32"])"""
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["True", "False", "False", "False", "True", "False"]
 

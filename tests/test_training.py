@@ -312,7 +312,8 @@ class Outage:
         before.get(0, lambda: None)()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return fit(resnet(), self.parts, machine=FP32, log=log, show=False, learning_rate=1e-9, patience=0, **settings)
+            return fit(resnet(), self.parts, machine=FP32, log=log, show=False, learning_rate=1e-9, patience=0,
+                       **settings)
 
 
 def test_an_epoch_that_saw_fewer_validation_images_is_never_the_best(data, tmp_path):

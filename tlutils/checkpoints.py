@@ -81,8 +81,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
     """Rebuild the model a checkpoint was saved from, in eval mode on the CPU, and return it with the content."""
     content = load(path)
     if lost := sorted(_BUILT_FROM - content["model"].keys()):
-        raise ValueError(f"{path} does not say how to build its model again: it lacks {', '.join(lost)}. Build the model "
-                         "yourself and use checkpoints.restore(model, checkpoints.load(path))")
+        raise ValueError(f"{path} does not say how to build its model again: it lacks {', '.join(lost)}. Build the "
+                         "model yourself and use checkpoints.restore(model, checkpoints.load(path))")
     try:
         model = models.build(**build_arguments(content["model"]), weights="random", device="meta")
     except (TypeError, AttributeError) as error:

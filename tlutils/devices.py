@@ -57,8 +57,10 @@ class Machine:
 
     @property
     def non_blocking(self) -> bool:
-        """Whether copies to here may be left running: to a CUDA GPU only, whose next work waits for them. What is copied
-        to the CPU could be read there before it has arrived, and Apple's GPUs have read what was not yet there."""
+        """Whether copies to here may be left running: to a CUDA GPU only, whose next work waits for them.
+
+        What is copied to the CPU could be read there before it has arrived; Apple's GPUs have read too early as well.
+        """
         return self.device.type == "cuda"
 
     def place(self, thing: nn.Module | Tensor) -> nn.Module | Tensor:

@@ -284,17 +284,17 @@ def _scores(part: str, totals: list[Tensor], source: FileBatches, epoch: int) ->
     """Mean loss, accuracy and number of images from the sums of all batches of all processes."""
     loss, correct, n = np.sum(devices.gather(_sum(totals)), 0).tolist()
     if n == 0:
-        raise TrainingError(f"none of the {source.n} {part} images could be read in this epoch, or the frozen part answers "
-                            "NaN for each of them. Make the files readable again and run the same again; the last whole "
-                            "epoch is in the checkpoint")
+        raise TrainingError(f"none of the {source.n} {part} images could be read in this epoch, or the frozen part "
+                            "answers NaN for each of them. Make the files readable again and run the same again; the "
+                            "last whole epoch is in the checkpoint")
     if n != source.n:
         warnings.warn(f"{part}: saw {n:.0f} of {source.n} images in this epoch; the rest could not be read "
                       "(see the list of unreadable images)", stacklevel=3)
     if not math.isfinite(loss):
         wrong = source.not_finite(epoch)
         raise TrainingError(f"the {part} loss is {loss / n}: " + (
-            f"what the frozen part answers for {len(wrong)} of {source.n} images holds NaN or infinity, e.g. for {wrong[0]}"
-            ". Look at that image; use precision fp32 and other weights" if wrong else
+            f"what the frozen part answers for {len(wrong)} of {source.n} images holds NaN or infinity, e.g. for "
+            f"{wrong[0]}. Look at that image; use precision fp32, other weights, or no store" if wrong else
             "training diverged. Try a smaller learning_rate, precision fp32, or look at the inputs") +
             "; the last whole epoch is in the checkpoint")
     return {f"{part}_loss": loss / n, f"{part}_accuracy": correct / n, f"{part}_images": int(n)}

@@ -96,7 +96,7 @@ class State:
         self.optimiser.zero_grad(set_to_none=True)
         self.model.eval()
         if not self.epoch:
-            return "stopped before an epoch was whole; the model may be half trained, so build it anew before the next try"
+            return "stopped before an epoch was whole; the model may be half trained, so build it anew for the next try"
         self.restore_best()
         again = (f"the same call goes on after epoch {self.saved} from {checkpoint}" if checkpoint else
                  "with a checkpoint=..., the same call would go on from there")
@@ -147,8 +147,8 @@ class State:
         """
         if not isinstance(saved, dict) or (lost := sorted(_KEPT - saved.keys())):
             raise ValueError(f"{path} is no state of a training that can go on: it has no "
-                             f"{', '.join(lost) if isinstance(saved, dict) else 'names'}. Give training the last.pt that "
-                             "it wrote itself, or delete this file to begin anew")
+                             f"{', '.join(lost) if isinstance(saved, dict) else 'names'}. Give training the last.pt "
+                             "that it wrote itself, or delete this file to begin anew")
         _same_settings(saved, self.options, self.model, path)
         self.model.load_state_dict(saved["state"], strict=False)
         self.optimiser.load_state_dict(saved["optimiser"])
