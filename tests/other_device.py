@@ -1,7 +1,7 @@
 """A device that is not there: tensors that say they lie on "mps:0", and refuse what GPUs refuse.
 
-Inside of `there()`, `.to("mps:0")` and `device="mps:0"` give such tensors; every operation on them runs for real, on the
-numbers that they keep on the CPU.
+Inside of `there()`, `.to("mps:0")` and `device="mps:0"` give such tensors; every operation on them runs for real,
+on the numbers that they keep on the CPU.
 Refused are float64 (Apple's GPUs have none), tensors of two devices in one operation, and copies between devices that
 may still be running when they are read. `waits` lists what made the host wait for the device.
 """

@@ -53,8 +53,8 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
 
 def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_code_2(tiny_folder, tmp_path, capsys):
     torch.save({"settings": {}, "history": Evil(tmp_path / "ran")}, tmp_path / "last.pt")
-    command = ["train", "oct-vgg16", "--data", str(tiny_folder), "--out", str(tmp_path), "--weights", "random", "--store",
-               "none", "--device", "cpu", "--precision", "fp32", "--set", "backbone=resnet18", "--set", "size=32"]
+    command = ["train", "oct-vgg16", "--data", str(tiny_folder), "--out", str(tmp_path), "--weights", "random",
+               "--store", "none", "--device", "cpu", "--precision", "fp32", "--set", "backbone=resnet18", "--set", "size=32"]
     assert __main__.main(command) == 2
     said = " ".join(capsys.readouterr().err.split())
     assert "last.pt cannot be loaded" in said and "could run code and is refused" in said and "delete it" in said

@@ -43,8 +43,8 @@ def read(path: str | Path) -> dict:
     except Exception as error:  # damaged files raise nearly every kind: IndexError, struct.error, UnicodeDecodeError...
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{path} cannot be loaded as a checkpoint: {reason}. It is damaged, or holds more than plain "
-                         "types and tensors, which could run code and is refused. Copy it again from where it was made; "
-                         "where it is a run's own last.pt, delete it, and the same training begins anew") from None
+                         "types and tensors, which could run code and is refused. Copy it again from where it was made, "
+                         "or, where it is a run's own last.pt, delete it, and the same training begins anew") from None
 
 
 def save(path: str | Path, model: nn.Module, classes: list[str], **more: object) -> None:
