@@ -218,8 +218,8 @@ LONG = [*QUICK, "--epochs", "8", "--set", "views=0", "--set", "patience=0", "--s
 
 def start(data, out):
     """The training of LONG as its own process, that obeys Ctrl-C also where the tests were begun in the background."""
-    return subprocess.Popen([sys.executable, "-m", "tlutils", "train", "oct-vgg16", "--data", str(data), "--out", str(out),
-                             *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return subprocess.Popen([sys.executable, "-m", "tlutils", "train", "oct-vgg16", "--data", str(data),
+                             "--out", str(out), *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env={**os.environ, "PYTHONUNBUFFERED": "1"},
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
 
@@ -235,7 +235,7 @@ def unbroken(tiny_folder, tmp_path_factory):
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signals of POSIX")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_training_that_is_told_to_stop_says_how_to_go_on_and_ends_the_same(sent, code, unbroken, tiny_folder, tmp_path):
+def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(sent, code, unbroken, tiny_folder, tmp_path):
     with start(tiny_folder, tmp_path / "run") as job:
         while not job.stdout.readline().startswith("epoch  2"):
             assert job.poll() is None, job.stderr.read()
@@ -256,7 +256,8 @@ def test_a_training_that_is_told_to_stop_says_how_to_go_on_and_ends_the_same(sen
                                    ["--epochs", "1.5"], ["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "x"],
                                    ["--set", "batch_size=0"], ["--set", "size=big"], ["--set", "size=0"],
                                    ["--set", "augmentation=1"], ["--set", "augmentation.crop=(1,)"], ["--set", "=1"],
-                                   ["--set", "schedule=step:0:1"], ["--set", "dropout=nan"], ["--set", "freeze=up to x"],
+                                   ["--set", "schedule=step:0:1"], ["--set", "dropout=nan"],
+                                   ["--set", "freeze=up to x"],
                                    ["--set", "class_weights={'CNV': 1, 'X': 2}"], ["--set", "outputs=7"],
                                    ["--patient", "("], ["--patient", "x"], ["--unknown", "1"], ["--precision", "fp8"],
                                    ["--set", "batch_size=99999999999999999999"], ["--limit", "9" * 5000]], ids=" ".join)
@@ -278,7 +279,8 @@ def test_the_wrong_number_of_views_is_refused(tiny_folder, tmp_path, said):
 @pytest.mark.parametrize("harm", [
     lambda run: (run / "recipe.json").write_text("{"), lambda run: (run / "metrics.json").write_text("[]"),
     lambda run: (run / "metrics.json").write_text('{"test": {}}'), lambda run: (run / "history.csv").write_text(""),
-    lambda run: (run / "history.csv").write_text("a,b\n1,2\n"), lambda run: (run / "predictions.csv").write_text("a\n1\n"),
+    lambda run: (run / "history.csv").write_text("a,b\n1,2\n"),
+    lambda run: (run / "predictions.csv").write_text("a\n1\n"),
     lambda run: (run / "records.csv").write_text("path,split,label,patient,problem\n../x.png,test,CNV,1,\n")])
 def test_a_report_of_files_that_are_no_runs_is_one_paragraph(harm, finished, tmp_path, said):
     run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("features"))

@@ -106,8 +106,8 @@ with devices.processes("cpu"):
     recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
     run = runs.prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
     runs.make_model(run)
-    print(f"rank {devices.rank()} has {len(run.records)} images of {run.root.name}, {run.about['data']['fingerprint']}, "
-          f"{run.about['weights']['source']}", flush=True)
+    print(f"rank {devices.rank()} has {len(run.records)} images of {run.root.name}, "
+          f"{run.about['data']['fingerprint']}, {run.about['weights']['source']}", flush=True)
 """
 
 
@@ -121,7 +121,8 @@ def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder
 
 def ended(arguments):
     """What a job that must fail said; that it fails soon is the point, as the others would wait for the first."""
-    done = subprocess.run(arguments, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=120)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode != 0
     return " ".join(done.stderr.split())
 
@@ -173,11 +174,12 @@ def test_the_first_process_decides_for_all_and_its_errors_are_everybodys(tmp_pat
 
 
 def test_a_job_that_is_told_to_stop_ends_whole(tiny_folder, tmp_path):
-    job = subprocess.Popen([*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--set", "epochs=4000", "--epochs", "4000")],
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    job = subprocess.Popen([*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--epochs", "4000")], text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
         time.sleep(0.2)
-    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True).stdout.split()
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True)
+    workers = children.stdout.split()
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=60)
     assert job.returncode != 0 and len(workers) == 2

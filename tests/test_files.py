@@ -35,21 +35,24 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
 
 
-HOLD = "import sys, time; from tlutils import files\nwith files.locked(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from tlutils import files\n" \
+       "with files.locked(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
 
 
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock tmp_path/.lock."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / ".lock")], stdout=subprocess.PIPE, text=True) as job:
+    command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
         assert job.stdout.readline() == "held\n"
         yield job
         job.kill()
 
 
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(holder, tmp_path):
-    with pytest.raises(files.Busy, match=r"the run oct.*Wait until it has ended"), files.locked(tmp_path / ".lock", "the run oct"):
-        pass
+    with pytest.raises(files.Busy, match="the run oct.*Wait until it has ended"):
+        with files.locked(tmp_path / ".lock", "the run oct"):
+            pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with files.locked(tmp_path / ".lock", "the run oct"):
@@ -63,9 +66,10 @@ def test_a_lock_can_be_waited_for(holder, tmp_path):
 
 
 def test_a_thread_may_hold_a_lock_twice_and_lets_go_of_it_also_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.locked(tmp_path / ".lock", "it"), files.locked(tmp_path / ".lock", "it"):
+    lock = tmp_path / ".lock"
+    with pytest.raises(ZeroDivisionError), files.locked(lock, "it"), files.locked(lock, "it"):
         1 / 0
-    said = subprocess.run([sys.executable, "-c", HOLD.replace("60", "0"), str(tmp_path / ".lock")], capture_output=True, text=True)
+    said = subprocess.run([sys.executable, "-c", HOLD.replace("60", "0"), str(lock)], capture_output=True, text=True)
     assert said.stdout == "held\n", said.stderr
 
 

@@ -51,27 +51,29 @@ def test_an_unknown_recipe_names_the_nearest():
         recipes.get("oct-vgg")
 
 
+def with_value(field, value):
+    """A recipe's field, or a part of its augmentation, given a value as it is."""
+    recipe, (outer, _, inner) = recipes.get("oct-vgg16"), field.partition(".")
+    return dataclasses.replace(recipe.augmentation if inner else recipe, **{inner or outer: value})
+
+
 @pytest.mark.parametrize("field", FIELDS + PARTS)
 @pytest.mark.parametrize("bad", [object, math.nan, math.inf, -1, -0.5, [], {}, b"1", 10**400, [1, 2, 3]],
                          ids=lambda bad: str(bad)[:20])
 def test_every_field_refuses_values_of_another_kind(field, bad):
     with pytest.raises(ValueError, match=field.rpartition(".")[2]):
-        outer, _, inner = field.partition(".")
-        recipe = recipes.get("oct-vgg16")
-        dataclasses.replace(recipe.augmentation, **{inner: bad}) if inner else dataclasses.replace(recipe, **{outer: bad})
+        with_value(field, bad)
 
 
 @pytest.mark.parametrize("field", [name for name in FIELDS if name != "balanced"] + PARTS)
 def test_no_field_but_a_switch_takes_true_for_a_number(field):
     with pytest.raises(ValueError, match=field.rpartition(".")[2]):
-        outer, _, inner = field.partition(".")
-        recipe = recipes.get("oct-vgg16")
-        dataclasses.replace(recipe.augmentation, **{inner: True}) if inner else dataclasses.replace(recipe, **{outer: True})
+        with_value(field, True)
 
 
 @pytest.mark.parametrize("field", [name for name in FIELDS if name not in FREE_TEXT] + PARTS)
-@pytest.mark.parametrize("typed", ["", " ", "abc", "nan", "inf", "-1", "1e999", "(", "(((", "{[]: 1}", "[1]", "{}", "$(x)",
-                                   "9" * 5000])
+@pytest.mark.parametrize("typed", ["", " ", "abc", "nan", "inf", "-1", "1e999", "(", "(((", "{[]: 1}", "[1]", "{}",
+                                   "$(x)", "9" * 5000])
 def test_every_field_refuses_what_makes_no_sense_as_it_is_typed(field, typed):
     if field == "threshold" and not typed.strip():
         return  # the rule of none
@@ -82,7 +84,8 @@ def test_every_field_refuses_what_makes_no_sense_as_it_is_typed(field, typed):
 
 @pytest.mark.parametrize(("field", "typed"), [
     ("size", "5000"), ("batch_size", "0"), ("epochs", "0"), ("epochs", "2.5"), ("dropout", "1"), ("channels", "2"),
-    ("micro_batch", "-2"), ("micro_batch", "1.5"), ("momentum", "1"), ("seed", str(2**32)), ("val", "1"), ("test", "1.1"),
+    ("micro_batch", "-2"), ("micro_batch", "1.5"), ("momentum", "1"), ("seed", str(2**32)), ("val", "1"),
+    ("test", "1.1"),
     ("schedule", "step:0:0.1"), ("schedule", "step:7:nan"), ("schedule", "step:7:7"), ("monitor", "val_recall@2"),
     ("threshold", "sensitivity>=2"), ("freeze", "up to "), ("backbone", "vgg61"), ("fit", "stretch"), ("split", "none"),
     ("class_weights", "{'CNV': -1, 'DME': 1}"), ("class_weights", "{'CNV': 'a', 'DME': 1}"), ("balanced", "1"),
@@ -98,7 +101,8 @@ def test_validation_and_test_leave_something_to_train_on():
         recipes.get("oct-vgg16").changed({"val": 0.5, "test": "0.5"})
 
 
-@pytest.mark.parametrize("change", [lambda d: d.pop("augmentation"), lambda d: d.update(unknown=1), lambda d: d.pop("name"),
+@pytest.mark.parametrize("change", [lambda d: d.pop("augmentation"), lambda d: d.update(unknown=1),
+                                    lambda d: d.pop("name"),
                                     lambda d: d["augmentation"].update(crop=None), lambda d: d.update(size="224"),
                                     lambda d: d.update(augmentation=[1])])
 def test_a_dict_that_is_no_recipe_is_refused(change):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlutils import checkpoints, cleaning, devices, evaluation, files, phantoms, recipes, records, runs, splits
+from tlutils import checkpoints, cleaning, devices, evaluation, files, phantoms, recipes, records, run_use, runs, splits
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 FILES = {"recipe.json", "records.csv", "history.csv", "best.pt", "last.pt", "predictions.csv", "metrics.json"}
@@ -342,7 +342,8 @@ def other_own_splits(data):
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    (changed_content, "1 of its images is changed.*CNV-1001-1"), (another_label, "1 of its images is new.*DME/CNV-1001-1"),
+    (changed_content, "1 of its images is changed.*CNV-1001-1"),
+    (another_label, "1 of its images is new.*DME/CNV-1001-1"),
     (one_less, "1 of its images is gone"), (one_more, "1 of its images is new.*CNV-9999"), (a_half, "is changed"),
     (other_own_splits, "are gone")])
 def test_a_run_does_not_go_on_with_other_images(begun, data, change, said):
@@ -418,7 +419,8 @@ def test_a_file_that_was_left_out_as_unreadable_makes_no_other_run(data, tmp_pat
 def test_taking_up_a_run_hashes_its_images_and_decodes_none(begun, data, monkeypatch):
     asked = []
     inspect = records.inspect
-    monkeypatch.setattr(records, "inspect", lambda *a, decode=False, **more: asked.append(decode) or inspect(*a, **more))
+    monkeypatch.setattr(records, "inspect", lambda *a, decode=False, **more: asked.append(decode) or
+                        inspect(*a, **more))
     begin(data, begun.folder)
     assert asked == [False]
 
@@ -495,7 +497,8 @@ def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):
     assert about["machine"] == json.loads(json.dumps(devices.choose("cpu", "fp32").describe()))
 
 
-HOLD = "import sys, time; from tlutils import runs\nwith runs.alone(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+HOLD = "import sys, time; from tlutils import runs\n" \
+       "with runs.alone(sys.argv[1]): print('held', flush=True); time.sleep(60)"
 
 
 def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_folder, tmp_path):
@@ -533,13 +536,12 @@ def test_predictions_for_people_hold_no_formula_and_paths_that_open(run, tmp_pat
     names = ["=1+1.png", "+a.png", "-b.png", "@c.png", "\td.png", "plain.png"]
     for name in names:
         shutil.copy(run.root / run.part("test")["path"].iloc[0], name)
-    said = runs.predict(run.folder, [f"./{name}" if name[0] == "-" else name for name in names], "out.csv", device="cpu",
-                        precision="fp32", show=False)
+    said = runs.predict(run.folder, names, "out.csv", device="cpu", precision="fp32", show=False)
     assert set(said["path"]) == set(names)
     written = runs.read_predictions("out.csv")
     assert set(written["path"]) == {f"./{name}" for name in names[:-1]} | {"plain.png"}
     assert all(Path(path).is_file() for path in written["path"])
-    guarded = runs.predict.__globals__["_for_spreadsheets"](said.assign(predicted="=CNV", patient="@x"))
+    guarded = run_use._for_spreadsheets(said.assign(predicted="=CNV", patient="@x"))
     assert set(guarded["predicted"]) == {"'=CNV"} and set(guarded["patient"]) == {"'@x"}
 
 
@@ -551,14 +553,15 @@ def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_pa
         (data / "train" / "CNV" / f"{name}-{i}.jpeg").write_bytes(draw.read_bytes() + bytes([i]))
     for part in ("train", "val", "test"):
         (data / part / "DME").rename(data / part / "=D$M,E\n\"x\"")
-    run = train(data, tmp_path / "run", small(epochs="1"), patient=r"(?P<patient>[^/]+)-\d+\.jpeg")
+    asked = {"recipe": small(epochs="1"), "patient": r"(?P<patient>[^/]+)-\d+\.jpeg"}
+    run = train(data, tmp_path / "run", **asked)
     back, said = runs.load(run.folder), run.predictions
     assert back.records[list(records.COLUMNS)].equals(run.records[list(records.COLUMNS)])
     assert set(back.records["patient"]) >= set(odd) and "=D$M,E\n\"x\"" in run.classes
     known = run.records.set_index("path")
     assert (said["patient"] == known.loc[said["path"], "patient"].to_numpy()).all()
     assert (said["label"] == known.loc[said["path"], "label"].to_numpy()).all()
-    assert train(data, tmp_path / "run", small(epochs="1"), patient=r"(?P<patient>[^/]+)-\d+\.jpeg").metrics == run.metrics
+    assert train(data, tmp_path / "run", **asked).metrics == run.metrics
 
 
 def edited(name, change):
@@ -596,14 +599,14 @@ STRANGE = {
 
 @pytest.mark.parametrize("harm", STRANGE.values(), ids=STRANGE)
 def test_a_run_that_somebody_has_edited_is_refused_in_one_sentence(run, tmp_path, harm):
-    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "evaluations")))
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*.pt")))
     harm(folder)
     with pytest.raises(ValueError, match="is not what a run writes"):
         runs.load(folder)
 
 
 def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, tmp_path):
-    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "evaluations")))
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*.pt")))
     path = run.predictions["path"].iloc[0]
     replaced("predictions.csv", path, "../../secret.jpeg")(folder)
     with pytest.raises(ValueError, match="secret.jpeg is not in records.csv"):

@@ -175,14 +175,16 @@ def command(run: Run) -> str:
     name, data, limit, fields = run.folder.resolve().name, run.about["data"], run.about["limit"], changed(run.recipe)
     patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
     if fields is None:
-        return (f"from tlutils import runs\nruns.train(runs.load({str(run.folder)!r}).recipe, {data['asked']!r}, {name + '-again'!r}, "
-                f"weights={run.weights!r}, limit={limit}, patient={patient!r}, precision={precision!r})")
+        return (f"from tlutils import runs\nruns.train(runs.load({str(run.folder)!r}).recipe, {data['asked']!r}, "
+                f"{name + '-again'!r}, weights={run.weights!r}, limit={limit}, patient={patient!r}, "
+                f"precision={precision!r})")
     words = ["python", "-m", "tlutils", "train", run.recipe.name]
     words += _option("data", data["asked"]) + _option("out", f"{name}-again") + _option("weights", run.weights)
     words += _option("limit", limit) if limit else []
     words += _option("patient", "none" if patient is None else patient) if patient != "auto" else []
     words += ["--precision", precision]
-    return shlex.join(words + [word for field, value in fields.items() for word in ("--set", f"{field}={_typed(value)}")])
+    words += [word for field, value in fields.items() for word in ("--set", f"{field}={_typed(value)}")]
+    return shlex.join(words)
 
 
 def _option(name: str, value: object) -> list[str]:

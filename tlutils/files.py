@@ -42,8 +42,9 @@ def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
     try:
         held.acquire(timeout=timeout)
     except Timeout:
-        raise Busy(f"another process is at work on {what}, and two would spoil each other's files. Wait until it has "
-                   f"ended, or stop it, and run the same again; or choose another folder (the lock is {lock})") from None
+        raise Busy(f"another process is at work on {what}, and two would spoil each other's files. Wait until it "
+                   f"has ended, or stop it, and run the same again; or choose another folder (the lock is {lock})"
+                   ) from None
     try:
         yield
     finally:

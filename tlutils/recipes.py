@@ -92,8 +92,8 @@ class Recipe:
             if not rules[name].fits(value):
                 raise ValueError(f"{name} is {value!r}; it wants {rules[name].words}")
         if self.val + self.test >= 1:
-            raise ValueError(f"val and test are {self.val} and {self.test}; together they want less than 1, as the rest "
-                             "is trained on")
+            raise ValueError(f"val and test are {self.val} and {self.test}; together they want less than 1, as the "
+                             "rest is trained on")
         self.options()
         check_rule(self.threshold)
 
@@ -164,10 +164,6 @@ def _whole(low: int, high: int = 2**31 - 1) -> _Rule:
     return _Rule(lambda value: type(value) is int and low <= value <= high, f"a whole number from {low} to {high:,}")
 
 
-def _share() -> _Rule:
-    return _Rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
-
-
 def _number(positive: bool) -> _Rule:
     return _Rule(lambda value: is_number(value) and (value > 0 or value == 0 and not positive),
                  f"a number{' above 0' if positive else ', 0 or more'}")
@@ -189,20 +185,24 @@ def _weights(value: object) -> bool:
 @functools.cache
 def _rules() -> dict[str, _Rule]:
     """One for every field of a Recipe; `training.Options` and `check_rule` look at more than kind and range."""
-    text, share, positive = _Rule(_text, "a text"), _share(), _number(positive=True)
+    text, positive = _Rule(_text, "a text"), _number(positive=True)
+    share = _Rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
     backbones = torchvision_models.list_models(module=torchvision_models)
     return {
-        "name": text, "title": text, "data": text, "loss": text, "optimiser": text, "schedule": text, "monitor": text,
-        "threshold": _or(text, ""), "backbone": _Rule(lambda value: isinstance(value, str) and value in backbones, "the name of a network that torchvision has"),
+        "name": text, "title": text, "data": text, "loss": text, "optimiser": text, "schedule": text,
+        "monitor": text, "threshold": _or(text, ""),
+        "backbone": _Rule(lambda value: isinstance(value, str) and value in backbones,
+                          "the name of a network that torchvision has"),
         "head": _one_of(*HEADS), "split": _one_of(*SPLITS), "fit": _one_of(*FITS), "channels": _one_of(1, 3),
         "freeze": _Rule(lambda value: _text(value) and bool(re.fullmatch(r"all|none|up to \S+", value.strip())),
                         "all, none or up to LAYER"),
-        "outputs": _whole(0), "epochs": _whole(1), "head_epochs": _whole(0), "patience": _whole(0), "views": _whole(0),
-        "test_views": _whole(0), "batch_size": _whole(1), "micro_batch": _or(_whole(0), "auto"), "size": _whole(1, 4096),
-        "seed": _whole(0, 2**32 - 1), "split_seed": _or(_whole(0, 2**32 - 1), None),
-        "dropout": share, "backbone_dropout": _or(share, None), "label_smoothing": share, "momentum": share, "val": share,
-        "test": share, "learning_rate": positive, "head_learning_rate": positive, "layer_decay": positive,
-        "weight_decay": _number(positive=False), "min_delta": _number(positive=False),
+        "outputs": _whole(0), "epochs": _whole(1), "head_epochs": _whole(0), "patience": _whole(0),
+        "views": _whole(0), "test_views": _whole(0), "batch_size": _whole(1), "size": _whole(1, 4096),
+        "micro_batch": _or(_whole(0), "auto"), "seed": _whole(0, 2**32 - 1),
+        "split_seed": _or(_whole(0, 2**32 - 1), None), "dropout": share, "backbone_dropout": _or(share, None),
+        "label_smoothing": share, "momentum": share, "val": share, "test": share, "learning_rate": positive,
+        "head_learning_rate": positive, "layer_decay": positive, "weight_decay": _number(positive=False),
+        "min_delta": _number(positive=False),
         "balanced": _Rule(lambda value: isinstance(value, bool), "True or False"),
         "class_weights": _or(_or(_Rule(_weights, "a number above 0 for each class, such as {'CNV': 1, 'DME': 2}"),
                                  "auto"), None),

@@ -53,8 +53,9 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     try:
         return _written(run, out)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"the files of {run.folder} are not what a run of this version writes ({type(error).__name__}: "
-                         f"{error}). Take them from a copy of the run, or train it again") from error
+        raise ValueError(f"the files of {run.folder} are not what a run of this version writes "
+                         f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it again"
+                         ) from error
 
 
 def _written(run: Run, out: str | Path | None) -> Path:

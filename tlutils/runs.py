@@ -72,7 +72,7 @@ def _walk(run: Run, machine: Machine, store: str | Path | None, compiled: bool, 
     """The street from a prepared run to its end."""
     if devices.by_first(lambda: run.finished):
         found = run.metrics
-        log(f"{run.folder} is finished already" + (f": {evaluation.headline(found['test'])}" if "test" in found else ""))
+        log(f"{run.folder} is finished already{': ' + evaluation.headline(found['test']) if 'test' in found else ''}")
         return run
     model, parts = make_model(run), make_loaders(run)
     counts = models.count(model)
@@ -300,8 +300,8 @@ def _learns_more(run: Run, asked: Recipe, log: Callable[[str], None]) -> bool:
     last = checkpoints.read(run.folder / "last.pt")
     done = len(last["history"])
     if asked.patience and done - last["best_epoch"] >= asked.patience:
-        log(f"{run.folder} had stopped early, with no better {asked.monitor} in {asked.patience} epochs, so more epochs "
-            "change nothing; more patience would")
+        log(f"{run.folder} had stopped early, with no better {asked.monitor} in {asked.patience} epochs, so more "
+            "epochs change nothing; more patience would")
         return False
     return asked.epochs > done
 
