@@ -10,12 +10,15 @@ import io
 import os
 import re
 import stat
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")  # all that Pillow may try: EPS would start a program
+SIGNATURES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
 LARGEST = 2**28  # bytes; a larger file is no single scan, and several read at once would fill the memory
 ORIENTATION = 0x0112  # the tag that says which side is up
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -47,7 +50,7 @@ def read(path: str | Path, mode: str = "L", least: tuple[int, int] | None = None
             height = image.height
             if least:
                 image.draft(mode, least)
-            _load(image, 4 * image.height // height or 1)
+            _load(image, data, 4 * image.height // height or 1)
             picture, turn = _eight_bit(image, mode), _turn(image)
             return picture if turn is None else picture.transpose(turn)
     except Exception as error:
@@ -67,9 +70,9 @@ def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None,
             _check(image, data)
             packed = image.format in ("JPEG", "MPO") or image.format == "PNG" and not _TURNED_PNG.search(data)
             if decode or not packed:
-                _load(image, 4)
-            if image.mode == "F":
-                _eight_bit(image, "L")
+                _load(image, data, 4)
+                if image.mode not in ("L", "RGB"):  # NaN and kinds of colours that cannot be converted
+                    _eight_bit(image, "L")
             turn = _turn(image) if not (image.format == "PNG" and packed) else None
             header = (*(image.size[::-1] if turn in SIDEWAYS else image.size), header[2])
     except Exception as error:
@@ -97,6 +100,8 @@ def _reason(error: Exception, data: bytes) -> str:
         return "truncated JPEG (no end marker)"
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels (a decompression bomb)"
+    if isinstance(error, Image.UnidentifiedImageError) and data.startswith(SIGNATURES):
+        return "damaged image, or of a kind that cannot be read"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image (begins with {data[:12]!r})" if data else "empty file"
     # Pillow raises OSError, SyntaxError, struct.error... for damaged files
@@ -129,14 +134,33 @@ def _jpeg_ends(data: bytes) -> bool:
     return data.find(b"\xff\xd9", at) >= 0
 
 
-def _load(image: Image.Image, rows: int) -> None:
-    """Decode; refuse a JPEG whose last rows are what libjpeg puts in place of missing data: 128, unlike the first."""
+def _load(image: Image.Image, data: bytes, rows: int) -> None:
+    """Decode; refuse a picture that lacks rows, which decoders fill up without a word: JPEG with 128, others with 0.
+
+    rows : so many at the bottom of a JPEG have to be what was filled in.
+    """
+    if image.format == "TIFF" and np.max([box for _, box, *_ in image.tile], axis=0)[2:].prod() < np.prod(image.size):
+        raise UnreadableImage("truncated TIFF (rows are missing)")
     image.load()
+    if image.format == "PNG" and not np.asarray(image.crop((0, image.height - 1, *image.size))).any():
+        if _png_lacks_rows(data):
+            raise UnreadableImage("truncated PNG (rows are missing)")
     if image.format in ("JPEG", "MPO"):
         first = image.crop((0, 0, image.width, rows)).convert("L")
-        last = image.crop((0, max(0, image.height - rows), image.width, image.height)).convert("L")
+        last = image.crop((0, max(0, image.height - rows), *image.size)).convert("L")
         if last.getextrema() == (128, 128) != first.getextrema():
             raise UnreadableImage("truncated JPEG (grey at the bottom)")
+
+
+def _png_lacks_rows(data: bytes) -> bool:
+    width, height, depth, colour, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    wanted = height * (1 + -(-width * depth * {2: 3, 4: 2, 6: 4}.get(colour, 1) // 8))
+    packed, at = [], 8
+    while at < len(data):
+        size = int.from_bytes(data[at:at + 4], "big")
+        packed += [data[at + 8:at + 8 + size]] if data[at + 4:at + 8] == b"IDAT" else []
+        at += size + 12
+    return not interlaced and len(zlib.decompressobj().decompress(b"".join(packed), wanted)) < wanted
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

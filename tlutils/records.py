@@ -559,6 +559,6 @@ def fingerprint(records: pd.DataFrame) -> str:
     """
     nothing = pd.Series("", records.index, dtype="str")
     content = records.get("sha256", nothing)
-    content = content.where(content != "", records.get("bytes", nothing).astype("str"))
+    content = content.where(content != "", records.get("bytes", nothing).astype("str")).fillna("")
     lines = sorted(map("\0".join, zip(records["path"], records["label"], content, strict=True)))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
