@@ -28,7 +28,7 @@ class Kind:
     """A kind of file: what is to become of it, its file name, and its bytes or what puts it into a folder.
 
     shows : uint8 (H, W) that it shows where it is read, None for any picture. off : grey levels on average by which
-    it may differ.
+    it may differ. own : whether `make` puts the file there itself, instead of giving its bytes.
     """
 
     fate: str
@@ -36,7 +36,7 @@ class Kind:
     make: Callable[[], bytes] | Callable[[Path, str], None]
     shows: Callable[[], np.ndarray] | None = None
     off: float = 1.5
-    links: bool = False
+    own: bool = False
 
 
 KINDS: dict[str, Kind] = {}
@@ -344,7 +344,7 @@ kind("bmp of less than nothing", LISTED, lambda: _claims("BMP", 18, "<i", -64))
 kind("gif of 65,535 x 65,535", LISTED, lambda: _claims("GIF", 6, "<HH", 65_535, 65_535))
 kind("webp of 16,383 x 16,383", LISTED, lambda: b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
      + b"\xfe\x3f\0\xfe\x3f\0")
-kind("a gigabyte of nothing", LISTED, sparse)
+kind("a gigabyte of nothing", LISTED, sparse, own=True)
 kind("png with much text", EITHER, lambda: encoded()[:33] + chunk(b"tEXt", b"a\0" + b"x" * 2**21) + encoded()[33:])
 kind("png with text that unpacks to much", EITHER, lambda: encoded()[:33] + chunk(
     b"zTXt", b"a\0\0" + zlib.compress(bytes(2**26))) + encoded()[33:])
@@ -447,19 +447,19 @@ def _closed(folder: Path, name: str) -> None:
     (folder / name).chmod(0)
 
 
-kind("a pipe", LISTED, lambda folder, name: os.mkfifo(folder / name), links=True)
-kind("a socket", LISTED, _socket, "s.png", links=True)
-kind("a folder", PASSED, lambda folder, name: (folder / name).mkdir(), links=True)
-kind("a link to nothing", LISTED, partial(_link, to="nowhere.png"), links=True)
-kind("a link to itself", LISTED, lambda folder, name: _link(folder, name, name), links=True)
-kind("two links to each other", LISTED, _pair, links=True)
-kind("a link to the folder above", PASSED, partial(_link, to=".."), links=True)
-kind("a link to its own folder", PASSED, partial(_link, to="."), links=True)
-kind("a link to a file elsewhere", READ, _outside, links=True)
-kind("a link to endless zeros", LISTED, partial(_link, to="/dev/zero"), links=True)
-kind("a link to nothing at all", LISTED, partial(_link, to="/dev/null"), links=True)
+kind("a pipe", LISTED, lambda folder, name: os.mkfifo(folder / name), own=True)
+kind("a socket", LISTED, _socket, "s.png", own=True)
+kind("a folder", PASSED, lambda folder, name: (folder / name).mkdir(), own=True)
+kind("a link to nothing", LISTED, partial(_link, to="nowhere.png"), own=True)
+kind("a link to itself", LISTED, lambda folder, name: _link(folder, name, name), own=True)
+kind("two links to each other", LISTED, _pair, own=True)
+kind("a link to the folder above", PASSED, partial(_link, to=".."), own=True)
+kind("a link to its own folder", PASSED, partial(_link, to="."), own=True)
+kind("a link to a file elsewhere", READ, _outside, own=True)
+kind("a link to endless zeros", LISTED, partial(_link, to="/dev/zero"), own=True)
+kind("a link to nothing at all", LISTED, partial(_link, to="/dev/null"), own=True)
 if getattr(os, "geteuid", int)():
-    kind("a file that nobody may read", LISTED, _closed)
+    kind("a file that nobody may read", LISTED, _closed, own=True)
 
 # --- names ----------------------------------------------------------------------------------------------------
 
@@ -477,13 +477,13 @@ for _name in (".hidden.png", "._resource.jpeg", ".DS_Store", "Thumbs.db", "deskt
     kind(f"{_name}", PASSED, encoded, _name)
 for _name in ("@eaDir", ".thumbnails", "Thumbs", "__MACOSX", ".ipynb_checkpoints"):
     kind(f"a picture in {_name}", PASSED, lambda folder, name: (
-        (folder / name).mkdir(), (folder / name / "a.png").write_bytes(encoded())), _name, links=True)
+        (folder / name).mkdir(), (folder / name / "a.png").write_bytes(encoded())), _name, own=True)
 
 
 def write(folder: Path, about: str) -> str | bytes:
     """Make one file of a kind; returns its name. OSError where the file system cannot have it."""
     one = KINDS[about]
-    if one.links or one.make is sparse:
+    if one.own:
         one.make(folder, one.name)
     else:
         with open(os.path.join(os.fsencode(folder), os.fsencode(one.name)), "wb") as file:
