@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
+import tempfile
 import warnings
 import zlib
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tlutils import image_files, records, splits
@@ -58,6 +62,32 @@ def test_a_file_name_tells_the_patient(name, patient):
                                   "XCNV-1-2.jpeg", ""])
 def test_a_name_that_follows_no_rule_tells_no_patient(name):
     assert records.patient_of(name) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text())
+def test_any_name_tells_a_patient_or_none(name):
+    key = records.patient_of(name)
+    assert key is None or key.strip() == key != ""
+
+
+NUMBER = st.from_regex(r"[0-9]{1,6}", fullmatch=True)
+NAME = st.one_of(
+    st.builds("{}-{}-{}".format, st.sampled_from(["CNV", "DME", "DRUSEN", "NORMAL", "BACTERIA", "VIRUS"]), NUMBER, NUMBER),
+    st.builds("person{}_{}_{}".format, NUMBER, st.sampled_from(["bacteria", "virus"]), NUMBER),
+    st.builds("{}-{}-{}".format, st.sampled_from(["IM", "NORMAL2-IM"]), NUMBER, NUMBER))
+
+
+@settings(max_examples=100, deadline=None)
+@given(NAME, st.sampled_from([".jpeg", ".JPG", ".png", ""]), st.sampled_from(["", "train/NORMAL/", "CNV-7-7/"]))
+def test_a_patient_has_one_key_however_the_name_is_written(name, ending, folder):
+    key = records.patient_of(name)
+    padded = re.sub(r"(?<![0-9L])([0-9]+)", r"00\1", name)  # not the 2 of NORMAL2
+    assert key and {records.patient_of(folder + each + ending) for each in (name, name.upper(), name.lower(), padded)} == {key}
+
+
+def test_a_number_of_any_length_is_a_patient():
+    assert records.patient_of(f"CNV-0{'9' * 9999}-1.png") == "9" * 9999
 
 
 def test_an_image_without_a_patient_is_its_own_and_is_counted(tmp_path):
@@ -582,6 +612,36 @@ def test_saved_records_come_back_as_they_were(tmp_path):
     found = records.inspect(found.assign(patient=["007", "nan"], Note="x"), tmp_path)
     records.save(found, tmp_path / "new" / "records.csv")
     pd.testing.assert_frame_equal(records.load(tmp_path / "new" / "records.csv"), found)
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT), min_size=1, max_size=5))
+def test_any_text_in_a_table_comes_back_as_it_was(rows):
+    found = pd.DataFrame(rows, columns=["path", "split", "label", "patient"], dtype="str")
+    found = found.assign(bytes=pd.array([None, *range(1, len(rows))], dtype="Int64"))
+    with tempfile.TemporaryDirectory() as folder:
+        records.save(found, Path(folder) / "records.csv")
+        pd.testing.assert_frame_equal(records.load(Path(folder) / "records.csv"), found)
+
+
+FILE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0\\:"), min_size=1, max_size=20)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows forbids many names")
+@settings(max_examples=25, deadline=None)
+@given(FILE, FILE.filter(lambda name: name not in (".", "..")), TEXT.filter(str.strip))
+def test_a_manifest_finds_a_file_of_any_name_and_keeps_any_label(name, folder, label):
+    with tempfile.TemporaryDirectory() as root:
+        file = Path(root) / folder / f"{name}.png"
+        file.parent.mkdir()
+        file.touch()
+        found = pd.DataFrame({"path": [f"{folder}/{name}.png"], "label": label, "split": "train", "patient": "7"}, dtype="str")
+        records.save(found, Path(root) / "list.csv")
+        again = records.read_manifest(Path(root) / "list.csv", classes=[label])
+        assert again["path"].tolist() == found["path"].tolist() and again["label"].tolist() == [label]
 
 
 def test_a_save_that_fails_leaves_the_old_file_and_no_litter(tmp_path):

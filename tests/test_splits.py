@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tlutils import records, splits
 
@@ -57,6 +59,42 @@ def sides_of(found: pd.DataFrame, key: str = "patient") -> pd.Series:
 
 def shares_of(found: pd.DataFrame) -> pd.DataFrame:
     return pd.crosstab(found["split"], found["label"], normalize="columns", margins=True)
+
+
+LABELS = st.dictionaries(st.sampled_from("ABC"), st.integers(1, 5), min_size=1)
+SHARES = st.sampled_from([(0.15, 0.15), (0.2, 0.0), (0.0, 0.3), (0.5, 0.4)])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(LABELS, min_size=1, max_size=30), SHARES, st.integers(0, 9), st.booleans())
+def test_whoever_the_patients_are_each_is_on_one_side_and_none_is_lost(sizes, shares, seed, tied):
+    found = patients({f"p{i}": labels for i, labels in enumerate(sizes)})
+    if tied:  # the first two share a file
+        found["sha256"] = found["path"].mask(found["path"].isin(found.groupby("patient")["path"].first().iloc[:2]), "same")
+    sides = {side for side, share in zip(splits.SPLITS, (1 - sum(shares), *shares), strict=True) if share}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            divided = splits.by_patient(found, *shares, seed=seed)
+        except ValueError:  # only where some class has hardly more patients than there are sides
+            assert found.groupby("label")["patient"].nunique().min() <= len(sides) + tied
+            return
+        again = splits.by_patient(found.sample(frac=1, random_state=1), *shares, seed=seed).loc[found.index]
+    assert divided["path"].tolist() == found["path"].tolist() and divided.index.equals(found.index)
+    assert set(divided["split"]) == sides and (sides_of(divided) == 1).all()
+    assert (divided.groupby(["split", "label"]).size().unstack(fill_value=0) > 0).all(axis=None)
+    assert divided["split"].tolist() == again["split"].tolist()
+    assert not splits.leaks(splits.audit(divided))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(LABELS, min_size=1, max_size=20), SHARES, st.integers(0, 9))
+def test_by_image_none_is_lost_and_a_seed_gives_one_split(sizes, shares, seed):
+    found = patients({f"p{i}": labels for i, labels in enumerate(sizes)})
+    divided = splits.by_image(found, *shares, seed=seed)
+    assert divided["path"].tolist() == found["path"].tolist() and set(divided["split"]) <= set(splits.SPLITS)
+    again = splits.by_image(found.sample(frac=1, random_state=1), *shares, seed=seed).loc[found.index]
+    assert divided["split"].tolist() == again["split"].tolist()
 
 
 # --- by patient ---------------------------------------------------------------------------

@@ -56,9 +56,8 @@ def patient_of(filename: str) -> str | None:
     if match is None:
         return None
     scan_of, person, germ, series, number = match.groups()
-    if scan_of:
-        return str(int(scan_of))
-    return f"{germ.lower()}-{int(person)}" if person else f"{series.upper()}-{int(number)}"
+    bare = (scan_of or person or number).lstrip("0") or "0"
+    return bare if scan_of else f"{germ.lower()}-{bare}" if person else f"{series.upper()}-{bare}"
 
 
 def _replaced(filename: str, part: str, by: str) -> str | None:
