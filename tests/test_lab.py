@@ -129,7 +129,7 @@ def run_all_cells(page, sign: str = "") -> None:
 def stop(page) -> None:
     """Press the toolbar's stop button; the cell that ran ends with an error."""
     press(page, page.locator("[data-command='notebook:interrupt-kernel']").first.click,
-          page.locator("[data-mime-type='application/vnd.jupyter.error']", has_text="KeyboardInterrupt"))
+          page.locator(".jp-OutputArea-output", has_text="KeyboardInterrupt"))
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_the_first_notebook_runs_in_jupyterlab_and_shows_a_picture(opened):
     opened.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()
     assert opened.locator(".jp-OutputArea-output img").count() > 0
     assert opened.locator(".jp-OutputArea-output table").count() > 0
-    assert opened.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert opened.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)").count() == 0
 
 
 @pytest.mark.parametrize("opened", ["training.ipynb"], indirect=True)
