@@ -433,6 +433,8 @@ def test_further_seeds_are_held_to_the_same_data_without_reading_them_again(data
     assert about["machine"]["precision"] == "fp32" and about["recipe"]["seed"] == 1
     monkeypatch.setattr(records, "inspect", lambda *a, **more: pytest.fail("the images were read again"))
     runs.train_seeds(one, 2, **where)
+    one.root = data.rename(tmp_path / "elsewhere")
+    assert runs.train_seeds(one, 2, **where)[1].root == one.root
     about["data"]["fingerprint"] = "0" * 16
     (one.folder / "seed-1" / "recipe.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match="seed-1 holds another run: its images were others"):

@@ -46,6 +46,9 @@ def train(recipe: Recipe | str, data: str | Path, out: str | Path, *, weights: s
           patient: str = "auto", show: bool | None = None, log: Callable[[str], None] | None = print) -> Run:
     """Train and evaluate one recipe; the same call again goes on where a killed run stopped.
 
+    A finished run is given back as it is, or goes on where more epochs are asked for. Other data, weights or settings
+    in a run's folder are refused.
+
     Parameters
     ----------
     recipe : a Recipe or its name. data : a source's name, a folder or a manifest. out : the run's folder.
@@ -109,9 +112,10 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
     folder = run.folder / f"seed-{seed}"
     if _is_begun(folder):
         sibling, data = load(folder), run.about["data"]
-        _same_run(sibling, recipe, run.weights, run.about["limit"], data["patient"], run.root)
+        _same_run(sibling, recipe, run.weights, run.about["limit"], data.get("patient"), run.root)
         if sibling.about["data"]["fingerprint"] != data["fingerprint"]:
             raise _another_run(folder, ["its images were others"])
+        sibling.root, sibling.about["data"] = run.root, data
         return _gone_on(sibling, recipe, log)
     about = {**run.about, "machine": machine.describe(), "started": _now(), "versions": versions()}
     sibling = Run(folder, recipe, run.records, run.root, about)
