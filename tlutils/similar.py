@@ -19,7 +19,6 @@ from PIL import Image
 from scipy.fft import dctn
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from scipy.stats import entropy
 
 from . import image_files
 from .pairing import close_features, close_hashes
@@ -78,15 +77,17 @@ def _look(path: str, imagehash: ModuleType) -> tuple[str, float]:
     except image_files.UnreadableImage:
         return "", np.nan
     pixels = np.asarray(small)
-    return str(imagehash.phash(small, HASH)) if _shows_shapes(pixels) else "", float(pixels.mean())
-
-
-def _shows_shapes(pixels: np.ndarray) -> bool:
-    """Whether uint8 (SIDE, SIDE) pixels differ enough for two pictures to be told apart by their hash."""
-    levels = np.bincount(pixels.ravel()) / pixels.size
     waves = dctn(pixels.astype(float))[:HASH, :HASH]
-    told = (np.abs(waves - np.median(waves)) > ROUNDING).mean()
-    return entropy(levels, base=2) >= LEVELS and told >= WAVES
+    apart = waves - np.median(waves)
+    shows = _levels(pixels) >= LEVELS and (np.abs(apart) > ROUNDING).mean() >= WAVES
+    return str(imagehash.ImageHash(apart > 0)) if shows else "", float(pixels.mean())
+
+
+def _levels(pixels: np.ndarray) -> float:
+    """Bits, entropy of the grey levels of uint8 pixels."""
+    counts = np.bincount(pixels.ravel())
+    shares = counts[counts > 0] / pixels.size
+    return float(-shares @ np.log2(shares))
 
 
 def near_duplicates(records: pd.DataFrame, distance: int = DISTANCE) -> pd.DataFrame:
