@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from troubled_files import tiff_of
 
 from tlutils import devices, image_files, loaders, plots, predicting, records, similar
 
@@ -133,6 +134,17 @@ def test_deep_pixels_are_scaled_alike_by_their_own_least_and_greatest(tmp_path, 
     hashed = similar.perceptual_hashes(listed(tmp_path / f"a.{ending}", tmp_path / "b.png"), tmp_path)
     assert len(similar.near_duplicates(hashed)) == 1
     assert records.inspect(listed(tmp_path / f"a.{ending}"), tmp_path)["problem"][0] == ""
+
+
+@pytest.mark.parametrize("stored, tags", [
+    (lambda a: 65535 - a.astype(np.uint16) * 200, {"t262": 0}), (lambda a: -a.astype(np.float32), {"t262": 0}),
+    (lambda a: a.astype(np.uint32) * 16_000_000, {}), (lambda a: (a ^ 128).view(np.int8), {})],
+    ids=["16 bits, 0 is white", "floats, 0 is white", "32 bits without a sign", "8 bits with a sign"])
+def test_a_tiff_keeps_bright_bright_whatever_kind_of_numbers_it_holds(tmp_path, stored, tags):
+    file = tmp_path / "scan.tif"
+    file.write_bytes(tiff_of(stored(scene()), **tags))
+    seen = np.asarray(image_files.read(file)).astype(float)
+    assert np.corrcoef(seen.ravel(), scene().ravel())[0, 1] > 0.999
 
 
 def test_a_deep_picture_of_one_value_is_black_and_raises_nothing(tmp_path):

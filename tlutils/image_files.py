@@ -21,6 +21,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")  # all that Pillow may t
 SIGNATURES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
 LARGEST = 2**28  # bytes; a larger file is no single scan, and several read at once would fill the memory
 ORIENTATION = 0x0112  # the tag that says which side is up
+BITS, MEANING, FORMAT = 258, 262, 339  # TIFF's tags: bits of a pixel; 0 where 0 is white; 1 without a sign, 2 with one
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
          4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
          7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
@@ -177,9 +178,25 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
+        values = _deep(image)
         low, high = values.min(), values.max()
         if not np.isfinite([low, high]).all():
             raise UnreadableImage("pixels that are no finite numbers (NaN or infinite)")
         image = Image.fromarray(((values - low) / ((high - low) or 1) * 255).astype(np.uint8))
+    elif image.mode == "L" and _tag(image, FORMAT) == 2:
+        image = Image.fromarray(np.asarray(image) ^ 128)  # -128 ... 127 -> 0 ... 255
     return image.convert(mode)
+
+
+def _deep(image: Image.Image) -> np.ndarray:
+    """Deep pixels as float64, the brightest highest: what a TIFF says of them Pillow minds in 8 bits only."""
+    values = np.asarray(image)
+    if image.mode == "I" and _tag(image, FORMAT) == 1 and _tag(image, BITS) == 32:
+        values = values.view(np.uint32)
+    return -values.astype(np.float64) if _tag(image, MEANING) == 0 else values.astype(np.float64)
+
+
+def _tag(image: Image.Image, number: int) -> int | None:
+    """What a TIFF's tag says, of the first channel; None for other files."""
+    value = image.tag_v2.get(number) if image.format == "TIFF" else None
+    return value[0] if isinstance(value, tuple) else value
