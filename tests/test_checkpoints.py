@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import zipfile
 
 import pytest
 import torch
@@ -59,6 +60,17 @@ def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_cod
     said = " ".join(capsys.readouterr().err.split())
     assert "last.pt cannot be loaded" in said and "could run code and is refused" in said and "delete it" in said
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_small_file_that_would_fill_the_memory_is_refused(model, tmp_path):
+    checkpoints.save(tmp_path / "best.pt", model, ["a", "b"], padding=torch.zeros(20_000_000))
+    with zipfile.ZipFile(tmp_path / "best.pt") as plain, \
+            zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for info in plain.infolist():
+            content = plain.read(info)
+            packed.writestr(info, bytes(len(content)) if "/data/" in info.filename else content, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="packed.pt cannot be loaded.*would take .* bytes, more than 10 times the file"):
+        checkpoints.load(tmp_path / "packed.pt")
 
 
 @pytest.mark.parametrize("legacy", [False, True])

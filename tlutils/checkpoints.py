@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from . import models
 from .files import replacing
+from .weights import PREFIXES, first_line, unpickled
 
 _BUILT_FROM = {"backbone", "n_classes", "head", "outputs", "dropout", "freeze", "backbone_dropout"}
-_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DistributedDataParallel; torch.compile
 
 
 def write(path: str | Path, content: dict) -> None:
@@ -32,17 +32,16 @@ def read(path: str | Path) -> dict:
 
     Raises
     ------
-    FileNotFoundError where there is none; ValueError where it is damaged or holds anything but plain types and
-    tensors.
+    FileNotFoundError where there is none; ValueError where it is damaged, holds anything but plain types and tensors, or
+    would take far more memory than it has bytes.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}; train the run first, or look at the name")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return unpickled(path)
     except Exception as error:  # damaged files raise nearly every kind: IndexError, struct.error, UnicodeDecodeError...
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be loaded as a checkpoint: {reason}. It is damaged, or holds more than plain "
+        raise ValueError(f"{path} cannot be loaded as a checkpoint: {first_line(error)}. It is damaged, or holds more than plain "
                          "types and tensors, which could run code and is refused. Copy it again from where it was made, "
                          "or, where it is a run's own last.pt, delete it, and the same training begins anew") from None
 
@@ -127,7 +126,7 @@ def _first_mismatch(message: str) -> str:
 def normalised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the prefixes of DataParallel, DistributedDataParallel and compile taken off its keys."""
     def strip(key: str) -> str:
-        while key.startswith(_WRAPPERS):
+        while key.startswith(PREFIXES):
             key = key.split(".", 1)[1]
         return key
     return {strip(key): value for key, value in state.items()}

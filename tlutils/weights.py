@@ -31,7 +31,7 @@ DEFAULT = "IMAGENET1K_V1"        # for every backbone, so that results compare w
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 WRAPPERS = ("state_dict", "model_state_dict", "model", "state")      # where others put the tensors in a file
 SWELL = 10                       # the most that tensors may take in memory, in times their file
-PREFIXES = ("module.", "_orig_mod.")                                 # from DataParallel and torch.compile
+PREFIXES = ("module.", "_orig_mod.")                                 # from (Distributed)DataParallel and torch.compile
 
 
 class WeightsMissing(FileNotFoundError):
@@ -113,14 +113,13 @@ def read(file: str | Path) -> dict[str, torch.Tensor]:
     state dict, or would run code or take far more memory than it has bytes.
     """
     try:
-        _refuse_packed(file)
-        content = torch.load(file, weights_only=True, map_location="cpu")
+        content = unpickled(file)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{file} is refused: it is no file of plain tensors but a pickle that would run "
                          "code when opened, or damaged, or of another format. Where it comes from, save the "
                          "state dict alone: torch.save(model.state_dict(), file).") from error
     except Exception as error:           # torch lets pass whatever a damaged file makes its parser stumble over
-        raise ValueError(f"{file} cannot be read as weights ({_first_line(error)}); it is damaged or of "
+        raise ValueError(f"{file} cannot be read as weights ({first_line(error)}); it is damaged or of "
                          "another format than torch.save's.") from error
     return _normalised(content, file)
 
@@ -130,15 +129,18 @@ def _most(file: str | Path) -> int:
     return SWELL * os.path.getsize(file)
 
 
-def _refuse_packed(file: str | Path) -> None:
+def unpickled(file: str | Path) -> object:
+    """What torch.save wrote, on the CPU: without running code, or taking far more memory than the file has bytes."""
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as bundle:
             size = sum(info.file_size for info in bundle.infolist())
         if size > _most(file):
             raise ValueError(f"unpacked it would take {size:,} bytes, more than {SWELL} times the file")
+    return torch.load(file, weights_only=True, map_location="cpu")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says first, or its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
