@@ -11,7 +11,6 @@ import csv as csv_format
 import hashlib
 import os
 import re
-import sys
 import unicodedata
 import warnings
 from collections.abc import Callable
@@ -21,11 +20,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from . import image_files
 from .files import replacing
 from .layouts import EXTENSIONS, SPLITS, is_junk, is_wrapped, split_of
+from .progress import bar
 
 LAYOUTS = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
 MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "ground_truth", "gt"}
@@ -291,7 +290,8 @@ def with_patients(records: pd.DataFrame, patient: PatientRule = "auto") -> pd.Da
 
     `patient` is "auto" (`patient_of`), a regular expression with a group named patient that is searched in
     the path, a function from path to patient or None, or None. Where no patient is found, or only a word for
-    none (nan, NA, null, -, unknown...), the image counts as one of its own, with "?" and its path as the key. ValueError: an expression that is none or fits no path.
+    none (nan, NA, null, -, unknown...), the image counts as one of its own, with "?" and its path as the key.
+    ValueError: an expression that is none or fits no path.
 
     Taught in notebook 01.
     """
@@ -444,31 +444,24 @@ def inspect(records: pd.DataFrame, root: str | Path, decode: bool = False, worke
     Each file is read once and hashed, its header parsed and its end looked for, which finds empty, foreign
     and truncated files. `decode` also decodes all pixels, four times as slow, and finds what the decoder
     notices (bytes overwritten inside a JPEG's scan decode without complaint). A bad file is never an
-    exception: its row says what is wrong. `workers` counts threads; a bar is shown where a person watches,
-    unless `progress` is False.
+    exception: its row says what is wrong. `workers` counts threads; `progress` is whether a bar is
+    shown, None where a person watches.
 
     Taught in notebook 01.
     """
     paths = [os.path.join(root, path) for path in records["path"]]
     parts = [paths[start:start + 64] for start in range(0, len(paths), 64)]
     rows: list[tuple] = []
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool, _bar(len(paths), progress) as bar:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool, \
+            bar(what="reading", total=len(paths), unit="file", show=progress) as shown:
         warnings.simplefilter("ignore")  # Pillow's, on large images and odd metadata
         for part in pool.map(partial(_inspect_files, decode=decode), parts):
             rows += part
-            bar.update(len(part))
+            shown.update(len(part))
     names = ("width", "height", "mode", "bytes", "sha256", "problem")
     columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
     return records.assign(**{name: pd.array(values, dtype="Int64" if name in NUMBERS else "str")
                              for name, values in columns.items()})
-
-
-def _bar(total: int, progress: bool | None) -> tqdm:
-    notebook = "ipykernel" in sys.modules
-    off = progress is False or os.environ.get("TQDM_DISABLE", "0") not in ("", "0")
-    return tqdm(total=total, desc="reading", unit=" files", leave=False,
-                disable=off or not (notebook or sys.stderr.isatty()),
-                file=sys.stdout if notebook else sys.stderr)  # a notebook shows stderr in red
 
 
 def _inspect_files(paths: list[str], decode: bool) -> list[tuple]:

@@ -41,8 +41,8 @@ def perceptual_hashes(records: pd.DataFrame, root: str | Path, workers: int | No
 
     The hash is ImageHash's phash with 256 bits: for the 16 x 16 lowest frequencies of the picture at 64 x 64
     pixels, whether each is above their median. It is "", and the brightness NaN, where an image cannot be
-    decoded or has a `problem`; it is "" for pictures that show too little to be told apart. `workers` counts threads; a bar is
-    shown where a person watches, unless `progress` is False. ImportError without ImageHash.
+    decoded or has a `problem`; it is "" for pictures that show too little to be told apart. `workers` counts
+    threads; `progress` is whether a bar is shown, None where a person watches. ImportError without ImageHash.
     """
     imagehash = _imagehash()
     fine = (records["problem"] == "") if "problem" in records else pd.Series(True, records.index)
