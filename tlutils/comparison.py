@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.stats import binomtest, chi2, norm, t
 from sklearn import metrics as sk
 
-from .evaluation import resampled
-from .intervals import plain, wilson
+from .evaluation import resampled, who
+from .intervals import check_bootstrap, plain, wilson
 from .thresholds import checked, classes_of, negative_of, positive_of
 
 
@@ -98,7 +98,7 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, measure: str = "
 
     Taught in notebook 06.
     """
-    _check_bootstrap(repeats, level)
+    check_bootstrap(repeats, level)
     first, second = matched(first, second)
     (a, of_a), (b, of_b) = _known([resampled(table, repeats, seed, positive) for table in (first, second)], measure)
     value, spread = b[measure] - a[measure], of_b[measure] - of_a[measure]
@@ -108,11 +108,6 @@ def paired_bootstrap(first: pd.DataFrame, second: pd.DataFrame, measure: str = "
     low, high = _ends(value, kept, level, _patients(first, measure))
     return {"value": plain(value), "low": plain(low), "high": plain(high),
             "second_better": plain(np.mean(kept > 0) + np.mean(kept == 0) / 2)}
-
-
-def _check_bootstrap(repeats: int, level: float) -> None:
-    if repeats < 1 or not 0 < level < 1:
-        raise ValueError(f"repeats is {repeats} and level {level}; they want 1 or more and a share like 0.95")
 
 
 def _known(found: list[tuple[dict, dict]], measure: str) -> list[tuple[dict, dict]]:
@@ -131,9 +126,8 @@ def _ends(value: float, spread: np.ndarray, level: float, patients: int) -> tupl
 
 def _patients(predictions: pd.DataFrame, measure: str) -> int:
     """Patients that a measure rests on: for all but accuracy those of the rarest class."""
-    named = _as_words(predictions["patient"])
-    who = named.where(named != "", "?" + predictions["path"])
-    return int(who.nunique() if measure == "accuracy" else who.groupby(predictions["label"]).nunique().min())
+    whose = who(predictions)
+    return int(whose.nunique() if measure == "accuracy" else whose.groupby(predictions["label"]).nunique().min())
 
 
 def delong(first: pd.DataFrame, second: pd.DataFrame, positive: str | None = None, level: float = 0.95) -> pd.Series:
@@ -227,7 +221,7 @@ def compare_recipes(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame
     if min(len(first), len(second)) < 2:
         raise ValueError(f"found {len(first)} and {len(second)} runs; how much seeds differ wants two runs or more of each "
                          "recipe, see runs.train_seeds")
-    _check_bootstrap(repeats, level)
+    check_bootstrap(repeats, level)
     tables = [matched(first[0], table)[1] for table in (*first, *second)]
     _check_all_differ(tables)
     found = [resampled(table, repeats, seed, positive) for table in tables]

@@ -20,7 +20,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from . import files
-from .intervals import interval, plain, resamples, weighted_auc
+from .intervals import check_bootstrap, interval, plain, resamples, weighted_auc
 from .predicting import predict
 from .thresholds import (apply_threshold, checked, choose_threshold, classes_of, merge_classes, negative_of,
                          positive_of, pr, roc)
@@ -59,8 +59,7 @@ def metrics(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0, thres
 
     Taught in notebook 04.
     """
-    if repeats < 1 or not 0 < level < 1:
-        raise ValueError(f"repeats is {repeats} and level {level}; they want 1 or more and a share like 0.95")
+    check_bootstrap(repeats, level)
     classes = checked(predictions)
     two = len(classes) == 2 or positive is not None or threshold is not None
     positive = positive_of(classes, positive) if two else None
@@ -124,12 +123,12 @@ def _coded(predictions: pd.DataFrame) -> _Coded:
     classes = classes_of(predictions)
     index = {name: i for i, name in enumerate(classes)}
     truth, said = (predictions[column].map(index).to_numpy(int) for column in ("label", "predicted"))
-    patient, names = pd.factorize(_who(predictions))
+    patient, names = pd.factorize(who(predictions))
     return _Coded(classes, truth, said, _scores(predictions), patient, len(names))
 
 
-def _who(predictions: pd.DataFrame) -> pd.Series:
-    """Whose each image is; one of unknown patient is of a patient of its own."""
+def who(predictions: pd.DataFrame) -> pd.Series:
+    """Whose each image of a table is; one of unknown patient ("" or none) is of a patient of its own."""
     known = predictions["patient"].notna() & (predictions["patient"] != "")
     return predictions["patient"].astype(str).where(known, "?" + predictions["path"])
 
@@ -249,7 +248,7 @@ def calibration_table(predictions: pd.DataFrame, bins: int = BINS, repeats: int 
     """
     table, bin_ = _in_bins(predictions, bins)
     means = table.groupby(bin_)["confidence"].mean()
-    return pd.concat([means, _by_group(table["right"], _who(predictions), bin_, repeats, seed)], axis=1)[
+    return pd.concat([means, _by_group(table["right"], who(predictions), bin_, repeats, seed)], axis=1)[
         ["confidence", "accuracy", "n", "low", "high"]].reset_index(drop=True)
 
 
@@ -290,7 +289,7 @@ def accuracy_by(predictions: pd.DataFrame, values: pd.Series | str, bins: int | 
         raise ValueError(f"found {len(predictions)} predictions and {repeats} repeats; pass at least one of both")
     groups = values if bins is None else _binned(values, bins)
     right = (predictions["label"] == predictions["predicted"]).astype(float)
-    table = _by_group(right, _who(predictions), groups, repeats, seed)
+    table = _by_group(right, who(predictions), groups, repeats, seed)
     return table if bins is not None else table.sort_values("n", ascending=False, kind="stable")
 
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from . import loaders, models
 from .attribution import grad_cam, needed, occlusion, random_weights_check
 from .devices import Machine
+from .evaluation import who
 from .predicting import eval_mode, prepared
 from .thresholds import classes_of
 
@@ -158,8 +159,7 @@ def out_of_fold(features: np.ndarray, records: pd.DataFrame, folds: int = 5, see
     Taught in notebook 05.
     """
     labels = records["label"].to_numpy()
-    known = records["patient"].notna() & (records["patient"] != "")
-    patients = records["patient"].where(known, records["path"]).to_numpy()
+    patients = who(records).to_numpy()
     classes, fewest = np.unique(labels), records.assign(who=patients).groupby("label")["who"].nunique().min()
     if len(classes) < 2:
         raise ValueError(f"found {len(classes)} classes among {len(labels)} records; a classifier wants two or more")

@@ -17,6 +17,12 @@ import pandas as pd
 AT_ONCE = 4_000_000  # numbers in one block of weights: 32 MB
 
 
+def check_bootstrap(repeats: int, level: float) -> None:
+    """Raise ValueError for no repeats, or a level that is no share."""
+    if repeats < 1 or not 0 < level < 1:
+        raise ValueError(f"repeats is {repeats} and level {level}; they want 1 or more and a share like 0.95")
+
+
 def resamples(patients: int, repeats: int, seed: int, images: int = 1) -> Iterator[np.ndarray]:
     """How often each patient is drawn: float (some repeats, patients) at a time, as memory is limited.
 
