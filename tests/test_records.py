@@ -196,7 +196,11 @@ REFUSED = {
               r"the same folders \(sick, well\).*sites"),
     "sites of different depth": (["here/A/1.png", "here/B/1.png", "copy/here/A/1.png", "copy/here/B/1.png"],
                                  "the same folders"),
+    "grades with a word at two sites": ([f"{site}/Grade {grade}/1.png" for site in ("x", "y") for grade in range(5)],
+                                        "the same folders"),
     "grades at two sites": ([f"{site}/{grade}/1.png" for site in ("x", "y") for grade in range(5)], "the same folders"),
+    "a copy beside the classes": (["A/1.png", "B/1.png", "copy/A/1.png", "copy/B/1.png"],
+                                  "the classes A, B once more in copy"),
     "images and masks": (["images/1.png", "masks/1.png"], r"masks beside their images \(masks\)"),
     "images and masks of each class": ([f"{label}/{kind}/p1/1.png" for label in "AB" for kind in ("images", "masks")],
                                        r"masks beside their images \(A/masks, B/masks\)"),
@@ -258,6 +262,13 @@ def test_one_class_is_enough_where_the_classes_are_given(tmp_path):
     assert len(records.scan(touch(tmp_path, "A/1.png"), classes=["A", "B"])) == 1
 
 
+@pytest.mark.parametrize("more", ["site_b/border", "site_c/sick"])
+def test_sites_that_hold_not_quite_the_same_classes_are_warned_of(tmp_path, more):
+    sites = [f"site_{site}/{label}/1.png" for site in "ab" for label in ("sick", "well")]
+    with pytest.warns(UserWarning, match=r"the labels are site_a, site_b.*same names \(sick, well\)"):
+        records.scan(touch(tmp_path, *sites, f"{more}/1.png"))
+
+
 def test_images_beside_the_class_folders_are_left_out_and_named(tmp_path):
     with pytest.warns(UserWarning, match=r"1 images outside any class folder.*logo\.png"):
         found = records.scan(touch(tmp_path, "A/1.png", "B/2.png", "logo.png"))
@@ -316,7 +327,8 @@ def test_a_split_folder_around_a_split_folder_is_read(tmp_path):
     assert found[["split", "label"]].to_numpy().tolist() == [["test", "A"], ["test", "B"], ["train", "A"], ["train", "B"]]
 
 
-@pytest.mark.parametrize("inner", [("left", "right"), ("patient-1", "patient-2"), ("p1",), ("a", "b", "only-in-A")])
+@pytest.mark.parametrize("inner", [("left", "right"), ("left_eye", "Right Eye"), ("patient-1", "patient-2"),
+                                   ("p1",), ("a", "b", "only-in-A")])
 def test_folders_below_the_classes_may_be_patients_or_sides(tmp_path, inner):
     paths = [f"{label}/{name}/1.png" for label in "AB" for name in inner if not (label == "B" and "only" in name)]
     assert set(records.scan(touch(tmp_path, *paths))["label"]) == {"A", "B"}

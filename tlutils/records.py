@@ -13,6 +13,7 @@ import os
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -30,6 +31,8 @@ LAYOUTS = "<split>/<class>/<image> (splits named train, val, test) or <class>/<i
 MASKS = {"mask", "masks", "segmentation", "segmentations", "annotation", "annotations", "ground_truth", "gt"}
 PICTURES = {"image", "images", "img", "imgs", "scan", "scans", "picture", "pictures", "original", "originals"}
 SIDES = {"left", "right", "l", "r", "od", "os"}
+SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
+GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
 COLUMNS = ("path", "split", "label", "patient")
 NUMBERS = ("width", "height", "bytes")
 
@@ -210,7 +213,19 @@ def _refuse_alike(root: Path, folders: list[tuple[str, ...]]) -> None:
     for top, *rest in filter(None, folders):
         inside.setdefault(top, set()).add(tuple(rest))
     held = [_parting(below) for below in inside.values()]
-    if len(held) < 2 or len(held[0]) < 2 or any(names != held[0] for names in held) or _no_classes(held[0]):
+    for top, names in zip(inside, held, strict=True):
+        if len(again := sorted(names & inside.keys())) > 1:
+            raise _wrong(root, f"the classes {_some(again)} once more in {top}", LAYOUTS,
+                         "move it away, as a copy within a data set would become a class")
+    holders = Counter(name for names in held for name in names)
+    shared = {name for name, tops in holders.items() if tops > 1}
+    if len(shared) < 2 or _no_classes(shared):
+        return
+    if any(names != held[0] for names in held):
+        if 2 * len(shared) >= len(holders):
+            warnings.warn(f"the labels are {_some(sorted(inside))} in {root}, though most folders in them bear the "
+                          f"same names ({_some(sorted(shared))}); if these are the classes, put them above, or list "
+                          "the images in a CSV manifest", stacklevel=5)
         return
     raise _wrong(root, f"the same folders ({_some(sorted(held[0]))}) in each of {_some(sorted(inside))}",
                  LAYOUTS, "if these are splits, call them train, val and test; if they are sites or copies, put the "
@@ -225,9 +240,12 @@ def _parting(folders: set[tuple[str, ...]]) -> set[str]:
 
 
 def _no_classes(names: set[str]) -> bool:
-    """Whether folders count something (patient-1, patient-2) or are the two sides of a body."""
+    """Whether folders count what is no class (patient-1, patient-2) or are the two sides of a body (left_eye...)."""
+    words = [set(re.findall(r"[^\W\d_]+", name.lower())) for name in names]
+    if all(each & SIDES and each <= SIDES | SIDED for each in words):
+        return True
     counted = {re.sub(r"\d+", "", name) for name in names}
-    return {name.lower() for name in names} <= SIDES or len(counted) == 1 and counted != {""}
+    return len(counted) == 1 and counted != {""} and not words[0] & GRADES
 
 
 def _in_classes(root: Path, paths: list[str], depth: Callable[[str], int]) -> list[str]:
