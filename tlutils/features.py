@@ -35,7 +35,7 @@ from . import files
 from .augment import Augmentation, normalise, view
 from .devices import Machine, barrier, broadcast, rank, world
 from .loaders import Loader
-from .prefix import Split, fingerprint, ready, split
+from .prefix import Split, eval_mode, fingerprint, ready, split
 from .progress import bar
 
 FORMAT = 3
@@ -340,13 +340,9 @@ def open_store(folder: str | Path, prefix: fx.GraphModule, loader: Loader, machi
 def _shape(prefix: nn.Module, size: int) -> tuple[int, ...]:
     """The shape of one image's features, found without computing them."""
     on_meta = {name: value.to("meta") for name, value in [*prefix.named_parameters(), *prefix.named_buffers()]}
-    training = {module: module.training for module in prefix.modules()}
     images = torch.empty(2, 3, size, size, device="meta")
-    try:
-        shape = torch.func.functional_call(prefix.eval(), on_meta, images).shape
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with eval_mode(prefix):
+        shape = torch.func.functional_call(prefix, on_meta, images).shape
     if shape[0] != 2:
         raise ValueError(f"the frozen part makes {tuple(shape)} of 2 images, not a row of each, which no store can keep; "
                          "do without one (store=None, on the command line --store none)")

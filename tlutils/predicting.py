@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +23,7 @@ from . import devices, features, models
 from .augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalise, view
 from .devices import Machine
 from .loaders import Loader
+from .prefix import eval_mode
 from .progress import bar
 
 
@@ -70,18 +70,6 @@ def predict(model: nn.Module, loader: Loader, machine: Machine | None = None, sp
     _check_once(rows, loader)
     order = torch.argsort(rows)
     return _table(loader, rows[order], labels[order], outputs[order].float(), split)
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the time of a block; then every module has its own mode again, a frozen BatchNorm too."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 class Views(NamedTuple):

@@ -12,6 +12,8 @@ import json
 import operator
 import re
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +24,18 @@ from .devices import Machine
 
 _RANDOM = ("dropout", "stochastic_depth", "rand", "bernoulli")
 _BOOKKEEPING = {*vars(nn.Module())} - {"_parameters", "_buffers", "_modules"}  # of every module; hooks apart
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode for the time of a block; then every module has its own mode again, a frozen BatchNorm too."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @dataclass(frozen=True)
