@@ -1,6 +1,6 @@
 """Checkpoints: written whole or not at all, made of plain types, loaded without running any code.
 
-`torch.load` runs code hidden in a file unless it is told `weights_only=True`; a checkpoint here never needs
+`torch.load` may run code hidden in a file unless it is told `weights_only=True`; a checkpoint here never needs
 more. A file is written beside its place and renamed into it, so a reader finds the old one or the new one.
 
 Taught in notebook 03.

@@ -285,7 +285,8 @@ def make(records: pd.DataFrame, root: str | Path, classes: list[str] | None = No
     root : folder the paths start from.
     classes : class names in index order; None takes the sorted labels.
     size, fit, channels : see `read_image`.
-    batch_size : images a batch, of all processes together. shuffle, seed : a new order each epoch, from (seed, epoch) alone.
+    batch_size : images a batch, of all processes together. shuffle, seed : a new order each epoch, from (seed, epoch)
+        alone.
     weights : (len(records),) how often a row is drawn, relative to the others; None draws each once.
     workers : reading processes; None chooses (see `default_workers`).
     rank, world : this process and how many there are.

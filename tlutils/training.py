@@ -31,7 +31,6 @@ from .predicting import normalisation
 from .progress import bar
 from .training_state import State, TrainingError
 
-
 _OUT_OF_MEMORY = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")  # GPUs, then CPUs
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 
@@ -46,8 +45,8 @@ class Options:
     optimiser : "adam", "adamw" or "sgd" with momentum. learning_rate, momentum, weight_decay : its settings.
     layer_decay : what the learning rate is multiplied by for each stage nearer to the pixels (see `optimisers`).
     schedule : "constant", "step:EPOCHS:FACTOR", "cosine" or "one-cycle". monitor : the one quantity that early
-    stopping and the choice of the best epoch look at (see `monitors`). patience : epochs without an improvement of more than
-    min_delta before stopping; 0 never stops. views : 0 = a new view every epoch; V = V views in turn, which the
+    stopping and the choice of the best epoch look at (see `monitors`). patience : epochs without an improvement of
+    more than min_delta before stopping; 0 never stops. views : 0 = a new view every epoch; V = V views in turn, which the
     store can keep. micro_batch : images at once in memory (gradients add up to the whole batch); "auto" halves it
     until it fits; 0 = the whole batch.
     """

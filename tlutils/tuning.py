@@ -113,8 +113,8 @@ def head_then_rest(model: nn.Module, loaders: dict[str, Loader], options: Option
 def _better_of(first: Fit, second: Fit, head: dict, monitor: str) -> Fit:
     n = len(first.history)
     best = [part.history.iloc[part.best_epoch - 1] for part in (first, second)]
-    history = pd.concat([first.history.assign(part="head"), second.history.assign(part="all", epoch=lambda t: t["epoch"] + n)],
-                        ignore_index=True)
+    history = pd.concat([first.history.assign(part="head"),
+                         second.history.assign(part="all", epoch=lambda t: t["epoch"] + n)], ignore_index=True)
     kept = second.best_epoch + n
     if monitors.beats(*best, first.monitor):
         second.model.load_state_dict(head)
