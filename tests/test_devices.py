@@ -42,6 +42,19 @@ def test_unknown_precisions_are_refused(device, precision, named):
         devices.choose(device, precision)
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", "meta", "xpu"])
+def test_unknown_devices_are_refused_with_those_there_are(device):
+    with pytest.raises(ValueError, match=f"device is '{device}'; it is auto or one of cpu, cuda, mps"):
+        devices.choose(device)
+
+
+def test_a_gpu_of_a_number_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="'cuda:2' but torch sees 2 CUDA GPUs"):
+        devices.choose("cuda:2")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_gpu_that_is_not_there_is_said_with_a_way_out():
     with pytest.raises(ValueError, match="sees no CUDA GPU.*device='cpu'"):

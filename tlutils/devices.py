@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+DEVICES = ("cpu", "cuda", "mps")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # How long a process waits for another: rank 0 alone may fetch and unpack gigabytes or look through 100,000 files
 # meanwhile (NCCL's own limit is 10 minutes). One that died is not waited for: torchrun ends the others.
@@ -101,7 +102,7 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
         raise ValueError(f"precision is {precision!r}; it is one of auto, {', '.join(PRECISIONS)}")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    place = torch.device(device)
+    place = _place(device)
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device is {device!r} but torch {torch.__version__} sees no CUDA GPU here; use device='cpu'")
     if place.type == "mps" and not torch.backends.mps.is_available():
@@ -119,6 +120,20 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
         _turn_tf32_off()
     channels_last = place.type == "cuda" or (place.type == "cpu" and torch.backends.mkldnn.is_available())
     return Machine(place, chosen, channels_last, why=why if chosen == natural else "asked for")
+
+
+def _place(device: str) -> torch.device:
+    """A device by its name; it may be one that this machine lacks."""
+    try:
+        place = torch.device(device)
+    except RuntimeError:  # torch names two dozen kinds, most of which nothing here was written for
+        place = None
+    if place is None or place.type not in DEVICES:
+        raise ValueError(f"device is {device!r}; it is auto or one of {', '.join(DEVICES)}, or a GPU by its number, such as "
+                         "cuda:1")
+    if place.type == "cuda" and torch.cuda.is_available() and (place.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {device!r} but torch sees {torch.cuda.device_count()} CUDA GPUs here, counted from 0")
+    return place
 
 
 def _turn_tf32_off() -> None:
