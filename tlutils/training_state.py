@@ -152,7 +152,8 @@ class State:
         _same_settings(saved, self.options, self.model, path)
         self.model.load_state_dict(saved["state"], strict=False)
         self.optimiser.load_state_dict(saved["optimiser"])
-        self.history, self.micro = saved["history"], saved["micro"]
+        self.history = saved["history"]
+        self.micro = saved["micro"] if self.options.micro_batch == "auto" else self.micro
         self.best, self.best_epoch, self.best_state = saved["best"], saved["best_epoch"], saved["best_state"]
         mine = saved["rng"][devices.rank() % len(saved["rng"])]
         devices.restore_rng_state(mine, self.machine.device)
