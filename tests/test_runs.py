@@ -441,6 +441,16 @@ def test_further_seeds_are_held_to_the_same_data_without_reading_them_again(data
         runs.train_seeds(one, 2, **where)
 
 
+def test_further_seeds_move_with_the_images(data, tmp_path):
+    one = train(data, tmp_path / "run", small(epochs="1"))
+    where = {"device": "cpu", "precision": "fp32", "show": False, "log": None}
+    runs.train_seeds(one, 2, **where)
+    moved = data.rename(tmp_path / "elsewhere")
+    one = train(moved, one.folder, small(epochs="2"))
+    other = runs.train_seeds(one, 2, **where)[1]
+    assert other.root == runs.load(other.folder).root == one.root == moved and len(other.history) == 2
+
+
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_says_so_in_recipe_json(tiny_folder, tmp_path):
     said = []
     two = train(tiny_folder, tmp_path / "run", small(patience="0"))

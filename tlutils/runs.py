@@ -115,7 +115,8 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
         _same_run(sibling, recipe, run.weights, run.about["limit"], data.get("patient"), run.root)
         if sibling.about["data"]["fingerprint"] != data["fingerprint"]:
             raise _another_run(folder, ["its images were others"])
-        sibling.root, sibling.about["data"] = run.root, data
+        if sibling.root != run.root:
+            _move(sibling, run.root, data["asked"], log)
         return _gone_on(sibling, recipe, log)
     about = {**run.about, "machine": machine.describe(), "started": _now(), "versions": versions()}
     sibling = Run(folder, recipe, run.records, run.root, about)
@@ -172,11 +173,24 @@ def _settled(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: i
         return _begun(recipe, data, table, root, out, weights, limit, machine, patient, log)
     _same_images(run, table)
     if run.root != root:
-        log(f"the images have moved from {run.root} to {root}")
-        run.root = root
-        run.about["data"] |= {"asked": str(data), "root": str(root), "top": _top(table, root)}
-        run.settle()
+        _move(run, root, str(data), log)
     return _gone_on(run, recipe, log)
+
+
+def _move(run: Run, root: Path, asked: str, log: Callable[[str], None]) -> None:
+    """Write down that the same images lie elsewhere now."""
+    log(f"the images of {run.folder} have moved from {run.root} to {root}")
+    run.root = root
+    run.about["data"] |= {"asked": asked, "root": str(root), "top": _top(run.records, root)}
+    run.settle()
+
+
+def _refuse_remains(out: Path) -> None:
+    """Refuse a folder with results or weights of a run that nobody can tell of what: they would pass for the new run's."""
+    for name in ("metrics.json", "best.pt", "last.pt", "head.pt"):
+        if (out / name).is_file():
+            raise ValueError(f"{out} has a {name} but not both recipe.json and records.csv, so of what run it is cannot be "
+                             "told. Put those back, choose another folder, or remove this one first")
 
 
 def _begun(recipe: Recipe, data: str | Path, table: pd.DataFrame, root: Path, out: Path, weights: str, limit: int,
