@@ -162,6 +162,7 @@ def _settled(recipe: Recipe, data: str | Path, out: Path, weights: str, limit: i
     """The run that the folder holds, if it is this one; else a new one."""
     run = load(out) if _is_begun(out) else None
     if run is None:
+        _refuse_remains(out)
         models.check_size(recipe.backbone, recipe.size, machine.device, recipe.head)
     source = sources.get(data)
     root = (source.parent if source.is_file() else source).resolve()
