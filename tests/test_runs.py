@@ -167,6 +167,16 @@ def test_a_run_chooses_its_threshold_on_validation_and_answers_by_it_everywhere(
     assert runs.evaluate(run.folder, calibrated=True, **where)["confusion"] == again["confusion"]
 
 
+def test_a_run_that_was_stopped_before_it_chose_its_threshold_answers_nothing(two_classes, tmp_path, monkeypatch):
+    recipe = small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3", epochs="1")
+    monkeypatch.setattr(runs, "finish", lambda *a, **more: None)
+    run = train(two_classes, tmp_path / "run", recipe)
+    with pytest.raises(runs.NotARun, match="stopped before its threshold was chosen"):
+        runs.predict(run.folder, [two_classes / "test"], device="cpu", precision="fp32", show=False)
+    monkeypatch.undo()
+    assert train(two_classes, run.folder, recipe).threshold is not None
+
+
 def test_a_threshold_for_more_than_two_classes_is_refused_before_any_work(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="threshold is 'youden'.*4 classes"):
         train(tiny_folder, tmp_path / "run", small(threshold="youden"))

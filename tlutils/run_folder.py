@@ -101,8 +101,15 @@ class Run:
 
     @property
     def threshold(self) -> float | None:
-        """From which probability on the second of two classes is answered; None answers the likelier one."""
-        return checkpoints.load(self._file("best.pt")).get("threshold")
+        """From which probability on the second of two classes is answered; None answers the likelier one.
+
+        Raises NotARun where the recipe wants one that has not been chosen yet.
+        """
+        content = checkpoints.load(self._file("best.pt"))
+        if self.recipe.threshold and "threshold" not in content:
+            raise NotARun(f"{self.folder} was stopped before its threshold was chosen, by which it answers. Run the same "
+                          "training again; it goes on where it stopped")
+        return content.get("threshold")
 
     def part(self, split: str) -> pd.DataFrame:
         """The records of one split."""
