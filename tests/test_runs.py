@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tlutils import checkpoints, cleaning, devices, evaluation, files, phantoms, recipes, records, run_use, runs, splits
+from tlutils import (checkpoints, cleaning, devices, evaluation, files, phantoms, recipes, records, run_use, runs, splits,
+                     training)
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 FILES = {"recipe.json", "records.csv", "history.csv", "best.pt", "last.pt", "predictions.csv", "metrics.json"}
@@ -512,6 +513,37 @@ def test_training_anew_in_steps_takes_the_old_measurements_away_first(run, tmp_p
     assert not again.finished and not (again.folder / "predictions.csv").exists()
     runs.finish(again, model, parts, **where)
     assert again.metrics == run.metrics
+
+
+def test_measurements_stay_where_training_cannot_go_on_from_what_was_saved(run, tiny_folder, tmp_path):
+    kept = runs.load(shutil.copytree(run.folder, tmp_path / "run"))
+    last = checkpoints.read(kept.folder / "last.pt")
+    del last["settings"]["views_drawn_by"]  # as before views were drawn by content
+    checkpoints.write(kept.folder / "last.pt", last)
+    before = {path: path.read_bytes() for path in kept.folder.glob("*.*") if path.is_file()}
+    with pytest.raises(ValueError, match="last.pt was made with other settings: views_drawn_by"):
+        train(tiny_folder, kept.folder, small(epochs="3"))
+    assert {path: path.read_bytes() for path in before} == before
+    assert train(tiny_folder, kept.folder).metrics == run.metrics
+
+
+def test_a_run_goes_on_with_fewer_images_at_once_where_that_is_asked_for(run, tiny_folder, tmp_path, monkeypatch):
+    parts, count = [], training._count
+    monkeypatch.setattr(training, "_count", lambda each, *of: (parts.append(len(each)), count(each, *of))[1])
+    monkeypatch.setattr(training, "validate", lambda *a: {"val_loss": 1.0, "val_accuracy": 1.0, "val_images": 8})
+    train(tiny_folder, shutil.copytree(run.folder, tmp_path / "run"), small(epochs="3", micro_batch="5"))
+    assert parts and max(parts) == 5
+
+
+@pytest.mark.parametrize("lost", ["recipe.json", "records.csv"])
+def test_results_of_an_unknown_run_do_not_pass_for_those_of_a_new_one(run, data, tmp_path, lost):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    (folder / lost).unlink()
+    for name in ("metrics.json", "best.pt", "last.pt"):
+        with pytest.raises(ValueError, match=f"has a {name} but not both recipe.json and records.csv"):
+            begin(data, folder)
+        (folder / name).unlink()
+    begin(data, folder)
 
 
 def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):

@@ -73,7 +73,7 @@ def train(recipe: Recipe | str, data: str | Path, out: str | Path, *, weights: s
 def _walk(run: Run, machine: Machine, store: str | Path | None, compiled: bool, show: bool | None,
           log: Callable[[str], None]) -> Run:
     """The street from a prepared run to its end."""
-    if devices.by_first(lambda: run.finished):
+    if devices.by_first(lambda: run.finished and run.recipe == Recipe.from_dict(run.about["recipe"])):  # else it goes on
         found = run.metrics
         log(f"{run.folder} is finished already{': ' + evaluation.headline(found['test']) if 'test' in found else ''}")
         return run
@@ -302,7 +302,6 @@ def _gone_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
                                         f"{asked.schedule!r} every rate depends on it"])
     if run.finished:
         log(f"{run.folder} is finished and goes on: it was asked for more epochs or more patience")
-        _unfinish(run)
     run.recipe = asked
     return run
 
@@ -337,9 +336,11 @@ def make_model(run: Run) -> nn.Module:
 
     def first() -> dict:
         made.append(models.build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights))
-        run.about["weights"] = {**made[0].tl["weights"], "asked": run.weights}
-        run.settle()
-        return run.about["weights"]
+        found = {**made[0].tl["weights"], "asked": run.weights}
+        if found != run.about["weights"]:
+            run.about["weights"] = found
+            run.settle()
+        return found
     run.about["weights"] = devices.by_first(first)  # which may fetch them, for all
     return made[0] if made else models.build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights)
 
@@ -367,12 +368,19 @@ def fit(run: Run, model: nn.Module, parts: dict[str, loaders.Loader], *, machine
              "show": show, "log": log}
     with alone(run.folder):
         run.about["machine"] = machine.describe()
-        devices.by_first(lambda: (_unfinish(run), run.settle()))
+        devices.by_first(lambda: _begin_to_fit(run, model, used))
         done = tuning.head_then_rest(model, used, recipe.options(), recipe.head_epochs, recipe.head_learning_rate,
                                      **place) if recipe.head_epochs else training.fit(model, used, recipe.options(),
                                                                                       **place)
         devices.by_first(lambda: _keep(run, model, done))
     return done
+
+
+def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
+    """Take the old measurements away, once it is sure that training can go on from the weights that they are of."""
+    training.refuse_other(run.folder / "last.pt", model, used, run.recipe.options())
+    _unfinish(run)
+    run.settle()
 
 
 def _keep(run: Run, model: nn.Module, done: training.Fit) -> None:

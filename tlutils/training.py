@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import checkpoints, devices, features, losses, models, monitors
+from . import checkpoints, devices, features, losses, models, monitors, training_state
 from .augment import Augmentation
 from .batches import FileBatches, StoreBatches
 from .devices import Machine
@@ -136,7 +136,7 @@ def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = 
     options = Options(**{**vars(options or Options()), **changes})
     machine = machine or devices.choose()
     log = log if log and devices.rank() == 0 else (lambda line: None)
-    options = _without_validation(options) if "val" not in loaders else options
+    options = _as_validated(options, loaders)
     devices.seed_everything(options.seed + devices.rank())
     devices.take_from_rank_0(machine.place(model))
     train, val, net, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
@@ -331,9 +331,21 @@ def _what_to_train(model: nn.Module, loaders: dict[str, Loader], options: Option
     return made["train"], made.get("val"), net, cut.name if cut else None
 
 
-def _without_validation(options: Options) -> Options:
+def refuse_other(checkpoint: str | Path, model: nn.Module, loaders: dict[str, Loader], options: Options) -> None:
+    """Raise ValueError where there is a checkpoint that `fit` would refuse to go on from; nothing is changed."""
+    if Path(checkpoint).is_file():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `fit` will say it
+            options = _as_validated(options, loaders)
+        training_state.refuse_other(checkpoints.read(checkpoint), options, model, checkpoint)
+
+
+def _as_validated(options: Options, loaders: dict[str, Loader]) -> Options:
+    """The options as they are; without validation images those that do without."""
+    if "val" in loaders:
+        return options
     warnings.warn("there is no validation set: no early stopping, and the last epoch is kept. "
-                  "splits.by_patient makes one", stacklevel=3)
+                  "splits.by_patient makes one", stacklevel=4)
     return Options(**{**vars(options), "patience": 0, "min_delta": -math.inf,
                       "monitor": "train_accuracy" if options.monitor == "val_accuracy" else "train_loss"})
 

@@ -145,11 +145,7 @@ class State:
         ------
         ValueError naming what differs where the checkpoint is of another model or other settings, or what it lacks.
         """
-        if not isinstance(saved, dict) or (lost := sorted(_KEPT - saved.keys())):
-            raise ValueError(f"{path} is no state of a training that can go on: it has no "
-                             f"{', '.join(lost) if isinstance(saved, dict) else 'names'}. Give training the last.pt "
-                             "that it wrote itself, or delete this file to begin anew")
-        _same_settings(saved, self.options, self.model, path)
+        refuse_other(saved, self.options, self.model, path)
         self.model.load_state_dict(saved["state"], strict=False)
         self.optimiser.load_state_dict(saved["optimiser"])
         self.history = saved["history"]
@@ -159,6 +155,15 @@ class State:
         devices.restore_rng_state(mine, self.machine.device)
         self.saved = self.epoch
         self.stopped = self._reason_to_stop()
+
+
+def refuse_other(saved: dict, options: Options, model: nn.Module, path: str | Path) -> None:
+    """Raise ValueError, as `State.resume` does, where a training cannot go on from what was saved."""
+    if not isinstance(saved, dict) or (lost := sorted(_KEPT - saved.keys())):
+        raise ValueError(f"{path} is no state of a training that can go on: it has no "
+                         f"{', '.join(lost) if isinstance(saved, dict) else 'names'}. Give training the last.pt "
+                         "that it wrote itself, or delete this file to begin anew")
+    _same_settings(saved, options, model, path)
 
 
 def _settings(options: Options) -> dict:
