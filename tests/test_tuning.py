@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tlutils import checkpoints, devices, loaders, models, predicting, tuning
+from tlutils import checkpoints, devices, loaders, models, predicting, training, tuning
 from tlutils.training import Options
 
 FP32 = devices.choose("cpu", "fp32")
@@ -116,3 +116,13 @@ def test_a_part_that_saw_fewer_validation_images_loses_whatever_its_loss(parts):
                                  head_learning_rate=1e-9, machine=FP32, show=False, log=log)
     assert done.history["val_images"].tolist() == [3, 16] and done.history["val_loss"].idxmin() == 0
     assert done.best_epoch == 2
+
+
+def test_what_shall_learn_is_not_forgotten_when_the_heads_part_is_stopped(parts, monkeypatch):
+    def stopped(*of):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(training, "train_epoch", stopped)
+    model = models.build("resnet18", 2, "linear", freeze="none", weights="random")
+    with pytest.raises(KeyboardInterrupt):
+        tuning.head_then_rest(model, parts, Options(epochs=1), head_epochs=1, machine=FP32, show=False, log=None)
+    assert model.tl["freeze"] == "none" and all(parameter.requires_grad for parameter in model.parameters())

@@ -102,11 +102,14 @@ def head_then_rest(model: nn.Module, loaders: dict[str, Loader], options: Option
                                         schedule="constant", views=options.views or 1, patience=0)
     if log:
         log(f"first the head alone, {head_epochs} epochs")
-    first = training.fit(models.freeze(model, "all"), loaders, first_options, checkpoint=beside, log=log, **place)
+    try:
+        first = training.fit(models.freeze(model, "all"), loaders, first_options, checkpoint=beside, log=log, **place)
+    finally:  # also where it was stopped: the next call with this model asks it again what shall learn
+        models.freeze(model, wanted)
     head = checkpoints.copy_of_state(model)
     if log:
         log(f"now with freeze={wanted!r}")
-    second = training.fit(models.freeze(model, wanted), loaders, options, checkpoint=checkpoint, log=log, **place)
+    second = training.fit(model, loaders, options, checkpoint=checkpoint, log=log, **place)
     return _better_of(first, second, head, options.monitor)
 
 
