@@ -338,7 +338,11 @@ def test_an_image_that_stays_unreadable_is_tried_once_each_time_the_store_is_ope
     for opening in range(2):
         loader = make(known, tmp_path)
         tries, read = [], loader.reader
-        loader.reader = lambda parts: (tries.extend(np.concatenate([np.empty(0, int), *parts]).tolist()), read(parts))[1]
+
+        def reader(parts):
+            tries.extend(row for part in parts for row in part.tolist())
+            return read(parts)
+        loader.reader = reader
         store = store_of(tmp_path / "s", features.split(resnet).prefix, loader)
         if opening == 0:
             store.fill(1), tries.clear()
@@ -536,7 +540,8 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_was_computed_with_it(table, 
     found = []
     for i, parts in enumerate(([rows], [rows[30:41], rows])):
         for part in parts:
-            store = store_of(tmp_path / f"s{i}", prefix, loaders.make(table.iloc[part], tmp_path, size=32), machine=machine)
+            images = loaders.make(table.iloc[part], tmp_path, size=32)
+            store = store_of(tmp_path / f"s{i}", prefix, images, machine=machine)
             store.fill(0)
         found.append(store.read(0, np.arange(len(rows))))
     assert store.copied == 11 and torch.equal(*found)
@@ -577,7 +582,8 @@ def test_an_image_and_its_views_are_known_by_content_alone(table, resnet, tmp_pa
     shutil.copy(tmp_path / "3.png", tmp_path / "b" / "other.png")
     sha256 = hashlib.sha256((tmp_path / "3.png").read_bytes()).hexdigest()
     one = pd.DataFrame({"path": ["3.png"], "label": ["a"], "sha256": [sha256]})
-    here, there = loaders.make(one, tmp_path, size=32), loaders.make(one.assign(path="other.png"), tmp_path / "b", size=32)
+    here = loaders.make(one, tmp_path, size=32)
+    there = loaders.make(one.assign(path="other.png"), tmp_path / "b", size=32)
     first, again, anew = (store_of(tmp_path / folder, prefix, loader, augmentation=augmentation)
                           for folder, loader in (("s", here), ("s", there), ("anew", there)))
     for store in (first, again, anew):
@@ -636,8 +642,8 @@ def damage(folder, what):
         (folder / "done").write_bytes(b"\xff" * (folder / "done").stat().st_size)
 
 
-DAMAGE = ["no JSON", "no description", "binary", "other images", "cut images", "cut done", "cut features", "no file done",
-          "no file features", "no file images", "empty features", "wrong marks"]
+DAMAGE = ["no JSON", "no description", "binary", "other images", "cut images", "cut done", "cut features",
+          "no file done", "no file features", "no file images", "empty features", "wrong marks"]
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged")
@@ -680,7 +686,7 @@ def test_a_full_disk_is_said_and_what_is_complete_is_kept(loader, resnet, tmp_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (140 * store.row_bytes, hard))
     try:
-        with pytest.raises(OSError, match="could not write the feature store.*What is complete there is kept.*--store none"):
+        with pytest.raises(OSError, match="could not write the feature store.*is complete there is kept.*--store none"):
             store.fill(0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -738,7 +744,8 @@ with devices.processes("cpu"):
 
 def test_processes_share_the_work_as_one_of_them_sees_it(table, resnet, tmp_path):
     """While they begin, a run of its own completes a chunk: after rank 0 has looked, before rank 1 looks."""
-    whole = store_of(tmp_path / "whole", features.split(resnet).prefix, loaders.make(table, tmp_path, size=32, workers=0))
+    images = loaders.make(table, tmp_path, size=32, workers=0)
+    whole = store_of(tmp_path / "whole", features.split(resnet).prefix, images)
     whole.fill(0)
     (tmp_path / "job.py").write_text(JOB)
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",

@@ -305,8 +305,8 @@ def test_looking_leaves_the_model_as_it_was(look):
     ("vgg16", "gap", 1, "all"), ("resnet18", "article", None, "all"), ("resnet18", "linear", None, "none"),
     ("densenet121", "linear", None, "all"), ("mobilenet_v3_small", "article", None, "all"),
     ("shufflenet_v2_x0_5", "gap", None, "up to stage2"), ("squeezenet1_0", "linear", 1, "none"),
-    ("mnasnet0_5", "linear", None, "all"), ("regnet_y_400mf", "linear", None, "all"), ("googlenet", "linear", None, "all"),
-    ("efficientnet_b0", "linear", None, "none"), ("convnext_tiny", "gap", None, "all"), ("alexnet", "gap", 1, "all")])
+    ("mnasnet0_5", "linear", None, "all"), ("regnet_y_400mf", "linear", None, "all"),
+    ("googlenet", "linear", None, "all"), ("efficientnet_b0", "linear", None, "none"), ("convnext_tiny", "gap", None, "all"), ("alexnet", "gap", 1, "all")])
 def test_real_architectures_give_maps(backbone, head, outputs, freeze):
     model = models.build(backbone, 2, head, outputs=outputs, freeze=freeze)
     images = torch.stack([bright_square(10, 10, 64), bright_square(40, 30, 64)])

@@ -109,8 +109,9 @@ def test_other_backbones_work_as_well(backbone):
 
 FAMILIES = {"alexnet": 64, "convnext_tiny": 32, "densenet121": 32, "efficientnet_b0": 32, "efficientnet_v2_s": 32,
             "googlenet": 32, "inception_v3": 75, "maxvit_t": 224, "mnasnet0_5": 32, "mobilenet_v2": 32,
-            "mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "resnext50_32x4d": 32, "wide_resnet50_2": 32,
-            "shufflenet_v2_x0_5": 32, "squeezenet1_0": 32, "swin_t": 32, "swin_v2_t": 32, "vgg11": 32, "vit_b_32": 224}
+            "mobilenet_v3_small": 32, "regnet_y_400mf": 32, "resnet18": 32, "resnext50_32x4d": 32,
+            "wide_resnet50_2": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_0": 32, "swin_t": 32, "swin_v2_t": 32,
+            "vgg11": 32, "vit_b_32": 224}
 HEAVY = ("densenet121", "efficientnet_v2_s", "inception_v3", "maxvit_t", "vgg11", "vit_b_32", "wide_resnet50_2")
 
 
@@ -126,7 +127,8 @@ def test_every_family_is_frozen_and_cut_where_one_tensor_passes(backbone):
     for frozen in (model, up_to_the_middle(copy.deepcopy(model))):
         cut = features.split(models.train_mode(frozen))
         assert cut.tail(cut.prefix(images)).shape == (2, 3)
-        trained = [{name for name, p in net.named_parameters() if p.requires_grad} for net in (cut.prefix, cut.tail, frozen)]
+        trained = [{name for name, p in net.named_parameters() if p.requires_grad}
+                   for net in (cut.prefix, cut.tail, frozen)]
         assert not trained[0] and trained[1] == trained[2]
     assert features.split(models.train_mode(models.freeze(model, "none"))) is None
 

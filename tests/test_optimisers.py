@@ -9,9 +9,10 @@ from torch import nn
 from tlutils import features, models, optimisers
 from tlutils.training import Options
 
-FAMILIES = ("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
-            "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnext50_32x4d",
-            "wide_resnet50_2", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t", "swin_v2_t", "vgg11", "vit_b_32")
+FAMILIES = ("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet",
+            "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf",
+            "resnet18", "resnext50_32x4d", "wide_resnet50_2", "shufflenet_v2_x0_5", "squeezenet1_0", "swin_t",
+            "swin_v2_t", "vgg11", "vit_b_32")
 
 
 @pytest.mark.parametrize("backbone", FAMILIES)
@@ -25,7 +26,8 @@ def test_the_stages_of_every_family_lead_from_the_pixels_to_the_head(backbone):
 
 
 def test_a_block_keeps_its_parameters_together():
-    stage = optimisers.stages(name for name, _ in models.build("vit_b_32", 2, "linear", device="meta").named_parameters())
+    model = models.build("vit_b_32", 2, "linear", device="meta")
+    stage = optimisers.stages(name for name, _ in model.named_parameters())
     inside = {stage[name] for name in stage if name.startswith("encoder.layers.encoder_layer_5.")}
     assert len(inside) == 1 and stage["class_token"] == 0
 
@@ -36,7 +38,8 @@ def scales(net, model):
     return {id(parameter): group["scale"] for group in groups for parameter in group["params"]}
 
 
-@pytest.mark.parametrize(("backbone", "freeze"), [("mobilenet_v3_small", "up to features.4"), ("resnet18", "up to layer2")])
+@pytest.mark.parametrize(("backbone", "freeze"), [("mobilenet_v3_small", "up to features.4"),
+                                                  ("resnet18", "up to layer2")])
 def test_the_rates_are_the_same_where_the_frozen_part_is_cut_off(backbone, freeze):
     model = models.train_mode(models.build(backbone, 3, "linear", freeze=freeze))
     tail = features.split(model).tail

@@ -177,8 +177,9 @@ def _targets(scores: Tensor, target: Target) -> Tensor:
 
 def _layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
     if isinstance(model, (zoo.VisionTransformer, zoo.SwinTransformer)):
-        raise ValueError(f"a {type(model).__name__} has no maps (N, channels, h, w) for Grad-CAM to weigh, but those "
-                         "that cut the image into patches before all else; use occlusion, which asks the network itself")
+        raise ValueError(f"a {type(model).__name__} has no maps (N, channels, h, w) for Grad-CAM to weigh, but "
+                         "those that cut the image into patches before all else; use occlusion, which asks the network "
+                         "itself")
     if isinstance(layer, nn.Module):
         return layer
     last = models.last_conv(model)

@@ -117,9 +117,9 @@ class Store:
             self._fill(missing, view_number, show)
         marks = self.marks()[view_number]
         if not marks.all():
-            raise RuntimeError(f"the feature store {self.folder} lacks {(marks == 0).sum()} of {self.n} images after it "
-                               "was filled; all processes must see one folder (--store DIR), or train without a store "
-                               "(--store none)")
+            raise RuntimeError(f"the feature store {self.folder} lacks {(marks == 0).sum()} of {self.n} images after "
+                               "it was filled; all processes must see one folder (--store DIR), or train without a "
+                               "store (--store none)")
         self._bad[view_number] = bad = broadcast(np.flatnonzero(marks == BAD))
         self._tried.update(np.intersect1d(missing, bad).tolist())
         self.loader.forget_unreadable(np.setdiff1d(missing, bad))
@@ -171,9 +171,9 @@ class Store:
         if len(bad) == len(asked) and len(new) >= min(self.n, AWAY):
             path = self.loader.records["path"][asked[0]]
             raise OSError(f"none of {len(asked)} images in {self.loader.root} could be read, e.g. {path} "
-                          f"({dict(self.loader.unreadable)[path]}). If the disk is away, bring it back and run the same "
-                          f"command again: what is complete in the feature store {self.folder} is kept. If the files "
-                          "are damaged, take them out of the records (records.inspect finds them)")
+                          f"({dict(self.loader.unreadable)[path]}). If the disk is away, bring it back and run the "
+                          f"same command again: what is complete in the feature store {self.folder} is kept. If the "
+                          "files are damaged, take them out of the records (records.inspect finds them)")
         self._mark(view_number, new, BAD)
 
     def to_copy(self, view_number: int) -> int:
@@ -344,8 +344,8 @@ def _shape(prefix: nn.Module, size: int) -> tuple[int, ...]:
     with eval_mode(prefix):
         shape = torch.func.functional_call(prefix, on_meta, images).shape
     if shape[0] != 2:
-        raise ValueError(f"the frozen part makes {tuple(shape)} of 2 images, not a row of each, which no store can keep; "
-                         "do without one (store=None, on the command line --store none)")
+        raise ValueError(f"the frozen part makes {tuple(shape)} of 2 images, not a row of each, which no store can "
+                         "keep; do without one (store=None, on the command line --store none)")
     return tuple(shape[1:])
 
 
@@ -377,7 +377,8 @@ def _fp32_products() -> list[str]:
 
 
 def _same_but_for_images(one: dict, other: object) -> bool:
-    return isinstance(other, dict) and all(one.get(name) == other.get(name) for name in {*one, *other} - {"images", "views"})
+    return isinstance(other, dict) and \
+        all(one.get(name) == other.get(name) for name in {*one, *other} - {"images", "views"})
 
 
 def _image_hashes(loader: Loader) -> np.ndarray:
