@@ -26,8 +26,6 @@ from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, StrM
 from scipy.integrate import trapezoid
 from scipy.ndimage import gaussian_filter1d
 
-from . import image_files
-
 WIDTH = 9.0  # inches; at 100 dots an inch a notebook shows it unscaled
 PALETTE = sns.color_palette("colorblind").as_hex()
 BLUE, ORANGE, GREEN, RED, PINK, _, _, _, YELLOW, _ = PALETTE
@@ -225,7 +223,9 @@ def split_bars(before: pd.DataFrame, after: pd.DataFrame,
 
 def read_grey(path: str | Path) -> np.ndarray:
     """The pixels of an image file, upright and in grey: uint8 (H, W). Taught in notebook 01."""
-    return np.asarray(image_files.read(path))
+    from .image_files import read  # here, so that a copy of this file draws all else without the library
+
+    return np.asarray(read(path))
 
 
 def grid(images: Pictures, titles: Iterable[str] | None = None, colours: Iterable[str] | None = None,
@@ -292,7 +292,7 @@ def _some_of(records: pd.DataFrame, root: Path, n: int, seed: int) -> list[np.nd
             break
         try:
             found.append(read_grey(root / path))
-        except image_files.UnreadableImage:
+        except ValueError:  # image_files.UnreadableImage
             continue
     return found
 
