@@ -74,7 +74,8 @@ def test_a_sample_keeps_the_share_of_every_split_and_class():
 def test_a_sample_has_two_patients_of_every_split_and_class_where_there_are_two(limit):
     rows = [(split, label, f"{split}{label}{patient}") for split in ("train", "test") for label in "ab"
             for patient, scans in enumerate((40, 3, 1)) for _ in range(scans)]
-    table = pd.DataFrame(rows, columns=["split", "label", "patient"]).assign(path=[f"{i}.png" for i in range(len(rows))])
+    table = pd.DataFrame(rows, columns=["split", "label", "patient"])
+    table["path"] = [f"{i}.png" for i in range(len(table))]
     for seed in range(30):
         some = division.sample(table, limit, seed)
         assert (some.groupby(["split", "label"])["patient"].nunique() >= 2).all() and len(some) <= max(limit, 8) + 4

@@ -450,7 +450,8 @@ def test_a_folder_with_anything_that_the_other_lacks_is_no_copy(tmp_path, odd):
 
 
 def test_splits_below_the_classes_are_refused_with_what_to_do(tmp_path):
-    names = [f"{label}/{split}/p{i}/{i}.jpeg" for label in ("CNV", "DME") for split in ("train", "test") for i in (0, 1)]
+    names = [f"{label}/{split}/p{i}/{i}.jpeg" for label in ("CNV", "DME") for split in ("train", "test")
+             for i in (0, 1)]
     of_other_pixels(write(tmp_path, *names))
     with pytest.raises(ValueError, match=r"several data sets.*as the classes.*put the splits on top \(train/<class>"):
         find_root(tmp_path)

@@ -70,7 +70,8 @@ SHARES = st.sampled_from([(0.15, 0.15), (0.2, 0.0), (0.0, 0.3), (0.5, 0.4)])
 def test_whoever_the_patients_are_each_is_on_one_side_and_none_is_lost(sizes, shares, seed, tied):
     found = patients({f"p{i}": labels for i, labels in enumerate(sizes)})
     if tied:  # the first two share a file
-        found["sha256"] = found["path"].mask(found["path"].isin(found.groupby("patient")["path"].first().iloc[:2]), "same")
+        first = found.groupby("patient")["path"].first().iloc[:2]
+        found["sha256"] = found["path"].mask(found["path"].isin(first), "same")
     sides = {side for side, share in zip(splits.SPLITS, (1 - sum(shares), *shares), strict=True) if share}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Every kind of troubled file is read rightly or listed with its reason, alone and among all others, in every command."""
+"""Every kind of troubled file is read rightly or listed with its reason, alone and among all others."""
 
 from __future__ import annotations
 
@@ -91,13 +91,14 @@ def fates(found: pd.DataFrame, root: Path, made: dict[str, Path]) -> dict[str, s
     """Kinds -> what became of them, by a table of records or predictions."""
     problem = dict(zip(found["path"], found.get("problem", pd.Series("", found.index)), strict=True))
     named = {about: os.fspath(file.relative_to(root)) for about, file in made.items()}
-    return {about: PASSED if path not in problem else LISTED if problem[path] else READ for about, path in named.items()}
+    return {about: PASSED if path not in problem else LISTED if problem[path] else READ
+            for about, path in named.items()}
 
 
 def wrong(become: dict[str, str], unlisted: str = LISTED) -> dict[str, str]:
     """The kinds that did not meet their fate; `unlisted` is what stands for listed in a table of readable images."""
-    return {about: fate for about, fate in become.items()
-            if fate not in {READ: [READ], LISTED: [unlisted], EITHER: [READ, unlisted], PASSED: [PASSED]}[KINDS[about].fate]}
+    right = {READ: [READ], LISTED: [unlisted], EITHER: [READ, unlisted], PASSED: [PASSED]}
+    return {about: fate for about, fate in become.items() if fate not in right[KINDS[about].fate]}
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,8 @@ def test_all_of_them_are_audited_and_what_is_left_can_be_audited_again(folder, t
 def test_a_file_that_changes_between_scan_and_reading_is_read_or_named(tmp_path, change):
     for i in range(4):
         draw_tiny("CNV", i).save(tmp_path / f"{i}.jpeg")
-    table = pd.DataFrame({"path": [f"{i}.jpeg" for i in range(4)], "split": "", "label": "A", "patient": ""}, dtype="str")
+    table = pd.DataFrame({"path": [f"{i}.jpeg" for i in range(4)], "split": "", "label": "A", "patient": ""},
+                         dtype="str")
     loader = loaders.make(records.inspect(table, tmp_path), tmp_path, size=32, batch_size=2, workers=0)
     file = tmp_path / "2.jpeg"
     data = file.read_bytes()

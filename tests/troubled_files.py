@@ -73,7 +73,8 @@ tiff = partial(encoded, kind_="TIFF")
 
 # --- cut short ----------------------------------------------------------------------------------
 
-WHOLE = {"jpeg": jpeg, "progressive jpeg": partial(jpeg, progressive=True), "png": encoded, "bmp": partial(encoded, kind_="BMP"),
+WHOLE = {"jpeg": jpeg, "progressive jpeg": partial(jpeg, progressive=True), "png": encoded,
+         "bmp": partial(encoded, kind_="BMP"),
          "tiff": tiff, "lzw tiff": partial(tiff, compression="tiff_lzw"), "gif": partial(encoded, kind_="GIF"),
          "webp": partial(encoded, kind_="WEBP", lossless=True)}
 CUTS = {"a byte": lambda n: 1, "eleven bytes": lambda n: 11, "forty bytes": lambda n: 40, "half": lambda n: n // 2,
@@ -104,16 +105,20 @@ def _zip() -> bytes:
 
 
 ELSE = {
-    "no bytes": b"", "one byte": b"x", "zeros": bytes(10_000), "text": b"not here\n" * 50, "utf-16 text": "nein".encode("utf-16"),
+    "no bytes": b"", "one byte": b"x", "zeros": bytes(10_000), "text": b"not here\n" * 50,
+    "utf-16 text": "nein".encode("utf-16"),
     "html": b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "json": b'{"error": "denied"}',
     "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
     "pdf": b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n%%EOF\n", "svg": b'<svg xmlns="http://www.w3.org/2000/svg"><rect/></svg>',
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 48\nshowpage\n", "psd": b"8BPS\0\1" + bytes(60),
     "dicom": bytes(128) + b"DICM" + bytes(200), "nifti": struct.pack("<i", 348) + bytes(340) + b"n+1\0" + bytes(200),
     "gzip": b"\x1f\x8b\x08\0" + bytes(60), "a program": b"MZ" + bytes(200), "elf": b"\x7fELF" + bytes(200),
-    "mp4": b"\0\0\0\x18ftypmp42" + bytes(60), "heic": b"\0\0\0\x18ftypheic" + bytes(60), "numpy": b"\x93NUMPY\x01\0" + bytes(90),
-    "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(90), "a jpeg's first marker": b"\xff\xd8", "a jpeg's first and last": b"\xff\xd8\xff\xd9",
-    "a png's signature": b"\x89PNG\r\n\x1a\n", "a tiff's signature": b"II*\0", "a tiff without a directory": b"II*\0\xff\xff\xff\x7f",
+    "mp4": b"\0\0\0\x18ftypmp42" + bytes(60), "heic": b"\0\0\0\x18ftypheic" + bytes(60),
+    "numpy": b"\x93NUMPY\x01\0" + bytes(90),
+    "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(90), "a jpeg's first marker": b"\xff\xd8",
+    "a jpeg's first and last": b"\xff\xd8\xff\xd9",
+    "a png's signature": b"\x89PNG\r\n\x1a\n", "a tiff's signature": b"II*\0",
+    "a tiff without a directory": b"II*\0\xff\xff\xff\x7f",
     "a bmp's signature": b"BM", "a gif's signature": b"GIF89a", "random bytes": np.random.default_rng(0).bytes(3000),
     "an image turned to text": b"data:image/png;base64,iVBORw0KGgo=",
 }
@@ -127,7 +132,8 @@ kind("a png as a windows editor saved it", LISTED, lambda: b"\xef\xbb\xbf" + enc
 
 # --- an ending that tells something else ----------------------------------------------------------------
 
-for _ending, _format in (("png", "JPEG"), ("jpg", "PNG"), ("jpeg", "TIFF"), ("tif", "BMP"), ("bmp", "GIF"), ("tiff", "PNG")):
+for _ending, _format in (("png", "JPEG"), ("jpg", "PNG"), ("jpeg", "TIFF"), ("tif", "BMP"), ("bmp", "GIF"),
+                         ("tiff", "PNG")):
     kind(f"{_format} named {_ending}", READ, partial(encoded, kind_=_format), f"named_{_format}.{_ending}", off=4)
 kind("webp named jpg", READ, partial(encoded, kind_="WEBP", lossless=True), "named_webp.jpg")
 
@@ -190,7 +196,8 @@ def chunk(name: bytes, body: bytes) -> bytes:
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: bytes, interlaced: bool = False) -> bytes:
     """A PNG from its parts; `rows` with a filter byte before each."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
-    return b"\x89PNG\r\n\x1a\n" + b"".join([chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
 
 
 def _rows(values: np.ndarray) -> bytes:
@@ -255,7 +262,8 @@ def tiff_of(values: np.ndarray, end: str = "<", **tags: object) -> bytes:
     data = values.astype(values.dtype.newbyteorder(end)).tobytes()
     form = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     entries = {256: values.shape[1], 257: values.shape[0], 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 8, 277: 1,
-               278: values.shape[0], 279: len(data), 339: form, **{int(name[1:]): value for name, value in tags.items()}}
+               278: values.shape[0], 279: len(data), 339: form,
+               **{int(name[1:]): value for name, value in tags.items()}}
     directory = struct.pack(end + "H", len(entries)) + b"".join(
         struct.pack(end + "HHII", tag, 4, 1, value) for tag, value in sorted(entries.items())) + bytes(4)
     return {"<": b"II", ">": b"MM"}[end] + struct.pack(end + "HI", 42, 8 + len(data)) + data + directory
@@ -264,7 +272,8 @@ def tiff_of(values: np.ndarray, end: str = "<", **tags: object) -> bytes:
 for _way in ("tiff_deflate", "packbits", "tiff_adobe_deflate"):
     kind(f"tiff packed by {_way}", READ, lambda way=_way: tiff(compression=way))
 kind("tiff packed as a jpeg", READ, lambda: tiff(compression="jpeg", quality=95), off=4)
-kind("tiff packed as a fax", READ, lambda: tiff(Image.fromarray(_bilevel()).convert("1"), compression="group4"), shows=_bilevel)
+kind("tiff packed as a fax", READ, lambda: tiff(Image.fromarray(_bilevel()).convert("1"), compression="group4"),
+     shows=_bilevel)
 kind("tiff in cmyk", READ, lambda: tiff(_cmyk()))
 kind("tiff with a palette", READ, lambda: tiff(_palette()))
 kind("tiff in which 0 is white", READ, lambda: tiff_of(255 - scene(), t262=0))
@@ -272,13 +281,15 @@ kind("tiff with the big end first", READ, lambda: tiff_of(scene(), ">"))
 kind("tiff of 64-bit floats", EITHER, lambda: tiff_of(scene().astype(np.float64) / 3))
 kind("tiff of signed 16 bits", READ, lambda: tiff_of(scene().astype(np.int16) * 50 - 9000))
 kind("tiff of 32 bits without a sign", EITHER, lambda: tiff_of(scene().astype(np.uint32) * 900))
-kind("tiff with lab colours", EITHER, lambda: tiff(ImageCms.applyTransform(grey().convert("RGB"), ImageCms.buildTransform(
-    ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"))), shows=None)
+kind("tiff with lab colours", EITHER, lambda: tiff(ImageCms.applyTransform(
+    grey().convert("RGB"), ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"),
+                                                        "RGB", "LAB"))), shows=None)
 kind("tiff that claims more rows", LISTED, lambda: tiff_of(scene(), t257=4800))
 kind("tiff whose pixels begin behind its end", LISTED, lambda: tiff_of(scene(), t273=10**6))
 kind("tiff of no width", LISTED, lambda: tiff_of(scene(), t256=0))
 kind("tiff of an unknown packing", LISTED, lambda: tiff_of(scene(), t259=4711))
-kind("tiff whose directories go round in a circle", EITHER, lambda: (lambda data: data[:-4] + data[4:8])(tiff_of(scene())))
+kind("tiff whose directories go round in a circle", EITHER,
+     lambda: (lambda data: data[:-4] + data[4:8])(tiff_of(scene())))
 kind("tiff whose next directory is nowhere", EITHER, lambda: tiff_of(scene())[:-4] + b"\xff\xff\xff\x7f")
 kind("tiff of the size of a country", LISTED, lambda: tiff_of(scene(), t256=60_000, t257=60_000, t278=60_000))
 
@@ -323,10 +334,10 @@ def sparse(folder: Path, name: str) -> None:
         file.truncate(2**30)
 
 
-def _frame(data: bytes, code: str = ">HH", sizes: tuple[int, ...] = (65_500, 65_500), at: int = 5, marker: int = 0xC0) -> bytes:
+def _frame(data: bytes, code: str = ">HH", sizes: tuple[int, ...] = (65_500, 65_500), at: int = 5) -> bytes:
     """A JPEG with its frame header changed."""
     changed = bytearray(data)
-    struct.pack_into(code, changed, data.index(bytes([0xFF, marker])) + at, *sizes)
+    struct.pack_into(code, changed, data.index(b"\xff\xc0") + at, *sizes)
     return bytes(changed)
 
 
@@ -342,8 +353,8 @@ kind("jpeg of no height", LISTED, lambda: _frame(jpeg(), sizes=(0, 64)))
 kind("bmp of 2 billion rows", LISTED, lambda: _claims("BMP", 18, "<ii", 2**31 - 1, 2**31 - 1))
 kind("bmp of less than nothing", LISTED, lambda: _claims("BMP", 18, "<i", -64))
 kind("gif of 65,535 x 65,535", LISTED, lambda: _claims("GIF", 6, "<HH", 65_535, 65_535))
-kind("webp of 16,383 x 16,383", LISTED, lambda: b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4)
-     + b"\xfe\x3f\0\xfe\x3f\0")
+kind("webp of 16,383 x 16,383", LISTED, lambda: b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10)
+     + bytes(4) + b"\xfe\x3f\0\xfe\x3f\0")
 kind("a gigabyte of nothing", LISTED, sparse, own=True)
 kind("png with much text", EITHER, lambda: encoded()[:33] + chunk(b"tEXt", b"a\0" + b"x" * 2**21) + encoded()[33:])
 kind("png with text that unpacks to much", EITHER, lambda: encoded()[:33] + chunk(
@@ -352,7 +363,8 @@ kind("png with a colour profile that unpacks to much", EITHER, lambda: encoded()
     b"iCCP", b"a\0\0" + zlib.compress(bytes(2**26))) + encoded()[33:])
 kind("png with a broken colour profile", EITHER, lambda: encoded()[:33] + chunk(b"iCCP", b"a\0\0junk") + encoded()[33:])
 for _shape in ((1, 1), (1, 64), (48, 1), (1, 65_000), (65_000, 1), (2, 3)):
-    kind(f"{_shape[0]} rows of {_shape[1]}", READ, partial(_strip, _shape), shows=lambda: np.full((48, 64), 90, np.uint8))
+    kind(f"{_shape[0]} rows of {_shape[1]}", READ, partial(_strip, _shape),
+         shows=lambda: np.full((48, 64), 90, np.uint8))
 
 # --- jpeg, png, bmp, gif: what the formats allow, and what they do not -------------------------------------------
 
@@ -364,11 +376,13 @@ kind("jpeg with a comment", READ, partial(jpeg, comment=b"x" * 60_000), off=4)
 kind("jpeg with a colour profile", READ, lambda: jpeg(grey().convert("RGB"), icc_profile=ImageCms.ImageCmsProfile(
     ImageCms.createProfile("sRGB")).tobytes()), off=4)
 kind("jpeg with bytes behind its end", READ, lambda: jpeg() + b"trailing" * 50, off=4)
-kind("jpeg with a preview", READ, lambda: (lambda inner: jpeg()[:2] + b"\xff\xe1" + struct.pack(">H", len(inner) + 2) + inner
+kind("jpeg with a preview", READ, lambda: (lambda inner: jpeg()[:2] + b"\xff\xe1"
+                                         + struct.pack(">H", len(inner) + 2) + inner
                                          + jpeg()[2:])(jpeg(Image.new("L", (8, 8)))), off=4)
 kind("jpeg with filling between its markers", READ, lambda: jpeg()[:2] + b"\xff" * 9 + jpeg()[2:], off=4)
 kind("jpeg without tables of its own", READ, lambda: jpeg().replace(b"\xff\xc4", b"\xff\xe7"), off=4)
-kind("jpeg with wrong huffman tables", EITHER, lambda: jpeg().replace(b"\xff\xc4\0\x1f\0\0\1\5", b"\xff\xc4\0\x1f\0\x10\xff\5"), shows=None)
+kind("jpeg with wrong huffman tables", EITHER, lambda: jpeg().replace(
+    b"\xff\xc4\0\x1f\0\0\1\5", b"\xff\xc4\0\x1f\0\x10\xff\5"), shows=None)
 kind("jpeg called arithmetic", EITHER, lambda: _frame(jpeg(), "B", (0xC9,), 1), shows=None)
 kind("jpeg called lossless", LISTED, lambda: _frame(jpeg(), "B", (0xC3,), 1))
 kind("jpeg called 12-bit", LISTED, lambda: _frame(jpeg(), "B", (12,), 4))
@@ -380,7 +394,8 @@ kind("png with a wrong checksum of its pixels", LISTED, lambda: encoded()[:-16] 
 kind("png with bytes behind its end", READ, lambda: encoded() + b"trailing" * 50)
 kind("png without its end", LISTED, lambda: encoded()[:-12])
 kind("png without pixels", LISTED, lambda: encoded()[:_idat - 4] + encoded()[-12:])
-kind("png whose pixels are not packed", LISTED, lambda: encoded()[:_idat - 4] + chunk(b"IDAT", scene().tobytes()) + encoded()[-12:])
+kind("png whose pixels are not packed", LISTED,
+     lambda: encoded()[:_idat - 4] + chunk(b"IDAT", scene().tobytes()) + encoded()[-12:])
 kind("png with too few rows", LISTED, lambda: png(64, 48, 8, 0, _rows(scene()[:20])))
 kind("png with too many rows", EITHER, lambda: png(64, 48, 8, 0, _rows(np.vstack([scene(), scene()]))))
 kind("png of an unknown colour type", LISTED, lambda: png(64, 48, 8, 5, _rows(scene())))
@@ -390,11 +405,14 @@ kind("png with an unknown chunk", READ, lambda: encoded()[:33] + chunk(b"abCd", 
 kind("png with a gamma", READ, lambda: encoded()[:33] + chunk(b"gAMA", struct.pack(">I", 45_455)) + encoded()[33:])
 
 
-def bmp(values: np.ndarray, bits: int, packed: bytes, colours: bytes = b"", packing: int = 0, down: bool = False) -> bytes:
+def bmp(values: np.ndarray, bits: int, packed: bytes, colours: bytes = b"", packing: int = 0,
+        down: bool = False) -> bytes:
+    """A BMP from its parts: `packed` pixels of so many bits, four bytes for each of its `colours`."""
     height, width = values.shape
     start = 54 + len(colours)
     return (b"BM" + struct.pack("<IHHI", start + len(packed), 0, 0, start) + struct.pack(
-        "<IiiHHIIiiII", 40, width, -height if down else height, 1, bits, packing, len(packed), 0, 0, len(colours) // 4, 0)
+        "<IiiHHIIiiII", 40, width, -height if down else height, 1, bits, packing, len(packed), 0, 0,
+        len(colours) // 4, 0)
         + colours + packed)
 
 
@@ -404,10 +422,12 @@ kind("bmp packed by run lengths", READ, lambda: bmp(scene(), 8, b"".join(
     b"".join(bytes([1, v]) for v in row) + b"\0\0" for row in scene()[::-1]) + b"\0\1", _greys, 1))
 kind("bmp of one bit", READ, lambda: bmp(scene(), 1, np.packbits(_bilevel()[::-1] > 0, axis=1).tobytes(),
                                          bytes(4) + b"\xff\xff\xff\0"), shows=_bilevel)
-kind("bmp of four bits", READ, lambda: bmp(scene(), 4, ((scene()[::-1, ::2] & 0xF0) | scene()[::-1, 1::2] >> 4).tobytes(),
+kind("bmp of four bits", READ, lambda: bmp(scene(), 4, (
+    (scene()[::-1, ::2] & 0xF0) | scene()[::-1, 1::2] >> 4).tobytes(),
                                            np.repeat(np.arange(16, dtype=np.uint8) * 17, 4).tobytes()),
      shows=lambda: (scene() >> 4) * np.uint8(17))
-kind("bmp of 15 bits", READ, lambda: bmp(scene(), 16, ((wide[::-1] >> 3) * 0b000010000100001).astype("<u2").tobytes()), off=8)
+kind("bmp of 15 bits", READ, lambda: bmp(scene(), 16, (
+    (wide[::-1] >> 3) * 0b000010000100001).astype("<u2").tobytes()), off=8)
 kind("bmp of 32 bits", READ, lambda: bmp(scene(), 32, scene()[::-1].repeat(4, 1).tobytes()))
 kind("bmp of seven bits", LISTED, lambda: bmp(scene(), 7, scene().tobytes()))
 kind("bmp packed in an unknown way", LISTED, lambda: bmp(scene(), 8, scene().tobytes(), _greys, 77))
@@ -464,16 +484,22 @@ if getattr(os, "geteuid", int)():
 # --- names ----------------------------------------------------------------------------------------------------
 
 NAMES = [
-    "new\nline.png", "return\rhere.png", "tab\there.png", "caf\u00e9.png", "cafe\u0301.png", " a blank before.png", "a blank behind .png",
-    "x" * 250 + ".png", "=cmd|' C calc'!A0.png", "+1+1.png", "@SUM(1).png", "$HOME.png", "$(touch owned).png", ";ls;.png",
+    "new\nline.png", "return\rhere.png", "tab\there.png", "caf\u00e9.png", "cafe\u0301.png",
+    " a blank before.png", "a blank behind .png",
+    "x" * 250 + ".png", "=cmd|' C calc'!A0.png", "+1+1.png", "@SUM(1).png", "$HOME.png", "$(touch owned).png",
+    ";ls;.png",
     "-rf.png", "--help.png", "a.jpeg.jpeg", "UPPER.JPEG", "Mixed.TiFf", "quote'.png", 'quotes".png', "comma, here.png",
-    "per%cent%s.png", "%20.png", "{braces}.png", "back\\slash.png", "star*.png", "what?.png", "[ab].png", "\U0001fac1.png", "nan.png",
-    "NA.png", "null.png", "con.png", "~.png", "#.png", "\u202egnp.exe.png", "zero\u200bwidth.png", "0.png", "007.png", "a|b.png",
-    "<script>.png", "&amp;.png", "?who.png", "CNV-12-3.png", "person1_virus_1.png", "\u0661\u0662.png", "total.png", "\x7f\x01.png"]
+    "per%cent%s.png", "%20.png", "{braces}.png", "back\\slash.png", "star*.png", "what?.png", "[ab].png",
+    "\U0001fac1.png", "nan.png",
+    "NA.png", "null.png", "con.png", "~.png", "#.png", "\u202egnp.exe.png", "zero\u200bwidth.png", "0.png",
+    "007.png", "a|b.png",
+    "<script>.png", "&amp;.png", "?who.png", "CNV-12-3.png", "person1_virus_1.png", "\u0661\u0662.png",
+    "total.png", "\x7f\x01.png"]
 for _name in NAMES:
     kind(f"the name {_name[:30]!r}", READ, partial(jpeg if _name.lower().endswith("jpeg") else encoded), _name, off=4)
 kind("a name that is no utf-8", PASSED, encoded, b"\xff\xfe.png")
-for _name in (".hidden.png", "._resource.jpeg", ".DS_Store", "Thumbs.db", "desktop.ini", "noending", "backup.png~", "half.png.part", ".png"):
+for _name in (".hidden.png", "._resource.jpeg", ".DS_Store", "Thumbs.db", "desktop.ini", "noending", "backup.png~",
+              "half.png.part", ".png"):
     kind(f"{_name}", PASSED, encoded, _name)
 for _name in ("@eaDir", ".thumbnails", "Thumbs", "__MACOSX", ".ipynb_checkpoints"):
     kind(f"a picture in {_name}", PASSED, lambda folder, name: (

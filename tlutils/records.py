@@ -37,7 +37,8 @@ COLUMNS = ("path", "split", "label", "patient")
 NUMBERS = ("width", "height", "bytes")
 
 _MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
-NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "unknown", "missing"}
+NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat", "none", "null", "nil", "unknown",
+          "missing"}
 PatientRule = str | Callable[[str], str | None] | None
 _NAME = re.compile(r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
                    r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -78,7 +79,8 @@ def scan(root: str | Path, patient: PatientRule = "auto", classes: list[str] | N
     """List the images of a data folder as records, sorted by path; no image is opened.
 
     root : folder with <split>/<class>/... or <class>/..., images at any depth below the class folder; splits
-        are named train/training, val/valid/validation, test/testing. A CSV file goes to `read_manifest`.
+        are named train, val, test or the like (training_set, dev, seg_test: see `layouts.split_of`). A CSV file
+        goes to `read_manifest`.
     patient : how a path tells the patient, see `with_patients`.
     classes : the labels that may occur; None takes what is there.
 
@@ -491,7 +493,7 @@ def _inspect_file(path: str, decode: bool) -> tuple:
     nothing = (None, None, "")
     try:
         data = image_files.content(path)
-    except image_files.UnreadableImage as error:
+    except ValueError as error:  # image_files.UnreadableImage, or a path with a null in it
         return (*nothing, None, "", str(error))
     header, problem = image_files.look(data, decode)
     return (*(header or nothing), len(data), hashlib.sha256(data).hexdigest(), problem)
