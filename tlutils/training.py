@@ -152,8 +152,8 @@ def fit(model: nn.Module, loaders: dict[str, Loader], options: Options | None = 
             scores = {**train_epoch(net, train, state, weights, show),
                       **(validate(net, val, weights, options) if val else _NO_SCORES)}
             state.record(scores, rate, time.perf_counter() - started, filled, train)
+            state.save(checkpoint)  # first: an epoch that was announced is not lost
             log(state.line())
-            state.save(checkpoint)
     except KeyboardInterrupt:
         log(state.interrupt(checkpoint))
         raise
