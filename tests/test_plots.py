@@ -656,7 +656,7 @@ def svg(axes) -> str:
     return html.unescape(file.getvalue())
 
 
-@pytest.mark.parametrize("name", ["CN$V_1$", "_CNV", "a<b>&c", "CNV^2 {x}", "\\alpha", "Сетчатка", "網膜", "eye 👁", "50 %"])
+@pytest.mark.parametrize("name", ["CN$V_1$", "$x^$", "_CNV", "a<b>&c", "CNV^2 {x}", "\\alpha", "Сетчатка", "網膜", "eye 👁", "50 %"])
 @pytest.mark.filterwarnings("ignore:Glyph.*missing")
 def test_a_name_is_drawn_as_it_is(name):
     for picture, draw in of_names(name, "$other$").items():

@@ -407,11 +407,11 @@ def confusion(table: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
     shown = [_name(name, 24) + ("\n" if n < 13 else "  ") + f"n = {found:,.0f}" for name, found in table.sum(axis=1).items()]
     sns.heatmap(shares, annot=np.array(words) if n < 20 else None, fmt="", cmap="Blues", vmin=0, vmax=1, square=True,
                 cbar=False, linewidths=1 if n < 20 else 0.2, annot_kws={"fontsize": 10 if n < 8 else 7 if n < 13 else 5},
-                xticklabels=names, yticklabels=shown, ax=ax)
-    ax.set_yticklabels(shown, rotation=0, **size)
+                xticklabels=False, yticklabels=False, ax=ax)  # it would draw them at once, with $ as a formula
+    ax.set_yticks(np.arange(n) + 0.5, shown, rotation=0, **size)
     long = max(map(len, names)) > 12
-    ax.set_xticklabels(names, rotation=90 if n > 12 else 30 if long else 0, ha="right" if long and n <= 12 else "center",
-                       **size)
+    ax.set_xticks(np.arange(n) + 0.5, names, rotation=90 if n > 12 else 30 if long else 0,
+                  ha="right" if long and n <= 12 else "center", **size)
     right = np.trace(table.to_numpy())
     return _label(ax, f"{right:,.0f} of {total:,.0f} right ({_percent(right / max(total, 1))})",
                   "predicted (% of the row)", "true", caption)
