@@ -37,7 +37,8 @@ def read(path: str | Path, mode: str = "L", least: tuple[int, int] | None = None
          data: bytes | None = None) -> Image.Image:
     """The picture in a file, upright as viewers show it.
 
-    mode : "L" (grey) or "RGB", always with 8 bits; deeper pixels are scaled by their own least and greatest.
+    mode : "L" (grey) or "RGB", always with 8 bits; deeper grey pixels are scaled by their own least and
+    greatest, of deeper colours the high bytes count, which is what Pillow gives.
     least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter or eighth
     that is no smaller.
     data : the file's bytes where they have been read already; None reads them.

@@ -69,7 +69,7 @@ def read_image(path: str | Path, size: int = 224, fit: str = "squash", channels:
 
     Returns
     -------
-    uint8 tensor (channels, size, size), upright as viewers show it. Images of more than 8 bits are scaled by
+    uint8 tensor (channels, size, size), upright as viewers show it. Grey images of more than 8 bits are scaled by
     their own minimum and maximum.
 
     Raises
