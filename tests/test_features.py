@@ -760,3 +760,15 @@ def test_rows_that_are_missing_after_filling_are_an_error(loader, resnet, tmp_pa
     store._mark = lambda *what: None  # as where another process writes to another disk
     with pytest.raises(RuntimeError, match="lacks 150 of 150 images after it was filled"):
         store.fill(0)
+
+
+def test_pooling_is_replaced_with_the_oldest_torch_too(monkeypatch):
+    """Before torch 2.5 there is no set_submodule."""
+    monkeypatch.delattr(nn.Module, "set_submodule", raising=False)
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), nn.Flatten(), nn.Linear(64, 2))
+    model[0].requires_grad_(False)
+    part = features.split(model).prefix
+    fast = features.ready(part, devices.Machine(torch.device("cpu"), channels_last=True))
+    assert not any(isinstance(module, nn.MaxPool2d) for module in fast.modules())
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(fast(images), part(images), atol=1e-5)

@@ -214,5 +214,6 @@ def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
                 module.to(machine.dtype)
     if machine.device.type == "cpu" and machine.channels_last:
         for name in [name for name, module in prefix.named_modules() if _halves(module)]:
-            prefix.set_submodule(name, _Halve())
+            above, _, last = name.rpartition(".")
+            setattr(prefix.get_submodule(above), last, _Halve())  # set_submodule is newer than torch 2.4
     return machine.place(prefix)
