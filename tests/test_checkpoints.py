@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tlutils import __main__, checkpoints, devices, models
+from tlutils import __main__, checkpoints, devices, models, recipes, runs
 from tlutils.training import Options
 from tlutils.training_state import State
 
@@ -53,6 +53,8 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
 
 
 def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_code_2(tiny_folder, tmp_path, capsys):
+    recipe = recipes.get("oct-vgg16").changed({"backbone": "resnet18", "size": 32})
+    runs.prepare(recipe, tiny_folder, tmp_path, weights="random", show=False)
     torch.save({"settings": {}, "history": Evil(tmp_path / "ran")}, tmp_path / "last.pt")
     command = ["train", "oct-vgg16", "--data", str(tiny_folder), "--out", str(tmp_path), "--weights", "random",
                "--store", "none", "--device", "cpu", "--precision", "fp32", "--set", "backbone=resnet18", "--set", "size=32"]
