@@ -37,7 +37,7 @@ test: $(STAMP) ## run the tests on all cores; what was skipped is listed with it
 
 test-oldest: $(STAMP) ## run the tests with the oldest packages that pyproject.toml allows, in .venv-oldest
 	$(PY) -m pip install --quiet --disable-pip-version-check 'uv>=0.4'
-	$(PY) -m uv venv --quiet --allow-existing --python 3.11 $(VENV)-oldest
+	$(PY) -m uv venv --quiet --seed --allow-existing --python 3.11 $(VENV)-oldest
 	$(PY) -m uv pip install --quiet --python $(VENV)-oldest --resolution lowest-direct --editable '.[test]'
 	$(VENV)-oldest/bin/python $(PYTEST) $(ARGS)
 

@@ -64,7 +64,7 @@ def build(backbone: str = "vgg16", n_classes: int = 4, head: str = "article", ou
     Taught in notebook 03.
     """
     outputs = _checked_outputs(n_classes, head, outputs, dropout)
-    device = torch.device(device) if device is not None else torch.get_default_device()
+    device = torch.device(device) if device is not None else torch.empty(0).device  # older torchs tell a context so alone
     place = torch.device("meta" if device.type == "meta" else "cpu")
     with torch.device("cpu"), _seeded(seed, 1):
         state, info = weights_room.resolve(backbone, weights)
