@@ -56,6 +56,12 @@ def test_a_process_that_can_read_nothing_of_a_batch_takes_part_all_the_same(both
             assert found[name] == values if name == "unreadable" else np.allclose(found[name], values, atol=1e-5), name
 
 
+def test_a_process_that_can_read_none_of_its_images_leaves_predicting_to_the_others(both, tmp_path):
+    alone = two_processes.unreadable_share(tmp_path)
+    assert alone["paths"] == ["0.png", "2.png"] and "none of the 2 images can be read" in alone["said"]
+    assert all(found["unreadable_share"] == alone for found in both)
+
+
 def test_batchnorm_that_learns_is_one_and_the_same_in_all_processes_and_the_frozen_stays(both):
     one, two = (found["batchnorm"] for found in both)
     assert one == two and one["frozen"] == [0, 0, 0, 0, 1, 1, 1, 1] and one["moving"] != one["frozen"]

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
-from tlutils import devices, loaders, training
+from tlutils import devices, loaders, recipes, runs, training
 from tlutils.training import Options
 
 DEVICE = "cpu"
@@ -99,6 +99,24 @@ def unreadable_images(folder: Path) -> dict:
     return found
 
 
+def unreadable_share(folder: Path) -> dict:
+    """Predictions where the second process can read none of its images; and what is said where nobody can read one."""
+    table = images(folder / "images")[:4].copy()
+    table.loc[1::2, "path"] = "gone-" + table["path"]
+    recipe = recipes.get("oct-vgg16").changed({"size": "16"})
+    run = runs.Run(folder, recipe, table, folder / "images", {"data": {"classes": ["noise", "patch"]}})
+
+    def answers(table: pd.DataFrame) -> pd.DataFrame:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return runs.predict_records(run, net(), table, "new", devices.choose(DEVICE, "fp32"), show=False)
+    try:
+        said = f"no error, but {len(answers(table[1::2]))} answers"
+    except ValueError as error:
+        said = str(error)
+    return {"paths": answers(table)["path"].tolist(), "said": said}
+
+
 def batchnorm(folder: Path) -> dict:
     """Statistics of both kinds of BatchNorm after training, and what the model answers with them."""
     table, model = images(folder / "images"), net(norm=True)
@@ -120,7 +138,7 @@ def patience(folder: Path) -> float:
     return min(group.options._timeout, dist.group.WORLD.get_group_store().timeout).total_seconds() / 3600
 
 
-CHECKS = (parts_of_a_batch, unreadable_images, batchnorm, patience)
+CHECKS = (parts_of_a_batch, unreadable_images, unreadable_share, batchnorm, patience)
 
 
 if __name__ == "__main__":

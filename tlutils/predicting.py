@@ -27,6 +27,17 @@ from .prefix import eval_mode
 from .progress import bar
 
 
+class NothingToPredict(ValueError):
+    """None of so many images can be read."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
+        self.images = images
+
+    def __str__(self) -> str:
+        return f"none of the {self.images} images can be read, so there is nothing to predict; look at the files"
+
+
 def predict(model: nn.Module, loader: Loader, machine: Machine | None = None, split: str = "test",
             progress: bool | None = None, store: str | Path | None = None, views: int = 0,
             augmentation: Augmentation = Augmentation(), seed: int = 0) -> pd.DataFrame:
@@ -51,7 +62,8 @@ def predict(model: nn.Module, loader: Loader, machine: Machine | None = None, sp
 
     Raises
     ------
-    ValueError where no image can be read, the loader does not give each once, or the model answers NaN.
+    NothingToPredict where no image can be read. ValueError where the loader does not give each once, or the model
+    answers NaN.
 
     Taught in notebook 04.
     """
@@ -64,8 +76,7 @@ def predict(model: nn.Module, loader: Loader, machine: Machine | None = None, sp
                      _outputs(model, loader, machine, shown, Views(views, augmentation, seed)))
     _name_unreadable(loader)
     if not parts:
-        raise ValueError(f"none of the {len(loader.records)} images can be read, so there is nothing to "
-                         "predict; look at the files")
+        raise NothingToPredict(len(loader.records))
     rows, labels, outputs = (torch.cat(column).cpu() for column in zip(*parts))  # the one wait for the device
     _check_once(rows, loader)
     order = torch.argsort(rows)

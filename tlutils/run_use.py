@@ -5,6 +5,7 @@ Taught in notebooks 04 and 05.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ from torch import nn
 from . import calibration, checkpoints, devices, evaluation, features, loaders, sources
 from . import records as records_room
 from .devices import Machine
-from .predicting import normalisation
+from .predicting import NothingToPredict, normalisation
 from .run_folder import Run, load
 
 
@@ -40,9 +41,12 @@ def predict_records(run: Run, model: nn.Module, table: pd.DataFrame, split: str,
     predictions = None
     if len(mine):
         loader = loaders.make(mine, root or run.root, run.classes, batch_size=64, **run.recipe.reading())
-        predictions = evaluation.predict(machine.place(model), loader, machine, split, show, None, views,
-                                         run.recipe.augmentation, run.recipe.seed)
+        with contextlib.suppress(NothingToPredict):  # of this share; the others may have images that can be read
+            predictions = evaluation.predict(machine.place(model), loader, machine, split, show, None, views,
+                                             run.recipe.augmentation, run.recipe.seed)
     shares = [share for share in devices.gather(predictions) if share is not None]
+    if not shares:
+        raise NothingToPredict(len(table))
     return pd.concat(shares).sort_values("path").reset_index(drop=True)
 
 
