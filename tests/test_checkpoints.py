@@ -75,6 +75,13 @@ def test_a_small_file_that_would_fill_the_memory_is_refused(model, tmp_path):
         checkpoints.load(tmp_path / "packed.pt")
 
 
+def test_a_small_file_of_one_number_seen_a_million_times_is_refused(tmp_path):
+    state = {"fc.weight": torch.zeros(1).expand(1_000_000, 512)}
+    checkpoints.write(tmp_path / "best.pt", {"format": 1, "model": {}, "classes": ["a", "b"], "state": state})
+    with pytest.raises(ValueError, match="best.pt is refused: its tensors would take .* more than 10 times the file"):
+        checkpoints.load_model(tmp_path / "best.pt")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_whatever_is_wrong_with_a_file_is_said_in_one_way(tmp_path, legacy):
     draw, path = random.Random(0), tmp_path / "last.pt"

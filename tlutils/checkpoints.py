@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from . import models
 from .files import replacing
-from .weights import PREFIXES, first_line, unpickled
+from .weights import PREFIXES, first_line, refuse_swollen, unpickled
 
 _BUILT_FROM = {"backbone", "n_classes", "head", "outputs", "dropout", "freeze", "backbone_dropout"}
 
@@ -65,13 +65,14 @@ def load(path: str | Path) -> dict:
 
     Raises
     ------
-    As `read`; and ValueError where the file is no checkpoint of tlutils.
+    As `read`; and ValueError where the file is no checkpoint of tlutils, or its tensors are far larger than it.
     """
     content = read(path)
     if not isinstance(content, dict) or not {"format", "state", "classes", "model"} <= content.keys() or not (
             isinstance(content["state"], dict) and isinstance(content["model"], dict)):
         raise ValueError(f"{path} is no checkpoint of tlutils (it wants format, model, classes and state); "
                          "a bare state dict is a weights file: pass it as weights=")
+    refuse_swollen(content["state"], path)
     content["state"] = normalised(content["state"])
     return content
 

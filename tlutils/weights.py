@@ -249,10 +249,7 @@ def _normalised(content: object, file: str | Path) -> dict[str, torch.Tensor]:
     if odd:
         raise ValueError(f"{file}: {odd[0]} is no plain tensor but sparse, quantized or without numbers (meta); save "
                          "the state dict of a model of plain float tensors.")
-    # a tensor may be one number seen a billion times, and a thousand tensors one
-    if (size := sum(value.numel() * value.element_size() for value in content.values())) > _most(file):
-        raise ValueError(f"{file} is refused: its tensors would take {size:,} bytes, more than {SWELL} times the "
-                         "file; save a state dict of contiguous tensors.")
+    refuse_swollen(content, file)
     state = {_old_name(key): value.float() if value.is_floating_point() else value
              for key, value in content.items()}
     if len(state) < len(content):
@@ -262,6 +259,15 @@ def _normalised(content: object, file: str | Path) -> dict[str, torch.Tensor]:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def refuse_swollen(state: Mapping[str, object], file: str | Path) -> None:
+    """ValueError for tensors far larger than their file: one may be one number seen a billion times, and a thousand
+    may be one."""
+    size = sum(value.numel() * value.element_size() for value in state.values() if isinstance(value, torch.Tensor))
+    if size > _most(file):
+        raise ValueError(f"{file} is refused: its tensors would take {size:,} bytes, more than {SWELL} times the "
+                         "file; save a state dict of contiguous tensors.")
 
 
 def _old_name(key: str) -> str:
