@@ -287,7 +287,8 @@ def test_what_is_no_web_address_is_refused(tmp_path, address):
 
 
 @pytest.mark.parametrize("marks, content", [
-    ({"size": len(CONTENT)}, OTHER), ({"sha256": hashlib.sha256(OTHER).hexdigest(), "size": len(CONTENT)}, None)])
+    ({"size": len(CONTENT)}, OTHER), ({"sha256": hashlib.sha256(OTHER).hexdigest(), "size": len(CONTENT)}, None)],
+    ids=["told by its size", "told by its hash"])  # the content is drawn anew in every process
 def test_two_versions_of_a_file_are_never_mixed(server, tmp_path, marks, content):
     try:
         download(f"{server.url}/changes", tmp_path / "file.bin", **marks)
