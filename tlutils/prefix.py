@@ -87,7 +87,7 @@ def _is_fixed(node: fx.Node, model: nn.Module) -> bool:
     if node.op == "output":
         return False
     if node.op == "get_attr":
-        return not getattr(fx.graph_module._get_attr(model, node.target), "requires_grad", False)
+        return not getattr(operator.attrgetter(node.target)(model), "requires_grad", False)
     if node.op in ("call_function", "call_method"):
         name = node.target if isinstance(node.target, str) else node.target.__name__
         return not any(word in name for word in _RANDOM) and \
@@ -134,7 +134,7 @@ def fingerprint(prefix: fx.GraphModule) -> str:
 
 def _target(node: fx.Node, prefix: fx.GraphModule) -> object:
     if node.op == "get_attr":
-        return fx.graph_module._get_attr(prefix, node.target)
+        return operator.attrgetter(node.target)(prefix)
     return prefix.get_submodule(node.target) if node.op == "call_module" else node.target
 
 
