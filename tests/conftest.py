@@ -12,33 +12,53 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from filelock import FileLock  # noqa: E402
-from PIL import Image  # noqa: E402
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
 
 TINY_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 TINY_PATIENTS = {"train": (1, 2, 3, 4), "val": (5, 6), "test": (7, 8)}
-LONGEST = ("test_the_series", "test_an_executed_notebook", "test_faults", "test_lab", "test_distributed", "test_benchmarks",
-           "test_run_all")
+LONGEST = (
+    "test_the_series",
+    "test_an_executed_notebook",
+    "test_faults",
+    "test_lab",
+    "test_distributed",
+    "test_benchmarks",
+    "test_run_all",
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests that take longest, so that at the end no core waits for one of them."""
-    items.sort(key=lambda item: next((i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)))
+    items.sort(
+        key=lambda item: next(
+            (i for i, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST)
+        )
+    )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a marked test, with the reason, where the machine lacks what the test needs."""
-    for name, missing in (("slow", not_slow), ("gpu", no_gpu), ("real", no_real_data), ("browser", no_browser)):
+    for name, missing in (
+        ("slow", not_slow),
+        ("gpu", no_gpu),
+        ("real", no_real_data),
+        ("browser", no_browser),
+    ):
         if item.get_closest_marker(name) and missing():
             pytest.skip(missing())
 
 
 def not_slow() -> str:
     """Why slow tests are left out; "" where they were asked for."""
-    return "" if os.environ.get("TLUTILS_SLOW", "0") not in ("", "0") else "slow: set TLUTILS_SLOW=1 to run it"
+    return (
+        ""
+        if os.environ.get("TLUTILS_SLOW", "0") not in ("", "0")
+        else "slow: set TLUTILS_SLOW=1 to run it"
+    )
 
 
 @lru_cache
@@ -52,7 +72,11 @@ def no_gpu() -> str:
 def no_real_data() -> str:
     """Why the real images are not there, or ""."""
     folder = real_folder()
-    return "" if folder and folder.is_dir() else "no real images; set TLUTILS_REAL_DATA to the folder that has them"
+    return (
+        ""
+        if folder and folder.is_dir()
+        else "no real images; set TLUTILS_REAL_DATA to the folder that has them"
+    )
 
 
 def no_browser() -> str:
@@ -91,7 +115,7 @@ def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def drawn_folder(request: pytest.FixtureRequest) -> Path:
     """Where the phantoms of the demo lie: drawn by the first who needs them and kept in pytest's cache for the next run."""
-    from tlutils import phantoms, sources
+    from tlutils.data import phantoms, sources
 
     folder = request.config.cache.mkdir(f"phantoms-{phantoms.VERSION}")
     with FileLock(folder / "lock"):
@@ -114,7 +138,8 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for patient in patients:
                 for scan in (1, 2):
                     draw_tiny(label, seed=100 * patient + scan).save(
-                        root / split / label / f"{label}-{1000 + patient}-{scan}.jpeg", quality=90)
+                        root / split / label / f"{label}-{1000 + patient}-{scan}.jpeg", quality=90
+                    )
     return root
 
 

@@ -32,15 +32,26 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, here: Tensor) -> There:
         if here.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
-        return Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), dtype=here.dtype, device="cpu",
-                                             storage_offset=here.storage_offset(), requires_grad=here.requires_grad)
+            raise TypeError(
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64"
+            )
+        return Tensor._make_wrapper_subclass(
+            cls,
+            here.shape,
+            strides=here.stride(),
+            dtype=here.dtype,
+            device="cpu",
+            storage_offset=here.storage_offset(),
+            requires_grad=here.requires_grad,
+        )
 
     def __init__(self, here: Tensor) -> None:
         self.here = here
 
     def __reduce_ex__(self, protocol: int) -> object:
-        return self.here.__reduce_ex__(protocol)  # torch.save writes the numbers; they are read onto the CPU
+        return self.here.__reduce_ex__(
+            protocol
+        )  # torch.save writes the numbers; they are read onto the CPU
 
     def __deepcopy__(self, memo: dict) -> Tensor:
         copy = There(self.here.detach().clone())
@@ -69,12 +80,19 @@ class _Functions(TorchFunctionMode):
             function, args = Tensor.to, (args[0], "cpu")
         if function is Tensor.to:
             like = len(args) > 1 and isinstance(args[1], Tensor)
-            device, dtype, running, layout = (args[1].device, args[1].dtype, False, None) if like else \
-                torch._C._nn._parse_to(*args[1:], **kwargs)
+            device, dtype, running, layout = (
+                (args[1].device, args[1].dtype, False, None)
+                if like
+                else torch._C._nn._parse_to(*args[1:], **kwargs)
+            )
             if torch.device(device or args[0].device).type != args[0].device.type:
-                return torch.ops.aten._to_copy(args[0], device=device, dtype=dtype, non_blocking=running,
-                                               memory_format=layout)
-            args, kwargs = (args[0], dtype or args[0].dtype), {"memory_format": layout or torch.preserve_format}
+                return torch.ops.aten._to_copy(
+                    args[0], device=device, dtype=dtype, non_blocking=running, memory_format=layout
+                )
+            args, kwargs = (
+                (args[0], dtype or args[0].dtype),
+                {"memory_format": layout or torch.preserve_format},
+            )
         return function(*args, **kwargs)
 
 
@@ -98,16 +116,25 @@ def _run(operation, args: tuple, kwargs: dict):
     source = args[1] if name == "copy_" else args[0] if args else None
     crosses = name in ("_to_copy", "copy_") and isinstance(source, There) != on_it
     if crosses and (kwargs.get("non_blocking") or args[2:] == (True,)):
-        raise RuntimeError("a copy between devices with non_blocking may be read before it has arrived")
+        raise RuntimeError(
+            "a copy between devices with non_blocking may be read before it has arrived"
+        )
     checked = () if name in ACROSS else tensors[:1] if name.startswith("index") else tensors
     if there and any(x.ndim and not isinstance(x, There) for x in checked):
-        raise RuntimeError(f"Expected all tensors to be on the same device, but {name} got some of {NAME} and the cpu")
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {name} got some of {NAME} and the cpu"
+        )
     if there and (not on_it or name in ("_local_scalar_dense", "nonzero", "equal")):
         waits.append(name)
-    made = operation(*tree_map_only(There, lambda x: x.here, args), **tree_map_only(There, lambda x: x.here, kwargs))
+    made = operation(
+        *tree_map_only(There, lambda x: x.here, args),
+        **tree_map_only(There, lambda x: x.here, kwargs),
+    )
     if not on_it:
         return made
-    with torch.inference_mode(False):  # of a tensor from outside of inference mode, a view is none of its own
+    with torch.inference_mode(
+        False
+    ):  # of a tensor from outside of inference mode, a view is none of its own
         made = tree_map_only(Tensor, There, made)
     return return_and_correct_aliasing(operation, args, kwargs, made) if there else made
 
@@ -116,7 +143,12 @@ def _run(operation, args: tuple, kwargs: dict):
 def there() -> Iterator[None]:
     """The time in which the device can be used."""
     waits.clear()
-    with _Functions(), _Operations(), mock.patch("torch.mps.get_rng_state", torch.get_rng_state), \
-            mock.patch("torch.mps.set_rng_state", torch.set_rng_state), mock.patch("torch.mps.empty_cache"), \
-            mock.patch("torch.__future__._swap_module_params_on_conversion", True):  # nn.Module.to swaps whole tensors
+    with (
+        _Functions(),
+        _Operations(),
+        mock.patch("torch.mps.get_rng_state", torch.get_rng_state),
+        mock.patch("torch.mps.set_rng_state", torch.set_rng_state),
+        mock.patch("torch.mps.empty_cache"),
+        mock.patch("torch.__future__._swap_module_params_on_conversion", True),
+    ):  # nn.Module.to swaps whole tensors
         yield

@@ -11,11 +11,27 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tlutils import checkpoints
 from tlutils.__main__ import main
+from tlutils.models import checkpoints
 
-QUICK = ["--weights", "random", "--epochs", "1", "--device", "cpu", "--precision", "fp32", "--set", "size=32",
-         "--set", "batch_size=16", "--set", "backbone=resnet18", "--set", "views=1"]
+QUICK = [
+    "--weights",
+    "random",
+    "--epochs",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--set",
+    "size=32",
+    "--set",
+    "batch_size=16",
+    "--set",
+    "backbone=resnet18",
+    "--set",
+    "views=1",
+]
 
 
 def train(data, out, *more):
@@ -25,9 +41,11 @@ def train(data, out, *more):
 @pytest.fixture
 def said(capsys):
     """What was printed since: (standard output, the error text on one line)."""
+
     def read():
         out, err = capsys.readouterr()
         return out, " ".join(err.split())
+
     return read
 
 
@@ -45,16 +63,45 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
     assert main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
     out, _ = said()
     assert "confusion" in out and "CNV" in out
-    assert main(["predict", str(tmp_path / "run"), str(tiny_folder / "test" / "CNV"), "--out",
-                 str(tmp_path / "p.csv")]) == 0
-    assert len(pd.read_csv(tmp_path / "p.csv")) == len(list((tiny_folder / "test" / "CNV").iterdir()))
+    assert (
+        main(
+            [
+                "predict",
+                str(tmp_path / "run"),
+                str(tiny_folder / "test" / "CNV"),
+                "--out",
+                str(tmp_path / "p.csv"),
+            ]
+        )
+        == 0
+    )
+    assert len(pd.read_csv(tmp_path / "p.csv")) == len(
+        list((tiny_folder / "test" / "CNV").iterdir())
+    )
 
 
 def test_the_module_runs_as_a_command(tiny_folder, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "tlutils", "train", "oct-vgg16", "--data", str(tiny_folder), "--out",
-                           str(tmp_path / "run"), *QUICK], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tlutils",
+            "train",
+            "oct-vgg16",
+            "--data",
+            str(tiny_folder),
+            "--out",
+            str(tmp_path / "run"),
+            *QUICK,
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
-    assert sum(line.startswith("epoch") for line in done.stdout.splitlines()) == 1 and "\r" not in done.stderr
+    assert (
+        sum(line.startswith("epoch") for line in done.stdout.splitlines()) == 1
+        and "\r" not in done.stderr
+    )
 
 
 def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
@@ -99,12 +146,28 @@ def only_broken(folder, tiny):
             (folder / label / f"{i}.jpeg").write_bytes(b"broken")
 
 
-@pytest.mark.parametrize(("make", "named"), [
-    (lambda folder, tiny: None, "empty|no image"), (one_class, "CNV"), (class_without_images, "GLAUCOMA"),
-    (two_spellings, "cnv"), (unknown_in_test, "GLAUCOMA"), (only_broken, "readable|whole")],
-    ids=["empty", "one class", "class without images", "two spellings", "unknown in test", "all broken"])
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda folder, tiny: None, "empty|no image"),
+        (one_class, "CNV"),
+        (class_without_images, "GLAUCOMA"),
+        (two_spellings, "cnv"),
+        (unknown_in_test, "GLAUCOMA"),
+        (only_broken, "readable|whole"),
+    ],
+    ids=[
+        "empty",
+        "one class",
+        "class without images",
+        "two spellings",
+        "unknown in test",
+        "all broken",
+    ],
+)
 def test_bad_folders_give_one_clear_paragraph_and_exit_2(make, named, tiny_folder, tmp_path, said):
     import re
+
     data = tmp_path / "data"
     data.mkdir()
     make(data, tiny_folder)
@@ -120,30 +183,66 @@ def test_a_zip_in_place_of_a_folder_says_what_to_do(tiny_folder, tmp_path, said)
 
 
 def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp_path, said):
-    rows = [{"path": os.path.relpath(path, tiny_folder), "root": tiny_folder, "label": path.parent.name,
-             "patient": path.name.split("-")[1]} for path in sorted(tiny_folder.rglob("*.jpeg"))]
+    rows = [
+        {
+            "path": os.path.relpath(path, tiny_folder),
+            "root": tiny_folder,
+            "label": path.parent.name,
+            "patient": path.name.split("-")[1],
+        }
+        for path in sorted(tiny_folder.rglob("*.jpeg"))
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "all.csv", index=False)
     assert train(tmp_path / "all.csv", tmp_path / "run") == 0
-    pd.DataFrame(rows + [{**rows[0], "path": "gone.jpeg"}]).to_csv(tmp_path / "some.csv", index=False)
+    pd.DataFrame(rows + [{**rows[0], "path": "gone.jpeg"}]).to_csv(
+        tmp_path / "some.csv", index=False
+    )
     said()
     train(tmp_path / "some.csv", tmp_path / "run2")
     assert "gone.jpeg" in " ".join(said())
-    pd.DataFrame([{"path": "x.jpeg", "label": "a"}, {"path": "y.jpeg", "label": "b"}]).to_csv(tmp_path / "none.csv")
+    pd.DataFrame([{"path": "x.jpeg", "label": "a"}, {"path": "y.jpeg", "label": "b"}]).to_csv(
+        tmp_path / "none.csv"
+    )
     assert train(tmp_path / "none.csv", tmp_path / "run3") in (2, 3)
     assert "x.jpeg" in said()[1]
 
 
-@pytest.mark.parametrize(("arguments", "code", "named"), [
-    (["train", "oct-vg16", "--data", "DATA", "--out", "OUT"], 2, "did you mean 'oct-vgg16"),
-    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "lr=3"], 2, "no field 'lr'"),
-    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "epochs"], 2, "FIELD=VALUE"),
-    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--device", "cuda:7"], 2, "cpu|cuda"),
-    (["train", "oct-vgg16", "--data", "nowhere", "--out", "OUT"], 3, "nowhere"),
-    (["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--weights", "nowhere.pth"], 3, "nowhere.pth"),
-    (["evaluate", "OUT"], 3, "no run"), (["predict", "OUT", "x.jpeg"], 3, "no run"),
-    (["audit", "nowhere"], 3, "nowhere"), (["fetch", "mnist"], 2, "kermany-oct")])
-def test_wrong_use_and_missing_things_are_told_apart(arguments, code, named, tiny_folder, tmp_path, said):
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (["train", "oct-vg16", "--data", "DATA", "--out", "OUT"], 2, "did you mean 'oct-vgg16"),
+        (
+            ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "lr=3"],
+            2,
+            "no field 'lr'",
+        ),
+        (
+            ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "epochs"],
+            2,
+            "FIELD=VALUE",
+        ),
+        (
+            ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--device", "cuda:7"],
+            2,
+            "cpu|cuda",
+        ),
+        (["train", "oct-vgg16", "--data", "nowhere", "--out", "OUT"], 3, "nowhere"),
+        (
+            ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--weights", "nowhere.pth"],
+            3,
+            "nowhere.pth",
+        ),
+        (["evaluate", "OUT"], 3, "no run"),
+        (["predict", "OUT", "x.jpeg"], 3, "no run"),
+        (["audit", "nowhere"], 3, "nowhere"),
+        (["fetch", "mnist"], 2, "kermany-oct"),
+    ],
+)
+def test_wrong_use_and_missing_things_are_told_apart(
+    arguments, code, named, tiny_folder, tmp_path, said
+):
     import re
+
     places = {"DATA": str(tiny_folder), "OUT": str(tmp_path / "out")}
     assert main([places.get(word, word) for word in arguments]) == code
     _, err = said()
@@ -160,13 +259,21 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny_folder, tmp_path, 
 
 
 def test_an_audit_does_not_wait_for_torch(tiny_folder):
-    script = ("import sys, tlutils.__main__ as cli; "
-              f"cli.main(['audit', {str(tiny_folder)!r}, '--near']); print('torch' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert "no patient, file or name is on two sides" in done.stdout and done.stdout.endswith("False\n"), done.stderr
+    script = (
+        "import sys, tlutils.__main__ as cli; "
+        f"cli.main(['audit', {str(tiny_folder)!r}, '--near']); print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    assert "no patient, file or name is on two sides" in done.stdout and done.stdout.endswith(
+        "False\n"
+    ), done.stderr
 
 
-def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(tiny_folder, tmp_path, said):
+def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(
+    tiny_folder, tmp_path, said
+):
     leaky = tmp_path / "leaky"
     shutil.copytree(tiny_folder, leaky)
     path = sorted((leaky / "train" / "DRUSEN").iterdir())[0]
@@ -174,7 +281,10 @@ def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(
     assert main(["audit", str(leaky)]) == 0
     assert "label shown by file properties" in said()[0]
     assert main(["audit", str(leaky), "--near", "--json", str(tmp_path / "a.json")]) == 1
-    checks = {(row["check"], row["splits"]): row for row in json.loads((tmp_path / "a.json").read_text())["checks"]}
+    checks = {
+        (row["check"], row["splits"]): row
+        for row in json.loads((tmp_path / "a.json").read_text())["checks"]
+    }
     assert checks["near-duplicates", "train & test"]["examples"] == "test/DRUSEN/DRUSEN-7777-1.jpeg"
 
 
@@ -196,7 +306,10 @@ def test_audit_fix_writes_a_manifest_that_does_not_leak(near, tiny_folder, tmp_p
 
 @pytest.mark.parametrize("target", ["clean.txt", "table.csv"])
 def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp_path, said):
-    rows = [{"path": str(path), "label": path.parent.name} for path in sorted(tiny_folder.rglob("*.jpeg"))]
+    rows = [
+        {"path": str(path), "label": path.parent.name}
+        for path in sorted(tiny_folder.rglob("*.jpeg"))
+    ]
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
     before = (tmp_path / "table.csv").read_text()
     assert main(["audit", str(tmp_path / "table.csv"), "--fix", str(tmp_path / target)]) == 2
@@ -218,10 +331,25 @@ LONG = [*QUICK, "--epochs", "8", "--set", "views=0", "--set", "patience=0", "--s
 
 def start(data, out):
     """The training of LONG as its own process, that obeys Ctrl-C also where the tests were begun in the background."""
-    return subprocess.Popen([sys.executable, "-m", "tlutils", "train", "oct-vgg16", "--data", str(data),
-                             "--out", str(out), *LONG], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tlutils",
+            "train",
+            "oct-vgg16",
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            *LONG,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +363,9 @@ def unbroken(tiny_folder, tmp_path_factory):
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signals of POSIX")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(sent, code, unbroken, tiny_folder, tmp_path):
+def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(
+    sent, code, unbroken, tiny_folder, tmp_path
+):
     with start(tiny_folder, tmp_path / "run") as job:
         while not job.stdout.readline().startswith("epoch  2"):
             assert job.poll() is None, job.stderr.read()
@@ -252,42 +382,81 @@ def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(sent, code,
     assert all((state[key] == unbroken[key]).all() for key in unbroken)
 
 
-@pytest.mark.parametrize("typed", [["--limit", "-1"], ["--limit", "many"], ["--epochs", "0"], ["--epochs", "-3"],
-                                   ["--epochs", "1.5"], ["--seeds", "0"], ["--seeds", "-1"], ["--seeds", "x"],
-                                   ["--set", "batch_size=0"], ["--set", "size=big"], ["--set", "size=0"],
-                                   ["--set", "augmentation=1"], ["--set", "augmentation.crop=(1,)"], ["--set", "=1"],
-                                   ["--set", "schedule=step:0:1"], ["--set", "dropout=nan"],
-                                   ["--set", "freeze=up to x"],
-                                   ["--set", "class_weights={'CNV': 1, 'X': 2}"], ["--set", "outputs=7"],
-                                   ["--patient", "("], ["--patient", "x"], ["--unknown", "1"], ["--precision", "fp8"],
-                                   ["--set", "batch_size=99999999999999999999"], ["--limit", "9" * 5000]], ids=" ".join)
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["--limit", "-1"],
+        ["--limit", "many"],
+        ["--epochs", "0"],
+        ["--epochs", "-3"],
+        ["--epochs", "1.5"],
+        ["--seeds", "0"],
+        ["--seeds", "-1"],
+        ["--seeds", "x"],
+        ["--set", "batch_size=0"],
+        ["--set", "size=big"],
+        ["--set", "size=0"],
+        ["--set", "augmentation=1"],
+        ["--set", "augmentation.crop=(1,)"],
+        ["--set", "=1"],
+        ["--set", "schedule=step:0:1"],
+        ["--set", "dropout=nan"],
+        ["--set", "freeze=up to x"],
+        ["--set", "class_weights={'CNV': 1, 'X': 2}"],
+        ["--set", "outputs=7"],
+        ["--patient", "("],
+        ["--patient", "x"],
+        ["--unknown", "1"],
+        ["--precision", "fp8"],
+        ["--set", "batch_size=99999999999999999999"],
+        ["--limit", "9" * 5000],
+    ],
+    ids=" ".join,
+)
 def test_a_bad_value_is_one_paragraph_and_exit_2(typed, tiny_folder, tmp_path, said):
     assert train(tiny_folder, tmp_path / "run", *typed) == 2
     _, err = said()
-    assert err.count("error:") == 1 and "Traceback" not in err and not (tmp_path / "run" / "last.pt").exists()
+    assert (
+        err.count("error:") == 1
+        and "Traceback" not in err
+        and not (tmp_path / "run" / "last.pt").exists()
+    )
 
 
 def test_the_wrong_number_of_views_is_refused(tiny_folder, tmp_path, said):
     assert train(tiny_folder, tmp_path / "run") == 0
-    for words in (["evaluate", str(tmp_path / "run")], ["predict", str(tmp_path / "run"), str(tiny_folder)]):
+    for words in (
+        ["evaluate", str(tmp_path / "run")],
+        ["predict", str(tmp_path / "run"), str(tiny_folder)],
+    ):
         for views in ("-1", "many", "nan"):
             said()
             assert main([*words, "--tta", views]) == 2
             assert said()[1].count("error:") == 1
 
 
-@pytest.mark.parametrize("harm", [
-    lambda run: (run / "recipe.json").write_text("{"), lambda run: (run / "metrics.json").write_text("[]"),
-    lambda run: (run / "metrics.json").write_text('{"test": {}}'), lambda run: (run / "history.csv").write_text(""),
-    lambda run: (run / "history.csv").write_text("a,b\n1,2\n"),
-    lambda run: (run / "predictions.csv").write_text("a\n1\n"),
-    lambda run: (run / "records.csv").write_text("path,split,label,patient,problem\n../x.png,test,CNV,1,\n")])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda run: (run / "recipe.json").write_text("{"),
+        lambda run: (run / "metrics.json").write_text("[]"),
+        lambda run: (run / "metrics.json").write_text('{"test": {}}'),
+        lambda run: (run / "history.csv").write_text(""),
+        lambda run: (run / "history.csv").write_text("a,b\n1,2\n"),
+        lambda run: (run / "predictions.csv").write_text("a\n1\n"),
+        lambda run: (run / "records.csv").write_text(
+            "path,split,label,patient,problem\n../x.png,test,CNV,1,\n"
+        ),
+    ],
+)
 def test_a_report_of_files_that_are_no_runs_is_one_paragraph(harm, finished, tmp_path, said):
     run = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("features"))
     harm(run)
     assert main(["report", str(run)]) == 2
     _, err = said()
-    assert err.count("error:") == 1 and "Traceback" not in err and not (run / "report.html").exists()
+    assert (
+        err.count("error:") == 1 and "Traceback" not in err and not (run / "report.html").exists()
+    )
 
 
 @pytest.fixture(scope="module")

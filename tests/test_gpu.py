@@ -13,11 +13,16 @@ import torch
 import two_processes
 from PIL import Image
 
-from tlutils import augment, checkpoints, devices, loaders, models, predicting, training, tuning
-from tlutils.augment import Augmentation
-from tlutils.batches import FileBatches
-from tlutils.training import Options
-from tlutils.training_state import State
+from tlutils.core import devices
+from tlutils.data import augment, loaders
+from tlutils.data.augment import Augmentation
+from tlutils.evaluation.predict import predict
+from tlutils.models import checkpoints
+from tlutils.models.build import build, train_mode
+from tlutils.training import tuning
+from tlutils.training.batches import FileBatches
+from tlutils.training.loop import Options, fit, step
+from tlutils.training.state import State, TrainingError
 
 pytestmark = pytest.mark.gpu
 VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5, brightness=0.1)
@@ -33,22 +38,29 @@ def parts(tmp_path_factory):
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
         rows.append({"path": f"{i}.png", "label": "patch" if i % 2 else "noise"})
     table = pd.DataFrame(rows)
-    return {"train": loaders.make(table[:64], folder, ["noise", "patch"], 64, batch_size=16, shuffle=True, workers=0),
-            "val": loaders.make(table[64:], folder, ["noise", "patch"], 64, batch_size=16, workers=0)}
+    return {
+        "train": loaders.make(
+            table[:64], folder, ["noise", "patch"], 64, batch_size=16, shuffle=True, workers=0
+        ),
+        "val": loaders.make(table[64:], folder, ["noise", "patch"], 64, batch_size=16, workers=0),
+    }
 
 
 def train(parts, machine, freeze="all", head="linear", epochs=3, **more):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the validation set has")
-        model = models.build("resnet18", 2, head, freeze=freeze)
+        model = build("resnet18", 2, head, freeze=freeze)
         options = Options(epochs=epochs, views=2, augmentation=VIEWS, patience=0)
-        return training.fit(model, parts, options, machine=machine, show=False, log=None, **more)
+        return fit(model, parts, options, machine=machine, show=False, log=None, **more)
 
 
 @pytest.mark.parametrize("freeze", ["all", "none"])
 def test_training_on_the_gpu_gives_what_the_cpu_gives(parts, freeze):
     columns = ["train_loss", "val_loss"]
-    on = [train(parts, devices.choose(device, "fp32"), freeze).history[columns] for device in ("cpu", "cuda")]
+    on = [
+        train(parts, devices.choose(device, "fp32"), freeze).history[columns]
+        for device in ("cpu", "cuda")
+    ]
     assert np.allclose(*on, rtol=0.05, atol=0.01)
 
 
@@ -61,21 +73,25 @@ def test_the_store_on_the_gpu_gives_what_the_whole_model_gives(parts, tmp_path):
 
 def test_views_are_the_same_pixels_on_the_gpu(parts):
     batch = next(iter(parts["train"]))
-    here, there = (augment.view(batch.images.to(device), batch.keys, 1, 0, VIEWS).cpu().int()
-                   for device in ("cpu", "cuda"))
+    here, there = (
+        augment.view(batch.images.to(device), batch.keys, 1, 0, VIEWS).cpu().int()
+        for device in ("cpu", "cuda")
+    )
     assert (here - there).abs().max() <= 1  # rounding of one grey level
 
 
 def test_a_step_never_makes_the_host_wait_for_the_device(parts):
-    machine, model = devices.choose("cuda"), models.build("resnet18", 2, "linear", freeze="none")
-    models.train_mode(machine.place(model))
+    machine, model = devices.choose("cuda"), build("resnet18", 2, "linear", freeze="none")
+    train_mode(machine.place(model))
     state = State(model, model, Options(), machine)
     weights = torch.ones(2, device=machine.device)
-    inputs, labels, _ = next(FileBatches(parts["train"], machine, (0.5,) * 3, (0.2,) * 3).batches(0))
-    training.step(model, inputs, labels, state, weights, machine)  # the first one sets things up
+    inputs, labels, _ = next(
+        FileBatches(parts["train"], machine, (0.5,) * 3, (0.2,) * 3).batches(0)
+    )
+    step(model, inputs, labels, state, weights, machine)  # the first one sets things up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training.step(model, inputs, labels, state, weights, machine)
+        step(model, inputs, labels, state, weights, machine)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -91,7 +107,9 @@ def test_fp32_is_fp32_on_the_gpu():
     torch.manual_seed(0)
     images, weights = torch.randn(8, 64, 32, 32), torch.randn(64, 64, 3, 3) / 24
     exact = torch.nn.functional.conv2d(images.double(), weights.double())
-    assert (torch.nn.functional.conv2d(images.cuda(), weights.cuda()).cpu() - exact).abs().max() < 1e-4
+    assert (
+        torch.nn.functional.conv2d(images.cuda(), weights.cuda()).cpu() - exact
+    ).abs().max() < 1e-4
     rows = torch.randn(256, 256)
     assert ((rows.cuda() @ rows.cuda()).cpu() - rows.double() @ rows.double()).abs().max() < 1e-3
 
@@ -114,14 +132,16 @@ def test_a_checkpoint_goes_from_cpu_to_gpu_and_back(parts, tmp_path):
         done = train(parts, machine, "none", epochs=epochs, checkpoint=tmp_path / "last.pt")
         assert next(done.model.parameters()).device == machine.device
     straight = train(parts, places[0], "none")
-    assert np.allclose(done.history["train_loss"], straight.history["train_loss"], rtol=0.05, atol=0.01)
+    assert np.allclose(
+        done.history["train_loss"], straight.history["train_loss"], rtol=0.05, atol=0.01
+    )
     saved = checkpoints.read(tmp_path / "last.pt")["state"]
     assert all(value.device.type == "cpu" for value in saved.values())
 
 
 def test_a_model_comes_back_from_the_gpu_whole(parts):
     """Copies to the CPU that nobody waited for would be read before they have arrived."""
-    model = models.build("vgg16", 2, "linear")
+    model = build("vgg16", 2, "linear")
     before = checkpoints.copy_of_state(model)
     for _ in range(3):
         devices.choose("cuda").place(model)
@@ -130,10 +150,13 @@ def test_a_model_comes_back_from_the_gpu_whole(parts):
 
 
 def test_predictions_on_the_gpu_are_those_of_the_cpu(parts, tmp_path):
-    model, loader = models.build("resnet18", 2, "linear"), parts["val"]
+    model, loader = build("resnet18", 2, "linear"), parts["val"]
     loader.records["patient"] = ""
-    on = [predicting.predict(model, loader, devices.choose(device, "fp32"), store=store)["p_patch"]
-          for device in ("cpu", "cuda") for store in (None, tmp_path)]
+    on = [
+        predict(model, loader, devices.choose(device, "fp32"), store=store)["p_patch"]
+        for device in ("cpu", "cuda")
+        for store in (None, tmp_path)
+    ]
     assert all(np.allclose(on[0], other, atol=1e-3) for other in on[1:])
     assert loader.pinned  # the last one computed on the GPU
 
@@ -143,23 +166,28 @@ def test_micro_batch_auto_finds_what_fits_where_memory_really_runs_out(parts):
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     machine, whole = devices.choose("cuda", "fp32"), torch.cuda.mem_get_info()[1]
-    model, inputs = models.build("vgg11", 2, "gap", freeze="none"), torch.randn(64, 3, 224, 224)
-    models.train_mode(machine.place(model))
-    state, weights = State(model, model, Options(micro_batch="auto"), machine), torch.ones(2, device=machine.device)
+    model, inputs = build("vgg11", 2, "gap", freeze="none"), torch.randn(64, 3, 224, 224)
+    train_mode(machine.place(model))
+    state, weights = (
+        State(model, model, Options(micro_batch="auto"), machine),
+        torch.ones(2, device=machine.device),
+    )
     inputs, labels = machine.place(inputs), torch.zeros(64, dtype=torch.long, device=machine.device)
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**31) / whole)  # 2 GiB more
+    torch.cuda.set_per_process_memory_fraction(
+        (torch.cuda.memory_reserved() + 2**31) / whole
+    )  # 2 GiB more
     try:
-        totals = training.step(model, inputs, labels, state, weights, machine)
+        totals = step(model, inputs, labels, state, weights, machine)
         peak = torch.cuda.max_memory_reserved()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert 0 < state.micro < 64 and totals[2].item() == 64 and peak < 8 * 2**30
-    with pytest.raises(training.TrainingError, match="memory ran out with 64 images.*micro_batch='auto'"):
+    with pytest.raises(TrainingError, match="memory ran out with 64 images.*micro_batch='auto'"):
         state.options, state.micro = Options(), 0
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**31) / whole)
         try:
-            training.step(model, inputs, labels, state, weights, machine)
+            step(model, inputs, labels, state, weights, machine)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -169,15 +197,19 @@ def test_a_compiled_net_trains_as_the_plain_one(parts, tmp_path, freeze):
     machine, store = devices.choose("cuda", "fp32"), tmp_path if freeze == "all" else None
     plain = train(parts, machine, freeze, store=store and tmp_path / "plain")
     compiled = train(parts, machine, freeze, store=store and tmp_path / "compiled", compiled=True)
-    assert np.allclose(compiled.history["val_loss"], plain.history["val_loss"], rtol=0.05, atol=0.01)
+    assert np.allclose(
+        compiled.history["val_loss"], plain.history["val_loss"], rtol=0.05, atol=0.01
+    )
 
 
 def test_the_learning_rate_finder_puts_the_gpus_random_numbers_back(parts):
     torch.cuda.manual_seed(5)
     wanted = torch.rand(3, device="cuda")
     torch.cuda.manual_seed(5)
-    model = models.build("resnet18", 2, "gap", freeze="none")
-    tuning.find_learning_rate(model, parts["train"], machine=devices.choose("cuda"), steps=6, show=False)
+    model = build("resnet18", 2, "gap", freeze="none")
+    tuning.find_learning_rate(
+        model, parts["train"], machine=devices.choose("cuda"), steps=6, show=False
+    )
     assert torch.equal(torch.rand(3, device="cuda"), wanted)
 
 
@@ -208,21 +240,45 @@ def test_with_deterministic_algorithms_two_trainings_are_bit_for_bit_the_same(tm
             digest.update(value.cpu().contiguous().numpy().tobytes())
         print(digest.hexdigest())"""
     command = [sys.executable, "-c", script, os.path.dirname(__file__), str(tmp_path)]
-    said = [subprocess.run(command, capture_output=True, text=True, timeout=300, check=True,
-                           env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}).stdout for _ in range(2)]
+    said = [
+        subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+            env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+        ).stdout
+        for _ in range(2)
+    ]
     assert said[0] == said[1] and len(said[0].strip()) == 64
 
 
 def test_as_many_processes_as_gpus_give_what_one_gives(tmp_path):
     """nccl, in the same checks as gloo (see test_distributed.py); with one GPU, one process through torchrun."""
     n = torch.cuda.device_count()
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n), two_processes.__file__]
-    done = subprocess.run([sys.executable, *launch, "cuda", str(tmp_path)], capture_output=True, text=True, timeout=300)
+    launch = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(n),
+        two_processes.__file__,
+    ]
+    done = subprocess.run(
+        [sys.executable, *launch, "cuda", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(n)]
     for one in found:
         losses = one["parts_of_a_batch"]
         assert all(np.allclose(losses[name], losses["0"], atol=1e-3) for name in losses)
-        assert np.allclose(one["unreadable_images"]["files"]["train_loss"],
-                           one["unreadable_images"]["store"]["train_loss"], atol=1e-3)
+        assert np.allclose(
+            one["unreadable_images"]["files"]["train_loss"],
+            one["unreadable_images"]["store"]["train_loss"],
+            atol=1e-3,
+        )
         assert one["batchnorm"] == found[0]["batchnorm"] and one["patience"] >= 6

@@ -11,11 +11,16 @@ import torch
 import two_processes
 from other_device import NAME, There, there, waits
 
-from tlutils import attribution, checkpoints, devices, inspection, loaders, predicting, training, tuning
-from tlutils.augment import Augmentation
-from tlutils.batches import FileBatches
-from tlutils.training import Options
-from tlutils.training_state import State
+from tlutils.core import devices
+from tlutils.data import loaders
+from tlutils.data.augment import Augmentation
+from tlutils.evaluation.predict import predict
+from tlutils.inspection import attribution, errors
+from tlutils.models import checkpoints
+from tlutils.training import tuning
+from tlutils.training.batches import FileBatches
+from tlutils.training.loop import Options, fit, step
+from tlutils.training.state import State
 
 pytestmark = pytest.mark.filterwarnings("ignore:the validation set has")
 HERE, OTHER = devices.Machine(torch.device("cpu")), devices.Machine(NAME)
@@ -27,8 +32,10 @@ def parts(tmp_path_factory):
     """Loaders of the same 26 images for both sides."""
     folder = tmp_path_factory.mktemp("data") / "images"
     table = two_processes.images(folder)
-    return {name: loaders.make(table, folder, ["noise", "patch"], 16, batch_size=13, workers=0)
-            for name in ("train", "val")}
+    return {
+        name: loaders.make(table, folder, ["noise", "patch"], 16, batch_size=13, workers=0)
+        for name in ("train", "val")
+    }
 
 
 def dropout_net():
@@ -38,13 +45,25 @@ def dropout_net():
     return model
 
 
-@pytest.mark.parametrize("wrong", [
-    lambda x: x.double(), lambda x: x + torch.ones(3), lambda x: torch.ones(3)[x.long()], lambda x: x.numpy(),
-    lambda x: x.to("cpu", non_blocking=True), lambda x: torch.ones(3).copy_(x, non_blocking=True),
-    lambda x: torch.ones(3).to(NAME, non_blocking=True), lambda x: torch.zeros(3, dtype=torch.float64, device=NAME),
-    lambda x: torch.tensor([1.0, 2.0], dtype=torch.float64, device=NAME)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x: x.double(),
+        lambda x: x + torch.ones(3),
+        lambda x: torch.ones(3)[x.long()],
+        lambda x: x.numpy(),
+        lambda x: x.to("cpu", non_blocking=True),
+        lambda x: torch.ones(3).copy_(x, non_blocking=True),
+        lambda x: torch.ones(3).to(NAME, non_blocking=True),
+        lambda x: torch.zeros(3, dtype=torch.float64, device=NAME),
+        lambda x: torch.tensor([1.0, 2.0], dtype=torch.float64, device=NAME),
+    ],
+)
 def test_the_stand_in_refuses_what_gpus_refuse(wrong):
-    with there(), pytest.raises((TypeError, RuntimeError), match="float64|same device|numpy|non_blocking"):
+    with (
+        there(),
+        pytest.raises((TypeError, RuntimeError), match="float64|same device|numpy|non_blocking"),
+    ):
         wrong(torch.ones(3, device=NAME))
 
 
@@ -55,8 +74,16 @@ def test_training_gives_what_the_cpu_gives(parts, tmp_path, store, micro):
     kept = []
     for machine in (HERE, OTHER):
         with there():
-            done = training.fit(two_processes.net(norm=True), parts, options, machine=machine, show=False, log=None,
-                                store=store and tmp_path / store, class_weights="auto")
+            done = fit(
+                two_processes.net(norm=True),
+                parts,
+                options,
+                machine=machine,
+                show=False,
+                log=None,
+                store=store and tmp_path / store,
+                class_weights="auto",
+            )
             assert isinstance(next(done.model.parameters()), There) == (machine is OTHER)
             kept.append((done.history, checkpoints.copy_of_state(done.model)))
     (one, a), (two, b) = kept
@@ -69,20 +96,35 @@ def test_training_gives_what_the_cpu_gives(parts, tmp_path, store, micro):
 def test_a_killed_run_goes_on_with_the_same_random_numbers(parts, tmp_path):
     settings = {"machine": OTHER, "show": False, "log": None, "patience": 0}
     with there():
-        straight = training.fit(dropout_net(), parts, epochs=3, **settings)
-        training.fit(dropout_net(), parts, epochs=2, checkpoint=tmp_path / "last.pt", **settings)
+        straight = fit(dropout_net(), parts, epochs=3, **settings)
+        fit(dropout_net(), parts, epochs=2, checkpoint=tmp_path / "last.pt", **settings)
         torch.manual_seed(99)
-        resumed = training.fit(dropout_net(), parts, epochs=3, checkpoint=tmp_path / "last.pt", **settings)
+        resumed = fit(dropout_net(), parts, epochs=3, checkpoint=tmp_path / "last.pt", **settings)
     assert resumed.history["train_loss"].equals(straight.history["train_loss"])
 
 
 def test_what_the_checkpoint_of_one_device_holds_the_other_goes_on_from(parts, tmp_path):
     with there(), warnings.catch_warnings():
         for epochs, machine in enumerate((HERE, OTHER, HERE), 1):
-            done = training.fit(two_processes.net(norm=True), parts, epochs=epochs, machine=machine, show=False,
-                                log=None, patience=0, checkpoint=tmp_path / "last.pt")
-        straight = training.fit(two_processes.net(norm=True), parts, epochs=3, machine=HERE, show=False, log=None,
-                                patience=0)
+            done = fit(
+                two_processes.net(norm=True),
+                parts,
+                epochs=epochs,
+                machine=machine,
+                show=False,
+                log=None,
+                patience=0,
+                checkpoint=tmp_path / "last.pt",
+            )
+        straight = fit(
+            two_processes.net(norm=True),
+            parts,
+            epochs=3,
+            machine=HERE,
+            show=False,
+            log=None,
+            patience=0,
+        )
     assert np.allclose(done.history["train_loss"], straight.history["train_loss"], atol=1e-5)
 
 
@@ -90,13 +132,16 @@ def test_predictions_and_maps_are_the_cpus_and_a_model_comes_back_from_there_who
     model, image = dropout_net().eval(), loaders.read_image(parts["val"].root / "1.png", 16)[None]
 
     def all_of(machine):
-        return (predicting.predict(model, parts["val"], machine)["p_patch"],
-                predicting.predict(model, parts["val"], machine, store=tmp_path)["p_patch"],
-                predicting.predict(model, parts["val"], machine, views=2, augmentation=VIEWS)["p_patch"],
-                inspection.top_k(model, image[0], ["noise", "patch"], machine=machine)["probability"],
-                attribution.grad_cam(model, image, machine=machine),
-                attribution.occlusion(model, image, window=8, target=[1], machine=machine),
-                attribution.random_weights_check(model, image[0], machine=machine))
+        return (
+            predict(model, parts["val"], machine)["p_patch"],
+            predict(model, parts["val"], machine, store=tmp_path)["p_patch"],
+            predict(model, parts["val"], machine, views=2, augmentation=VIEWS)["p_patch"],
+            errors.top_k(model, image[0], ["noise", "patch"], machine=machine)["probability"],
+            attribution.grad_cam(model, image, machine=machine),
+            attribution.occlusion(model, image, window=8, target=[1], machine=machine),
+            attribution.random_weights_check(model, image[0], machine=machine),
+        )
+
     with there():
         before, on_it, after = [all_of(machine) for machine in (HERE, OTHER, HERE)]
     for one, two, three in zip(before, on_it, after, strict=True):
@@ -105,7 +150,9 @@ def test_predictions_and_maps_are_the_cpus_and_a_model_comes_back_from_there_who
 
 def test_the_learning_rate_finder_runs_there(parts):
     with there():
-        curve = tuning.find_learning_rate(dropout_net(), parts["train"], machine=OTHER, steps=6, show=False)
+        curve = tuning.find_learning_rate(
+            dropout_net(), parts["train"], machine=OTHER, steps=6, show=False
+        )
     assert curve["suggested"].sum() == 1
 
 
@@ -114,7 +161,9 @@ def test_no_step_of_an_epoch_makes_the_host_wait(parts):
         model = OTHER.place(dropout_net())
         state, weights = State(model, model, Options(), OTHER), torch.ones(2, device=NAME)
         waits.clear()
-        for inputs, labels, _ in FileBatches(parts["train"], OTHER, (0.5,) * 3, (0.2,) * 3, VIEWS).batches(0):
-            training.step(model, inputs, labels, state, weights, OTHER)
+        for inputs, labels, _ in FileBatches(
+            parts["train"], OTHER, (0.5,) * 3, (0.2,) * 3, VIEWS
+        ).batches(0):
+            step(model, inputs, labels, state, weights, OTHER)
         assert waits == []
         assert float(weights.sum()) == 2 and waits == ["_local_scalar_dense"]

@@ -20,19 +20,42 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-ROOMS = sorted((ROOT / "tlutils").glob("*.py"))
-AT_IMPORT = {"torch", "torchvision", "numpy", "scipy", "pandas", "sklearn", "matplotlib", "seaborn", "PIL", "tqdm",
-             "filelock"}
-DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml", "IPython": "ipython"}  # others: the same
-COMES_WITH = {"ipython": "ipykernel", "traitlets": "jupyterlab", "jupyter-client": "jupyterlab", "nbclient": "papermill",
-              "nbformat": "papermill"}
+MODULES = sorted((ROOT / "tlutils").rglob("*.py"))
+AT_IMPORT = {
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pandas",
+    "sklearn",
+    "matplotlib",
+    "seaborn",
+    "PIL",
+    "tqdm",
+    "filelock",
+}
+DISTRIBUTION = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "IPython": "ipython",
+}  # others: the same
+COMES_WITH = {
+    "ipython": "ipykernel",
+    "traitlets": "jupyterlab",
+    "jupyter-client": "jupyterlab",
+    "nbclient": "papermill",
+    "nbformat": "papermill",
+}
 
 needs_make = pytest.mark.skipif(not shutil.which("make"), reason="no make on this machine")
 
 
 def declared(*extras: str) -> dict[str, Requirement]:
     """The requirements of pyproject.toml by canonical name, those of the extras included."""
-    lines = PROJECT["dependencies"] + [r for extra in extras for r in PROJECT["optional-dependencies"][extra]]
+    lines = PROJECT["dependencies"] + [
+        r for extra in extras for r in PROJECT["optional-dependencies"][extra]
+    ]
     return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
 
 
@@ -45,12 +68,18 @@ def imports(path: Path, whole: bool) -> set[str]:
     return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
 
 
-@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.name)
-def test_importing_a_room_needs_only_the_basic_packages(room):
-    assert imports(room, whole=False) <= AT_IMPORT
+@pytest.mark.parametrize(
+    "module", MODULES, ids=lambda path: path.as_posix().rpartition("tlutils/")[2]
+)
+def test_importing_a_module_needs_only_the_basic_packages(module):
+    assert imports(module, whole=False) <= AT_IMPORT
 
 
-@pytest.mark.parametrize("path", [*ROOMS, ROOT / "notebooks" / "run_all.py"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [*MODULES, ROOT / "notebooks" / "run_all.py"],
+    ids=lambda path: path.as_posix().rpartition("tlutils/")[2],
+)
 def test_everything_imported_is_declared(path):
     known = declared("dicom", "onnx", "bench")
     used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in imports(path, whole=True)}
@@ -61,7 +90,9 @@ def test_everything_imported_is_declared(path):
 def test_every_dependency_has_a_lower_bound_and_no_pin():
     for name, requirement in declared("dicom", "onnx", "bench", "test").items():
         operators = [specifier.operator for specifier in requirement.specifier]
-        assert operators == [">="] or name == "tlutils", f"{requirement} should be a lower bound and nothing else"
+        assert operators == [">="] or name == "tlutils", (
+            f"{requirement} should be a lower bound and nothing else"
+        )
 
 
 def test_what_is_installed_satisfies_the_list():
@@ -86,15 +117,37 @@ def test_the_wheel_holds_tlutils_and_nothing_else(tmp_path):
             source.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, source)
     for folder in ("tlutils", "tests", "notebooks"):
-        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb"))
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
-                    "--wheel-dir", str(tmp_path), str(source)], check=True, timeout=300)
+        shutil.copytree(
+            ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb")
+        )
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-index",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(tmp_path),
+            str(source),
+        ],
+        check=True,
+        timeout=300,
+    )
     wheel = next(tmp_path.glob("tlutils-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(n for n in names if n.endswith("METADATA"))).decode()
-    assert {name.split("/")[0] for name in names} == {"tlutils", wheel.name.split("-py3")[0] + ".dist-info"}
-    assert {name.split("/")[1] for name in names if name.startswith("tlutils/")} == {path.name for path in ROOMS}
+    assert {name.split("/")[0] for name in names} == {
+        "tlutils",
+        wheel.name.split("-py3")[0] + ".dist-info",
+    }
+    assert {name.split("/")[1] for name in names if name.startswith("tlutils/")} == {
+        path.relative_to(ROOT / "tlutils").parts[0] for path in MODULES
+    }
     assert "License-Expression: MIT" in metadata
 
 
@@ -108,9 +161,17 @@ def test_make_alone_lists_the_targets():
 @needs_make
 def test_an_install_that_failed_is_tried_again(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\nversion = "1"\ndependencies = ["none-such"]\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\nname = "x"\nversion = "1"\ndependencies = ["none-such"]\n'
+    )
     for _ in range(2):
-        done = make("setup", f"PYTHON={sys.executable}", folder=tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS="")
+        done = make(
+            "setup",
+            f"PYTHON={sys.executable}",
+            folder=tmp_path,
+            PIP_NO_INDEX="1",
+            PIP_FIND_LINKS="",
+        )
         assert done.returncode != 0 and "ERROR" in done.stderr
         assert (tmp_path / ".venv" / "bin" / "python").exists()
         assert not list((tmp_path / ".venv").glob(".tlutils*"))
@@ -130,7 +191,9 @@ def test_setup_does_nothing_where_all_is_installed(tmp_path):
 @needs_make
 def test_an_old_python_is_refused_in_words(tmp_path):
     old = tmp_path / "old-python"
-    old.write_text(f"#!/bin/sh\nshift\nexec {sys.executable} -c \"import sys; sys.version_info = (3, 9); $1\"\n")
+    old.write_text(
+        f'#!/bin/sh\nshift\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9); $1"\n'
+    )
     old.chmod(0o755)
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / "pyproject.toml").touch()
@@ -141,16 +204,28 @@ def test_an_old_python_is_refused_in_words(tmp_path):
 
 def make(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
     """Run make in a folder, free of the settings of a make that runs these tests."""
-    env = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "VENV", "PYTHON")}
-    return subprocess.run(["make", *arguments], cwd=folder, env=env | environment, capture_output=True, text=True,
-                          timeout=300)
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("MAKEFLAGS", "MAKELEVEL", "VENV", "PYTHON")
+    }
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env=env | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 def test_the_run_of_everything_is_a_script_that_bash_accepts():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     text = script.read_text(encoding="utf-8")
-    assert "set -euo pipefail" in text and text.index("make tutorial") < text.index("TLUTILS_SLOW=1 make test")
+    assert "set -euo pipefail" in text and text.index("make tutorial") < text.index(
+        "TLUTILS_SLOW=1 make test"
+    )
     if shutil.which("bash"):
         subprocess.run(["bash", "-n", str(script)], check=True)
 
@@ -159,8 +234,23 @@ def test_the_run_of_everything_is_a_script_that_bash_accepts():
 def test_what_runs_and_downloads_leave_is_ignored_by_git(tmp_path):
     shutil.copy(ROOT / ".gitignore", tmp_path)
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
-    left = ["runs/demo/best.pt", "runs/demo/index.html", "data/oct/a.jpeg", ".venv/bin/python", ".venv-oldest/bin/python",
-            "tlutils.egg-info/x", "notebooks/.ipynb_checkpoints/01.ipynb", "tlutils/__pycache__/x.pyc"]
-    kept = ["data/README.md", "notebooks/01_explore.ipynb", "notebooks/params/demo.yaml", "tests/benchmarks/results.json"]
-    found = subprocess.run(["git", "check-ignore", *left, *kept], cwd=tmp_path, capture_output=True, text=True)
+    left = [
+        "runs/demo/best.pt",
+        "runs/demo/index.html",
+        "data/oct/a.jpeg",
+        ".venv/bin/python",
+        ".venv-oldest/bin/python",
+        "tlutils.egg-info/x",
+        "notebooks/.ipynb_checkpoints/01.ipynb",
+        "tlutils/__pycache__/x.pyc",
+    ]
+    kept = [
+        "data/README.md",
+        "notebooks/01_explore.ipynb",
+        "notebooks/params/demo.yaml",
+        "tests/benchmarks/results.json",
+    ]
+    found = subprocess.run(
+        ["git", "check-ignore", *left, *kept], cwd=tmp_path, capture_output=True, text=True
+    )
     assert found.stdout.split() == left

@@ -20,8 +20,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
-from tlutils import devices, loaders, recipes, runs, training
-from tlutils.training import Options
+from tlutils.core import devices
+from tlutils.data import loaders
+from tlutils.runs import recipes
+from tlutils.runs.folder import Run
+from tlutils.runs.use import predict_records
+from tlutils.training import loop
+from tlutils.training.loop import Fit, Options, _share_statistics
 
 DEVICE = "cpu"
 
@@ -35,16 +40,30 @@ def images(folder: Path, n: int = 26) -> pd.DataFrame:
         part = folder / f"{i}-{os.getpid()}.part"
         Image.fromarray(pixels.astype(np.uint8)).save(part, "PNG")
         part.replace(folder / f"{i}.png")
-    return pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "label": ["noise", "patch"] * (n // 2),
-                         "patient": [str(i) for i in range(n)]})
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(n)],
+            "label": ["noise", "patch"] * (n // 2),
+            "patient": [str(i) for i in range(n)],
+        }
+    )
 
 
 def net(norm: bool = False) -> nn.Sequential:
     """Two convolutions, the first of them frozen, and a linear layer; the same in each process."""
     torch.manual_seed(0)
     norms = (nn.BatchNorm2d(4), nn.BatchNorm2d(4)) if norm else (nn.Identity(), nn.Identity())
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), norms[0], nn.ReLU(), nn.Conv2d(4, 4, 3), norms[1], nn.ReLU(),
-                          nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        norms[0],
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        norms[1],
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 2),
+    )
     model[:2].requires_grad_(False)
     model.tl = {}
     return model
@@ -63,25 +82,47 @@ class Hungry(nn.Module):
         return self.inside(x)
 
 
-def fit(model: nn.Module, folder: Path, train: pd.DataFrame, val: pd.DataFrame, **settings) -> training.Fit:
+def fit(model: nn.Module, folder: Path, train: pd.DataFrame, val: pd.DataFrame, **settings) -> Fit:
     """Three epochs in batches of 13, so that two processes have 7 and 6 images of each."""
-    parts = {name: loaders.make(table.reset_index(drop=True), folder / "images", ["noise", "patch"], 16, batch_size=13,
-                                workers=0, rank=devices.rank(), world=devices.world())
-             for name, table in (("train", train), ("val", val))}
+    parts = {
+        name: loaders.make(
+            table.reset_index(drop=True),
+            folder / "images",
+            ["noise", "patch"],
+            16,
+            batch_size=13,
+            workers=0,
+            rank=devices.rank(),
+            world=devices.world(),
+        )
+        for name, table in (("train", train), ("val", val))
+    }
     store = settings.pop("store", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return training.fit(model, parts, Options(epochs=3, patience=0, learning_rate=0.02, **settings),
-                            machine=devices.choose(DEVICE, "fp32"), show=False, log=None, store=store)
+        return loop.fit(
+            model,
+            parts,
+            Options(epochs=3, patience=0, learning_rate=0.02, **settings),
+            machine=devices.choose(DEVICE, "fp32"),
+            show=False,
+            log=None,
+            store=store,
+        )
 
 
 def parts_of_a_batch(folder: Path) -> dict:
     """Shares that go through in as many parts, or in different numbers of parts, or in fewer after memory ran out."""
     table = images(folder / "images")
-    losses = {micro: fit(net(), folder, table, table, micro_batch=micro).history["train_loss"].tolist()
-              for micro in (0, 3, 6)}
-    return losses | {"auto": fit(Hungry(net()), folder, table, table,
-                                 micro_batch="auto").history["train_loss"].tolist()}
+    losses = {
+        micro: fit(net(), folder, table, table, micro_batch=micro).history["train_loss"].tolist()
+        for micro in (0, 3, 6)
+    }
+    return losses | {
+        "auto": fit(Hungry(net()), folder, table, table, micro_batch="auto")
+        .history["train_loss"]
+        .tolist()
+    }
 
 
 def unreadable_images(folder: Path) -> dict:
@@ -93,9 +134,16 @@ def unreadable_images(folder: Path) -> dict:
     found = {}
     for name, store in (("files", None), ("store", folder / f"store-{devices.world()}")):
         done = fit(net(), folder, table, val, store=store, monitor="val_balanced_accuracy")
-        found[name] = {column: done.history[column].tolist() for column in
-                       ("train_loss", "train_images", "val_loss", "val_images", "val_balanced_accuracy")
-                       } | {"unreadable": [path for path, _ in done.unreadable]}
+        found[name] = {
+            column: done.history[column].tolist()
+            for column in (
+                "train_loss",
+                "train_images",
+                "val_loss",
+                "val_images",
+                "val_balanced_accuracy",
+            )
+        } | {"unreadable": [path for path, _ in done.unreadable]}
     return found
 
 
@@ -104,12 +152,15 @@ def unreadable_share(folder: Path) -> dict:
     table = images(folder / "images")[:4].copy()
     table.loc[1::2, "path"] = "gone-" + table["path"]
     recipe = recipes.get("oct-vgg16").changed({"size": "16"})
-    run = runs.Run(folder, recipe, table, folder / "images", {"data": {"classes": ["noise", "patch"]}})
+    run = Run(folder, recipe, table, folder / "images", {"data": {"classes": ["noise", "patch"]}})
 
     def answers(table: pd.DataFrame) -> pd.DataFrame:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return runs.predict_records(run, net(), table, "new", devices.choose(DEVICE, "fp32"), show=False)
+            return predict_records(
+                run, net(), table, "new", devices.choose(DEVICE, "fp32"), show=False
+            )
+
     try:
         said = f"no error, but {len(answers(table[1::2]))} answers"
     except ValueError as error:
@@ -125,17 +176,23 @@ def batchnorm(folder: Path) -> dict:
     norm = nn.BatchNorm2d(1, device=DEVICE)
     norm.running_mean.fill_(2.0 * devices.rank())
     norm.running_var.fill_(1.0 + devices.rank())
-    training._share_statistics(nn.Sequential(norm))
-    return {"val_loss": done.history["val_loss"].tolist(), "answers": answers.tolist(),
-            "moving": [*model[4].running_mean.tolist(), *model[4].running_var.tolist()],
-            "frozen": [*model[1].running_mean.tolist(), *model[1].running_var.tolist()],
-            "shared": [norm.running_mean.item(), norm.running_var.item()]}
+    _share_statistics(nn.Sequential(norm))
+    return {
+        "val_loss": done.history["val_loss"].tolist(),
+        "answers": answers.tolist(),
+        "moving": [*model[4].running_mean.tolist(), *model[4].running_var.tolist()],
+        "frozen": [*model[1].running_mean.tolist(), *model[1].running_var.tolist()],
+        "shared": [norm.running_mean.item(), norm.running_var.item()],
+    }
 
 
 def patience(folder: Path) -> float:
     """Hours that a process waits for another."""
     group = dist.group.WORLD._get_backend(torch.device(DEVICE))
-    return min(group.options._timeout, dist.group.WORLD.get_group_store().timeout).total_seconds() / 3600
+    return (
+        min(group.options._timeout, dist.group.WORLD.get_group_store().timeout).total_seconds()
+        / 3600
+    )
 
 
 CHECKS = (parts_of_a_batch, unreadable_images, unreadable_share, batchnorm, patience)
@@ -144,5 +201,7 @@ CHECKS = (parts_of_a_batch, unreadable_images, unreadable_share, batchnorm, pati
 if __name__ == "__main__":
     DEVICE, out, wanted = sys.argv[1], Path(sys.argv[2]), sys.argv[3:]
     with devices.processes(DEVICE):
-        found = {check.__name__: check(out) for check in CHECKS if check.__name__ in wanted or not wanted}
+        found = {
+            check.__name__: check(out) for check in CHECKS if check.__name__ in wanted or not wanted
+        }
         (out / f"rank-{devices.rank()}.json").write_text(json.dumps(found))

@@ -19,7 +19,9 @@ from types import FrameType
 
 import pandas as pd
 
-from . import cleaning, files, records, shortcuts, similar, sources, splits
+from .core import files
+from .data import cleaning, near_duplicates, records, sources, splits
+from .data.audit import audit_rows, measure_shortcuts
 
 DONE, BAD_NEWS, WRONG_USE, MISSING = 0, 1, 2, 3
 
@@ -29,7 +31,9 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun may send a second while the first is obeyed
+    signal.signal(
+        signal.SIGTERM, signal.SIG_IGN
+    )  # torchrun may send a second while the first is obeyed
     raise Terminated
 
 
@@ -59,7 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
-    print(f"error: {textwrap.fill(str(error), 110, break_long_words=False, break_on_hyphens=False)}", file=sys.stderr)
+    print(
+        f"error: {textwrap.fill(str(error), 110, break_long_words=False, break_on_hyphens=False)}",
+        file=sys.stderr,
+    )
     return _ended(code)
 
 
@@ -84,20 +91,31 @@ def doctor(options: argparse.Namespace) -> int:
     """Say what this machine has and what would be chosen on it."""
     import torch
 
-    from . import devices, recipes, runs, weights
+    from .core import devices
+    from .models import weights
+    from .runs import recipes
+    from .runs.folder import versions
+
     machine = devices.choose()
-    facts = {**runs.versions(), "processor": devices.device_name(torch.device("cpu")), "cores": os.cpu_count(),
-             "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
-             "device chosen": f"{machine.device} ({devices.device_name(machine.device)})",
-             "precision chosen": f"{machine.precision}: {machine.why}",
-             "layout chosen": "channels last" if machine.channels_last else "torch's own",
-             "freed memory": "kept for the next batch" if machine.describe()["keeps_freed_memory"] else "as the system does",
-             "free disk here": f"{shutil.disk_usage('.').free / 1e9:.0f} GB"}
+    facts = {
+        **versions(),
+        "processor": devices.device_name(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        or "none",
+        "device chosen": f"{machine.device} ({devices.device_name(machine.device)})",
+        "precision chosen": f"{machine.precision}: {machine.why}",
+        "layout chosen": "channels last" if machine.channels_last else "torch's own",
+        "freed memory": "kept for the next batch"
+        if machine.describe()["keeps_freed_memory"]
+        else "as the system does",
+        "free disk here": f"{shutil.disk_usage('.').free / 1e9:.0f} GB",
+    }
     for name, value in facts.items():
         print(f"{name:>18}  {value}")
     print("\npretrained weights:")
     for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152"):
-        print(f"{backbone:>18}  {weights.whereabouts(backbone)}")
+        print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
     print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
     return DONE
@@ -115,23 +133,37 @@ def audit(options: argparse.Namespace) -> int:
     if options.fix:
         cleaning.refuse_target(options.fix, source)
     root = source.parent if source.is_file() else source
-    table = records.inspect(records.scan(source, patient=options.patient), root, decode=options.decode)
+    table = records.inspect(
+        records.scan(source, patient=options.patient), root, decode=options.decode
+    )
     pairs = None
     if options.near:
-        table = similar.perceptual_hashes(table, root)
-        pairs = similar.near_duplicates(table)
+        table = near_duplicates.perceptual_hashes(table, root)
+        pairs = near_duplicates.near_duplicates(table)
     found = _findings(table, pairs)
     print(records.counts(table).to_string(), end="\n\n")
     for row in found.itertuples():
         share = f"{row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f"{row.found:,}"
         print(f"{row.verdict:>8}  {row.check}, {row.splits}: {share}")
         if row.verdict != "ok":
-            print(textwrap.indent(textwrap.fill(f"{row.meaning} E.g. {row.examples}" if row.examples else row.meaning,
-                                                100, break_long_words=False), " " * 10))
-    print(f"\n{splits.verdict(found)}")
+            print(
+                textwrap.indent(
+                    textwrap.fill(
+                        f"{row.meaning} E.g. {row.examples}" if row.examples else row.meaning,
+                        100,
+                        break_long_words=False,
+                    ),
+                    " " * 10,
+                )
+            )
+    print(f"\n{splits.leak_verdict(found)}")
     if options.json:
-        report = {"counts": records.counts(table).to_dict(), "checks": json.loads(found.to_json(orient="records")),
-                  "verdict": splits.verdict(found), "leak": bool(splits.leaks(found))}
+        report = {
+            "counts": records.counts(table).to_dict(),
+            "checks": json.loads(found.to_json(orient="records")),
+            "verdict": splits.leak_verdict(found),
+            "leak": bool(splits.leaks(found)),
+        }
         files.write_text(options.json, json.dumps(report, indent=1))
     if options.fix:
         _fix(table, pairs, root, options.fix)
@@ -140,9 +172,9 @@ def audit(options: argparse.Namespace) -> int:
 
 def _findings(table: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.DataFrame:
     """All rows of the audit: of the splits, of near-duplicates where they were looked for, of file properties."""
-    parts = [splits.audit(table), shortcuts.audit_rows(shortcuts.measure(table))]
+    parts = [splits.audit(table), audit_rows(measure_shortcuts(table))]
     if pairs is not None:
-        parts.insert(1, similar.audit_rows(table, pairs))
+        parts.insert(1, near_duplicates.audit_rows(table, pairs))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
@@ -153,44 +185,79 @@ def _fix(table: pd.DataFrame, pairs: pd.DataFrame | None, root: Path, csv: str) 
     print(f"\n{csv}:")
     for step in cleaned.steps.itertuples():
         print(f"{step.images:>8,}  {step.step}: {step.what}")
-    print(f"\n{records.counts(cleaned.records).to_string()}\n\n{splits.verdict(splits.audit(cleaned.records))}")
+    print(
+        f"\n{records.counts(cleaned.records).to_string()}\n\n{splits.leak_verdict(splits.audit(cleaned.records))}"
+    )
 
 
-def _on_the_device(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+def _on_the_device(
+    command: Callable[[argparse.Namespace], int],
+) -> Callable[[argparse.Namespace], int]:
     """A command that works with the other processes which torchrun has started, if any."""
+
     @functools.wraps(command)
     def together(options: argparse.Namespace) -> int:
-        from . import devices
-        from .training import TrainingError
+        from .core import devices
+        from .training.state import TrainingError
+
         try:
             with devices.processes(options.device):
                 try:
                     return command(options)
-                except KeyboardInterrupt as stop:  # here, as parting from the others would wait for them
+                except (
+                    KeyboardInterrupt
+                ) as stop:  # here, as parting from the others would wait for them
                     return _stopped(stop)
         except TrainingError as error:
             return _complain(error, WRONG_USE)
+
     return together
 
 
 @_on_the_device
 def train(options: argparse.Namespace) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
-    from . import comparison, devices, recipes, runs
+    from .core import devices
+    from .evaluation import comparison
+    from .runs import recipes
+    from .runs import train as train_module
+    from .runs.train import train_seeds
+
     recipe = recipes.get(options.recipe).changed(dict(_assignment(text) for text in options.set))
     if options.epochs is not None:
         recipe = recipe.changed({"epochs": options.epochs})
     store = {"auto": "auto", "none": None}.get(options.store, options.store)
     if options.seeds < 1:
         raise ValueError(f"--seeds is {options.seeds}; it wants a whole number of runs, 1 or more")
-    run = runs.train(recipe, options.data, options.out, weights=options.weights, limit=options.limit,
-                     device=options.device, precision=options.precision, store=store, compiled=options.compile,
-                     patient=options.patient)
-    several = runs.train_seeds(run, options.seeds, device=options.device, precision=options.precision, store=store,
-                               compiled=options.compile) if options.seeds > 1 else []
+    run = train_module.train(
+        recipe,
+        options.data,
+        options.out,
+        weights=options.weights,
+        limit=options.limit,
+        device=options.device,
+        precision=options.precision,
+        store=store,
+        compiled=options.compile,
+        patient=options.patient,
+    )
+    several = (
+        train_seeds(
+            run,
+            options.seeds,
+            device=options.device,
+            precision=options.precision,
+            store=store,
+            compiled=options.compile,
+        )
+        if options.seeds > 1
+        else []
+    )
     if devices.rank() == 0:
         if several:
-            print(comparison.over_seeds([one.metrics["test"] for one in several]).round(4).to_string())
+            print(
+                comparison.over_seeds([one.metrics["test"] for one in several]).round(4).to_string()
+            )
         print(f"the run is in {run.folder}")
     return DONE
 
@@ -198,16 +265,34 @@ def train(options: argparse.Namespace) -> int:
 @_on_the_device
 def evaluate(options: argparse.Namespace) -> int:
     """Measure a run on one of its splits or on other labelled images."""
-    from . import devices, evaluation, runs
-    metrics = runs.evaluate(options.run, options.data, options.split, device=options.device,
-                            precision=options.precision, views=options.tta, calibrated=options.calibrated,
-                            log=lambda line: print(f"{line}\n"))
+    from .core import devices
+    from .evaluation.metrics import as_text, headline
+    from .runs import use
+    from .runs.folder import load
+
+    metrics = use.evaluate(
+        options.run,
+        options.data,
+        options.split,
+        device=options.device,
+        precision=options.precision,
+        views=options.tta,
+        calibrated=options.calibrated,
+        log=lambda line: print(f"{line}\n"),
+    )
     if devices.rank():
         return DONE
-    run = runs.load(options.run)
-    print(f"{options.split}: {evaluation.headline(metrics)}\n")
-    print(pd.DataFrame({name: {key: evaluation.as_text(value) for key, value in numbers.items()}
-                        for name, numbers in metrics["per_class"].items()}).T.to_string(), end="\n\n")
+    run = load(options.run)
+    print(f"{options.split}: {headline(metrics)}\n")
+    print(
+        pd.DataFrame(
+            {
+                name: {key: as_text(value) for key, value in numbers.items()}
+                for name, numbers in metrics["per_class"].items()
+            }
+        ).T.to_string(),
+        end="\n\n",
+    )
     print("confusion (rows true, columns predicted)")
     print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
     print(f"\n({run.caption})")
@@ -217,30 +302,45 @@ def evaluate(options: argparse.Namespace) -> int:
 @_on_the_device
 def predict(options: argparse.Namespace) -> int:
     """Say what a run's model sees in images."""
-    from . import devices, runs
-    predictions = runs.predict(options.run, options.images, options.out, device=options.device,
-                               precision=options.precision, views=options.tta, calibrated=options.calibrated)
+    from .core import devices
+    from .runs import use
+    from .runs.folder import load
+
+    predictions = use.predict(
+        options.run,
+        options.images,
+        options.out,
+        device=options.device,
+        precision=options.precision,
+        views=options.tta,
+        calibrated=options.calibrated,
+    )
     if devices.rank():
         return DONE
     if options.out:
         print(f"{len(predictions)} predictions are in {options.out}")
     else:
-        print(predictions.drop(columns=["split", "patient", "label", "loss"]).to_string(index=False))
-    print(f"({runs.load(options.run).caption}; not a medical device)", file=sys.stderr)
+        print(
+            predictions.drop(columns=["split", "patient", "label", "loss"]).to_string(index=False)
+        )
+    print(f"({load(options.run).caption}; not a medical device)", file=sys.stderr)
     return DONE
 
 
 def report(options: argparse.Namespace) -> int:
     """Write a finished run as one HTML page that needs nothing beside it, and print where it is."""
-    from . import report as page
-    print(page.write(options.run, options.out))
+    from .report.page import write
+
+    print(write(options.run, options.out))
     return DONE
 
 
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"--set wants FIELD=VALUE, such as --set learning_rate=0.0001; got {text!r}")
+        raise ValueError(
+            f"--set wants FIELD=VALUE, such as --set learning_rate=0.0001; got {text!r}"
+        )
     return name.strip(), value
 
 
@@ -252,7 +352,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser("tlutils", description="Transfer learning on medical images. Not a medical device.")
+    parser = _Parser(
+        "tlutils", description="Transfer learning on medical images. Not a medical device."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(function: Callable, help: str) -> argparse.ArgumentParser:
@@ -269,24 +371,47 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(audit, "counts, damage, duplicates, leaks; exit 1 where a split leaks")
     sub.add_argument("data", help="a folder of images, a CSV manifest or a source's name")
     sub.add_argument("--json", help="also write the findings to this file")
-    sub.add_argument("--decode", action="store_true", help="decode every image whole, which finds all damage")
-    sub.add_argument("--near", action="store_true", help="also look for images that look the same in other files")
-    sub.add_argument("--fix", metavar="CLEAN.csv", help="write a manifest without what was found, split anew by "
-                                                        "patient where the splits leak")
+    sub.add_argument(
+        "--decode", action="store_true", help="decode every image whole, which finds all damage"
+    )
+    sub.add_argument(
+        "--near", action="store_true", help="also look for images that look the same in other files"
+    )
+    sub.add_argument(
+        "--fix",
+        metavar="CLEAN.csv",
+        help="write a manifest without what was found, split anew by patient where the splits leak",
+    )
     _patient(sub)
 
     sub = command(train, "train and evaluate a recipe; goes on where it was stopped")
     sub.add_argument("recipe", help="the name of a recipe; doctor lists them")
-    sub.add_argument("--data", required=True, help="a folder of images, a CSV manifest or a source's name")
+    sub.add_argument(
+        "--data", required=True, help="a folder of images, a CSV manifest or a source's name"
+    )
     sub.add_argument("--out", required=True, help="folder of the run")
     sub.add_argument("--weights", default="imagenet", help="imagenet (default), random, or a file")
     sub.add_argument("--epochs", type=int, help="at most so many (default: the recipe's)")
     sub.add_argument("--limit", type=int, default=0, help="use about so many images (default: all)")
-    sub.add_argument("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
-    sub.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="change a field of the recipe")
-    sub.add_argument("--store", default="auto", help="folder for the frozen part's outputs, or none (default: "
-                                                     "features/ in the run); runs that share one compute an image once")
-    sub.add_argument("--compile", action="store_true", help="compile the frozen part; may pay on long runs")
+    sub.add_argument(
+        "--seeds", type=int, default=1, help="train it with so many seeds, on one division"
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change a field of the recipe",
+    )
+    sub.add_argument(
+        "--store",
+        default="auto",
+        help="folder for the frozen part's outputs, or none (default: "
+        "features/ in the run); runs that share one compute an image once",
+    )
+    sub.add_argument(
+        "--compile", action="store_true", help="compile the frozen part; may pay on long runs"
+    )
     _patient(sub)
     _place(sub)
 
@@ -311,16 +436,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _patient(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--patient", default="auto", metavar="REGEX",
-                     type=lambda text: None if text == "none" else text,
-                     help="how a file name tells its patient: a pattern with a group named patient, such as "
-                          "'(?P<patient>\\d+)_', or none (default: the rules of the known data sets)")
+    sub.add_argument(
+        "--patient",
+        default="auto",
+        metavar="REGEX",
+        type=lambda text: None if text == "none" else text,
+        help="how a file name tells its patient: a pattern with a group named patient, such as "
+        "'(?P<patient>\\d+)_', or none (default: the rules of the known data sets)",
+    )
 
 
 def _views(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--tta", type=int, metavar="VIEWS",
-                     help="test-time augmentation: average over the image and so many views of it (default: the recipe's)")
-    sub.add_argument("--calibrated", action="store_true", help="apply the temperature fitted on the validation images")
+    sub.add_argument(
+        "--tta",
+        type=int,
+        metavar="VIEWS",
+        help="test-time augmentation: average over the image and so many views of it (default: the recipe's)",
+    )
+    sub.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="apply the temperature fitted on the validation images",
+    )
 
 
 def _place(sub: argparse.ArgumentParser) -> None:

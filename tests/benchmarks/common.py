@@ -13,7 +13,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from tlutils import devices, loaders, records, runs, sources
+from tlutils.core import devices
+from tlutils.data import loaders, records, sources
+from tlutils.runs.folder import versions
 
 FOLDER = Path(__file__).resolve().parent
 DATA = FOLDER.parents[1] / "data"
@@ -69,7 +71,9 @@ def loader(table: pd.DataFrame, root: Path, size: int = SIZE, **options: object)
     return loaders.make(table, root, ["CNV", "DME", "DRUSEN", "NORMAL"], size=size, **options)
 
 
-def seconds(action: Callable[[], object], repeats: int = 1, warm_up: Callable[[], object] | None = None) -> list[float]:
+def seconds(
+    action: Callable[[], object], repeats: int = 1, warm_up: Callable[[], object] | None = None
+) -> list[float]:
     """How long an action takes, several times; on a GPU to its end."""
     if warm_up:
         warm_up()
@@ -90,7 +94,12 @@ def _finish() -> None:
 
 def summed_up(took: list[float]) -> dict[str, float]:
     """Median and spread of measurements."""
-    return {"median": statistics.median(took), "min": min(took), "max": max(took), "runs": len(took)}
+    return {
+        "median": statistics.median(took),
+        "min": min(took),
+        "max": max(took),
+        "runs": len(took),
+    }
 
 
 def cuda() -> devices.Machine:
@@ -103,6 +112,11 @@ def cuda() -> devices.Machine:
 def machine_facts() -> dict[str, object]:
     """Where and with what the figures were measured."""
     chosen = devices.choose()
-    return {"date": date.today().isoformat(), "processor": devices.device_name(torch.device("cpu")),
-            "cores": os.cpu_count(), "device": devices.device_name(chosen.device), "precision": chosen.precision,
-            **runs.versions()}
+    return {
+        "date": date.today().isoformat(),
+        "processor": devices.device_name(torch.device("cpu")),
+        "cores": os.cpu_count(),
+        "device": devices.device_name(chosen.device),
+        "precision": chosen.precision,
+        **versions(),
+    }

@@ -12,14 +12,16 @@ from common import FOLDER, Result, images
 from torch import nn
 from training_speed import PLAIN, ours, plain_seconds
 
-from tlutils import models, plots, recipes
+from tlutils.data import augment
+from tlutils.models.build import build
+from tlutils.plots.style import style
 
 EPOCHS = 10
 
 
 def fresh() -> nn.Module:
     """The article's model, untrained."""
-    return models.build("vgg16", 4, "article", weights="random")
+    return build("vgg16", 4, "mlp", weights="random")
 
 
 def measure(sizes: list[int], largest: int) -> pd.DataFrame:
@@ -29,32 +31,57 @@ def measure(sizes: list[int], largest: int) -> pd.DataFrame:
     plain = min(plain_seconds(table, root, PLAIN)) / len(table)
     for n in sizes:
         if n <= largest:
-            measured, history = n, ours(*images(n), 1, EPOCHS, recipes.Augmentation(), fresh())
-        fill, rest = history["store_seconds"].sum() * n / measured, (history["seconds"] - history["store_seconds"])
-        rows.append({"images": n, "plain epoch": plain * n, "store, first epoch": fill + rest.iloc[0] * n / measured,
-                     "store, later epochs": rest.iloc[1:].median() * n / measured,
-                     "plain, ten epochs": plain * n * EPOCHS, "store, ten epochs": fill + rest.sum() * n / measured,
-                     "store measured": measured == n, "plain measured images": 64})
+            measured, history = n, ours(*images(n), 1, EPOCHS, augment.Augmentation(), fresh())
+        fill, rest = (
+            history["store_seconds"].sum() * n / measured,
+            (history["seconds"] - history["store_seconds"]),
+        )
+        rows.append(
+            {
+                "images": n,
+                "plain epoch": plain * n,
+                "store, first epoch": fill + rest.iloc[0] * n / measured,
+                "store, later epochs": rest.iloc[1:].median() * n / measured,
+                "plain, ten epochs": plain * n * EPOCHS,
+                "store, ten epochs": fill + rest.sum() * n / measured,
+                "store measured": measured == n,
+                "plain measured images": 64,
+            }
+        )
     return pd.DataFrame(rows)
 
 
 def draw(table: pd.DataFrame) -> None:
     """Both as lines over the number of images, logarithmic."""
-    plots.style()
+    style()
     fig, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for ax, names, title in ((axes[0], ["plain epoch", "store, first epoch", "store, later epochs"], "One epoch"),
-                             (axes[1], ["plain, ten epochs", "store, ten epochs"], "Ten epochs")):
+    for ax, names, title in (
+        (axes[0], ["plain epoch", "store, first epoch", "store, later epochs"], "One epoch"),
+        (axes[1], ["plain, ten epochs", "store, ten epochs"], "Ten epochs"),
+    ):
         long = table.melt("images", names, var_name="how", value_name="seconds")
-        sns.lineplot(long, x="images", y="seconds", hue="how", style="how", markers=True, dashes=False, ax=ax,
-                     palette="colorblind")
+        sns.lineplot(
+            long,
+            x="images",
+            y="seconds",
+            hue="how",
+            style="how",
+            markers=True,
+            dashes=False,
+            ax=ax,
+            palette="colorblind",
+        )
         ax.set(xscale="log", yscale="log", title=title, xlabel="training images (phantoms, 224 px)")
         ax.set_xticks(table["images"], [f"{n:,}" for n in table["images"]])
         ax.minorticks_off()
         ax.legend(frameon=False, title="")
     largest = table.loc[table["store measured"], "images"].max()
     rest = " (scaled beyond)" if largest < table["images"].max() else ""
-    fig.supxlabel(f"The plain loop was measured on 64 images and scaled, the store on up to {largest:,}{rest}.",
-                  fontsize="small", color="0.4")
+    fig.supxlabel(
+        f"The plain loop was measured on 64 images and scaled, the store on up to {largest:,}{rest}.",
+        fontsize="small",
+        color="0.4",
+    )
     target = FOLDER.parents[1] / "notebooks" / "images" / "cost_against_size.png"
     fig.savefig(target, dpi=90)
     plt.close(fig)
@@ -70,5 +97,14 @@ def run(quick: bool) -> list[Result]:
     measured = table[table["store measured"]]
     growth = measured["store, ten epochs"].iloc[-1] / measured["store, ten epochs"].iloc[0]
     more = measured["images"].iloc[-1] / measured["images"].iloc[0]
-    return [Result("growth", "time of ten epochs against the number of images, measured sizes", 1.1, float(growth / more),
-                   "of linear", True, {"rows": table.to_dict("records")})]
+    return [
+        Result(
+            "growth",
+            "time of ten epochs against the number of images, measured sizes",
+            1.1,
+            float(growth / more),
+            "of linear",
+            True,
+            {"rows": table.to_dict("records")},
+        )
+    ]

@@ -7,38 +7,62 @@ import tempfile
 import torch
 from common import SIZE, Result, Skip, cuda, images, loader, seconds
 
-from tlutils import features, models, training
-from tlutils.training_state import State
+from tlutils.models import feature_store
+from tlutils.models.build import build, train_mode
+from tlutils.models.prefix import split
+from tlutils.training.loop import Options, step
+from tlutils.training.state import State
 
-GOALS = (("fine-tuning on a GPU", "VGG16, all layers, 224 px, images/s", 4000),
-         ("filling the store on a GPU", "from JPEG files, images/s", 8000))
+GOALS = (
+    ("fine-tuning on a GPU", "VGG16, all layers, 224 px, images/s", 4000),
+    ("filling the store on a GPU", "from JPEG files, images/s", 8000),
+)
 
 
 def fine_tuning(quick: bool) -> Result:
-    """Steps on a batch in the GPU's memory: forward, backward, optimiser."""
+    """Steps on a batch in the GPU's memory: forward, backward, optimizer."""
     machine, n = cuda(), 64 if quick else 256
-    model = models.train_mode(machine.place(models.build("vgg16", 4, "article", freeze="none", weights="random")))
-    state, weights = State(model, model, training.Options(), machine), torch.ones(4, device=machine.device)
+    model = train_mode(machine.place(build("vgg16", 4, "mlp", freeze="none", weights="random")))
+    state, weights = State(model, model, Options(), machine), torch.ones(4, device=machine.device)
     inputs = machine.place(torch.randn(n, 3, 224, 224))
     labels = torch.randint(0, 4, (n,), device=machine.device)
 
     def steps() -> None:
         for _ in range(10):
-            training.step(model, inputs, labels, state, weights, machine)
+            step(model, inputs, labels, state, weights, machine)
+
     took = seconds(steps, 5, warm_up=steps)
-    return Result(*GOALS[0], value=10 * n / min(took), unit="images/s", details={"batch": n, "ten_steps_s": took})
+    return Result(
+        *GOALS[0],
+        value=10 * n / min(took),
+        unit="images/s",
+        details={"batch": n, "ten_steps_s": took},
+    )
 
 
 def filling(quick: bool) -> Result:
     """The whole way from files to stored features."""
     machine, (table, root) = cuda(), images(256 if quick else 8192)
-    prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix
+    prefix = split(build("vgg16", 4, "mlp", weights="random")).prefix
     with tempfile.TemporaryDirectory() as folder:
-        first, store = (features.open_store(f"{folder}/{i}", prefix, loader(table, root, batch_size=64), machine)
-                        for i in range(2))
-        store.run_prefix(torch.zeros(features.CHUNK, 1, SIZE, SIZE, dtype=torch.uint8, device=machine.device))
+        first, store = (
+            feature_store.open_store(
+                f"{folder}/{i}", prefix, loader(table, root, batch_size=64), machine
+            )
+            for i in range(2)
+        )
+        store.run_prefix(
+            torch.zeros(
+                feature_store.CHUNK, 1, SIZE, SIZE, dtype=torch.uint8, device=machine.device
+            )
+        )
         took = seconds(lambda: store.fill(0, show=False), warm_up=lambda: first.fill(0, show=False))
-    return Result(*GOALS[1], value=len(table) / took[0], unit="images/s", details={"images": len(table), "s": took})
+    return Result(
+        *GOALS[1],
+        value=len(table) / took[0],
+        unit="images/s",
+        details={"images": len(table), "s": took},
+    )
 
 
 def run(quick: bool) -> list[Result]:

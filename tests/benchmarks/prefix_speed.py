@@ -8,8 +8,11 @@ import torch
 from common import SIZE, Result, images, loader, seconds, summed_up
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlutils import devices, features, models
-from tlutils.augment import normalise
+from tlutils.core import devices
+from tlutils.data.augment import normalize
+from tlutils.models import feature_store
+from tlutils.models.build import build
+from tlutils.models.prefix import split
 
 
 def matrix_rate(machine: devices.Machine, n: int = 4096) -> float:
@@ -21,23 +24,28 @@ def matrix_rate(machine: devices.Machine, n: int = 4096) -> float:
 def flops_of(prefix: torch.nn.Module) -> float:
     """Floating-point operations for one image."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        prefix(normalise(torch.zeros(1, 1, SIZE, SIZE, dtype=torch.uint8)))
+        prefix(normalize(torch.zeros(1, 1, SIZE, SIZE, dtype=torch.uint8)))
     return counter.get_total_flops()
 
 
 def at_most(model: torch.nn.Module) -> float:
     """Images/s of a model's frozen prefix if all of it ran as fast as the machine's matrix products."""
-    return matrix_rate(devices.choose()) / flops_of(features.split(model).prefix.eval())
+    return matrix_rate(devices.choose()) / flops_of(split(model).prefix.eval())
 
 
 def filling(n: int, repeats: int) -> tuple[Result, float]:
     """Filling a store from JPEG files against the same prefix on a tensor in memory; and the latter's images/s."""
     machine, (table, root) = devices.choose(), images(n)
-    prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix
+    prefix = split(build("vgg16", 4, "mlp", weights="random")).prefix
     source = loader(table, root, batch_size=64)
     with tempfile.TemporaryDirectory() as folder:
-        stores = [features.open_store(f"{folder}/{i}", prefix, source, machine) for i in range(repeats)]
-        pixels = torch.cat([batch.images for batch in source.reader(stores[0].chunks())]).split(features.CHUNK)
+        stores = [
+            feature_store.open_store(f"{folder}/{i}", prefix, source, machine)
+            for i in range(repeats)
+        ]
+        pixels = torch.cat([batch.images for batch in source.reader(stores[0].chunks())]).split(
+            feature_store.CHUNK
+        )
         alone, filled = [], []
         for store in stores:  # turn by turn, so that both meet the same moods of the machine
             store.run_prefix(pixels[0])
@@ -45,18 +53,39 @@ def filling(n: int, repeats: int) -> tuple[Result, float]:
             filled += seconds(lambda: store.fill(0, show=False))
     ratio = summed_up(alone)["median"] / summed_up(filled)["median"]
     goal = 0.95 if machine.device.type == "cuda" else 0.9
-    return Result("filling the store", "prefix alone in memory / filling the store from JPEG files", goal, ratio, details={
-        "images": n, "alone_s": summed_up(alone), "filled_s": summed_up(filled),
-        "alone_images_per_s": n / min(alone), "filled_images_per_s": n / min(filled)}), n / min(alone)
+    return Result(
+        "filling the store",
+        "prefix alone in memory / filling the store from JPEG files",
+        goal,
+        ratio,
+        details={
+            "images": n,
+            "alone_s": summed_up(alone),
+            "filled_s": summed_up(filled),
+            "alone_images_per_s": n / min(alone),
+            "filled_images_per_s": n / min(filled),
+        },
+    ), n / min(alone)
 
 
 def run(quick: bool) -> list[Result]:
     """Both rows."""
     machine = devices.choose()
     row, rate = filling(*((64, 1) if quick else (320, 3)))
-    prefix = features.split(models.build("vgg16", 4, "article", weights="random")).prefix.eval()
+    prefix = split(build("vgg16", 4, "mlp", weights="random")).prefix.eval()
     flops, products = flops_of(prefix), matrix_rate(machine, 1024 if quick else 4096)
-    return [row, Result("the prefix's arithmetic", "prefix / matrix products of the machine, FLOP/s", 0.8,
-                        rate * flops / products,
-                        details={"gflop_per_image": flops / 1e9, "prefix_tflops": rate * flops / 1e12,
-                                 "matrix_tflops": products / 1e12, "precision": machine.precision})]
+    return [
+        row,
+        Result(
+            "the prefix's arithmetic",
+            "prefix / matrix products of the machine, FLOP/s",
+            0.8,
+            rate * flops / products,
+            details={
+                "gflop_per_image": flops / 1e9,
+                "prefix_tflops": rate * flops / 1e12,
+                "matrix_tflops": products / 1e12,
+                "precision": machine.precision,
+            },
+        ),
+    ]

@@ -1,8 +1,8 @@
 """Run the benchmarks that this machine can, one after the other, and write results.json and results.md.
 
-    python tests/benchmarks/run.py                    # all
-    python tests/benchmarks/run.py --only memory      # some; the other rows of results.json stay
-    python tests/benchmarks/run.py --quick            # a few images each: to try the scripts, figures mean nothing
+python tests/benchmarks/run.py                    # all
+python tests/benchmarks/run.py --only memory      # some; the other rows of results.json stay
+python tests/benchmarks/run.py --quick            # a few images each: to try the scripts, figures mean nothing
 """
 
 from __future__ import annotations
@@ -15,16 +15,28 @@ import time
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-ALL = ("prefix_speed", "training_speed", "fastai_peer", "gpu_speed", "audit_speed", "memory", "cost_against_size")
+ALL = (
+    "prefix_speed",
+    "training_speed",
+    "fastai_peer",
+    "gpu_speed",
+    "audit_speed",
+    "memory",
+    "cost_against_size",
+)
 
 
 def main() -> int:
     """Run the chosen ones, each in a process of its own; returns 1 where one fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="+", choices=ALL, default=ALL)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--list", action="store_true", help="name them and stop")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="where results.json and results.md go")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="where results.json and results.md go"
+    )
     args = parser.parse_args()
     if args.list:
         print(*ALL, sep="\n")
@@ -37,9 +49,11 @@ def main() -> int:
 def measure(name: str, quick: bool, out: Path) -> bool:
     """Run one script and put its rows into the results; says what went wrong."""
     started = time.perf_counter()
-    code = (f"import json, {name}, common; "
-            f"rows = [row.to_dict() for row in {name}.run({quick})]; "
-            "print('RESULT' + json.dumps({'machine': common.machine_facts(), 'rows': rows}))")
+    code = (
+        f"import json, {name}, common; "
+        f"rows = [row.to_dict() for row in {name}.run({quick})]; "
+        "print('RESULT' + json.dumps({'machine': common.machine_facts(), 'rows': rows}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     if not found:
@@ -55,23 +69,33 @@ def write(out: Path, name: str, quick: bool, found: dict) -> None:
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     results[name] = {"quick": quick, **found}
-    file.write_text(json.dumps({key: results[key] for key in ALL if key in results}, indent=1) + "\n")
+    file.write_text(
+        json.dumps({key: results[key] for key in ALL if key in results}, indent=1) + "\n"
+    )
     (out / "results.md").write_text(table(json.loads(file.read_text())))
 
 
 def table(results: dict) -> str:
     """The results as a table for people."""
-    lines = ["| what | measured | goal | met | at the machine's rate of matrix products |", "|---|---|---|---|---|"]
+    lines = [
+        "| what | measured | goal | met | at the machine's rate of matrix products |",
+        "|---|---|---|---|---|",
+    ]
     for part in results.values():
         for row in part["rows"]:
             sign = "at most " if row["smaller"] else ""
             value = "" if row["value"] is None else f"{row['value']:,.3g} {row['unit']}"
             met = {True: "yes", False: "no", None: row["skipped"]}[row["met"]]
             most = f"{row['ceiling']:.3g} times" if row.get("ceiling") else ""
-            lines.append(f"| {row['what']}{' (quick)' if part['quick'] else ''} | {value} | {sign}{row['goal']:,} | {met} "
-                         f"| {most} |")
-    machines = {f"{part['machine']['processor']}, {part['machine']['cores']} cores, {part['machine']['precision']}, "
-                f"torch {part['machine']['torch']}, {part['machine']['date']}" for part in results.values()}
+            lines.append(
+                f"| {row['what']}{' (quick)' if part['quick'] else ''} | {value} | {sign}{row['goal']:,} | {met} "
+                f"| {most} |"
+            )
+    machines = {
+        f"{part['machine']['processor']}, {part['machine']['cores']} cores, {part['machine']['precision']}, "
+        f"torch {part['machine']['torch']}, {part['machine']['date']}"
+        for part in results.values()
+    }
     return "\n".join(lines) + "\n\n" + "\n".join(sorted(machines)) + "\n"
 
 

@@ -1,0 +1,41 @@
+"""That the benchmarks run; their figures are for `make bench` alone."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(FOLDER / "run.py"), *arguments], capture_output=True, text=True
+    )
+
+
+def test_every_script_is_listed():
+    found = bench("--list").stdout.split()
+    own = {path.stem for path in FOLDER.glob("*.py")} - {"run", "common"}
+    assert set(found) == own
+
+
+@pytest.mark.parametrize("name", ["audit_speed", "gpu_speed"])
+def test_a_quick_run_writes_rows_with_goals_and_the_machine(name, tmp_path):
+    done = bench("--quick", "--only", name, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    part = json.loads((tmp_path / "results.json").read_text())[name]
+    assert part["quick"] and part["machine"]["processor"] and part["machine"]["torch"]
+    for row in part["rows"]:
+        assert row["what"] and row["goal"] > 0
+        assert (row["met"] is None) == (row["value"] is None) == bool(row["skipped"])
+    assert (tmp_path / "results.md").read_text().count("(quick)") == len(part["rows"])
+
+
+def test_the_committed_results_are_of_no_quick_run():
+    file = FOLDER / "results.json"
+    if not file.exists():
+        pytest.skip("no results are committed yet; make bench writes them")
+    assert not any(part["quick"] for part in json.loads(file.read_text()).values())

@@ -1,0 +1,100 @@
+"""A reader finds the old file or the new one."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from tlutils.core import files
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "recipe.json"
+    files.write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), files.replacing(path) as part:
+        part.write_bytes(b"half a")
+        1 / 0
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
+
+
+def test_a_folder_that_is_missing_is_made(tmp_path):
+    files.write_text(tmp_path / "a" / "b" / "text.txt", "ä")
+    assert (tmp_path / "a" / "b" / "text.txt").read_bytes() == b"\xc3\xa4"
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/dev/full"), reason="needs /dev/full, a device that is always full"
+)
+def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "recipe.json"
+    files.write_text(path, "old")
+    with pytest.raises(OSError, match="Earlier results are intact"), files.replacing(path):
+        with open("/dev/full", "wb") as disk:
+            disk.write(b"x" * 100000)
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
+
+
+HOLD = (
+    "import sys, time; from tlutils import files\n"
+    "with files.locked(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
+)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock tmp_path/.lock."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout.readline() == "held\n"
+        yield job
+        job.kill()
+
+
+def test_one_process_at_a_time_and_a_killed_one_holds_nothing(holder, tmp_path):
+    with pytest.raises(files.Busy, match="the run oct.*Wait until it has ended"):
+        with files.locked(tmp_path / ".lock", "the run oct"):
+            pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with files.locked(tmp_path / ".lock", "the run oct"):
+        pass
+
+
+def test_a_lock_can_be_waited_for(holder, tmp_path):
+    threading.Timer(0.3, holder.kill).start()
+    with files.locked(tmp_path / ".lock", "it", timeout=30):
+        assert holder.wait() != 0
+
+
+def test_a_thread_may_hold_a_lock_twice_and_lets_go_of_it_also_after_an_error(tmp_path):
+    lock = tmp_path / ".lock"
+    with pytest.raises(ZeroDivisionError), files.locked(lock, "it"), files.locked(lock, "it"):
+        1 / 0
+    said = subprocess.run(
+        [sys.executable, "-c", HOLD.replace("60", "0"), str(lock)], capture_output=True, text=True
+    )
+    assert said.stdout == "held\n", said.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="asks after a process as POSIX does")
+def test_what_a_killed_process_left_of_a_write_goes_with_the_next_one_and_what_lives_stays(
+    tmp_path,
+):
+    write = (
+        "import sys, os, signal; from tlutils import files\nwith files.replacing(sys.argv[1]) as part:\n"
+        "    part.write_text('half a')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    for name in ("a.json", "b.json", "a.json"):
+        subprocess.run([sys.executable, "-c", write, str(tmp_path / name)])
+    assert len(os.listdir(tmp_path)) == 2  # one write of each was under way
+    with files.replacing(tmp_path / "a.json") as part:
+        part.write_text("first")
+        files.write_text(tmp_path / "a.json", "second")
+    files.write_text(tmp_path / "b.json", "whole")
+    assert (
+        sorted(os.listdir(tmp_path)) == ["a.json", "b.json"]
+        and (tmp_path / "a.json").read_text() == "first"
+    )

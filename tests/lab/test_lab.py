@@ -1,0 +1,215 @@
+"""JupyterLab as a person uses it: open a notebook in a browser, press Run All, see a picture, press Stop, go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+from conftest import browser_path
+from test_notebooks import NOTEBOOKS, TINY
+
+TOKEN = "a-token-for-this-test"
+CALM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TRAINING = """
+from pathlib import Path
+from tlutils import checkpoints, recipes, runs
+begun = Path("run/last.pt").exists()
+epochs = len(checkpoints.read("run/last.pt")["history"]) + 2 if begun else 100_000  # the second time, two more
+recipe = recipes.get("oct-vgg16").changed({{"backbone": "resnet18", "size": 32, "batch_size": 8, "views": 1,
+                                           "patience": 0, "epochs": epochs}})
+runs.train(recipe, "{data}", "run", weights="random")
+print("this run has ended")
+"""
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")]
+
+
+@pytest.fixture(scope="module")
+def folder(drawn_folder: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first notebook, which says at its end which Python runs it, and one that trains until somebody stops it."""
+    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+    folder.mkdir()
+    settings = {**TINY, "data_folder": str(drawn_folder)}
+    papermill.execute_notebook(
+        NOTEBOOKS[0], folder / "first.ipynb", settings, prepare_only=True, progress_bar=False
+    )
+    content = nbformat.read(folder / "first.ipynb", as_version=4)
+    content.cells.append(
+        nbformat.v4.new_code_cell("import sys\nprint('this kernel is', sys.prefix)")
+    )
+    nbformat.write(content, folder / "first.ipynb")
+    content.cells = [nbformat.v4.new_code_cell(TRAINING.format(data=tiny_folder))]
+    nbformat.write(content, folder / "training.ipynb")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(folder: Path) -> Iterator[str]:
+    """The address of a JupyterLab that runs on this machine only, with settings of its own."""
+    port, home = free_port(), folder.parent
+    kinds = {
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_DATA_DIR": "data",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "IPYTHONDIR": "ipython",
+    }
+    env = os.environ | {name: str(home / folder) for name, folder in kinds.items()}
+    env.pop("MPLBACKEND")  # set for the tests; it would keep pictures out of the notebook
+    draw_all_cells(home / "settings")
+    line = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        "--no-browser",
+        "--allow-root",
+        "--ServerApp.ip=127.0.0.1",
+        f"--ServerApp.port={port}",
+        "--ServerApp.port_retries=0",
+        f"--ServerApp.root_dir={folder}",
+        f"--IdentityProvider.token={TOKEN}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    with (home / "lab.log").open("w") as log:
+        server = subprocess.Popen(line, env=env, stdout=log, stderr=log)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        wait_for_answer(f"{address}/api/status", server, home / "lab.log")
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def draw_all_cells(settings: Path) -> None:
+    """Have JupyterLab draw every cell, also those that are scrolled out of sight, so that a test can see them."""
+    folder = settings / "@jupyterlab" / "notebook-extension"
+    folder.mkdir(parents=True)
+    (folder / "tracker.jupyterlab-settings").write_text(json.dumps({"windowingMode": "none"}))
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for_answer(url: str, server: subprocess.Popen, log: Path, seconds: float = 90) -> None:
+    """Wait until the server answers; fail with its log where it does not."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            urllib.request.urlopen(f"{url}?token={TOKEN}", timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+def press(page, button: Callable[[], None], sign) -> None:
+    """Press a button until its sign is there: JupyterLab may not be ready to hear it, nor Python to be interrupted."""
+    from playwright.sync_api import TimeoutError as NothingHappened
+
+    for attempt in range(6):
+        button()
+        try:
+            sign.first.wait_for(timeout=20_000)
+            return
+        except NothingHappened:
+            page.keyboard.press("Escape")
+    pytest.fail("nothing happened though the button was pressed six times")
+
+
+def run_all_cells(page, sign: str = "") -> None:
+    """Press Run All until an output has a sign, or, without one, a prompt shows that its cell runs or ran."""
+
+    def button() -> None:
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+    begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+    press(page, button, page.locator(".jp-OutputArea-output", has_text=sign) if sign else begun)
+
+
+def stop(page) -> None:
+    """Press the toolbar's stop button; the cell that ran ends with an error."""
+    press(
+        page,
+        page.locator("[data-command='notebook:interrupt-kernel']").first.click,
+        page.locator(".jp-OutputArea-output", has_text="KeyboardInterrupt"),
+    )
+
+
+@pytest.fixture
+def opened(lab: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator:
+    """The page of the notebook that the test names, its kernel ready; a picture of it is kept."""
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path(), args=CALM)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{lab}/lab/tree/{request.param}?token={TOKEN}&reset")
+        expect(page.locator(".jp-CodeCell").first).to_be_visible(timeout=90_000)
+        expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute(
+            "data-status", "idle", timeout=90_000
+        )
+        yield page
+        page.screenshot(path=tmp_path / "lab.png")
+        browser.close()
+
+
+def shows(page, text: str) -> None:
+    """Wait until an output of the notebook holds a text."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(".jp-OutputArea-output").filter(has_text=text).first).to_be_visible(
+        timeout=120_000
+    )
+
+
+@pytest.mark.parametrize("opened", ["first.ipynb"], indirect=True)
+def test_the_first_notebook_runs_in_jupyterlab_and_shows_a_picture(opened):
+    run_all_cells(opened)
+    shows(opened, f"this kernel is {Path(sys.prefix).resolve()}")
+    opened.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()
+    assert opened.locator(".jp-OutputArea-output img").count() > 0
+    assert opened.locator(".jp-OutputArea-output table").count() > 0
+    assert (
+        opened.locator(
+            ".jp-OutputArea-output", has_text="Traceback (most recent call last)"
+        ).count()
+        == 0
+    )
+
+
+@pytest.mark.parametrize("opened", ["training.ipynb"], indirect=True)
+def test_the_stop_button_ends_a_training_that_says_how_to_go_on_and_then_does(opened):
+    run_all_cells(opened)
+    shows(opened, "epoch  2")
+    stop(opened)
+    shows(opened, "the same call goes on after epoch")
+    run_all_cells(opened, "going on after epoch")
+    shows(opened, "this run has ended")

@@ -1,0 +1,984 @@
+"""The frozen part is found, run once, and kept."""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import hashlib
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from tlutils.core import devices
+from tlutils.data import loaders
+from tlutils.data.augment import Augmentation, normalize, view
+from tlutils.evaluation.predict import predict
+from tlutils.models import checkpoints, feature_store
+from tlutils.models.build import build
+from tlutils.models.prefix import fingerprint, ready, split
+from tlutils.training import loop
+
+FP32 = devices.choose("cpu", "fp32")
+VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5)
+ELSEWHERE = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+
+
+@pytest.fixture
+def table(tmp_path):
+    draw = np.random.default_rng(0)
+    for i in range(150):
+        Image.fromarray(draw.integers(0, 255, (32, 32), np.uint8)).save(tmp_path / f"{i}.png")
+    return table_of(150)
+
+
+def table_of(n):
+    return pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "label": ["a", "b"] * (n // 2)})
+
+
+@pytest.fixture
+def loader(table, tmp_path):
+    return loaders.make(table, tmp_path, size=32, batch_size=16, workers=0)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return build("resnet18", 3, "gap", freeze="all")
+
+
+def store_of(folder, prefix, loader, **changes):
+    arguments = {"machine": FP32, "augmentation": VIEWS, "views": 2, "seed": 0} | changes
+    return feature_store.open_store(folder, prefix, loader, **arguments)
+
+
+def cut_points():
+    return [
+        ("vgg16", "mlp", "all", "classifier.1"),
+        ("vgg16", "gap", "all", "avgpool"),
+        ("vgg16_bn", "linear", "up to features", "avgpool"),
+        ("resnet18", "gap", "all", "avgpool"),
+        ("resnet18", "linear", "up to layer3", "layer3.1.relu"),
+        ("resnet18", "linear", "up to bn1", "bn1"),
+        ("mobilenet_v2", "linear", "all", "features.18.2"),
+        ("densenet121", "gap", "all", None),
+    ]
+
+
+@pytest.mark.parametrize(("backbone", "head", "freeze", "layer"), cut_points())
+def test_the_cut_lies_after_the_last_frozen_deterministic_layer(backbone, head, freeze, layer):
+    with torch.device("meta"):
+        model = build(backbone, 4, head, freeze=freeze, device="meta")
+    cut = split(model)
+    assert cut is not None and not any(p.requires_grad for p in cut.prefix.parameters())
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trainable == {id(p) for p in cut.tail.parameters() if p.requires_grad}
+    if layer == "classifier.1":
+        assert cut.name in ("classifier.0", "classifier.1")
+    elif layer and layer != "bn1":
+        assert cut.name.startswith(layer.split(".")[0])
+
+
+@pytest.mark.parametrize(
+    ("backbone", "head", "size"),
+    [("resnet18", "gap", 64), ("mobilenet_v2", "mlp", 64), ("efficientnet_b0", "linear", 64)],
+)
+def test_tail_of_prefix_is_the_model(backbone, head, size):
+    model = build(backbone, 3, head, freeze="all").eval()
+    cut = split(model)
+    x = torch.randn(2, 3, size, size)
+    assert torch.equal(cut.tail(cut.prefix(x)), model(x))
+
+
+@pytest.mark.parametrize("freeze", ["up to layer2", "up to layer2.0.bn1"])
+def test_a_cut_inside_a_residual_net_lies_where_one_tensor_passes(freeze):
+    model = build("resnet18", 3, "linear", freeze=freeze).eval()
+    cut = split(model)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(cut.tail(cut.prefix(x)), model(x))
+
+
+def test_where_nothing_is_frozen_there_is_no_cut():
+    assert split(build("resnet18", 3, "linear", freeze="none")) is None
+
+
+def test_a_model_that_cannot_be_traced_is_run_whole():
+    class Moody(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    assert split(Moody()) is None
+
+
+def test_what_is_read_is_what_the_prefix_says_of_the_view(loader, resnet, tmp_path):
+    prefix = split(resnet).prefix
+    store = store_of(tmp_path / "s", prefix, loader)
+    for number in (0, 1):
+        assert store.fill(number)
+        batch = next(loader.reader([np.array([3, 149, 64])]))
+        images = view(batch.images, batch.keys, number, 0, VIEWS)
+        with torch.inference_mode():
+            expected = prefix.eval()(normalize(images))
+        assert torch.allclose(store.read(number, np.array([3, 149, 64])), expected, atol=1e-5)
+
+
+def test_a_full_store_is_not_computed_again(loader, resnet, tmp_path):
+    prefix = split(resnet).prefix
+    store_of(tmp_path / "s", prefix, loader).fill(0)
+    again = store_of(tmp_path / "s", prefix, loader)
+    assert again.fill(0) is False and again.computed == 0
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2])
+def test_a_store_cut_off_at_any_chunk_goes_on(loader, resnet, tmp_path, stop_after):
+    prefix = split(resnet).prefix
+    whole = store_of(tmp_path / "whole", prefix, loader)
+    whole.fill(0)
+    cut_off = store_of(tmp_path / "part", prefix, loader)
+    write, calls = cut_off._write, []
+
+    def failing(*chunk):
+        if len(calls) == stop_after:
+            raise KeyboardInterrupt
+        calls.append(chunk)
+        write(*chunk)
+
+    cut_off._write = failing
+    with pytest.raises(KeyboardInterrupt):
+        cut_off.fill(0)
+    resumed = store_of(tmp_path / "part", prefix, loader)
+    assert resumed.done()[0].sum() == stop_after
+    resumed.fill(0)
+    rows = np.arange(150)
+    assert resumed.computed == 150 - 64 * stop_after
+    assert torch.equal(resumed.read(0, rows), whole.read(0, rows))
+
+
+def change_a_file(loader, **_):
+    path = loader.root / "7.png"
+    Image.fromarray(np.zeros((33, 33), np.uint8)).save(path)
+
+
+CHANGES = {
+    "seed": {"seed": 1},
+    "views": {"views": 3},
+    "augmentation": {"augmentation": Augmentation()},
+    "normalization": {"mean": (0, 0, 0), "std": (1, 1, 1)},
+    "precision": {"machine": devices.choose("cpu", "bf16")},
+    "layout": {"machine": dataclasses.replace(FP32, channels_last=not FP32.channels_last)},
+    "compiled": {"compiled": True},
+}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [*CHANGES, "weights", "pooling", "size", "images", "file", "pillow", "jpeg", "numpy", "tf32"],
+)
+def test_a_change_of_anything_it_depends_on_makes_a_new_store(
+    what, loader, table, resnet, tmp_path, monkeypatch
+):
+    prefix = split(resnet).prefix
+    first = store_of(tmp_path / "s", prefix, loader).folder
+    if what == "weights":
+        prefix = split(build("resnet18", 3, "gap", freeze="all", seed=1)).prefix
+    if what == "size":
+        loader = loaders.make(table, tmp_path, size=48)
+    if what == "images":
+        loader = loaders.make(table.iloc[:-1], tmp_path, size=32)
+    if what == "file":
+        change_a_file(loader)
+    if what == "pooling":
+        prefix = split(with_average_pooling(resnet)).prefix
+    if what == "pillow":
+        monkeypatch.setattr("PIL.__version__", "1.0")
+    if what == "jpeg":
+        monkeypatch.setattr("PIL.features.version", lambda name: "1.0")
+    if what == "numpy":
+        monkeypatch.setattr(np, "__version__", "1.0")
+    if what == "tf32":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32)
+    assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).folder != first
+
+
+def with_average_pooling(resnet):
+    changed = copy.deepcopy(resnet)
+    changed.maxpool = nn.AvgPool2d(3, 2, 1)
+    return changed
+
+
+class Net(nn.Module):
+    """A frozen network of which every setting can be changed alone; its weights are always the same."""
+
+    def __init__(
+        self,
+        pool=nn.MaxPool2d(2),
+        eps=1e-5,
+        slope=0.1,
+        threshold=0.2,
+        scale=1.0,
+        power=2,
+        groups=1,
+        act=None,
+        tilt=None,
+        **conv,
+    ):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 6, 3, **conv)
+        self.norm, self.act, self.pool = (
+            nn.BatchNorm2d(6, eps=eps),
+            act or nn.LeakyReLU(slope),
+            pool,
+        )
+        self.shuffle = nn.ChannelShuffle(groups)
+        self.register_buffer("scale", torch.full((1,), scale), persistent=False)
+        self.threshold, self.power = threshold, power
+        self.requires_grad_(False)
+        self.head = nn.Linear(6, 2)
+        if tilt:
+            self.conv.register_forward_hook(tilt)
+
+    def forward(self, x):
+        x = self.shuffle(self.pool(self.act(self.norm(self.conv(x))))) * self.scale
+        x = nn.functional.threshold(x, self.threshold, 0.0) ** self.power
+        return self.head(torch.flatten(nn.functional.adaptive_avg_pool2d(x, output_size=1), 1))
+
+
+def doubled(module, inputs, output):
+    return output * 2
+
+
+OTHERS = {
+    "pooling": {"pool": nn.AvgPool2d(2)},
+    "window": {"pool": nn.MaxPool2d(3)},
+    "rounding": {"pool": nn.MaxPool2d(2, ceil_mode=True)},
+    "eps": {"eps": 1e-3},
+    "stride": {"stride": 2},
+    "padding": {"padding": 1},
+    "kind of padding": {"padding": 1, "padding_mode": "reflect"},
+    "dilation": {"dilation": 2},
+    "slope": {"slope": 0.2},
+    "activation": {"act": nn.ReLU()},
+    "shape of GELU": {"act": nn.GELU("tanh")},
+    "function's argument": {"threshold": 0.3},
+    "power": {"power": 3},
+    "power's kind": {"power": 2.0},
+    "buffer outside the state": {"scale": 2.0},
+    "groups": {"groups": 2},
+    "hook": {"tilt": doubled},
+    "dropout": {"act": nn.Sequential(nn.LeakyReLU(0.1), nn.Dropout(0.0))},
+}
+
+
+def key_of(**changes):
+    return fingerprint(split(Net(**changes).eval()).prefix)
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_every_setting_of_every_layer_counts_for_the_key(what):
+    others = [changes for other, changes in OTHERS.items() if other != what]
+    assert key_of(**OTHERS[what]) not in {key_of(), *(key_of(**changes) for changes in others)}
+
+
+def test_a_function_of_ones_own_counts_by_what_it_does():
+    def net(slope, bend):
+        class Bent(nn.Module):
+            def forward(self, x):
+                return x
+
+        made = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+        made[0].requires_grad_(False)
+        made[1].register_forward_hook(
+            lambda module, inputs, output: output * slope if bend else output + slope
+        )
+        torch.manual_seed(0)
+        nn.init.ones_(made[0].weight), nn.init.zeros_(made[0].bias)
+        return fingerprint(split(made).prefix)
+
+    assert net(2, True) == net(2, True) and len({net(2, True), net(3, True), net(2, False)}) == 3
+
+
+def keys_of_nets():
+    """The keys of some prefixes, one of them with a layer that holds all kinds of values."""
+    nets, strange = [Net(), build("mobilenet_v3_small", 3, "linear", freeze="all")], nn.ReLU()
+    strange.kinds = (
+        {"b", "a", "c"},
+        functools.partial(torch.add, alpha=2),
+        lambda x: x in {"x", "y"},
+        object(),
+        slice(3),
+        torch.float32,
+        {"d": np.float64(1)},
+    )
+    nets.append(
+        nn.Sequential(
+            nn.Conv2d(3, 4, 1).requires_grad_(False), strange, nn.Flatten(), nn.Linear(4, 2)
+        )
+    )
+    nn.init.ones_(nets[-1][0].weight), nn.init.zeros_(nets[-1][0].bias)
+    return [fingerprint(split(model.eval()).prefix) for model in nets]
+
+
+def test_the_key_is_the_same_for_a_copy_and_in_another_process():
+    here, code = keys_of_nets(), "import test_features; print(*test_features.keys_of_nets())"
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**ELSEWHERE, "PYTHONHASHSEED": "7"},
+    )
+    assert there.stdout.split() == here
+    net = Net().eval()
+    assert fingerprint(split(copy.deepcopy(net)).prefix) == here[0]
+
+
+def test_bf16_features_are_near_fp32_features(loader, resnet, tmp_path):
+    prefix = split(resnet).prefix
+    exact, fast = (
+        store_of(tmp_path / "s", prefix, loader, machine=devices.choose("cpu", p))
+        for p in ("fp32", "bf16")
+    )
+    exact.fill(0), fast.fill(0)
+    a, b = exact.read(0, np.arange(150)), fast.read(0, np.arange(150)).float()
+    assert fast.dtype == torch.bfloat16 and (a - b).norm() / a.norm() < 0.02
+
+
+def test_an_unreadable_image_is_a_row_of_nan_that_is_named(loader, resnet, tmp_path):
+    (tmp_path / "5.png").write_bytes(b"broken")
+    store = store_of(tmp_path / "s", split(resnet).prefix, loader)
+    store.fill(0)
+    assert store.bad().tolist() == [5] and loader.unreadable[0][0] == "5.png"
+    assert not store.read(0, np.array([4, 6])).isnan().any()
+
+
+def away(folder):
+    """The disk goes, for the time of a `with` block."""
+
+    @contextlib.contextmanager
+    def gone():
+        (folder / "images").rename(folder / "unplugged")
+        try:
+            yield
+        finally:
+            (folder / "unplugged").rename(folder / "images")
+
+    return gone()
+
+
+@pytest.fixture
+def known(table, tmp_path):
+    """The table with the SHA-256 of each image, and the images in a folder of their own."""
+    (tmp_path / "images").mkdir()
+    for path in table["path"]:
+        (tmp_path / path).rename(tmp_path / "images" / path)
+    return table.assign(
+        sha256=[
+            hashlib.sha256((tmp_path / "images" / path).read_bytes()).hexdigest()
+            for path in table["path"]
+        ]
+    )
+
+
+def make(table, tmp_path):
+    return loaders.make(table, tmp_path / "images", ["a", "b", "c"], 32, batch_size=16, workers=0)
+
+
+def test_images_that_could_not_be_read_are_tried_again_when_the_store_is_opened_again(
+    known, resnet, tmp_path
+):
+    prefix, rows = split(resnet).prefix, np.arange(150)
+    whole = store_of(tmp_path / "whole", prefix, make(known, tmp_path))
+    whole.fill(0)
+    for i in range(70, 75):
+        (tmp_path / "images" / f"{i}.png").rename(tmp_path / f"{i}.png")
+    first = store_of(tmp_path / "s", prefix, make(known, tmp_path))
+    first.fill(0)
+    assert first.bad(0).tolist() == [70, 71, 72, 73, 74] and first.computed == 145
+    for i in range(70, 75):
+        (tmp_path / f"{i}.png").rename(tmp_path / "images" / f"{i}.png")
+    loader = make(known, tmp_path)
+    loader.add_unreadable([70, 80], "found before")
+    again = store_of(tmp_path / "s", prefix, loader)
+    assert (
+        again.folder == first.folder
+        and again.fill(0)
+        and again.computed == 5
+        and len(again.bad()) == 0
+    )
+    assert [path for path, _ in loader.unreadable] == ["80.png"]
+    assert torch.equal(again.read(0, rows), whole.read(0, rows))
+
+
+def test_an_image_that_stays_unreadable_is_tried_once_each_time_the_store_is_opened(
+    known, resnet, tmp_path
+):
+    (tmp_path / "images" / "5.png").write_bytes(b"broken")
+    for opening in range(2):
+        loader = make(known, tmp_path)
+        tries, read = [], loader.reader
+
+        def reader(parts):
+            tries.extend(row for part in parts for row in part.tolist())
+            return read(parts)
+
+        loader.reader = reader
+        store = store_of(tmp_path / "s", split(resnet).prefix, loader)
+        if opening == 0:
+            store.fill(1), tries.clear()
+        store.fill(0), store.fill(1), store.fill(0)
+        assert tries.count(5) == 1 and store.bad().tolist() == store.bad(0).tolist() == store.bad(
+            1
+        ).tolist() == [5]
+    assert tries == [5] and store.read(1, np.array([5])).isnan().all()
+
+
+def test_what_another_store_could_not_read_is_not_copied(known, resnet, tmp_path):
+    prefix = split(resnet).prefix
+    content = (tmp_path / "images" / "5.png").read_bytes()
+    (tmp_path / "images" / "5.png").write_bytes(b"broken")
+    store_of(tmp_path / "s", prefix, make(known.iloc[:100], tmp_path)).fill(0)
+    (tmp_path / "images" / "5.png").write_bytes(content)
+    second = store_of(tmp_path / "s", prefix, make(known, tmp_path))
+    second.fill(0)
+    assert (second.copied, second.computed) == (99, 51) and len(second.bad()) == 0
+    first = store_of(tmp_path / "s", prefix, make(known.iloc[:100], tmp_path))
+    (tmp_path / "images" / "5.png").write_bytes(b"broken")
+    first.fill(0)  # what it lacks, the other one holds now
+    assert (first.copied, first.computed) == (1, 0) and len(first.bad()) == 0
+
+
+@pytest.mark.parametrize("n", [3, 40, 150])
+def test_filling_stops_where_the_disk_is_away_and_goes_on_when_it_is_back(
+    known, resnet, tmp_path, n
+):
+    prefix = split(resnet).prefix
+    with away(tmp_path):
+        store = store_of(tmp_path / "s", prefix, make(known[:n], tmp_path))
+        with pytest.raises(
+            OSError, match="none of .* images in .*disk is away.*what is complete.*is kept"
+        ):
+            store.fill(0)
+    again = store_of(tmp_path / "s", prefix, make(known[:n], tmp_path))
+    assert (
+        again.folder == store.folder
+        and again.fill(0)
+        and again.computed == n
+        and len(again.bad()) == 0
+    )
+
+
+def test_a_disk_that_goes_away_in_the_middle_costs_nothing_that_is_complete(
+    known, resnet, tmp_path
+):
+    prefix = split(resnet).prefix
+    store = store_of(tmp_path / "s", prefix, make(known, tmp_path))
+    write = store._write
+
+    def unplugging(*what):
+        write(*what)
+        (tmp_path / "images").rename(tmp_path / "unplugged")
+
+    store._write = unplugging
+    with pytest.raises(OSError, match="none of 64 images"):
+        store.fill(0)
+    with pytest.raises(RuntimeError, match="may lack rows; call fill"):
+        store.read(0, np.arange(150))
+    (tmp_path / "unplugged").rename(tmp_path / "images")
+    again = store_of(tmp_path / "s", prefix, make(known, tmp_path))
+    again.fill(0)
+    assert again.computed == 86 and len(again.bad()) == 0
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_training_goes_on_without_its_store_and_leaves_an_unreadable_image_out(
+    known, tmp_path, epochs
+):
+    """The store is deleted after some epochs, so a later view is filled first; there an image has gone bad."""
+    table = known[:48]
+    settings = {
+        "views": 2,
+        "augmentation": VIEWS,
+        "patience": 0,
+        "machine": FP32,
+        "log": None,
+        "show": False,
+        "checkpoint": tmp_path / "last.pt",
+        "store": tmp_path / "s",
+    }
+
+    def fit(epochs):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return loop.fit(
+                build("resnet18", 3, "linear", seed=1),
+                {"train": make(table, tmp_path)},
+                epochs=epochs,
+                **settings,
+            )
+
+    fit(epochs)
+    shutil.rmtree(tmp_path / "s")
+    (tmp_path / "images" / "7.png").write_bytes(b"broken")
+    done = fit(epochs + 2)
+    assert [path for path, _ in done.unreadable] == ["7.png"] and done.history[
+        "train_loss"
+    ].notna().all()
+    assert len(done.history) == epochs + 2
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), VIEWS])
+def test_a_run_whose_views_were_drawn_by_path_is_not_mixed_with_views_drawn_by_content(
+    known, tmp_path, augmentation
+):
+    settings = {
+        "views": 2,
+        "augmentation": augmentation,
+        "patience": 0,
+        "machine": FP32,
+        "log": None,
+        "show": False,
+        "checkpoint": tmp_path / "last.pt",
+        "monitor": "train_loss",
+    }
+
+    def fit(epochs):
+        return loop.fit(
+            build("resnet18", 3, "linear"),
+            {"train": make(known[:32], tmp_path)},
+            epochs=epochs,
+            **settings,
+        )
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="there is no validation set")
+        fit(1)
+        saved = checkpoints.read(tmp_path / "last.pt")
+        saved["settings"].pop("views_drawn_by", None)
+        checkpoints.write(tmp_path / "last.pt", saved)
+        if augmentation.identity:
+            assert len(fit(2).history) == 2
+        else:
+            with pytest.raises(
+                ValueError, match="views_drawn_by was None and is 'content'.*another folder"
+            ):
+                fit(2)
+
+
+def test_bad_tells_of_the_view_in_use_and_of_all_that_are_complete(known, resnet, tmp_path):
+    prefix = split(resnet).prefix
+    (tmp_path / "images" / "5.png").rename(tmp_path / "5.png")
+    store = store_of(tmp_path / "s", prefix, make(known, tmp_path))
+    store.fill(1)
+    assert store.bad(1).tolist() == store.bad().tolist() == [5] and store.bad(0).tolist() == []
+    (tmp_path / "5.png").rename(tmp_path / "images" / "5.png")
+    store.fill(0)
+    assert store.bad(0).tolist() == [] and store.bad().tolist() == [5]
+    assert (
+        not store.read(0, np.array([5])).isnan().any()
+        and store.read(1, np.array([5])).isnan().all()
+    )
+
+
+def test_predicting_with_a_store_leaves_unreadable_images_out_until_they_can_be_read(
+    known, resnet, tmp_path
+):
+    table, found = known[:20].assign(patient=""), []
+    content = (tmp_path / "images" / "3.png").read_bytes()
+    loader = make(table, tmp_path)
+    for data in (b"broken", content):
+        (tmp_path / "images" / "3.png").write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="left out 1 of 20")
+            found.append(predict(resnet, loader, FP32, progress=False, store=tmp_path / "s"))
+    assert [len(one) for one in found] == [19, 20]
+
+
+def test_too_little_disk_is_said_before_anything_is_written(loader, resnet, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**26 + 1000))
+    with pytest.raises(OSError, match="--store none"):
+        store_of(tmp_path / "s", split(resnet).prefix, loader)
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def _fill(folder, data, queue):
+    torch.set_num_threads(1)
+    prefix = split(build("resnet18", 3, "gap", freeze="all")).prefix
+    store = store_of(folder, prefix, loaders.make(table_of(150), data, size=32, workers=0))
+    store.fill(0)
+    queue.put(store.read(0, np.arange(150)).sum(1).tolist())
+
+
+def test_two_runs_may_fill_one_store_at_once(table, resnet, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    both = [context.Process(target=_fill, args=(tmp_path / "s", tmp_path, queue)) for _ in range(2)]
+    for process in both:
+        process.start()
+    first, second = queue.get(timeout=120), queue.get(timeout=120)
+    for process in both:
+        process.join()
+    assert len(list((tmp_path / "s").iterdir())) == 1
+    assert first == second and not np.isnan(first).any()
+
+
+def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, resnet, monkeypatch):
+    cut = split(resnet)
+    together = store_of(tmp_path / "together", cut.prefix, loader)
+    monkeypatch.setattr(feature_store, "CPU_PIXELS", 3 * 32**2)
+    in_threes = store_of(tmp_path / "threes", cut.prefix, loader)
+    for store in (together, in_threes):
+        store.fill(0)
+    rows = np.arange(150)
+    torch.testing.assert_close(
+        in_threes.read(0, rows), together.read(0, rows), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("size", [64, 75])
+def test_what_stands_in_for_pooling_gives_the_same_numbers(size):
+    bf16 = devices.choose("cpu", "bf16")
+    model = build("vgg16", 3, "gap", freeze="all").eval()
+    prefix = split(model).prefix
+    fast = ready(prefix, bf16)
+    kinds = [type(module).__name__ for module in fast.modules()]
+    assert kinds.count("_Halve") == 5 and "MaxPool2d" not in kinds
+    x = bf16.place(torch.randn(2, 3, size, size))
+    with torch.inference_mode(), bf16.autocast():
+        assert torch.equal(fast(x), bf16.place(prefix)(x))
+
+
+def test_what_another_store_holds_of_an_image_is_copied(table, resnet, tmp_path):
+    prefix = split(resnet).prefix
+
+    def over(rows):
+        return loaders.make(table.iloc[rows], tmp_path, size=32, workers=0)
+
+    first = store_of(tmp_path / "s", prefix, over(range(100)))
+    first.fill(0)
+    mixed = [149, 99, *range(20, 90), 120, 0]  # another order, and some that are new
+    second = store_of(tmp_path / "s", prefix, over(mixed), views=5)
+    assert second.to_copy(0) == 72 and second.to_copy(1) == 0
+    second.fill(0)
+    assert (second.copied, second.computed, second.to_copy(0)) == (72, 2, 0)
+    alone = store_of(tmp_path / "alone", prefix, over(mixed))
+    alone.fill(0)
+    rows = np.arange(len(mixed))
+    assert torch.equal(second.read(0, rows), alone.read(0, rows))
+    assert torch.equal(second.read(0, np.array([1, 73])), first.read(0, np.array([99, 0])))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("backbone", ["vgg11", "mobilenet_v2"])
+def test_a_row_is_the_same_to_the_last_bit_whatever_was_computed_with_it(
+    table, tmp_path, backbone, precision
+):
+    prefix = split(build(backbone, 3, "gap", freeze="all")).prefix
+    rows, machine = [149, 99, *range(70), 120, 0], devices.choose("cpu", precision)
+    found = []
+    for i, parts in enumerate(([rows], [rows[30:41], rows])):
+        for part in parts:
+            images = loaders.make(table.iloc[part], tmp_path, size=32)
+            store = store_of(tmp_path / f"s{i}", prefix, images, machine=machine)
+            store.fill(0)
+        found.append(store.read(0, np.arange(len(rows))))
+    assert store.copied == 11 and torch.equal(*found)
+
+
+def test_a_prefix_sees_images_in_one_shape_only(table, resnet, tmp_path, monkeypatch):
+    prefix, shapes = split(resnet).prefix, set()
+    watch = nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: (
+            shapes.add(inputs[0].shape) if getattr(module, "in_channels", 0) == 3 else None
+        )
+    )
+    monkeypatch.setattr(feature_store, "CPU_PIXELS", 16 * 32**2)
+    (tmp_path / "140.png").write_bytes(b"broken")
+    for rows in (range(40, 53), range(0, 150, 7), range(150)):
+        store = store_of(
+            tmp_path / "s", prefix, loaders.make(table.iloc[rows], tmp_path, size=32, workers=0)
+        )
+        shapes.clear()
+        store.fill(0)
+        assert shapes == {(16, 3, 32, 32)}
+    watch.remove()
+    assert store.copied == 13 + 21 - 2 and store.bad().tolist() == [140]
+
+
+@pytest.mark.parametrize(
+    "what", ["seed", "augmentation", "normalization", "precision", "weights", "file", "unfinished"]
+)
+def test_nothing_is_copied_that_could_differ(what, table, loader, resnet, tmp_path):
+    prefix = split(resnet).prefix
+    first = store_of(
+        tmp_path / "s", prefix, loaders.make(table.iloc[7:8], tmp_path, size=32, workers=0)
+    )
+    if what != "unfinished":
+        first.fill(0)
+    if what == "weights":
+        prefix = split(build("resnet18", 3, "gap", freeze="all", seed=1)).prefix
+    if what == "file":
+        change_a_file(loader)
+    assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).to_copy(0) == 0
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), VIEWS])
+def test_an_image_and_its_views_are_known_by_content_alone(table, resnet, tmp_path, augmentation):
+    prefix = split(resnet).prefix
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "3.png", tmp_path / "b" / "other.png")
+    sha256 = hashlib.sha256((tmp_path / "3.png").read_bytes()).hexdigest()
+    one = pd.DataFrame({"path": ["3.png"], "label": ["a"], "sha256": [sha256]})
+    here = loaders.make(one, tmp_path, size=32)
+    there = loaders.make(one.assign(path="other.png"), tmp_path / "b", size=32)
+    first, again, anew = (
+        store_of(tmp_path / folder, prefix, loader, augmentation=augmentation)
+        for folder, loader in (("s", here), ("s", there), ("anew", there))
+    )
+    for store in (first, again, anew):
+        store.fill(0)
+    assert first.folder == again.folder and again.computed == 0 and anew.computed == 1
+    assert torch.equal(again.read(0, np.array([0])), anew.read(0, np.array([0])))
+
+
+def test_files_of_one_name_in_two_folders_are_not_taken_for_each_other(table, resnet, tmp_path):
+    """Also where size and time agree, as in what an archive holds."""
+    prefix, found = split(resnet).prefix, []
+    for place, level in (("a", 10), ("b", 200)):
+        (tmp_path / place).mkdir()
+        Image.fromarray(np.full((32, 32), level, np.uint8)).save(tmp_path / place / "1.bmp")
+        os.utime(tmp_path / place / "1.bmp", (0, 0))
+        one = pd.DataFrame({"path": ["1.bmp"], "label": ["a"]})
+        store = store_of(tmp_path / "s", prefix, loaders.make(one, tmp_path / place, size=32))
+        store.fill(0)
+        found.append(store.read(0, np.array([0])))
+    assert not torch.equal(*found)
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_views_that_change_nothing_are_kept_and_computed_once(loader, resnet, tmp_path, views):
+    prefix = split(resnet).prefix
+    store = store_of(tmp_path / "s", prefix, loader, augmentation=Augmentation(), views=views)
+    assert [store.fill(number) for number in range(views)] == [True] + [False] * (views - 1)
+    assert store.computed == 150 and store.views == 1
+    assert (store.folder / "features").stat().st_size == 150 * store.row_bytes
+    rows = np.arange(150)
+    assert (
+        torch.equal(store.read(0, rows), store.read(views - 1, rows))
+        and store.bad(views - 1).tolist() == []
+    )
+    assert (
+        store_of(tmp_path / "s", prefix, loader, augmentation=Augmentation(), views=1).folder
+        == store.folder
+    )
+
+
+def damage(folder, what):
+    """Spoil a store's files as a crash, a full disk or a person may."""
+    if what == "no JSON":
+        (folder / "store.json").write_text("{")
+    if what == "no description":
+        (folder / "store.json").write_text("[1, [2]]")
+    if what == "binary":
+        (folder / "store.json").write_bytes(bytes(range(256)))
+    if what == "a folder":
+        (folder / "store.json").unlink()
+        (folder / "store.json").mkdir()
+    if what == "other images":
+        (folder / "images").write_bytes(b"x" * 32 * 150)
+    if what.startswith("cut "):
+        with open(folder / what[4:], "r+b") as file:
+            file.truncate((folder / what[4:]).stat().st_size * 2 // 3)
+    if what.startswith("no file "):
+        (folder / what[8:]).unlink()
+    if what == "empty features":
+        (folder / "features").write_bytes(b"")
+    if what == "wrong marks":
+        (folder / "done").write_bytes(b"\xff" * (folder / "done").stat().st_size)
+
+
+DAMAGE = [
+    "no JSON",
+    "no description",
+    "binary",
+    "other images",
+    "cut images",
+    "cut done",
+    "cut features",
+    "no file done",
+    "no file features",
+    "no file images",
+    "empty features",
+    "wrong marks",
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged")
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_store_is_made_anew_with_a_word(what, loader, resnet, tmp_path):
+    prefix, rows = split(resnet).prefix, np.arange(150)
+    first = store_of(tmp_path / "s", prefix, loader)
+    first.fill(0)
+    whole = first.read(0, rows)
+    damage(first.folder, what)
+    lost = what in ("cut done", "cut features", "no file features", "empty features", "wrong marks")
+    with (
+        pytest.warns(UserWarning, match="is damaged.*computed anew")
+        if lost
+        else contextlib.nullcontext()
+    ):
+        again = store_of(tmp_path / "s", prefix, loader)
+    again.fill(0)
+    assert torch.equal(again.read(0, rows), whole) and again.computed == (
+        150 if lost or what == "no file done" else 0
+    )
+
+
+@pytest.mark.parametrize("what", [*DAMAGE, "a folder"])
+def test_a_damaged_store_gives_nothing_to_others_and_stops_none(
+    what, table, loader, resnet, tmp_path
+):
+    prefix = split(resnet).prefix
+    other = store_of(
+        tmp_path / "s", prefix, loaders.make(table.iloc[:100], tmp_path, size=32, workers=0)
+    )
+    other.fill(0)
+    damage(other.folder, what)
+    (tmp_path / "s" / "a stranger").mkdir()
+    (tmp_path / "s" / "a stranger" / "store.json").write_text('{"format": 3}')
+    store = store_of(tmp_path / "s", prefix, loader)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        store.fill(0)
+    assert (store.copied, store.computed) == (0, 150) and not store.read(
+        0, np.arange(150)
+    ).isnan().any()
+    assert {str(one.message).split(",")[0] for one in said} == (
+        set()
+        if what in ("no description", "wrong marks")
+        else {f"passed over the feature store {other.folder}"}
+    )
+
+
+def test_a_full_disk_is_said_and_what_is_complete_is_kept(loader, resnet, tmp_path):
+    """A limit on the size of files stands in for the disk: the third chunk does not fit."""
+    resource = pytest.importorskip("resource")
+    prefix = split(resnet).prefix
+    store = store_of(tmp_path / "s", prefix, loader)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (140 * store.row_bytes, hard))
+    try:
+        with pytest.raises(
+            OSError,
+            match="could not write the feature store.*is complete there is kept.*--store none",
+        ):
+            store.fill(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again = store_of(tmp_path / "s", prefix, loader)
+    assert again.done()[0].tolist() == [True, True, False]
+    again.fill(0)
+    assert again.computed == 22
+    whole = store_of(tmp_path / "whole", prefix, loader)
+    whole.fill(0)
+    assert torch.equal(again.read(0, np.arange(150)), whole.read(0, np.arange(150)))
+
+
+JOB = """
+import sys, time
+from pathlib import Path
+import numpy as np
+import subprocess
+import test_feature_store as t
+from tlutils import checkpoints, devices, features, loaders, models
+
+data = Path(sys.argv[1])
+
+def opened():
+    prefix = features.split(models.build("resnet18", 3, "gap", freeze="all")).prefix
+    return t.store_of(data / "s", prefix, loaders.make(t.table_of(150), data, size=32, workers=0))
+
+if sys.argv[2:]:  # a run of its own, which is killed after one chunk
+    store = opened()
+    write = store._write
+    def last(*what):
+        write(*what)
+        sys.exit()
+    store._write = last
+    store.fill(0)
+
+with devices.processes("cpu"):
+    store = opened()
+    look = store.marks
+
+    def marks():
+        if devices.rank() == 1:
+            while not (data / "written").exists():
+                time.sleep(0.05)
+            return look()
+        found = look()
+        if not (data / "written").exists():  # rank 0 has looked: now the other run completes a chunk
+            subprocess.run([sys.executable, __file__, str(data), "alone"], check=True, env=t.ELSEWHERE)
+            (data / "written").touch()
+        return found
+    store.marks = marks
+    store.fill(0)
+    np.save(data / f"rank{devices.rank()}.npy", store.read(0, np.arange(150)).numpy())
+"""
+
+
+def test_processes_share_the_work_as_one_of_them_sees_it(table, resnet, tmp_path):
+    """While they begin, a run of its own completes a chunk: after rank 0 has looked, before rank 1 looks."""
+    images = loaders.make(table, tmp_path, size=32, workers=0)
+    whole = store_of(tmp_path / "whole", split(resnet).prefix, images)
+    whole.fill(0)
+    (tmp_path / "job.py").write_text(JOB)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            str(tmp_path / "job.py"),
+            str(tmp_path),
+        ],
+        check=True,
+        env=ELSEWHERE,
+        timeout=300,
+    )
+    for rank in range(2):
+        there = torch.from_numpy(np.load(tmp_path / f"rank{rank}.npy"))
+        assert torch.equal(there, whole.read(0, np.arange(150)))
+
+
+def test_rows_that_are_missing_after_filling_are_an_error(loader, resnet, tmp_path):
+    store = store_of(tmp_path / "s", split(resnet).prefix, loader)
+    store._mark = lambda *what: None  # as where another process writes to another disk
+    with pytest.raises(RuntimeError, match="lacks 150 of 150 images after it was filled"):
+        store.fill(0)
+
+
+def test_pooling_is_replaced_with_the_oldest_torch_too(monkeypatch):
+    """Before torch 2.5 there is no set_submodule."""
+    monkeypatch.delattr(nn.Module, "set_submodule", raising=False)
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), nn.Flatten(), nn.Linear(64, 2)
+    )
+    model[0].requires_grad_(False)
+    part = split(model).prefix
+    fast = ready(part, devices.Machine(torch.device("cpu"), channels_last=True))
+    assert not any(isinstance(module, nn.MaxPool2d) for module in fast.modules())
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.allclose(fast(images), part(images), atol=1e-5)

@@ -1,0 +1,539 @@
+"""A run as one page: nothing outside it, the run's own numbers, and nothing in it that a file could smuggle in."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import shutil
+import warnings
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from conftest import browser_path
+
+from tlutils import __main__ as cli
+from tlutils.data import cleaning, records, splits
+from tlutils.evaluation import thresholds
+from tlutils.evaluation.metrics import compute_metrics
+from tlutils.report import caveats, facts
+from tlutils.report.html import chart
+from tlutils.report.page import ERRORS, MEASURES, OF_A_CLASS, SINGLE, write
+from tlutils.runs import recipes
+from tlutils.runs import train as train_module
+from tlutils.runs.folder import NotARun, Run, load
+from tlutils.runs.train import checkpoints
+
+SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
+EVIL = "<script>alert(1)</script>&\"'.jpeg"
+
+
+def train(data: Path, out: Path, name: str = "oct-vgg16", **changes: str) -> Run:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a small validation set, or none
+        return train_module.train(
+            recipes.get(name).changed(SMALL | changes),
+            data,
+            out,
+            weights="random",
+            log=None,
+            show=False,
+            device="cpu",
+            precision="fp32",
+        )
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder, tmp_path_factory) -> Run:
+    """Four classes."""
+    return train(tiny_folder, tmp_path_factory.mktemp("runs") / "four")
+
+
+@pytest.fixture(scope="module")
+def binary(tiny_folder, tmp_path_factory) -> Run:
+    """Two classes, a network of one output."""
+    data = tmp_path_factory.mktemp("data") / "two"
+    for part in ("train", "val", "test"):
+        for label in ("CNV", "NORMAL"):
+            shutil.copytree(tiny_folder / part / label, data / part / label)
+    return train(data, tmp_path_factory.mktemp("runs") / "two", "chest-vgg16-gap")
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """The run of four classes in a folder that a test may change."""
+    return shutil.copytree(
+        run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("*.pt", "features", "*.html")
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, addresses, the words of each section, the cells of each table."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.source = file.read_text(encoding="utf-8")
+        self.tags, self.links, self.sections, self.tables = [], [], {"": ""}, []
+        self.section, self.cell = "", False
+        self.feed(self.source)
+        self.words = " ".join(" ".join(self.sections.values()).split())
+
+    def handle_starttag(self, name, attributes):
+        found = dict(attributes)
+        self.tags.append(name)
+        self.links += [
+            found[key]
+            for key in ("src", "href", "srcset", "data", "action", "xlink:href")
+            if key in found
+        ]
+        if name == "section":
+            self.section = found["id"]
+            self.sections[self.section] = ""
+        if name == "table":
+            self.tables.append((self.section, []))
+        if name == "tr":
+            self.tables[-1][1].append([])
+        if name in ("td", "th"):
+            self.tables[-1][1][-1].append("")
+            self.cell = True
+
+    def handle_endtag(self, name):
+        self.cell = self.cell and name not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.tags[-1:] == ["style"]:
+            return
+        self.sections[self.section] += data
+        if self.cell:
+            self.tables[-1][1][-1][-1] += data
+
+    def table(self, section: str, place: int = 0) -> dict[str, dict[str, str]]:
+        """{row: {column: text}} of a section's table."""
+        head, *rows = [table for where, table in self.tables if where == section][place]
+        return {
+            " ".join(row[0].split()): dict(
+                zip(head[1:], (" ".join(cell.split()) for cell in row[1:]))
+            )
+            for row in rows
+        }
+
+
+def written(run: Run | Path, tmp_path: Path) -> Page:
+    return Page(write(run, tmp_path / "page.html"))
+
+
+def as_shown(value: object) -> str:
+    """A number of metrics.json as a reader sees it."""
+    if isinstance(value, dict):
+        return (
+            "undefined"
+            if value["value"] is None
+            else f"{value['value']:.3f} {value['low']:.3f}–{value['high']:.3f}"
+        )
+    return (
+        "undefined"
+        if value is None
+        else f"{value:.3f}"
+        if isinstance(value, float)
+        else f"{value:,}"
+    )
+
+
+def test_the_page_lies_in_the_run_unless_told_otherwise(copy, tmp_path):
+    assert write(copy) == copy / "report.html" and (copy / "report.html").is_file()
+    assert write(load(copy), tmp_path / "sub" / "x.html") == tmp_path / "sub" / "x.html"
+
+
+def test_the_page_needs_nothing_outside_it(run, binary, tmp_path):
+    for one in (run, binary):
+        seen = written(one, tmp_path)
+        assert seen.links and all(link.startswith(("data:image/", "#")) for link in seen.links)
+        assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(seen.tags)
+        assert not re.search(r"https?://|file:|url\(|@import", seen.source)
+        assert len(seen.source) < 2_000_000
+
+
+def test_every_picture_is_whole(run, tmp_path):
+    kinds = {"image/png": b"\x89PNG", "image/svg+xml": b"<?xml"}
+    pictures = [link for link in written(run, tmp_path).links if link.startswith("data:")]
+    for link in pictures:
+        kind, content = link.removeprefix("data:").split(";base64,")
+        assert base64.b64decode(content, validate=True).startswith(kinds[kind])
+    assert len(pictures) >= 6
+
+
+@pytest.mark.parametrize("which", ["run", "binary"])
+def test_every_number_of_the_results_is_that_of_metrics_json(which, tmp_path, request):
+    one = request.getfixturevalue(which)
+    metrics, seen = json.loads((one.folder / "metrics.json").read_text()), written(one, tmp_path)
+    table, names = (
+        seen.table("results"),
+        {"n": "images", "patients": "patients", **MEASURES, **SINGLE},
+    )
+    for split, column in (("val", "validation"), ("test", "test")):
+        known = {
+            names[name]: as_shown(value) for name, value in metrics[split].items() if name in names
+        }
+        assert {row: cells[column] for row, cells in table.items()} == known
+    each = seen.table("results", 1)
+    for name, found in metrics["test"]["per_class"].items():
+        cells = next(cells for row, cells in each.items() if row.split()[0] == name)
+        assert list(cells.values()) == [as_shown(found[measure]) for measure in OF_A_CLASS]
+
+
+def test_the_first_lines_say_the_result_and_what_must_be_said_beside_it(run, tmp_path):
+    seen, found = written(run, tmp_path), run.metrics["test"]
+    top = " ".join(seen.sections[""].split())
+    for share in (*found["accuracy"].values(), found["baseline"]):
+        assert f"{100 * share:.1f} %" in top
+    assert "random weights" in top and run.about["audit"]["verdict"] in top
+    assert seen.words.lower().count("not a medical device") == 1
+
+
+def test_what_was_trained_is_counted(run, tmp_path):
+    model = run.model()
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    assert f"{learned:,} of {total:,} parameters" in written(run, tmp_path).sections["recipe"]
+
+
+def test_images_and_patients_are_counted_for_each_side_and_class(run, tmp_path):
+    table = written(run, tmp_path).table("data")
+    for split, word in (("train", "training"), ("val", "validation"), ("test", "test")):
+        part = run.part(split)
+        assert table[word] == {
+            **{name: str((part["label"] == name).sum()) for name in run.classes},
+            "images": str(len(part)),
+            "patients": str(part["patient"].nunique()),
+        }
+
+
+def test_thresholds_come_from_validation_and_are_measured_on_test(binary, tmp_path):
+    table, said = written(binary, tmp_path).table("thresholds"), binary.predictions
+    val, test = (said[said["split"] == split].reset_index(drop=True) for split in ("val", "test"))
+    for words, rule in (("Youden", "youden"), ("sensitivity of 95 %", "sensitivity>=0.95")):
+        threshold = thresholds.choose_threshold(val, rule)
+        found = compute_metrics(test, 1000, binary.recipe.seed, threshold)
+        assert table[words] == {
+            "threshold": f"{threshold:.3f}",
+            **{name: as_shown(found[name]) for name in ("sensitivity", "specificity", "accuracy")},
+        }
+    assert table["one half"]["accuracy"] == as_shown(binary.metrics["test"]["accuracy"])
+
+
+def test_four_classes_have_no_threshold(run, tmp_path):
+    assert "thresholds" not in written(run, tmp_path).sections
+
+
+def rewritten(file: Path, change) -> None:
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    change(table).to_csv(file, index=False)
+
+
+def test_a_name_that_is_markup_stays_a_name(copy, tmp_path):
+    def renamed(table):
+        return table.assign(
+            path=[f"{path}{EVIL}" for path in table["path"]],
+            patient=[f"{patient}{EVIL}" for patient in table["patient"]],
+        )
+
+    for name in ("records.csv", "predictions.csv"):
+        rewritten(copy / name, renamed)
+    about = json.loads((copy / "recipe.json").read_text())
+    about["recipe"]["title"] = about["data"]["split"] = about["audit"]["verdict"] = EVIL
+    about["notes"][-1] = about["versions"]["torch"] = EVIL
+    about["data"]["root"] += EVIL
+    (copy / "recipe.json").write_text(json.dumps(about))
+    evil = copy.rename(tmp_path / "<b onload=alert(2)>")
+    seen = written(evil, tmp_path)
+    assert "script" not in seen.tags and "b onload" not in seen.tags and "alert(1)" in seen.words
+    assert "<script" not in seen.source and "<b onload" not in seen.source
+
+
+def with_class(folder: Path, name: str) -> None:
+    """Another name for a class, wherever a run has it."""
+    for file in ("metrics.json", "recipe.json"):
+        text = (folder / file).read_text()
+        (folder / file).write_text(text.replace('"DRUSEN"', json.dumps(name)))
+    rewritten(folder / "records.csv", lambda table: table.replace({"label": {"DRUSEN": name}}))
+    rewritten(
+        folder / "predictions.csv",
+        lambda table: table.rename(columns={"p_DRUSEN": f"p_{name}"}).replace(
+            {column: {"DRUSEN": name} for column in ("label", "predicted")}
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<i>D",
+        "<script>alert(1)</script>",
+        "a\"b'c",
+        "A & B",
+        "two\nlines",
+        "$x^$",
+        "$5",
+        "50 %",
+        "{curly}",
+        "a_b",
+        "\\alpha",
+        "=1+1",
+        "&lt;",
+    ],
+)
+def test_a_class_of_any_name_is_shown_by_it(name, copy, tmp_path):
+    with_class(copy, name)
+    seen = written(copy, tmp_path)
+    assert not {"i", "script"} & set(seen.tags) and " ".join(name.split()) in seen.words
+
+
+@pytest.mark.parametrize("name", ["<b>n</b>", "a\"b'c", "A & B", "two\nlines", "$x^$", "-o"])
+def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["data"] |= {"root": f"{about['data']['root']}{name}", "asked": name}
+    about["data"]["top"] = about["data"]["root"]
+    about["notes"].insert(0, name)
+    about["weights"]["asked"] = name
+    (copy / "recipe.json").write_text(json.dumps(about))
+    seen = written(copy.rename(tmp_path / name.replace("/", ":")), tmp_path)
+    assert "b" not in seen.tags or "<b>n" not in seen.source
+    assert seen.words.count(" ".join(name.split())) >= 3
+
+
+def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["data"]["root"] = str(tmp_path / "gone")
+    (copy / "recipe.json").write_text(json.dumps(about))
+    wrong = int((load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum())
+    shown = min(wrong, ERRORS)
+    errors = written(copy, tmp_path).sections["worst-errors"]
+    assert shown and f"{shown} of the {shown} pictures could not be read" in errors
+    assert errors.count("no picture") == shown
+
+
+def test_a_run_without_an_error_says_so(copy, tmp_path):
+    rewritten(copy / "predictions.csv", lambda table: table.assign(predicted=table["label"]))
+    seen = written(copy, tmp_path)
+    assert "None of 16 images was answered wrongly" in " ".join(
+        seen.sections["worst-errors"].split()
+    )
+
+
+def test_a_run_without_validation_is_reported_and_says_so(tiny_folder, tmp_path):
+    data = tmp_path / "data"
+    for part in ("train", "test"):
+        shutil.copytree(tiny_folder / part, data / part)
+    done = train(data, tmp_path / "run", val="0")
+    assert "val" not in done.metrics
+    seen = written(done, tmp_path)
+    assert "There was no validation set" in seen.sections["what-this-does-not-say"]
+    assert "epoch 2 was kept, the last" in " ".join(seen.sections["training"].split())
+    assert list(seen.table("results")["accuracy"]) == ["test"]
+
+
+@pytest.mark.parametrize(
+    "missing", ["recipe.json", "history.csv", "predictions.csv", "metrics.json"]
+)
+def test_an_unfinished_run_is_refused_and_leaves_no_page(copy, missing):
+    (copy / missing).unlink()
+    with pytest.raises(NotARun, match=missing):
+        write(copy)
+    assert not (copy / "report.html").exists() and not plt.get_fignums()
+
+
+def test_the_same_run_gives_the_same_page_and_leaves_no_figure_open(run, tmp_path):
+    settings = dict(plt.rcParams)
+    first, second = (write(run, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second and not plt.get_fignums() and dict(plt.rcParams) == settings
+
+
+def test_a_figure_is_closed_also_where_drawing_fails():
+    def draw():
+        plt.subplots()
+        raise ValueError("cannot be drawn")
+
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        chart(draw, "nothing")
+    assert not plt.get_fignums()
+
+
+def titles(run: Run) -> set[str]:
+    return {limit.title for limit in caveats.of(run, splits.audit(run.records))}
+
+
+def test_the_limits_follow_from_the_run(run, copy):
+    assert {
+        "The weights were random",
+        "The validation set is small",
+        "One seed",
+        "Other places",
+    } <= titles(run)
+    assert not {"The images are phantoms", "The splits leak", "Part of the data"} & titles(run)
+    about = json.loads((copy / "recipe.json").read_text())
+    about["audit"]["leak"], about["limit"], about["weights"]["asked"] = True, 60, "imagenet"
+    about["notes"].insert(0, "phantom images (drawings, not patients)")
+    (copy / "recipe.json").write_text(json.dumps(about))
+    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(load(copy))
+    assert "The weights were random" not in titles(load(copy))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said", "tone"),
+    [
+        (0.9, 0.8, 1.0, "is better than always", "good"),
+        (0.3, 0.2, 0.5, "is not shown to be better than", "warning"),
+        (0.1, 0.0, 0.2, "is worse than always", "warning"),
+    ],
+)
+def test_the_verdict_weighs_the_interval_against_a_constant_answer(
+    copy, value, low, high, said, tone
+):
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics["test"] |= {"accuracy": {"value": value, "low": low, "high": high}, "baseline": 0.25}
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    about = json.loads((copy / "recipe.json").read_text())
+    about["weights"]["asked"] = "imagenet"
+    (copy / "recipe.json").write_text(json.dumps(about))
+    sentence, found = facts.summary(load(copy))
+    assert said in sentence and found == tone
+
+
+def test_a_leak_is_in_the_verdict_whatever_the_accuracy(copy):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["audit"]["leak"] = True
+    (copy / "recipe.json").write_text(json.dumps(about))
+    sentence, tone = facts.summary(load(copy))
+    assert "too good" in sentence and tone == "bad"
+
+
+def test_further_seeds_are_in_the_verdict(copy):
+    again = shutil.copytree(copy, copy.parent / "again")
+    metrics = json.loads((again / "metrics.json").read_text())
+    metrics["test"]["accuracy"]["value"] = 0.123
+    (again / "metrics.json").write_text(json.dumps(metrics))
+    again.rename(copy / "seed-1")
+    one = load(copy)
+    assert "12.3\u00a0%" in facts.summary(one)[0] and "2 seeds, one division" in titles(one)
+
+
+def asked_for(run: Run) -> list[str]:
+    """The words of the command that the page shows, after `python -m tlutils`."""
+    return shlex.split(facts.command(run))[3:]
+
+
+MANIFEST = 'it\'s a "clean" $HOME; table.csv'
+ODD = {
+    "class_weights": "{'CNV': 1, 'DME': 2, 'DRUSEN': 1.5, 'NORMAL': 1}",
+    "augmentation.crop": "(0.7, 1)",
+    "dropout": "0.25",
+    "backbone_dropout": "0.1",
+    "schedule": "step:3:0.5",
+    "split_seed": "7",
+    "head": "linear",
+    "loss": "cross_entropy",
+}
+
+
+def odd_run(data: Path, where: Path, **more) -> Run:
+    """A run whose every word wants quoting, begun in the folder `where`."""
+    cleaning.write(records.scan(data).iloc[4:], data, where / MANIFEST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return train_module.train(
+            recipes.get("oct-vgg16").changed(SMALL | ODD),
+            MANIFEST,
+            "-a run",
+            weights="random",
+            limit=40,
+            patient=r"-(?P<patient>\d+)-\d+\.jpeg$",
+            log=None,
+            show=False,
+            device="cpu",
+            **more,
+        )
+
+
+def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = odd_run(tiny_folder, tmp_path)
+    given = cli._parser().parse_args(asked_for(done))
+    assert (given.data, given.weights, given.limit) == (MANIFEST, "random", 40)
+    assert (
+        given.patient == done.about["data"]["patient"]
+        and given.precision == done.about["machine"]["precision"]
+    )
+    assert recipes.get(given.recipe).changed(dict(map(cli._assignment, given.set))) == done.recipe
+
+
+def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    done = odd_run(tiny_folder, tmp_path, precision="fp32")
+    assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
+    again = load("-a run-again")
+    assert (
+        again.about["data"] == done.about["data"]
+        and again.metrics == done.metrics
+        and again.recipe == done.recipe
+    )
+
+
+@pytest.mark.parametrize(("patient", "words"), [("auto", []), (None, ["--patient", "none"])])
+def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, words):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["data"]["patient"] = patient
+    (copy / "recipe.json").write_text(json.dumps(about))
+    said = asked_for(load(copy))
+    assert [
+        word for i, word in enumerate(said) if "--patient" in said[max(0, i - 1) : i + 1]
+    ] == words
+    assert cli._parser().parse_args(said).patient == patient
+
+
+def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
+    about = json.loads((copy / "recipe.json").read_text())
+    about["recipe"]["name"] = "mine"
+    (copy / "recipe.json").write_text(json.dumps(about))
+    said = facts.command(load(copy))
+    compile(said, "command", "exec")
+    assert about["data"]["asked"] in said and "patient='auto'" in said
+
+
+def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
+    for one in (run, binary):
+        assert facts.kept_epoch(one) == checkpoints.load(one.folder / "best.pt")["epoch"]
+
+
+def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):
+    run = load(copy)
+    kept, history = facts.kept_epoch(run), run.history
+    other = history["epoch"] != kept
+    history.loc[other, ["val_loss", "val_images"]] = 0.0, 1
+    history.to_csv(copy / "history.csv", index=False)
+    assert other.any() and facts.kept_epoch(run) == kept
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1200])
+def test_a_browser_shows_it_whole_at_any_width_and_asks_for_nothing(run, width, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    file, asked, said = write(run, tmp_path / "page.html"), [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        shown = browser.new_page(viewport={"width": width, "height": 800})
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.on("console", lambda message: said.append(message.text))
+        shown.goto(file.as_uri())
+        assert shown.evaluate("document.documentElement.scrollWidth") <= width
+        assert shown.evaluate(
+            "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
+        )
+        browser.close()
+    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()] and not said

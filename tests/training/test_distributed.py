@@ -1,0 +1,266 @@
+"""The same command in many processes gives the same result; torchrun is the engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import two_processes
+
+from tlutils.core import files
+from tlutils.models import checkpoints
+
+QUICK = [
+    "--weights",
+    "random",
+    "--epochs",
+    "4",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--set",
+    "size=32",
+    "--set",
+    "batch_size=16",
+    "--set",
+    "backbone=resnet18",
+    "--set",
+    "views=2",
+    "--set",
+    "dropout=0",
+    "--set",
+    "patience=0",
+]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def command(data, out, *more):
+    return [
+        "-m",
+        "tlutils",
+        "train",
+        "oct-vgg16",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *QUICK,
+        *more,
+    ]
+
+
+def run(arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What the checks of two_processes.py gave in each of two processes, by one start of them."""
+    folder = tmp_path_factory.mktemp("both")
+    run([*TORCHRUN, two_processes.__file__, "cpu", str(folder)])
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_a_batch_may_go_through_in_parts_of_any_size_in_each_process(both, tmp_path):
+    alone = two_processes.parts_of_a_batch(tmp_path)[0]
+    for found in both:
+        assert found["parts_of_a_batch"].keys() == {"0", "3", "6", "auto"}
+        assert all(
+            np.allclose(losses, alone, atol=1e-5) for losses in found["parts_of_a_batch"].values()
+        )
+
+
+@pytest.mark.parametrize("where", ["files", "store"])
+def test_a_process_that_can_read_nothing_of_a_batch_takes_part_all_the_same(both, tmp_path, where):
+    alone = two_processes.unreadable_images(tmp_path)
+    assert alone["files"]["train_images"] == [19] * 3 and alone["files"]["val_images"] == [10] * 3
+    for name, values in alone["files"].items():
+        for found in (alone["store"], *(found["unreadable_images"][where] for found in both)):
+            assert (
+                found[name] == values
+                if name == "unreadable"
+                else np.allclose(found[name], values, atol=1e-5)
+            ), name
+
+
+def test_a_process_that_can_read_none_of_its_images_leaves_predicting_to_the_others(both, tmp_path):
+    alone = two_processes.unreadable_share(tmp_path)
+    assert (
+        alone["paths"] == ["0.png", "2.png"] and "none of the 2 images can be read" in alone["said"]
+    )
+    assert all(found["unreadable_share"] == alone for found in both)
+
+
+def test_batchnorm_that_learns_is_one_and_the_same_in_all_processes_and_the_frozen_stays(both):
+    one, two = (found["batchnorm"] for found in both)
+    assert (
+        one == two and one["frozen"] == [0, 0, 0, 0, 1, 1, 1, 1] and one["moving"] != one["frozen"]
+    )
+    assert one["shared"] == [1.0, 2.5]  # of means 0 and 2 with variances 1 and 2
+
+
+def test_processes_wait_for_hours_while_one_fetches_data(both):
+    assert all(found["patience"] >= 6 for found in both)
+
+
+@pytest.mark.parametrize("store", ["auto", pytest.param("none", marks=pytest.mark.slow)])
+def test_two_processes_give_what_one_gives(tiny_folder, tmp_path, store):
+    run([sys.executable, *command(tiny_folder, tmp_path / "one", "--store", store)])
+    said = run([*TORCHRUN, *command(tiny_folder, tmp_path / "two", "--store", store)])
+    assert sum(line.startswith("epoch") for line in said.splitlines()) == 4  # one process speaks
+    one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
+    for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
+        assert np.allclose(one[column], two[column], atol=1e-4), column
+    a, b = (checkpoints.load(tmp_path / name / "best.pt")["state"] for name in ("one", "two"))
+    assert all(torch.allclose(a[key].float(), b[key].float(), atol=1e-4) for key in a)
+    p, q = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "two"))
+    assert p["path"].tolist() == q["path"].tolist() and np.allclose(p["loss"], q["loss"], atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp_path):
+    """Kill one process of a longer training; torchrun restarts both and they finish from last.pt."""
+    more = command(tiny_folder, tmp_path / "run", "--set", "epochs=200", "--epochs", "200")
+    job = subprocess.Popen(
+        [*TORCHRUN, "--max-restarts", "1", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
+        time.sleep(0.2)
+    children = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(job.pid)], capture_output=True, text=True
+    ).stdout
+    worker = next(int(line.split()[0]) for line in children.splitlines() if "tlutils" in line)
+    os.kill(worker, signal.SIGKILL)
+    said, _ = job.communicate(timeout=300)
+    assert job.returncode == 0, said[-3000:]
+    assert "going on after epoch" in said
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 200
+
+
+LATE = """
+import sys, time
+from tlutils import devices, recipes, runs
+data, out, seconds = sys.argv[1:]
+with devices.processes("cpu"):
+    time.sleep(float(seconds) * devices.rank())  # the first has written the run when this one looks
+    recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
+    run = runs.prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
+    runs.make_model(run)
+    print(f"rank {devices.rank()} has {len(run.records)} images of {run.root.name}, "
+          f"{run.about['data']['fingerprint']}, {run.about['weights']['source']}", flush=True)
+"""
+
+
+def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder, tmp_path):
+    (tmp_path / "late.py").write_text(LATE)
+    for seconds in ("6", "0"):
+        said = run(
+            [*TORCHRUN, str(tmp_path / "late.py"), str(tiny_folder), str(tmp_path / "run"), seconds]
+        )
+        mine, other = sorted(line for line in said.splitlines() if line.startswith("rank"))
+        assert (
+            mine.removeprefix("rank 0") == other.removeprefix("rank 1")
+            and "64 images of tiny" in mine
+        )
+
+
+def ended(arguments):
+    """What a job that must fail said; that it fails soon is the point, as the others would wait for the first."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode != 0
+    return " ".join(done.stderr.split())
+
+
+def test_what_the_first_process_finds_wrong_ends_all_of_them(tiny_folder, tmp_path):
+    assert "nowhere is neither a folder" in ended(
+        [*TORCHRUN, *command(tmp_path / "nowhere", tmp_path / "run")]
+    )
+    assert "outputs is 3" in ended(
+        [*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--set", "outputs=3")]
+    )
+    assert "nowhere.pth" in ended(
+        [*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--weights", "nowhere.pth")]
+    )
+
+
+def test_a_folder_that_is_in_use_is_refused_by_all_processes(tiny_folder, tmp_path):
+    with files.locked(tmp_path / "run" / ".lock", "it"):
+        assert "another process is at work on the run" in ended(
+            [*TORCHRUN, *command(tiny_folder, tmp_path / "run")]
+        )
+    assert os.listdir(tmp_path / "run") == [".lock"]
+
+
+BY_FIRST = """
+import sys
+from tlutils import devices
+
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__("a message")
+        self.held = lambda: one
+
+def odd():
+    raise Odd(1, 2)
+
+def clear():
+    raise FileNotFoundError(2, "no such thing", "x")
+
+with devices.processes("cpu"):
+    assert devices.broadcast(devices.rank()) == 0 and devices.by_first(devices.rank) == 0
+    for decide, kinds in ((clear, [FileNotFoundError] * 2), (odd, [Odd, RuntimeError])):
+        try:
+            devices.by_first(decide)
+        except Exception as error:
+            assert type(error) is kinds[devices.rank()], error
+            assert ("no such thing" in str(error)) == (decide is clear)
+        else:
+            sys.exit("no error")
+    print("fine", flush=True)
+"""
+
+
+def test_the_first_process_decides_for_all_and_its_errors_are_everybodys(tmp_path):
+    (tmp_path / "first.py").write_text(BY_FIRST)
+    assert run([*TORCHRUN, str(tmp_path / "first.py")]).count("fine") == 2
+
+
+def test_a_job_that_is_told_to_stop_ends_whole(tiny_folder, tmp_path):
+    job = subprocess.Popen(
+        [*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--epochs", "4000")],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
+        time.sleep(0.2)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True
+    )
+    workers = children.stdout.split()
+    job.send_signal(signal.SIGTERM)
+    _, err = job.communicate(timeout=60)
+    assert job.returncode != 0 and len(workers) == 2
+    assert "stopped; the same command goes on" in err
+    alive = subprocess.run(
+        ["ps", "-o", "args=", "-p", ",".join(workers)], capture_output=True, text=True
+    ).stdout
+    assert "tlutils" not in alive
+    assert checkpoints.read(tmp_path / "run" / "last.pt")["history"]
+    assert not list((tmp_path / "run").glob(".*.part"))

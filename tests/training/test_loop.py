@@ -1,0 +1,580 @@
+"""The training loop: what moves, what stays, when it stops, how it goes on."""
+
+import math
+import shutil
+import signal
+import warnings
+import weakref
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from tlutils.core import devices
+from tlutils.data import loaders
+from tlutils.data.augment import Augmentation
+from tlutils.evaluation.predict import predict
+from tlutils.models import checkpoints
+from tlutils.models.build import build
+from tlutils.training import optimizers, state
+from tlutils.training.loop import Options, fit
+
+FP32 = devices.choose("cpu", "fp32")
+VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two classes of noise, one with a bright patch, in a folder; and its table."""
+    folder, draw, rows = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
+    for i in range(72):
+        pixels = draw.integers(40, 80, (32, 32))
+        if i % 2:
+            pixels[8:20, 8:20] += 90
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append({"path": f"{i}.png", "label": "patch" if i % 2 else "noise"})
+    return folder, pd.DataFrame(rows)
+
+
+@pytest.fixture
+def parts(data):
+    folder, table = data
+    return {
+        "train": loaders.make(
+            table[:48], folder, ["noise", "patch"], 32, batch_size=16, shuffle=True, workers=0
+        ),
+        "val": loaders.make(table[48:], folder, ["noise", "patch"], 32, batch_size=16, workers=0),
+    }
+
+
+def resnet(freeze="all", head="gap", **more):
+    return build("resnet18", 2, head, freeze=freeze, **more)
+
+
+def quiet_fit(model, parts, **settings):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the validation set has")
+        return fit(
+            model, parts, machine=settings.pop("machine", FP32), log=None, show=False, **settings
+        )
+
+
+def same(a, b):
+    a, b = (m if isinstance(m, dict) else m.state_dict() for m in (a, b))
+    return all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_frozen_net_with_a_new_head_learns(parts):
+    net = build("vgg11", 2, "gap")
+    done = quiet_fit(net, parts, epochs=12, patience=0, learning_rate=3e-3)
+    assert done.history["train_loss"].iloc[-1] < 0.7 * done.history["train_loss"].iloc[0]
+    assert done.history["val_accuracy"].max() >= 0.9
+
+
+def test_the_history_holds_one_row_an_epoch_with_the_promised_columns(parts):
+    done = quiet_fit(resnet(), parts, epochs=2)
+    assert done.history["epoch"].tolist() == [1, 2]
+    assert {
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+        "seconds",
+        "images_per_second",
+        "where",
+    } <= set(done.history.columns)
+
+
+def test_losses_and_accuracies_are_means_over_images_not_over_batches(data):
+    folder, table = data
+    uneven = loaders.make(table[48:], folder, ["noise", "patch"], 32, batch_size=16, workers=0)
+    assert (
+        len(
+            {
+                len(b.rows)
+                for b in loaders.make(table[:23], folder, size=32, batch_size=12, workers=0)
+            }
+        )
+        == 2
+    )
+    parts = {
+        "train": loaders.make(table[:23], folder, ["noise", "patch"], 32, batch_size=12, workers=0),
+        "val": uneven,
+    }
+    model = resnet()
+    done = quiet_fit(model, parts, epochs=1)
+    from tlutils.data.augment import normalize
+
+    images = torch.cat([b.images for b in uneven])
+    labels = torch.cat([b.labels for b in uneven])
+    with torch.inference_mode():
+        outputs = model(normalize(images))
+    assert math.isclose(
+        done.history["val_loss"][0],
+        torch.nn.functional.cross_entropy(outputs, labels).item(),
+        rel_tol=1e-4,
+    )
+    assert math.isclose(
+        done.history["val_accuracy"][0], (outputs.argmax(1) == labels).double().mean().item()
+    )
+
+
+@pytest.mark.parametrize("freeze", ["all", "up to layer2", "up to bn1"])
+@pytest.mark.parametrize("store", [None, "store"])
+def test_frozen_weights_and_batchnorm_statistics_do_not_move_and_the_others_do(
+    parts, tmp_path, freeze, store
+):
+    model = resnet(freeze)
+    before = checkpoints.copy_of_state(model)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    quiet_fit(model, parts, epochs=1, store=store and tmp_path)
+    after = model.state_dict()
+    for name, p in model.named_parameters():
+        assert torch.equal(before[name], after[name]) == (name in frozen), name
+    for name in (n for n in before if n.endswith("running_mean")):
+        assert torch.equal(before[name], after[name]) == (
+            name.replace("running_mean", "weight") in frozen
+        ), name
+
+
+def test_training_from_the_store_equals_training_without_it(parts, tmp_path):
+    settings = {"epochs": 4, "views": 2, "augmentation": VIEWS, "patience": 0}
+    plain, stored = resnet(), resnet()
+    a = quiet_fit(plain, parts, **settings)
+    b = quiet_fit(stored, parts, store=tmp_path, **settings)
+    assert set(a.history["where"]) == {"files"} and set(b.history["where"]) == {"store"}
+    assert np.allclose(a.history["train_loss"], b.history["train_loss"], atol=1e-4)
+    assert np.allclose(a.history["val_loss"], b.history["val_loss"], atol=1e-4)
+    for (name, x), y in zip(plain.state_dict().items(), stored.state_dict().values()):
+        assert torch.allclose(x.float(), y.float(), atol=1e-4), name
+
+
+def test_the_store_runs_the_frozen_part_once_for_each_view(parts, tmp_path):
+    done = quiet_fit(
+        resnet(), parts, epochs=5, views=2, augmentation=VIEWS, patience=0, store=tmp_path
+    )
+    filled = done.history["store_seconds"] > 0
+    assert filled.tolist() == [True, True, False, False, False]
+
+
+def test_training_is_repeatable(parts):
+    a, b = (quiet_fit(resnet(), parts, epochs=2, augmentation=VIEWS, views=0) for _ in range(2))
+    assert same(a.model, b.model) and a.history["train_loss"].equals(b.history["train_loss"])
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("store", [None, "store"])
+@pytest.mark.parametrize("freeze", ["all", "none"])
+def test_a_killed_run_ends_with_the_same_weights_as_one_that_was_not(
+    parts, tmp_path, freeze, store
+):
+    settings = {
+        "epochs": 4,
+        "patience": 0,
+        "views": 2,
+        "augmentation": VIEWS,
+        "schedule": "cosine",
+        "store": store and tmp_path / "store",
+    }
+    straight = quiet_fit(resnet(freeze), parts, **settings)
+
+    def die(line):
+        if "epoch  2" in line:
+            raise Killed
+
+    with pytest.raises(Killed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(
+            resnet(freeze),
+            parts,
+            machine=FP32,
+            log=die,
+            show=False,
+            checkpoint=tmp_path / "last.pt",
+            **settings,
+        )
+    resumed = quiet_fit(resnet(freeze), parts, checkpoint=tmp_path / "last.pt", **settings)
+    assert same(straight.model, resumed.model)
+    assert straight.history["val_loss"].equals(resumed.history["val_loss"])
+
+
+def test_a_finished_run_is_not_trained_again(parts, tmp_path):
+    first = quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
+    again = quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
+    assert same(first.model, again.model) and len(again.history) == 2
+
+
+def test_a_finished_run_can_be_trained_longer(parts, tmp_path):
+    quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt", patience=0)
+    longer = quiet_fit(resnet(), parts, epochs=4, checkpoint=tmp_path / "last.pt", patience=0)
+    straight = quiet_fit(resnet(), parts, epochs=4, patience=0)
+    assert same(longer.model, straight.model)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"), [({"learning_rate": 0.5}, "learning_rate"), ({"seed": 3}, "seed")]
+)
+def test_a_checkpoint_of_other_settings_is_refused(parts, tmp_path, change, named):
+    quiet_fit(resnet(), parts, epochs=1, checkpoint=tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=named):
+        quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt", **change)
+
+
+def test_a_checkpoint_of_another_model_is_refused(parts, tmp_path):
+    quiet_fit(resnet(), parts, epochs=1, checkpoint=tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="head"):
+        quiet_fit(resnet(head="linear"), parts, epochs=2, checkpoint=tmp_path / "last.pt")
+
+
+def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
+    model = resnet("none", "linear")
+    done = quiet_fit(model, parts, epochs=30, patience=2, learning_rate=0.3, optimizer="sgd")
+    best = done.history["val_loss"].idxmin()
+    assert done.best_epoch == best + 1 and len(done.history) in (30, best + 3)
+    again = quiet_fit(
+        resnet("none", "linear"),
+        parts,
+        epochs=done.best_epoch,
+        patience=0,
+        learning_rate=0.3,
+        optimizer="sgd",
+    )
+    assert math.isclose(
+        again.history["val_loss"].iloc[-1], done.history["val_loss"][best], rel_tol=1e-6
+    )
+    assert same(done.model, again.model)
+
+
+def test_min_delta_counts_only_real_improvements(parts):
+    done = quiet_fit(resnet(), parts, epochs=9, patience=2, learning_rate=1e-6, min_delta=0.5)
+    assert done.best_epoch == 1 and len(done.history) == 3 and "stopped early" in done.stopped
+
+
+def test_a_small_validation_set_draws_a_warning(parts):
+    with pytest.warns(UserWarning, match="24 images.*4.2 points"):
+        fit(resnet(), parts, machine=FP32, log=None, show=False, epochs=1)
+
+
+def test_without_validation_it_says_so_and_keeps_the_last_epoch(parts):
+    with pytest.warns(UserWarning, match="no validation set"):
+        done = quiet_fit(resnet(), {"train": parts["train"]}, epochs=3, learning_rate=0.5)
+    assert done.best_epoch == 3 and done.history["val_loss"].isna().all()
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(parts):
+    with pytest.raises(state.TrainingError, match="learning_rate"):
+        quiet_fit(resnet("none", "linear"), parts, epochs=3, learning_rate=1e9, optimizer="sgd")
+
+
+class Hungry(torch.nn.Module):
+    """A net that has memory for a few images only, and says so as CUDA does."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.layer, self.tl = most, torch.nn.Linear(3, 2), {}
+
+    def forward(self, x):
+        if self.training and len(x) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return self.layer(x.mean((2, 3)))
+
+
+def test_out_of_memory_names_the_batch_and_a_smaller_one(parts):
+    with pytest.raises(state.TrainingError, match="16 images at once.*batch_size=8"):
+        quiet_fit(Hungry(5), parts, epochs=1)
+
+
+def test_micro_batch_auto_finds_what_fits_and_trains_the_same(parts):
+    torch.manual_seed(0)
+    small, large = Hungry(5), Hungry(1000)
+    large.load_state_dict(small.state_dict())
+    a = quiet_fit(small, parts, epochs=2, micro_batch="auto")
+    b = quiet_fit(large, parts, epochs=2)
+    assert np.allclose(a.history["train_loss"], b.history["train_loss"], rtol=1e-5)
+    assert torch.allclose(small.layer.weight, large.layer.weight, atol=1e-6)
+
+
+def test_bf16_trains_about_as_fp32_does(parts):
+    a = quiet_fit(resnet(), parts, epochs=3, patience=0)
+    b = quiet_fit(resnet(), parts, epochs=3, patience=0, machine=devices.choose("cpu", "bf16"))
+    assert np.allclose(a.history["val_loss"], b.history["val_loss"], atol=0.05)
+
+
+def test_one_line_an_epoch_is_logged_and_no_bar_where_nobody_watches(parts, capsys):
+    lines = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(resnet(), parts, machine=FP32, log=lines.append, epochs=2)
+    assert sum(line.startswith("epoch") for line in lines) == 2
+    assert "\r" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("schedule", "at", "factor"),
+    [
+        ("constant", 5, 1),
+        ("step:7:0.1", 6.9, 1),
+        ("step:7:0.1", 7, 0.1),
+        ("step:7:0.1", 14, 0.01),
+        ("cosine", 0, 1),
+        ("cosine", 5, 0.5),
+        ("cosine", 10, 0),
+        ("one-cycle", 0, 0.1),
+        ("one-cycle", 3, 1),
+        ("one-cycle", 10, 0),
+    ],
+)
+def test_schedules_are_functions_of_the_moment(schedule, at, factor):
+    assert math.isclose(optimizers.schedule_factor(schedule, at, 10), factor, abs_tol=1e-9)
+
+
+def test_a_stepped_schedule_is_really_stepped(parts):
+    done = quiet_fit(resnet(), parts, epochs=3, patience=0, schedule="step:2:0.1")
+    assert np.allclose(done.history["learning_rate"], [1e-3, 1e-3, 1e-4])
+
+
+@pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
+def test_only_trainable_parameters_are_in_the_optimizer(optimizer):
+    model = resnet()
+    inside = {
+        id(p)
+        for group in optimizers.make_optimizer(
+            model, Options(optimizer=optimizer), torch.device("cpu")
+        ).param_groups
+        for p in group["params"]
+    }
+    assert inside == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss": "hinge"},
+        {"monitor": "val_f9"},
+        {"epochs": 0},
+        {"views": -1},
+        {"label_smoothing": 1.0},
+    ],
+)
+def test_impossible_options_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+def test_a_batch_of_which_nothing_can_be_read_is_passed_over(data, tmp_path):
+    folder, table = data
+    gone = pd.concat(
+        [table[:32], pd.DataFrame({"path": [f"gone-{i}.png" for i in range(16)], "label": "noise"})]
+    )
+    train = loaders.make(
+        gone.reset_index(drop=True), folder, ["noise", "patch"], 32, batch_size=16, workers=0
+    )
+    with pytest.warns(UserWarning, match="saw 32 of 48"):
+        done = quiet_fit(resnet(), {"train": train}, epochs=1, views=1, store=tmp_path)
+    assert len(done.unreadable) == 16 and math.isfinite(done.history["train_loss"][0])
+
+
+class Outage:
+    """Validation images that a disk fails to give: all but the `left` that a model finds easiest.
+
+    Their mean loss is the lowest that an epoch could have, so whoever looks at the number alone chooses that epoch.
+    """
+
+    def __init__(self, data, folder, left=4):
+        shutil.copytree(data[0], folder)
+        self.folder, self.table = folder, data[1].assign(patient="")
+        self.parts = {
+            name: loaders.make(part, folder, ["noise", "patch"], 32, batch_size=16, workers=0)
+            for name, part in (("train", self.table[:48]), ("val", self.table[48:]))
+        }
+        easiest = predict(resnet(), self.parts["val"], FP32).sort_values("loss")["path"]
+        self.hidden = easiest.iloc[left:].tolist()
+
+    def begin(self):
+        for name in self.hidden:
+            (self.folder / name).rename(self.folder / f"{name}.away")
+
+    def end(self):
+        for name in self.hidden:
+            (self.folder / f"{name}.away").rename(self.folder / name)
+
+    def fit(self, before: dict, **settings):
+        """Train so slowly that nothing changes, with what shall happen before epochs."""
+
+        def log(line):
+            done = int(line.split()[1]) if line.startswith("epoch") else None
+            before.get(done, lambda: None)()
+
+        before.get(0, lambda: None)()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return fit(
+                resnet(),
+                self.parts,
+                machine=FP32,
+                log=log,
+                show=False,
+                learning_rate=1e-9,
+                patience=0,
+                **settings,
+            )
+
+
+def test_an_epoch_that_saw_fewer_validation_images_is_never_the_best(data, tmp_path):
+    outage = Outage(data, tmp_path / "images")
+    done = outage.fit({1: outage.begin, 2: outage.end}, epochs=4)
+    assert done.history["val_images"].tolist() == [24, 4, 24, 24]
+    assert done.history["val_loss"].idxmin() == 1 and done.best_epoch != 2
+
+
+def test_an_epoch_that_saw_more_validation_images_than_the_best_takes_its_place(data, tmp_path):
+    outage = Outage(data, tmp_path / "images")
+    done = outage.fit({0: outage.begin, 2: outage.end}, epochs=4, min_delta=0.5)
+    assert done.history["val_images"].tolist() == [4, 4, 24, 24] and done.best_epoch == 3
+
+
+@pytest.mark.parametrize("outage_first", [True, False])
+def test_how_many_validation_images_an_epoch_saw_is_known_after_a_break_too(
+    data, tmp_path, outage_first
+):
+    outage, settings = (
+        Outage(data, tmp_path / "images"),
+        {"checkpoint": tmp_path / "last.pt", "min_delta": 0.5},
+    )
+    outage.fit({0: outage.begin} if outage_first else {}, epochs=1, **settings)
+    done = outage.fit({0: outage.end if outage_first else outage.begin}, epochs=2, **settings)
+    assert done.history["val_images"].tolist() == ([4, 24] if outage_first else [24, 4])
+    assert done.best_epoch == (2 if outage_first else 1)
+
+
+@pytest.mark.parametrize(("part", "rows"), [("train", slice(0, 48)), ("val", slice(48, 72))])
+def test_an_epoch_that_saw_nothing_ends_training_and_the_epochs_before_are_kept(
+    data, tmp_path, part, rows
+):
+    outage = Outage(data, tmp_path / "images")
+    outage.hidden = outage.table["path"][rows].tolist()
+    with pytest.raises(state.TrainingError, match=f"none of the .* {part} images could be read"):
+        outage.fit({1: outage.begin}, epochs=3, checkpoint=tmp_path / "last.pt")
+    outage.end()
+    done = outage.fit({}, epochs=3, checkpoint=tmp_path / "last.pt")
+    assert len(done.history) == 3 and done.history[f"{part}_images"].min() == rows.stop - rows.start
+
+
+class Watched(Hungry):
+    """Counts, when it is called, which of the tensors that it made before are still there."""
+
+    def __init__(self, most):
+        super().__init__(most)
+        self.made, self.alive = [], []
+
+    def forward(self, x):
+        if self.training:
+            self.alive.append(sum(ref() is not None for ref in self.made))
+        kept = x * 2
+        self.made.append(weakref.ref(kept))
+        super().forward(kept)
+        return self.layer((kept**2).mean((2, 3)))
+
+
+def test_what_an_attempt_had_computed_is_gone_before_a_smaller_one(parts):
+    model = Watched(1)
+    quiet_fit(model, parts, epochs=1, micro_batch="auto")
+    assert len(model.alive) == 4 + 48 and max(model.alive) == 0  # 16, 8, 4, 2 were too many
+
+
+def test_memory_that_ran_out_in_other_words_is_understood_and_other_errors_are_not_swallowed(parts):
+    class Failing(Hungry):
+        def forward(self, x):
+            if self.training and len(x) > self.most:
+                raise RuntimeError(self.words)
+            return self.layer(x.mean((2, 3)))
+
+    model = Failing(4)
+    model.words = "MPS backend out of memory (MPS allocated: 8.00 GB)"
+    quiet_fit(model, parts, epochs=1, micro_batch="auto")
+    model.words = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        quiet_fit(model, parts, epochs=1, micro_batch="auto")
+
+
+def test_a_run_whose_store_is_gone_goes_on_without_the_image_that_is_damaged_meanwhile(
+    data, tmp_path
+):
+    outage = Outage(data, tmp_path / "images")
+    outage.hidden = ["5.png", "60.png"]
+    settings = {
+        "views": 2,
+        "augmentation": VIEWS,
+        "store": tmp_path / "store",
+        "checkpoint": tmp_path / "last.pt",
+    }
+    outage.fit({}, epochs=1, **settings)
+    shutil.rmtree(tmp_path / "store")
+    outage.begin()
+    done = outage.fit({}, epochs=3, **settings)
+    assert done.history["train_images"].tolist() == [48, 47, 47] and done.history[
+        "val_images"
+    ].tolist() == [24, 23, 23]
+    assert (
+        np.isfinite(done.history[["train_loss", "val_loss"]]).all(axis=None)
+        and done.best_epoch == 1
+    )
+    assert [path for path, _ in done.unreadable] == ["5.png", "60.png"]
+
+
+def test_what_is_no_number_in_the_store_is_not_blamed_on_the_learning_rate(parts, tmp_path):
+    quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
+    for features in tmp_path.glob("*/features"):
+        numbers = np.memmap(features, np.float32, "r+").reshape(-1, 512)
+        numbers[min(7, len(numbers) - 1), 3] = np.inf
+        numbers.flush()
+    with pytest.raises(
+        state.TrainingError, match="what the frozen part answers for 1 of 48 images.*7.png"
+    ) as error:
+        quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
+    assert "learning_rate" not in str(error.value)
+
+
+class Stopped(Hungry):
+    """A person presses Ctrl-C in its seventh step: the first of the third epoch."""
+
+    def forward(self, x):
+        self.steps = getattr(self, "steps", 0) + self.training
+        if self.training and self.steps == 7:
+            signal.raise_signal(signal.SIGINT)
+        return self.layer(x.mean((2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:the validation set has")
+@pytest.mark.parametrize("checkpoint", ["last.pt", None])
+def test_a_run_stopped_by_hand_leaves_its_best_epoch_and_says_how_to_go_on(
+    parts, tmp_path, checkpoint
+):
+    torch.manual_seed(0)
+    model, lines = Stopped(99), []
+    begun = checkpoints.copy_of_state(model)
+    settings = {
+        "machine": FP32,
+        "show": False,
+        "patience": 0,
+        "checkpoint": checkpoint and tmp_path / checkpoint,
+    }
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, parts, epochs=4, log=lines.append, **settings)
+    assert not model.training and all(p.grad is None for p in model.parameters())
+    assert sum("stopped; the model has the weights of epoch 2" in line for line in lines) == 1
+    straight = Hungry(99)
+    straight.load_state_dict(begun)
+    two = quiet_fit(straight, parts, epochs=2, patience=0)
+    assert two.best_epoch == 2 and same(two.model, model)
+    if checkpoint:
+        assert f"goes on after epoch 2 from {tmp_path / checkpoint}" in lines[-1]
+        resumed = fit(model, parts, epochs=4, log=None, **settings)
+        straight.load_state_dict(begun)
+        assert same(resumed.model, quiet_fit(straight, parts, epochs=4, patience=0).model)

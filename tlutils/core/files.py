@@ -1,0 +1,114 @@
+"""Files written whole or not at all: beside their place first, then renamed into it.
+
+A reader finds the old one or the new one, never half of one. Where two writers would spoil each other's work,
+`locked` lets one in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import platform
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class Busy(ValueError):
+    """Another process is at work on the same thing."""
+
+
+@contextmanager
+def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
+    """Hold a lock file while the block runs, so that one process alone is at work.
+
+    lock : the file, best with a hidden name; made where it is missing, and left. what : what it guards, for the error.
+    timeout : seconds to wait for another process; 0 refuses at once, -1 waits for ever.
+
+    A thread may hold it several times over. A process that has ended, however it ended, holds nothing.
+
+    Raises
+    ------
+    Busy where another process or thread holds it.
+    """
+    lock = Path(lock)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock, is_singleton=True)
+    try:
+        held.acquire(timeout=timeout)
+    except Timeout:
+        raise Busy(
+            f"another process is at work on {what}, and two would spoil each other's files. Wait until it "
+            f"has ended, or stop it, and run the same again; or choose another folder (the lock is {lock})"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it there if the block ends well, remove it if not.
+
+    Where a process was killed in the block, the next one that writes `path` removes what it left.
+
+    Raises
+    ------
+    OSError naming the file where the disk is full or the folder is closed; what stood there before still does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    part = path.with_name(
+        f".{path.name}.{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
+    )
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        if isinstance(error, RuntimeError) and "write" not in str(error).lower():
+            raise
+        raise OSError(
+            f"could not write {path}: {error}. Earlier results are intact; "
+            "free some disk space, or choose another folder, and run the same command again"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of their writes to `path`; on another machine, one counts as killed after a day."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*-*-*.part"):
+        host, number, _ = part.name.removeprefix(f".{path.name}.").rsplit("-", 2)
+        with contextlib.suppress(OSError, ValueError):  # another process has swept it; not ours
+            if (
+                host == platform.node() and not _runs(int(number))
+            ) or time.time() - part.stat().st_mtime > 86_400:
+                part.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number runs here; where one cannot look without harm (Windows), it counts as running."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as another user
+        pass
+    return True
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -1,0 +1,244 @@
+"""The one way in which an image file is opened: what may be one, which side is up, how its values become 8 bit.
+
+Audit, training, prediction, hashes and figures all read through here, so none sees another picture than the
+others, and a file that cannot be read has the same reason everywhere.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "TIFF",
+    "GIF",
+    "WEBP",
+)  # all that Pillow may try: EPS would start a program
+SIGNATURES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
+LARGEST = (
+    2**28
+)  # bytes; a larger file is no single scan, and several read at once would fill the memory
+ORIENTATION = 0x0112  # the tag that says which side is up
+BITS, MEANING, FORMAT = (
+    258,
+    262,
+    339,
+)  # TIFF's tags: bits of a pixel; 0 where 0 is white; 1 without a sign, 2 with one
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SIDEWAYS = [TURNS[value] for value in (5, 6, 7, 8)]
+_TURNED_PNG = re.compile(
+    rb"eXIf|Raw profile type|XML:com\.adobe\.xmp"
+)  # may stand behind the pixels
+
+
+class UnreadableImage(ValueError):
+    """A file that is not a whole image; the message says why, and from `read` also which file."""
+
+
+def read(
+    path: str | Path,
+    mode: str = "L",
+    least: tuple[int, int] | None = None,
+    data: bytes | None = None,
+) -> Image.Image:
+    """The picture in a file, upright as viewers show it.
+
+    mode : "L" (grey) or "RGB", always with 8 bits; deeper grey pixels are scaled by their own least and
+    greatest, of deeper colors the high bytes count, which is what Pillow gives.
+    least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter or eighth
+    that is no smaller.
+    data : the file's bytes where they have been read already; None reads them.
+
+    Raises UnreadableImage, naming file and cause.
+    """
+    try:
+        data = content(path) if data is None else data
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check(image, data)
+            height = image.height
+            if least:
+                image.draft(mode, least)
+            _load(image, data, 4 * image.height // height or 1)
+            picture, turn = _eight_bit(image, mode), _turn(image)
+            return picture if turn is None else picture.transpose(turn)
+    except Exception as error:
+        raise UnreadableImage(f"{path}: {_reason(error, data or b'')}") from None
+
+
+def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None, str]:
+    """((width, height, mode), problem) of the bytes of a file; None where it tells no size, "" where all is well.
+
+    Width and height are those of the picture as it is seen. Without `decode` the pixels of a JPEG or PNG stay
+    packed, which leaves some damage unseen.
+    """
+    header = None
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            header = (*image.size, image.mode)
+            _check(image, data)
+            packed = (
+                image.format in ("JPEG", "MPO")
+                or image.format == "PNG"
+                and not _TURNED_PNG.search(data)
+            )
+            if decode or not packed:
+                _load(image, data, 4)
+                if image.mode not in (
+                    "L",
+                    "RGB",
+                ):  # NaN and kinds of colors that cannot be converted
+                    _eight_bit(image, "L")
+            turn = _turn(image) if not (image.format == "PNG" and packed) else None
+            header = (*(image.size[::-1] if turn in SIDEWAYS else image.size), header[2])
+    except Exception as error:
+        return header, _reason(error, data)
+    return header, ""
+
+
+def content(path: str | Path) -> bytes:
+    """The bytes of a file; UnreadableImage for what is no file, cannot be read or is too large for a scan."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
+            raise UnreadableImage("not a file")
+        if status.st_size > LARGEST:
+            raise UnreadableImage("larger than any single scan")
+        with open(path, "rb") as file:  # a Path takes longer
+            return file.read()
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read ({error.strerror})") from None
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if isinstance(error, UnreadableImage):
+        return str(error)
+    if data.startswith(b"\xff\xd8\xff") and not _jpeg_ends(data):
+        return "truncated JPEG (no end marker)"
+    if isinstance(error, Image.DecompressionBombError):
+        return "too many pixels (a decompression bomb)"
+    if isinstance(error, Image.UnidentifiedImageError) and data.startswith(SIGNATURES):
+        return "damaged image, or of a kind that cannot be read"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image (begins with {data[:12]!r})" if data else "empty file"
+    # Pillow raises OSError, SyntaxError, struct.error... for damaged files
+    return f"damaged image ({str(error) or type(error).__name__})"
+
+
+def _check(image: Image.Image, data: bytes) -> None:
+    """Refuse an opened image that is cut, has a wrong checksum or is one of several."""
+    if image.format in ("JPEG", "MPO"):  # the others of an MPO are previews
+        if not _jpeg_ends(data):
+            raise UnreadableImage("truncated JPEG (no end marker)")
+        return
+    if image.format == "PNG":
+        Image.open(
+            io.BytesIO(data), formats=FORMATS
+        ).verify()  # all checksums; decoding looks at few
+    size = image.size
+    try:
+        image.seek(1)
+    except EOFError:
+        return
+    if image.size == size:  # a smaller one is a preview
+        raise UnreadableImage("several pictures in one file; save each as a file of its own")
+    image.seek(0)
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG's end marker follows its scan; one inside a segment belongs to a preview picture."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+        at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data.find(b"\xff\xd9", at) >= 0
+
+
+def _load(image: Image.Image, data: bytes, rows: int) -> None:
+    """Decode; refuse a picture that lacks rows, which decoders fill up without a word: JPEG with 128, others with 0.
+
+    rows : so many at the bottom of a JPEG have to be what was filled in.
+    """
+    if image.format == "TIFF" and np.max([box for _, box, *_ in image.tile], axis=0)[
+        2:
+    ].prod() < np.prod(image.size):
+        raise UnreadableImage("truncated TIFF (rows are missing)")
+    image.load()
+    if (
+        image.format == "PNG"
+        and not np.asarray(image.crop((0, image.height - 1, *image.size))).any()
+    ):
+        if _png_lacks_rows(data):
+            raise UnreadableImage("truncated PNG (rows are missing)")
+    if image.format in ("JPEG", "MPO"):
+        last = (0, max(0, image.height - rows), *image.size)
+        if _is_filling(image, last) and not _is_filling(image, (0, 0, image.width, rows)):
+            raise UnreadableImage("truncated JPEG (grey at the bottom)")
+
+
+def _is_filling(image: Image.Image, box: tuple[int, int, int, int]) -> bool:
+    return image.crop(box).convert("L").getextrema() == (128, 128)
+
+
+def _png_lacks_rows(data: bytes) -> bool:
+    width, height, depth, color, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    wanted = height * (1 + -(-width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1) // 8))
+    packed, at = [], 8
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        packed += [data[at + 8 : at + 8 + size]] if data[at + 4 : at + 8] == b"IDAT" else []
+        at += size + 12
+    return (
+        not interlaced and len(zlib.decompressobj().decompress(b"".join(packed), wanted)) < wanted
+    )
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """How the picture has to be turned to stand upright; a TIFF that is loaded has done so itself."""
+    try:
+        return TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # damaged metadata tell nothing; the pixels may be whole
+        return None
+
+
+def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = _deep(image)
+        low, high = values.min(), values.max()
+        if not np.isfinite([low, high]).all():
+            raise UnreadableImage("pixels that are no finite numbers (NaN or infinite)")
+        image = Image.fromarray(((values - low) / ((high - low) or 1) * 255).astype(np.uint8))
+    elif image.mode == "L" and _tag(image, FORMAT) == 2:
+        image = Image.fromarray(np.asarray(image) ^ 128)  # -128 ... 127 -> 0 ... 255
+    return image.convert(mode)
+
+
+def _deep(image: Image.Image) -> np.ndarray:
+    """Deep pixels as float64, the brightest highest: what a TIFF says of them Pillow minds in 8 bits only."""
+    values = np.asarray(image)
+    if image.mode == "I" and _tag(image, FORMAT) == 1 and _tag(image, BITS) == 32:
+        values = values.view(np.uint32)
+    return -values.astype(np.float64) if _tag(image, MEANING) == 0 else values.astype(np.float64)
+
+
+def _tag(image: Image.Image, number: int) -> int | None:
+    """What a TIFF's tag says, of the first channel; None for other files."""
+    value = image.tag_v2.get(number) if image.format == "TIFF" else None
+    return value[0] if isinstance(value, tuple) else value

@@ -1,0 +1,431 @@
+"""The named data sets: where they come from, under which licence, and how to have them here.
+
+`fetch` downloads, verifies, unpacks and returns the folder that holds the images; `find_root` finds that
+folder in what a person already has; `get` does whichever of the two fits. Nothing is fetched twice, and a
+folder bears a set's name only when the set is complete.
+
+    python -m tlutils fetch pneumoniamnist
+    root = fetch("pneumoniamnist")          # data/pneumoniamnist/{train,val,test}/{NORMAL,PNEUMONIA}/*.png
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import logging
+import math
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from ..core.progress import bar
+from .archives import DAMAGE, unpack, whole_folder
+from .downloads import alone, download, human, make_folder
+from .layouts import find_root
+
+log = logging.getLogger(__name__)
+
+OCT, CHEST = ("CNV", "DME", "DRUSEN", "NORMAL"), ("NORMAL", "PNEUMONIA")
+CELL = (
+    "Kermany D. S., Goldbaum M., Cai W. et al.: Identifying Medical Diagnoses and Treatable Diseases by "
+    "Image-Based Deep Learning. Cell 172(5), 1122-1131, 2018, doi:10.1016/j.cell.2018.02.010"
+)
+MENDELEY = (
+    "Kermany D., Zhang K., Goldbaum M.: Labeled Optical Coherence Tomography (OCT) and Chest X-Ray "
+    "Images for Classification. Mendeley Data, V2, 2018, doi:10.17632/rscbjbr9sj.2"
+)
+MEDMNIST = (
+    "Yang J., Shi R., Wei D. et al.: MedMNIST v2 - A large-scale lightweight benchmark for 2D and 3D "
+    "biomedical image classification. Scientific Data 10, 41, 2023, doi:10.1038/s41597-022-01721-8"
+)
+KERMANY_PAGE = "https://data.mendeley.com/datasets/rscbjbr9sj/2"
+KERMANY_FILES = "https://data.mendeley.com/public-files/datasets/rscbjbr9sj/files"
+MEDMNIST_PAGE = "https://zenodo.org/records/10519652"
+LARGEST = 1024  # pixels of a side; MedMNIST's largest images have 224
+PHANTOM = "drawings of nobody: good for learning the way, worth nothing as evidence"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set. `bytes` is the size of `file`, None where its maker does not say; so is a hash.
+
+    kind is "archive" (zip or tar of images), "medmnist" (npz of arrays) or "phantom" (drawn here, not
+    fetched); images counts all splits, None where an option decides.
+    """
+
+    name: str
+    title: str
+    kind: str
+    classes: tuple[str, ...]
+    images: int | None
+    licence: str
+    citation: str
+    note: str
+    origin: str = ""
+    version: str = ""
+    url: str = ""
+    file: str = ""
+    bytes: int | None = None
+    sha256: str | None = None
+    md5: str | None = None
+
+
+def _medmnist(
+    name: str,
+    classes: tuple[str, ...],
+    images: int,
+    files: dict[int, tuple[str | None, int | None]],
+) -> list[Source]:
+    """The sizes of one MedMNIST set; files maps pixels to (md5, bytes)."""
+    note = "validation was split off by image and no patient is known, so it flatters; test is Kermany's"
+    return [
+        Source(
+            name=name if size == 28 else f"{name}-{size}",
+            title=f"{name}, {size}x{size} px",
+            kind="medmnist",
+            classes=classes,
+            images=images,
+            licence="CC BY 4.0",
+            citation=f"{MEDMNIST}. {CELL}",
+            note=note,
+            origin=MEDMNIST_PAGE,
+            version="MedMNIST+ (2024)",
+            md5=md5,
+            bytes=count,
+            file=(file := f"{name}.npz" if size == 28 else f"{name}_{size}.npz"),
+            url=f"{MEDMNIST_PAGE}/files/{file}",
+        )
+        for size, (md5, count) in files.items()
+    ]
+
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in [
+        Source(
+            name="kermany-oct",
+            title="Retinal OCT, 4 classes",
+            kind="archive",
+            classes=OCT,
+            images=84_484,
+            licence="CC BY 4.0",
+            citation=f"{MENDELEY}. {CELL}",
+            origin=KERMANY_PAGE,
+            version="2",
+            url=f"{KERMANY_FILES}/5699a1d8-d1b6-45db-bb92-b61051445347/file_downloaded",
+            file="OCT2017.tar.gz",
+            bytes=5_793_183_169,
+            note="test shares most patients, and 595 of 1,000 very images, with train: split by patient",
+        ),
+        Source(
+            name="kermany-chest",
+            title="Chest X-ray, normal or pneumonia",
+            kind="archive",
+            classes=CHEST,
+            images=5_856,
+            licence="CC BY 4.0",
+            citation=f"{MENDELEY}. {CELL}",
+            origin=KERMANY_PAGE,
+            version="2",
+            url=f"{KERMANY_FILES}/f12eaf6d-6023-432f-acc9-80c9d7393433/file_downloaded",
+            file="ChestXRay2017.zip",
+            bytes=1_235_512_464,
+            sha256="13efc055629733dbab07877f8b3c9f81097840dbcdaa326a8542322c2281ce36",
+            note="train and test share no patient, but there is no validation set: split one off by patient",
+        ),
+        *_medmnist(
+            "octmnist",
+            OCT,
+            109_309,
+            {
+                28: ("c68d92d5b585d8d81f7112f81e2d0842", None),
+                64: ("e229e9440236b774d9f0dfef9d07bdaf", None),
+                128: ("0a97e76651ace45c5d943ee3f65b63ae", None),
+                224: ("abc493b6d529d5de7569faaef2773ba3", 3_959_197_818),
+            },
+        ),
+        *_medmnist(
+            "pneumoniamnist",
+            CHEST,
+            5_856,
+            {
+                28: ("28209eda62fecd6e6a2d98b1501bb15f", None),
+                64: (None, None),
+                128: (None, None),
+                224: ("d6a3c71de1b945ea11211b03746c1fe1", 214_384_716),
+            },
+        ),
+        Source(
+            name="phantom-oct",
+            title="Phantom OCT scans, drawn here",
+            kind="phantom",
+            classes=OCT,
+            images=None,
+            licence="MIT",
+            citation="tlutils.phantoms",
+            note=PHANTOM,
+            version="1",
+        ),
+        Source(
+            name="phantom-chest",
+            title="Phantom chest X-rays, drawn here",
+            kind="phantom",
+            classes=CHEST,
+            images=None,
+            licence="MIT",
+            citation="tlutils.phantoms",
+            note=PHANTOM,
+            version="1",
+        ),
+    ]
+}
+
+
+def table() -> pd.DataFrame:
+    """The sources for people: name, images, size (of the download), licence, origin.
+
+    Taught in notebook 01.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "name": source.name,
+                "images": f"{source.images:,}" if source.images else "as you like",
+                "size": "drawn here" if source.kind == "phantom" else human(source.bytes),
+                "licence": source.licence,
+                "origin": source.origin or "tlutils.phantoms",
+            }
+            for source in SOURCES.values()
+        ]
+    )
+
+
+def get(data: str | Path, to: str | Path = "data", **options) -> Path:
+    """What `data` means: a source's name is fetched into `to`, a folder recognised, a CSV manifest kept.
+
+    Raises FileNotFoundError where it is neither, ValueError where it is something that must be unpacked first
+    or holds no classes of images. Options go to `fetch`.
+
+    Taught in notebook 01.
+    """
+    if str(data) in SOURCES:
+        return fetch(str(data), to, **options)
+    path = Path(data)
+    if path.is_file() and path.suffix.lower() == ".csv":
+        return path
+    if not path.exists():
+        close = difflib.get_close_matches(str(data), SOURCES, n=1)
+        guess = f" (did you mean {close[0]}?)" if close else ""
+        raise FileNotFoundError(
+            f"{data} is neither a folder here ({path.absolute()}) nor the name of a "
+            f"source{guess}; the names are {', '.join(SOURCES)}."
+        )
+    return find_root(path)
+
+
+def fetch(
+    name: str, to: str | Path = "data", progress: bool = True, url: str | None = None, **options
+) -> Path:
+    """Have the source `name` below the folder `to` and return the folder that holds its images.
+
+    The set lies in `<to>/<name>`; where that is there already, nothing is done. `url` is another address of
+    the same file, and so is the environment's TLUTILS_MIRROR, a folder's address that holds the sources'
+    files; hash and size are checked all the same. A file placed by hand as `<to>/<file>` is taken. For
+    phantoms the options (patients, seed, flaws, size) go to the drawing, and each choice of them has a folder
+    of its own.
+
+    Raises ValueError for an unknown name or option and for phantoms of an older version of the drawings,
+    DownloadError (a FileNotFoundError) where the file cannot be had.
+
+    Taught in notebook 01.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"there is no source {name!r}; the names are {', '.join(SOURCES)}.")
+    source, to = SOURCES[name], Path(to)
+    if options and source.kind != "phantom":
+        raise ValueError(
+            f"{name} knows no options, found {', '.join(options)}; only phantoms can be "
+            "drawn to order."
+        )
+    folder = to / "-".join(
+        [name, *(f"{key}-{_short(value)}" for key, value in sorted(options.items()))]
+    )
+    if folder.is_dir() and any(folder.iterdir()):
+        if source.kind == "phantom":
+            from . import phantoms
+
+            phantoms.check_version(folder)
+        return find_root(folder)
+    make_folder(folder.parent)
+    with alone(folder):
+        if not folder.is_dir() or not any(folder.iterdir()):
+            _make(source, folder, progress, url, options)
+    return find_root(folder)
+
+
+def _short(value: object) -> str:
+    """An option's value as a part of a folder's name: {"CNV": 3, "DME": 2} -> "CNV-3-DME-2"."""
+    return re.sub(r"[^\w.]+", "-", json.dumps(value, sort_keys=True)).strip("-")
+
+
+def _make(source: Source, folder: Path, progress: bool, url: str | None, options: dict) -> None:
+    if source.kind == "phantom":
+        _draw(source, folder, progress, options)
+        return
+    mirror = os.environ.get("TLUTILS_MIRROR")
+    url = url or (f"{mirror.rstrip('/')}/{source.file}" if mirror else source.url)
+    if not (source.sha256 or source.md5):
+        warnings.warn(
+            f"no hash of {source.file} is known, so its content cannot be verified beyond "
+            f"{'its size' if source.bytes else 'its form'}.",
+            stacklevel=4,
+        )
+    file = download(
+        url,
+        folder.parent / source.file,
+        sha256=source.sha256,
+        md5=source.md5,
+        size=source.bytes,
+        progress=progress,
+    )
+    if source.kind == "medmnist":
+        _unpack_medmnist(file, folder, source, progress)
+    else:
+        unpack(file, folder, progress=progress)
+    log.info(
+        "%s is complete; %s (%s) is not needed any more", folder, file, human(file.stat().st_size)
+    )
+
+
+def _draw(source: Source, folder: Path, progress: bool, options: dict) -> None:
+    from . import phantoms
+
+    write = phantoms.write_oct if source.name == "phantom-oct" else phantoms.write_chest
+    known = [
+        name for name in inspect.signature(write).parameters if name not in ("folder", "progress")
+    ]
+    if unknown := sorted(options.keys() - set(known)):
+        raise ValueError(
+            f"{source.name} knows no option {', '.join(unknown)}; its options are "
+            f"{', '.join(known)}."
+        )
+    with whole_folder(folder) as unfinished:
+        write(unfinished, progress=None if progress else False, **options)
+
+
+def _unpack_medmnist(file: Path, folder: Path, source: Source, progress: bool) -> None:
+    """An npz becomes <folder>/<split>/<class>/<source>-<split>-<index>.png, grey, in MedMNIST's class order.
+
+    The index is the row in the array, so an image can be traced back. Images are read one by one: the largest
+    set has 4.9 GB in one array, which need not fit in memory.
+    """
+    try:
+        with (
+            whole_folder(folder) as unfinished,
+            zipfile.ZipFile(file) as bundle,
+            bar(what=source.name, total=source.images, show=None if progress else False) as shown,
+        ):
+            for split in ("train", "val", "test"):
+                for path, image in _named_images(bundle, split, source, file):
+                    (unfinished / path).parent.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(image).save(
+                        unfinished / path, compress_level=1
+                    )  # 3 times as fast
+                    shown.update()
+    except DAMAGE as error:
+        raise _bad(file, str(error)) from error
+
+
+def _named_images(
+    bundle: zipfile.ZipFile, split: str, source: Source, file: Path
+) -> Iterator[tuple[str, np.ndarray]]:
+    labels = _labels(bundle, split, source, file)
+    for row, image in enumerate(_images(bundle, split, len(labels), file)):
+        yield f"{split}/{source.classes[labels[row]]}/{source.name}-{split}-{row:06d}.png", image
+
+
+def _labels(bundle: zipfile.ZipFile, split: str, source: Source, file: Path) -> np.ndarray:
+    """int (N,) labels of a split, refused where they are no class numbers."""
+    with _array(bundle, f"{split}_labels", file) as stream:
+        shape, _, dtype = _header(stream, f"{split}_labels", file)
+        if dtype.kind not in "iu" or not shape or math.prod(shape) != shape[0]:
+            raise _bad(file, f"{split}_labels is {dtype} {shape}, expected one integer an image")
+        if shape[0] > source.images:
+            raise _bad(
+                file,
+                f"{split} has {shape[0]:,} images, expected {source.images:,} at most in all splits",
+            )
+        content = stream.read(shape[0] * dtype.itemsize)
+    if len(content) < shape[0] * dtype.itemsize:
+        raise _bad(file, f"{split}_labels ends early")
+    labels = np.frombuffer(content, dtype)
+    if labels.size and not 0 <= labels.min() <= labels.max() < len(source.classes):
+        raise _bad(
+            file,
+            f"{split}_labels runs from {labels.min()} to {labels.max()}, expected 0 to "
+            f"{len(source.classes) - 1}",
+        )
+    return labels
+
+
+def _images(bundle: zipfile.ZipFile, split: str, count: int, file: Path) -> Iterator[np.ndarray]:
+    """The images of a split, each uint8 (S, S), refused where the array is of another kind."""
+    with _array(bundle, f"{split}_images", file) as stream:
+        shape, by_column, dtype = _header(stream, f"{split}_images", file)
+        if (
+            dtype != np.uint8
+            or len(shape) != 3
+            or shape[0] != count
+            or by_column
+            or not all(1 <= side <= LARGEST for side in shape[1:])
+        ):
+            raise _bad(
+                file, f"{split}_images is {dtype} {shape}, expected uint8 ({count}, size, size)"
+            )
+        for _ in range(count):
+            pixels = stream.read(shape[1] * shape[2])
+            if len(pixels) < shape[1] * shape[2]:
+                raise _bad(file, f"{split}_images ends early")
+            yield np.frombuffer(pixels, np.uint8).reshape(shape[1:])
+
+
+def _header(stream: BinaryIO, name: str, file: Path) -> tuple[tuple[int, ...], bool, np.dtype]:
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):  # later ones are for headers of up to 4 GB
+            raise ValueError(f"version {version} of the format")
+        return np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:
+        raise _bad(file, f"{name} cannot be read ({error})") from error
+
+
+def _array(bundle: zipfile.ZipFile, name: str, file: Path) -> BinaryIO:
+    if f"{name}.npy" not in bundle.namelist():
+        raise _bad(file, f"there is no {name} in it")
+    info = bundle.getinfo(f"{name}.npy")
+    if info.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):  # zipfile unpacks bzip2 without bound
+        raise _bad(file, f"{name} is packed in another way than numpy's")
+    try:
+        return bundle.open(info)
+    except (OSError, RuntimeError) as error:  # RuntimeError: locked with a password
+        raise _bad(file, f"{name} cannot be read ({error})") from error
+
+
+def _bad(file: Path, what: str) -> ValueError:
+    return ValueError(
+        f"{file.absolute()} is not the MedMNIST file that it should be: {what}. Nothing was "
+        "made of it; delete it and fetch it again."
+    )

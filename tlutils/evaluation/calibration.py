@@ -1,0 +1,162 @@
+"""Making probabilities true: one temperature from validation, another prior from unlabelled scores.
+
+Works on predictions tables alone.
+
+Taught in notebook 07.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+
+from .thresholds import checked, classes_of
+
+SMALLEST = np.finfo(float).tiny
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+def fit_temperature(predictions: pd.DataFrame) -> float:
+    """The temperature that makes the validation images likeliest.
+
+    predictions : of validation images, with labels. Above 1 the model was too sure, below 1 not sure enough.
+    Within 0.05 to 20. Where every answer is right no temperature is likeliest (the colder the likelier, without
+    end): 1 is returned, which leaves the probabilities as they are, with a warning.
+
+    Raises
+    ------
+    ValueError for test images (it would fit their errors) and training images (the model knows them by heart).
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+    Taught in notebook 07.
+    """
+    if used := sorted({"test", "train"} & set(predictions["split"])):
+        raise ValueError(
+            f"these are {' and '.join(used)} images; fit the temperature on the validation images and "
+            "apply it to the test images"
+        )
+    classes = checked(predictions)
+    log_p = _log_scores(predictions)
+    truth = predictions["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(int)
+    rows = np.arange(len(truth))
+    if (log_p.argmax(1) == truth).all():
+        warnings.warn(
+            f"all {len(truth)} validation images are answered rightly, which tells nothing about how "
+            "sure the model may be; the temperature stays at 1. More validation images would help",
+            stacklevel=2,
+        )
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return -_normalized(log_p / math.exp(log_t))[rows, truth].mean()
+
+    found = math.exp(
+        minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded").x
+    )
+    if found > 0.99 * HOTTEST:
+        warnings.warn(
+            f"the temperature is at its end of {HOTTEST:g}: on these {len(truth)} images even odds are likelier "
+            "than the probabilities at any temperature; they may lean to one class, which a temperature "
+            "cannot mend, so look at the confusion matrix",
+            stacklevel=2,
+        )
+    return float(found)
+
+
+def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """The same table with probabilities at this temperature, losses renewed and a column `calibrated`.
+
+    `predicted` stays, also where a threshold gave it: the likeliest class is the same at every temperature. The
+    column `calibrated` (bool) is there so that a table read from a file still says so.
+
+    Raises
+    ------
+    ValueError where the temperature is not above 0, or infinite.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature is {temperature}; it wants a finite number above 0")
+    return _with_scores(predictions, _normalized(_log_scores(predictions) / temperature)).assign(
+        calibrated=True
+    )
+
+
+def adjust_prior(
+    predictions: pd.DataFrame,
+    train_shares: dict[str, float],
+    rounds: int = 1000,
+    tolerance: float = 1e-8,
+) -> tuple[pd.DataFrame, dict[str, float], int]:
+    """Estimate how common each class is among these images, and correct the probabilities for it.
+
+    Parameters
+    ----------
+    predictions : of new images; their labels are not looked at (but for `loss`).
+    train_shares : share of each class that the model was trained with, as the loss or the sampler weighed it: the
+        counts' shares for a plain loss, equal shares where class_weights="auto" made the classes count the same.
+    rounds, tolerance : of the expectation maximisation; all rounds used means that it has not settled.
+
+    Returns
+    -------
+    The table with corrected probabilities and answers, the estimated shares, and the rounds it took.
+
+    Raises
+    ------
+    ValueError where train_shares are not shares of the same classes, or there are no images.
+
+    Source: Saerens, Latinne and Decaestecker, Neural Computation 2002. It assumes that only the shares differ between
+    training and these images, and that the probabilities were true before.
+
+    Taught in notebook 07.
+    """
+    classes = classes_of(predictions)
+    if predictions.empty:
+        raise ValueError("the predictions table is empty; look at which split it was taken from")
+    if (
+        set(train_shares) != set(classes)
+        or not math.isclose(sum(train_shares.values()), 1, abs_tol=1e-6)
+        or min(train_shares.values()) <= 0
+    ):
+        raise ValueError(
+            f"train_shares is {train_shares}; it wants shares above 0 of {', '.join(classes)} that "
+            "sum to 1"
+        )
+    old = np.array([train_shares[name] for name in classes])
+    scores = np.exp(_log_scores(predictions))
+    new = old.copy()
+    for done in range(1, rounds + 1):
+        weighted = scores * (new / old)
+        posterior = weighted / weighted.sum(1, keepdims=True)
+        moved, new = np.abs(posterior.mean(0) - new).max(), posterior.mean(0)
+        if moved < tolerance:
+            break
+    with np.errstate(divide="ignore"):
+        corrected = _normalized(np.log(scores) + np.log(new / old))
+    table = _with_scores(predictions, corrected)
+    table["predicted"] = np.array(classes)[corrected.argmax(1)]
+    return table, dict(zip(classes, map(float, new))), done
+
+
+def _log_scores(predictions: pd.DataFrame) -> np.ndarray:
+    return np.log(
+        np.maximum(
+            predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float), SMALLEST
+        )
+    )
+
+
+def _normalized(logits: np.ndarray) -> np.ndarray:
+    top = logits.max(1, keepdims=True)
+    return logits - top - np.log(np.exp(logits - top).sum(1, keepdims=True))
+
+
+def _with_scores(predictions: pd.DataFrame, log_p: np.ndarray) -> pd.DataFrame:
+    classes = classes_of(predictions)
+    index = predictions["label"].map({name: i for i, name in enumerate(classes)})
+    true = log_p[np.arange(len(log_p)), index.fillna(0).to_numpy(int)]
+    columns = {f"p_{name}": np.exp(log_p[:, i]) for i, name in enumerate(classes)}
+    return predictions.assign(**columns, loss=np.where(index.isna(), np.nan, -true))

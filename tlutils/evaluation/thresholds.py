@@ -1,0 +1,209 @@
+"""From probabilities to answers: curves, thresholds chosen on validation images, coarser classes.
+
+Everything here takes a predictions table (split, path, patient, label, predicted, p_<class>..., loss).
+
+Taught in notebook 04.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+from sklearn import metrics as sk
+
+
+def classes_of(predictions: pd.DataFrame) -> list[str]:
+    """Class names in index order: that of the p_ columns."""
+    return [name[2:] for name in predictions if name.startswith("p_")]
+
+
+def checked(predictions: pd.DataFrame) -> list[str]:
+    """The classes of a table that is fit for measuring.
+
+    Raises
+    ------
+    ValueError for an empty table, several splits, labels that the model does not know, or missing probabilities.
+    """
+    classes, splits = classes_of(predictions), predictions["split"].astype(str).unique()
+    if len(predictions) == 0:
+        raise ValueError("the predictions table is empty; look at which split it was taken from")
+    if len(splits) > 1:
+        raise ValueError(
+            f"the predictions are of several splits ({', '.join(splits)}); take one, "
+            "e.g. predictions[predictions['split'] == 'test']"
+        )
+    if unknown := sorted(set(predictions["label"].astype(str)) - set(classes)):
+        raise ValueError(
+            f"found the labels {', '.join(map(repr, unknown))} but the model knows "
+            f"{', '.join(classes)}; leave out images without a known label"
+        )
+    if lost := int(predictions[[f"p_{name}" for name in classes]].isna().any(axis=1).sum()):
+        raise ValueError(
+            f"{lost} of {len(predictions)} predictions have no probabilities (NaN); a training that "
+            "diverged gives such answers, look at its losses"
+        )
+    return classes
+
+
+def positive_of(classes: list[str], positive: str | None = None) -> str:
+    """The positive one of two classes: as named, else the second (PNEUMONIA after NORMAL).
+
+    Raises ValueError for other than two classes, or an unknown name.
+    """
+    if len(classes) != 2:
+        raise ValueError(
+            f"a threshold divides two classes and there are {len(classes)} "
+            f"({', '.join(classes)}); merge_classes makes two of them"
+        )
+    if positive not in (None, *classes):
+        raise ValueError(f"positive is {positive!r}; it is one of {', '.join(classes)}")
+    return positive or classes[1]
+
+
+def negative_of(classes: list[str], positive: str) -> str:
+    """The other one of two classes."""
+    return next(name for name in classes if name != positive)
+
+
+def roc(predictions: pd.DataFrame, cls: str) -> pd.DataFrame:
+    """The ROC curve of a class against the rest, from its probabilities: fpr, tpr, threshold.
+
+    The first row calls nothing positive (threshold inf), the last everything. Raises ValueError where there
+    are only images of the class, or none.
+
+    Taught in notebook 04.
+    """
+    fpr, tpr, threshold = sk.roc_curve(
+        *_one_against_rest(predictions, cls), drop_intermediate=False
+    )
+    return pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": threshold})
+
+
+def pr(predictions: pd.DataFrame, cls: str) -> pd.DataFrame:
+    """The precision-recall curve of a class against the rest: recall, precision, threshold. Else as `roc`."""
+    precision, recall, threshold = sk.precision_recall_curve(*_one_against_rest(predictions, cls))
+    return pd.DataFrame(
+        {"recall": recall, "precision": precision, "threshold": np.r_[threshold, np.inf]}
+    )
+
+
+def _one_against_rest(predictions: pd.DataFrame, cls: str) -> tuple[pd.Series, pd.Series]:
+    if cls not in (classes := classes_of(predictions)):
+        raise ValueError(f"there is no class {cls!r}; the model knows {', '.join(classes)}")
+    is_ = predictions["label"] == cls
+    if not 0 < is_.sum() < len(is_):
+        raise ValueError(
+            f"{is_.sum()} of {len(is_)} images are {cls}; a curve wants images of it and of others"
+        )
+    return is_, predictions[f"p_{cls}"]
+
+
+def choose_threshold(
+    predictions: pd.DataFrame, how: str = "youden", positive: str | None = None
+) -> float:
+    """Choose, on validation images, from which probability on the answer is `positive` (two classes).
+
+    how : "youden" (largest sensitivity + specificity; Youden 1950), "sensitivity>=0.95" or
+    "specificity>=0.95" (the best of the other where this holds), or "cost=5" (a missed positive costs as much
+    as 5 false alarms).
+
+    Returns the middle between two neighbouring scores, so that no image lies on it; above all scores where
+    nothing may be called positive, 0 where everything must.
+
+    Raises
+    ------
+    ValueError for test images (a threshold chosen on them fits their errors), training images (the model
+    knows them), other than two classes, images of one class only, or an unknown rule.
+
+    Taught in notebook 04.
+    """
+    if used := sorted({"test", "train"} & set(predictions["split"])):
+        raise ValueError(
+            f"these are {' and '.join(used)} images: a threshold chosen on test images fits the "
+            "errors of exactly these patients, and training images the model knows by heart. "
+            "Choose it on the validation images and apply it to the test images"
+        )
+    positive = positive_of(checked(predictions), positive)
+    curve = roc(predictions, positive)
+    share = (predictions["label"] == positive).mean()
+    return _middle(
+        curve["threshold"].to_numpy(),
+        _preferred(curve["tpr"].to_numpy(), curve["fpr"].to_numpy(), share, how),
+    )
+
+
+def check_rule(how: str) -> re.Match | None:
+    """The parts of a rule of `choose_threshold`; None for "", which is none. ValueError for anything else."""
+    found = re.fullmatch(
+        r"(youden)|(sensitivity|specificity) *>= *(0?\.\d+|0|1|1\.0+)|cost *= *(\d*\.?\d+)",
+        how.strip(),
+    )
+    if how and not found:
+        raise ValueError(
+            f"a threshold cannot be chosen by {how!r}; the rule is youden, sensitivity>=0.95, specificity>=0.95 or cost=5, "
+            "with numbers of your own, rates from 0 to 1"
+        )
+    return found
+
+
+def _preferred(tpr: np.ndarray, fpr: np.ndarray, share: float, how: str) -> int:
+    """The row of a ROC curve that a rule prefers; of equal ones the highest threshold."""
+    youden, rate, least, cost = check_rule(how or " ").groups()
+    if youden:
+        return int(np.argmax(tpr - fpr))
+    if rate == "sensitivity":
+        return int(np.argmax(tpr >= float(least) - 1e-12))  # 1 - 0.07 is a little less than 0.93
+    if rate == "specificity":
+        return int(np.argmax(np.where(1 - fpr >= float(least) - 1e-12, tpr, -1)))
+    return int(np.argmin(float(cost) * share * (1 - tpr) + (1 - share) * fpr))
+
+
+def _middle(thresholds: np.ndarray, row: int) -> float:
+    """Between the lowest score called positive at this row (1 where none is) and the next one below."""
+    if row == len(thresholds) - 1:
+        return 0.0
+    upper, lower = min(thresholds[row], 1.0), thresholds[row + 1]
+    middle = (upper + lower) / 2
+    return float(middle if middle > lower else np.nextafter(lower, 2))
+
+
+def apply_threshold(
+    predictions: pd.DataFrame, threshold: float, positive: str | None = None
+) -> pd.DataFrame:
+    """The same table with `predicted` positive from this probability of the positive class on."""
+    classes = classes_of(predictions)
+    positive = positive_of(classes, positive)
+    called = predictions[f"p_{positive}"] >= threshold
+    return predictions.assign(predicted=np.where(called, positive, negative_of(classes, positive)))
+
+
+def merge_classes(predictions: pd.DataFrame, groups: dict[str, list[str]]) -> pd.DataFrame:
+    """The same predictions for coarser classes: probabilities add up, e.g. {"NORMAL": [...], "disease":
+    [...]}.
+
+    Raises ValueError where the groups are not a division of the classes. Taught in notebook 04.
+    """
+    classes, named = classes_of(predictions), [name for group in groups.values() for name in group]
+    if sorted(named) != sorted(classes):
+        raise ValueError(
+            f"the groups hold {', '.join(sorted(named))}; they must divide "
+            f"{', '.join(sorted(classes))}"
+        )
+    scores = pd.DataFrame(
+        {
+            name: predictions[[f"p_{part}" for part in parts]].sum(axis=1)
+            for name, parts in groups.items()
+        }
+    )
+    group_of = {part: name for name, parts in groups.items() for part in parts}
+    label = pd.Series(
+        [group_of.get(name, "") for name in predictions["label"]], predictions.index, dtype=str
+    )
+    true = sum(scores[name].where(label == name, 0) for name in groups)
+    loss = -np.log(true.clip(lower=np.finfo(float).tiny)).where(label != "")
+    merged = predictions[["split", "path", "patient"]].assign(
+        label=label, predicted=scores.idxmax(axis=1)
+    )
+    return merged.join(scores.add_prefix("p_")).assign(loss=loss)

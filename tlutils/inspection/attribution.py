@@ -1,0 +1,256 @@
+"""Maps of what counted: which parts of an image spoke for an answer.
+
+Maps are hypotheses about a network, and persuasive ones; `occlusion` asks the network itself, and
+`random_weights_check` tells whether a map depends on what was learned at all. captum computes them.
+
+Taught in notebook 05.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+from torchvision import models as zoo
+
+from ..core.devices import Machine
+from ..evaluation.predict import prepared
+from ..models.build import last_conv, probabilities
+from ..models.prefix import eval_mode
+
+Target = (
+    int | Sequence[int] | Tensor | None
+)  # class index: one for all, one an image; None = the answer
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    target: Target = None,
+    layer: str | nn.Module | None = None,
+    machine: Machine | None = None,
+) -> np.ndarray:
+    """Which places of a layer's maps speak for a class, by Grad-CAM (Selvaraju et al., ICCV 2017).
+
+    Parameters
+    ----------
+    images : uint8 (N, 1 or 3, H, W).
+    target : class index, one for all or one an image; None takes the model's answers.
+    layer : name or module; None takes the last convolution.
+    machine : None computes where the model lies.
+
+    Returns
+    -------
+    float32 (N, H, W), 1 at the strongest place of each image, zeros where nothing speaks for the class. The
+    score looked at is the one before the softmax: behind it a sure answer has no gradient left.
+
+    Raises
+    ------
+    ValueError where there is no such layer or class, the layer gives no maps, or a transformer has none (ViT, Swin);
+    ImportError without captum.
+
+    Taught in notebook 05.
+    """
+    signed = torch.from_numpy(_signed_maps(model, images, target, layer, machine))
+    maps = F.interpolate(signed.clamp(min=0)[:, None], images.shape[-2:], mode="bilinear")[:, 0]
+    top = maps.amax((1, 2), keepdim=True)
+    return (maps / torch.where(top > 0, top, 1.0)).numpy()
+
+
+def _signed_maps(
+    model: nn.Module,
+    images: Tensor,
+    target: Target,
+    layer: str | nn.Module | None,
+    machine: Machine | None,
+) -> np.ndarray:
+    """The weighted sum of a layer's maps, float32 (N, h, w), evidence against the class included."""
+    layer = _layer(model, layer)
+    with eval_mode(model), _before_softmax(model):
+        inputs = prepared(model, images, machine)
+        with torch.no_grad():
+            target = _targets(_scores(model, inputs), target)
+        # captum begins the gradient at the layer, so nothing before it need be trainable, and copies the
+        # layer's maps before an in-place activation can change them.
+        method = needed("captum.attr", "captum").LayerGradCam(lambda x: _scores(model, x), layer)
+        maps = method.attribute(inputs, target)
+    if maps.ndim != 4:
+        raise ValueError(
+            f"{type(layer).__name__} gives {tuple(maps.shape)} and no maps (N, channels, h, w); "
+            f"name a convolution, such as {last_conv(model)[0]!r}"
+        )
+    return maps[:, 0].detach().float().cpu().numpy()
+
+
+def occlusion(
+    model: nn.Module,
+    images: Tensor,
+    window: int | None = None,
+    stride: int | None = None,
+    target: Target = None,
+    machine: Machine | None = None,
+) -> np.ndarray:
+    """How much the probability of a class falls where a square is covered: float32 (N, H, W), -1 to 1.
+
+    images, target, machine : as for `grad_cam`. window : side of the square in pixels; None takes a seventh
+    of the image. stride : None takes half the window. The cover has the image's own mean grey, so that it
+    adds little of its own. Costs a forward pass a place. Source: Zeiler and Fergus, ECCV 2014; computed by
+    captum.
+
+    Raises ValueError for a window larger than the image; ImportError without captum. Taught in notebook 05.
+    """
+    window = window or max(min(images.shape[-2:]) // 7, 1)
+    stride = stride or max(window // 2, 1)
+    if not 0 < stride <= window <= min(images.shape[-2:]):
+        raise ValueError(
+            f"window is {window} and stride {stride} for images of {tuple(images.shape[-2:])} "
+            "pixels; they want 1 <= stride <= window <= side"
+        )
+    with eval_mode(model), torch.no_grad():
+        inputs = prepared(model, images, machine)
+        target = _targets(probabilities(model(inputs)), target)
+        cover = inputs.mean((2, 3), keepdim=True).expand_as(inputs)
+        method = needed("captum.attr", "captum").Occlusion(lambda x: probabilities(model(x)))
+        maps = method.attribute(
+            inputs,
+            (3, window, window),
+            (3, stride, stride),
+            cover,
+            target,
+            perturbations_per_eval=16,
+        )
+    return maps[:, 0].float().cpu().numpy()  # every channel has the same number
+
+
+def random_weights_check(
+    model: nn.Module,
+    image: Tensor,
+    target: int | None = None,
+    layer: str | None = None,
+    machine: Machine | None = None,
+    repeats: int = 3,
+    seed: int = 0,
+) -> float:
+    """How much the Grad-CAM map resembles that of the same network with random weights, -1 to 1.
+
+    image : uint8 (1 or 3, H, W). target, layer, machine : as for `grad_cam`. repeats : random networks, their
+    mean is taken. Compared is the strength of evidence, for or against, by rank correlation over the places
+    of the layer: near 1 the map shows the picture and the architecture, near 0 it shows what was learned. NaN
+    where the map is flat; flat ones of random networks are left out. Source: Adebayo et al., Sanity Checks
+    for Saliency Maps, NeurIPS 2018.
+
+    Taught in notebook 05.
+    """
+    with eval_mode(model), torch.no_grad():
+        target = _targets(_scores(model, prepared(model, image[None], machine)), target)
+    nets = itertools.chain([model], (randomised(model, seed + repeat) for repeat in range(repeats)))
+    maps = [np.abs(_signed_maps(net, image[None], target, layer, machine)).ravel() for net in nets]
+    own, *others = (one if one.min() < one.max() else None for one in maps)
+    found = [
+        spearmanr(own, other).statistic for other in others if own is not None and other is not None
+    ]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """A copy of a model with random weights; torch's own random state is left alone.
+
+    Convolutions and linear layers are drawn as in He et al. 2015, which keeps signals alive in deep networks;
+    other layers begin as they do by default.
+    """
+    model = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        for module in model.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                weight = torch.empty(
+                    module.weight.shape
+                )  # on the CPU: the same numbers on every device
+                module.weight.copy_(nn.init.kaiming_normal_(weight, nonlinearity="relu"))
+                if module.bias is not None:
+                    module.bias.zero_()
+    return model
+
+
+def _scores(model: nn.Module, inputs: Tensor) -> Tensor:
+    """(N, classes); one logit z speaks for the second class as much as against the first."""
+    outputs = model(inputs).float()
+    return torch.cat([-outputs, outputs], 1) if outputs.shape[1] == 1 else outputs
+
+
+@contextmanager
+def _before_softmax(model: nn.Module) -> Iterator[None]:
+    """Let a model that ends in (log-)softmax answer with its logits for the time of a block."""
+    last = [module for module in model.modules() if not list(module.children())][-1]
+    ends_so = isinstance(last, (nn.LogSoftmax, nn.Softmax))
+    hook = (
+        last.register_forward_hook(lambda module, inputs, outputs: inputs[0]) if ends_so else None
+    )
+    try:
+        yield
+    finally:
+        if hook:
+            hook.remove()
+
+
+def _targets(scores: Tensor, target: Target) -> Tensor:
+    """The class looked at in each image, int64 (N,)."""
+    if target is None:
+        return scores.argmax(1)
+    chosen = torch.as_tensor(target, device=scores.device)
+    if (
+        chosen.numel() not in (1, len(scores))
+        or chosen.min() < 0
+        or chosen.max() >= scores.shape[1]
+    ):
+        raise ValueError(
+            f"target is {target}; it is a class index from 0 to {scores.shape[1] - 1}, one for "
+            f"all or one for each of {len(scores)} images"
+        )
+    return chosen.expand(len(scores))
+
+
+def _layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
+    if isinstance(model, (zoo.VisionTransformer, zoo.SwinTransformer)):
+        raise ValueError(
+            f"a {type(model).__name__} has no maps (N, channels, h, w) for Grad-CAM to weigh, but "
+            "those that cut the image into patches before all else; use occlusion, which asks the network "
+            "itself"
+        )
+    if isinstance(layer, nn.Module):
+        return layer
+    last = last_conv(model)
+    if layer is None:
+        return last[1]
+    try:
+        return model.get_submodule(layer)
+    except AttributeError as error:
+        raise ValueError(
+            f"there is no layer {layer!r} ({error}); the last convolution is {last[0]!r}"
+        ) from None
+
+
+def needed(module: str, package: str) -> ModuleType:
+    """Import a module that only single functions need. Raises ImportError naming what to install."""
+    try:
+        with (
+            warnings.catch_warnings()
+        ):  # captum and cleanlab miss notebook widgets that nothing here shows
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"this needs {package}, which cannot be imported ({error}); pip install {package}"
+        ) from error
