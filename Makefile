@@ -14,7 +14,7 @@ STAMP := $(VENV)/.tlutils-installed
 PYTEST := -m pytest --numprocesses=logical --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup tutorial test test-oldest lab bench clean
+.PHONY: help setup tutorial test test-oldest lint lab bench clean
 
 help:      ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,11 @@ test-oldest: $(STAMP) ## run the tests with the oldest packages that pyproject.t
 	$(PY) -m uv venv --quiet --seed --allow-existing --python 3.11 $(VENV)-oldest
 	$(PY) -m uv pip install --quiet --python $(VENV)-oldest --resolution lowest-direct --editable '.[test]'
 	$(VENV)-oldest/bin/python $(PYTEST) $(ARGS)
+
+lint: $(STAMP) ## check style and formatting with ruff, and who imports whom with import-linter
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	PYTHONPATH=. $(VENV)/bin/lint-imports
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab --ServerApp.preferred_dir=notebooks $(ARGS)

@@ -62,7 +62,7 @@ def declared(*extras: str) -> dict[str, Requirement]:
 def imports(path: Path, whole: bool) -> set[str]:
     """Top names of the absolute imports in a file: all of them, or only those that run when it is imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = ast.walk(tree) if whole else tree.body
+    nodes = list(ast.walk(tree)) if whole else tree.body
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
     return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
@@ -81,14 +81,43 @@ def test_importing_a_module_needs_only_the_basic_packages(module):
     ids=lambda path: path.as_posix().rpartition("tlutils/")[2],
 )
 def test_everything_imported_is_declared(path):
-    known = declared("dicom", "onnx", "bench")
+    known = declared("bench")
     used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in imports(path, whole=True)}
     missing = {name for name in used if COMES_WITH.get(name, name) not in known}
     assert not missing, f"{path.name} imports {missing}, which pyproject.toml does not list"
 
 
+TOOLS = {
+    "jupyterlab",
+    "ipykernel",
+    "pytest-xdist",
+    "ruff",
+    "import-linter",
+    "setuptools",
+}  # run, not imported
+
+
+def test_everything_declared_is_imported_or_run():
+    files = [
+        *ROOT.glob("tlutils/**/*.py"),
+        *ROOT.glob("tests/**/*.py"),
+        *ROOT.glob("notebooks/*.py"),
+    ]
+    used = {name for path in files for name in imports(path, whole=True)}
+    used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in used}
+    assert set(declared("bench", "test")) - TOOLS - used == set()
+
+
+def test_every_mark_is_used():
+    marks = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"][
+        "markers"
+    ]
+    tests = "".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    assert [mark for mark in marks if f"pytest.mark.{mark.partition(':')[0]}" not in tests] == []
+
+
 def test_every_dependency_has_a_lower_bound_and_no_pin():
-    for name, requirement in declared("dicom", "onnx", "bench", "test").items():
+    for name, requirement in declared("bench", "test").items():
         operators = [specifier.operator for specifier in requirement.specifier]
         assert operators == [">="] or name == "tlutils", (
             f"{requirement} should be a lower bound and nothing else"
@@ -155,7 +184,17 @@ def test_the_wheel_holds_tlutils_and_nothing_else(tmp_path):
 def test_make_alone_lists_the_targets():
     shown = make("--no-print-directory", folder=ROOT).stdout
     listed = re.findall(r"^  make ([\w-]+) +\S", shown, re.MULTILINE)
-    assert listed == ["help", "setup", "tutorial", "test", "test-oldest", "lab", "bench", "clean"]
+    assert listed == [
+        "help",
+        "setup",
+        "tutorial",
+        "test",
+        "test-oldest",
+        "lint",
+        "lab",
+        "bench",
+        "clean",
+    ]
 
 
 @needs_make

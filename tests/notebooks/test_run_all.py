@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import html
-import importlib.util
 import io
 import json
 import os
@@ -15,10 +13,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
 
 import nbformat
 import pytest
+import run_all as run_all_py
 
 RUN_ALL = Path(__file__).parents[2] / "notebooks" / "run_all.py"
 PICTURE = "import matplotlib.pyplot as plt\nplt.plot([0, 1]);"
@@ -68,17 +66,8 @@ def run_all(folder: Path, *more: str) -> subprocess.CompletedProcess:
     """Run run_all to its end, in this process, which spares 2 s of imports, and take what it says."""
     line, out, err = command(folder, *more), io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = runner().main(line[2:])
+        code = run_all_py.main(line[2:])
     return subprocess.CompletedProcess(line, code, out.getvalue(), err.getvalue())
-
-
-@functools.cache
-def runner() -> ModuleType:
-    """run_all.py as a module."""
-    spec = importlib.util.spec_from_file_location("run_all", RUN_ALL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def outputs(path: Path) -> str:
@@ -339,9 +328,15 @@ def hear_ctrl_c() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_ctrl_c_ends_the_kernel_too_and_says_so(folder):
-    note = "import os, time\nfrom pathlib import Path\nPath(run, 'pid').write_text(str(os.getpid()))\ntime.sleep(600)"
+@pytest.mark.parametrize("beside", [False, True])
+def test_ctrl_c_ends_the_kernel_too_and_says_so(folder, beside):
+    note = (
+        "import os, time\nfrom pathlib import Path\nPath(run, 'pid').write_text(str(os.getpid()))\n"
+        "time.sleep(600)"
+    )
     write_notebook(folder / "01_a.ipynb", note)
+    if beside:
+        chests_beside(folder, "time = 1")
     process = subprocess.Popen(
         command(folder),
         stdout=subprocess.PIPE,
@@ -417,6 +412,45 @@ def about_chests(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata["tlutils"] = {"images": "chest"}
     nbformat.write(notebook, path)
+
+
+def chests_beside(folder: Path, code: str) -> None:
+    """A notebook 02_b about chests, with settings of its own."""
+    write_notebook(folder / "02_b.ipynb", code)
+    about_chests(folder / "02_b.ipynb")
+    (folder.parent / "params-chest.yaml").write_text("data: phantom-chest\nrun: x\nlimit: 5\n")
+
+
+def test_notebooks_about_chests_run_beside_the_others_on_phantoms_and_else_after_them(folder):
+    meet = (
+        "import time\nfrom pathlib import Path\nme, other = {}\nPath(run, me).touch()\n"
+        "end = time.time() + {}\n"
+        "while not Path(run, other).exists() and time.time() < end: time.sleep(0.1)\n"
+        "print(Path(run, other).exists())"
+    )
+    write_notebook(folder / "01_a.ipynb", meet.format("'a', 'b'", 60))
+    chests_beside(folder, meet.format("'b', 'a'", 60))
+    assert run_all(folder).returncode == 0
+    out = folder.parent / "out"
+    assert [outputs(out / name) for name in ("01_a.ipynb", "02_b.ipynb")] == ["True\n"] * 2
+    for name in ("a", "b"):
+        (out / name).unlink()
+    write_notebook(folder / "01_a.ipynb", meet.format("'a', 'b'", 2))
+    assert run_all(folder, "--jobs", "1").returncode == 0
+    assert [outputs(out / name) for name in ("01_a.ipynb", "02_b.ipynb")] == ["False\n", "True\n"]
+
+
+def test_of_two_series_one_may_fail_and_the_other_is_whole(folder):
+    write_notebook(folder / "01_a.ipynb", "1 / 0")
+    write_notebook(folder / "03_c.ipynb", "print(3)")
+    chests_beside(folder, "print(2)")
+    done = run_all(folder)
+    assert done.returncode == 1 and "01_a.ipynb failed at cell 3" in done.stderr
+    assert outputs(folder.parent / "out" / "02_b.ipynb") == "2\n"
+    assert not (folder.parent / "out" / "03_c.ipynb").exists()
+    chests_beside(folder, "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
+    done = run_all(folder)
+    assert done.returncode == 1 and "about chest was killed" in done.stderr
 
 
 def test_notebooks_about_chests_take_their_own_settings(folder):
