@@ -22,7 +22,7 @@ from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.report import caveats, facts
 from tlutils.report.html import chart
-from tlutils.report.page import ERRORS, MEASURES, OF_A_CLASS, SINGLE, write
+from tlutils.report.page import _ERRORS, _MEASURES, _NUMBERS, _OF_A_CLASS, write
 from tlutils.runs import recipes
 from tlutils.runs import train as train_module
 from tlutils.runs.folder import NotARun, Run, load
@@ -172,7 +172,7 @@ def test_every_number_of_the_results_is_that_of_metrics_json(which, tmp_path, re
     metrics, seen = json.loads((one.folder / "metrics.json").read_text()), written(one, tmp_path)
     table, names = (
         seen.table("results"),
-        {"n": "images", "patients": "patients", **MEASURES, **SINGLE},
+        {"n": "images", "patients": "patients", **_MEASURES, **_NUMBERS},
     )
     for split, column in (("val", "validation"), ("test", "test")):
         known = {
@@ -182,7 +182,7 @@ def test_every_number_of_the_results_is_that_of_metrics_json(which, tmp_path, re
     each = seen.table("results", 1)
     for name, found in metrics["test"]["per_class"].items():
         cells = next(cells for row, cells in each.items() if row.split()[0] == name)
-        assert list(cells.values()) == [as_shown(found[measure]) for measure in OF_A_CLASS]
+        assert list(cells.values()) == [as_shown(found[measure]) for measure in _OF_A_CLASS]
 
 
 def test_the_first_lines_say_the_result_and_what_must_be_said_beside_it(run, tmp_path):
@@ -310,7 +310,7 @@ def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
     about["data"]["root"] = str(tmp_path / "gone")
     (copy / "recipe.json").write_text(json.dumps(about))
     wrong = int((load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum())
-    shown = min(wrong, ERRORS)
+    shown = min(wrong, _ERRORS)
     errors = written(copy, tmp_path).sections["worst-errors"]
     assert shown and f"{shown} of the {shown} pictures could not be read" in errors
     assert errors.count("no picture") == shown
