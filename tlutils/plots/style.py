@@ -116,8 +116,9 @@ def panels(
     Parameters
     ----------
     ax : Axes to draw into; None makes a figure
-    height, width : inches of that figure
+    height : inches of that figure
     n, columns : how many Axes, and how many in a row; None is all
+    width : inches of that figure
     **options : for `plt.subplots`
 
     Returns

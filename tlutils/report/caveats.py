@@ -26,7 +26,7 @@ _SHIFTED = 0.10  # a class's share of the test images less its share of the trai
 class Caveat(NamedTuple):
     """One thing that the result does not say.
 
-    Attributes
+    Parameters
     ----------
     title : a few words
     text : sentences with the run's own numbers

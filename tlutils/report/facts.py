@@ -212,8 +212,9 @@ def recipe(run: Run) -> dict[str, str]:
         value = getattr(used, field.name)
         if field.name not in _TOLD and value != field.default:
             part = _PHRASE_OF.get(field.name, "besides")
-            more = f"{field.name.replace('_', ' ')} {_typed(value)}"
-            phrases[part] = f"{phrases[part]}, {more}" if part in phrases else more
+            phrase, more = phrases.get(part, ""), f"{field.name.replace('_', ' ')} {_typed(value)}"
+            if more not in phrase:
+                phrases[part] = f"{phrase}, {more}" if phrase else more
     changes = _changed(used)
     words = ", ".join(f"{name} = {_typed(value)}" for name, value in (changes or {}).items())
     unknown = "there is no named recipe to compare it with"
