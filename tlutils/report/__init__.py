@@ -5,5 +5,7 @@
     caveats  what the result does not say, computed from the facts of the run
     html     small builders of HTML that escape everything; needs nothing of the library
 
-Notebooks: none; `python -m tlutils report RUN` writes it.
+`python -m tlutils report RUN` writes it.
+
+Notebooks: none.
 """
