@@ -20,7 +20,6 @@ from tlutils.core import devices
 from tlutils.core.images import ORIENTATION, UnreadableImage, read
 from tlutils.data import loaders, near_duplicates, records
 from tlutils.evaluation.predict import predict
-from tlutils.plots.style import read_gray
 
 AS_STORED = {
     1: lambda a: a,
@@ -64,7 +63,7 @@ def listed(*files: Path) -> pd.DataFrame:
 @pytest.mark.parametrize("orientation", AS_STORED)
 def test_a_picture_is_upright_wherever_it_is_read(tmp_path, ending, orientation):
     file, plain = held(tmp_path, orientation, ending), held(tmp_path, 1, "png")
-    assert np.abs(read_gray(file).astype(int) - scene()).max() <= 8
+    assert np.abs(np.asarray(read(file)).astype(int) - scene()).max() <= 8
     for fit in loaders.RESIZES:
         seen, wanted = (loaders.read_image(path, 32, fit).int() for path in (file, plain))
         assert (seen - wanted).abs().max() <= 8
@@ -101,7 +100,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts_too(tmp_path):
     body = b"eXIf" + exif.tobytes()[6:]
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     (tmp_path / "a.png").write_bytes(image.getvalue()[:-12] + chunk + image.getvalue()[-12:])
-    assert (read_gray(tmp_path / "a.png") == scene()).all()
+    assert (np.asarray(read(tmp_path / "a.png")) == scene()).all()
     found = records.inspect(listed(tmp_path / "a.png"), tmp_path)
     assert (found["width"][0], found["height"][0]) == (96, 48)
 
@@ -109,7 +108,7 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts_too(tmp_path):
 @pytest.mark.parametrize("exif", [b"Exif\0\0II*\0", b"Exif\0\0" + b"\xff" * 40, b"nonsense", b""])
 def test_damaged_metadata_do_not_keep_a_whole_picture_out(tmp_path, exif):
     Image.fromarray(scene()).save(tmp_path / "a.jpeg", exif=exif, quality=95)
-    assert read_gray(tmp_path / "a.jpeg").shape == (48, 96)
+    assert np.asarray(read(tmp_path / "a.jpeg")).shape == (48, 96)
     assert records.inspect(listed(tmp_path / "a.jpeg"), tmp_path)["problem"][0] == ""
 
 
@@ -145,7 +144,7 @@ def test_deep_pixels_are_scaled_alike_by_their_own_least_and_greatest(tmp_path, 
     Image.fromarray(values).save(tmp_path / f"a.{ending}")
     low, high = scene().min(), scene().max()
     wanted = (scene() - low) / (high - low) * 255
-    assert np.abs(read_gray(tmp_path / f"a.{ending}") - wanted).max() <= 1
+    assert np.abs(np.asarray(read(tmp_path / f"a.{ending}")) - wanted).max() <= 1
     Image.fromarray(wanted.astype(np.uint8)).save(tmp_path / "b.png")
     deep, plain = (
         loaders.read_image(tmp_path / name, 32).int() for name in (f"a.{ending}", "b.png")
@@ -182,7 +181,7 @@ def test_a_tiff_keeps_bright_bright_whatever_kind_of_numbers_it_holds(tmp_path, 
 
 def test_a_deep_picture_of_one_value_is_black_and_raises_nothing(tmp_path):
     Image.fromarray(np.full((9, 9), 7.5, np.float32)).save(tmp_path / "a.tif")
-    assert (read_gray(tmp_path / "a.tif") == 0).all()
+    assert (np.asarray(read(tmp_path / "a.tif")) == 0).all()
 
 
 @pytest.mark.parametrize("ending", ["tif", "gif", "png", "webp"])
@@ -199,7 +198,7 @@ def test_several_pictures_in_one_file_are_a_problem_but_a_preview_is_none(tmp_pa
     with pytest.raises(UnreadableImage, match="several pictures"):
         loaders.read_image(tmp_path / name)
     pages[0].save(tmp_path / "b.tif", save_all=True, append_images=[pages[1].resize((24, 12))])
-    assert (read_gray(tmp_path / "b.tif") == scene()).all()
+    assert (np.asarray(read(tmp_path / "b.tif")) == scene()).all()
 
 
 def test_a_picture_is_refused_in_training_for_the_reason_that_the_audit_gives(tmp_path):

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shlex
 import shutil
-import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,60 +13,20 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from conftest import browser_path
+from finished_runs import (
+    copied_run,  # noqa: F401
+    edited,
+    four_classes,  # noqa: F401
+    train,
+    two_classes,  # noqa: F401
+)
 
-from tlutils import __main__ as cli
-from tlutils.data import cleaning, records, splits
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
-from tlutils.report import caveats, facts
-from tlutils.report.html import chart
-from tlutils.report.page import ERRORS, MEASURES, OF_A_CLASS, SINGLE, write
-from tlutils.runs import recipes
-from tlutils.runs import train as train_module
+from tlutils.report.page import _ERRORS, _MEASURES, _NUMBERS, _OF_A_CLASS, write
 from tlutils.runs.folder import NotARun, Run, load
-from tlutils.runs.train import checkpoints
 
-SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 EVIL = "<script>alert(1)</script>&\"'.jpeg"
-
-
-def train(data: Path, out: Path, name: str = "oct-vgg16", **changes: str) -> Run:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a small validation set, or none
-        return train_module.train(
-            recipes.get(name).changed(SMALL | changes),
-            data,
-            out,
-            weights="random",
-            log=None,
-            show=False,
-            device="cpu",
-            precision="fp32",
-        )
-
-
-@pytest.fixture(scope="module")
-def run(tiny_folder, tmp_path_factory) -> Run:
-    """Four classes."""
-    return train(tiny_folder, tmp_path_factory.mktemp("runs") / "four")
-
-
-@pytest.fixture(scope="module")
-def binary(tiny_folder, tmp_path_factory) -> Run:
-    """Two classes, a network of one output."""
-    data = tmp_path_factory.mktemp("data") / "two"
-    for part in ("train", "val", "test"):
-        for label in ("CNV", "NORMAL"):
-            shutil.copytree(tiny_folder / part / label, data / part / label)
-    return train(data, tmp_path_factory.mktemp("runs") / "two", "chest-vgg16-gap")
-
-
-@pytest.fixture
-def copy(run, tmp_path) -> Path:
-    """The run of four classes in a folder that a test may change."""
-    return shutil.copytree(
-        run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("*.pt", "features", "*.html")
-    )
 
 
 class Page(HTMLParser):
@@ -172,7 +130,7 @@ def test_every_number_of_the_results_is_that_of_metrics_json(which, tmp_path, re
     metrics, seen = json.loads((one.folder / "metrics.json").read_text()), written(one, tmp_path)
     table, names = (
         seen.table("results"),
-        {"n": "images", "patients": "patients", **MEASURES, **SINGLE},
+        {"n": "images", "patients": "patients", **_MEASURES, **_NUMBERS},
     )
     for split, column in (("val", "validation"), ("test", "test")):
         known = {
@@ -182,7 +140,7 @@ def test_every_number_of_the_results_is_that_of_metrics_json(which, tmp_path, re
     each = seen.table("results", 1)
     for name, found in metrics["test"]["per_class"].items():
         cells = next(cells for row, cells in each.items() if row.split()[0] == name)
-        assert list(cells.values()) == [as_shown(found[measure]) for measure in OF_A_CLASS]
+        assert list(cells.values()) == [as_shown(found[measure]) for measure in _OF_A_CLASS]
 
 
 def test_the_first_lines_say_the_result_and_what_must_be_said_beside_it(run, tmp_path):
@@ -243,11 +201,10 @@ def test_a_name_that_is_markup_stays_a_name(copy, tmp_path):
 
     for name in ("records.csv", "predictions.csv"):
         rewritten(copy / name, renamed)
-    about = json.loads((copy / "recipe.json").read_text())
-    about["recipe"]["title"] = about["data"]["split"] = about["audit"]["verdict"] = EVIL
-    about["notes"][-1] = about["versions"]["torch"] = EVIL
-    about["data"]["root"] += EVIL
-    (copy / "recipe.json").write_text(json.dumps(about))
+    with edited(copy / "recipe.json") as about:
+        about["recipe"]["title"] = about["data"]["split"] = about["audit"]["verdict"] = EVIL
+        about["notes"][-1] = about["versions"]["torch"] = EVIL
+        about["data"]["root"] += EVIL
     evil = copy.rename(tmp_path / "<b onload=alert(2)>")
     seen = written(evil, tmp_path)
     assert "script" not in seen.tags and "b onload" not in seen.tags and "alert(1)" in seen.words
@@ -294,23 +251,21 @@ def test_a_class_of_any_name_is_shown_by_it(name, copy, tmp_path):
 
 @pytest.mark.parametrize("name", ["<b>n</b>", "a\"b'c", "A & B", "two\nlines", "$x^$", "-o"])
 def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
-    about = json.loads((copy / "recipe.json").read_text())
-    about["data"] |= {"root": f"{about['data']['root']}{name}", "asked": name}
-    about["data"]["top"] = about["data"]["root"]
-    about["notes"].insert(0, name)
-    about["weights"]["asked"] = name
-    (copy / "recipe.json").write_text(json.dumps(about))
+    with edited(copy / "recipe.json") as about:
+        about["data"] |= {"root": f"{about['data']['root']}{name}", "asked": name}
+        about["data"]["top"] = about["data"]["root"]
+        about["notes"].insert(0, name)
+        about["weights"]["asked"] = name
     seen = written(copy.rename(tmp_path / name.replace("/", ":")), tmp_path)
     assert "b" not in seen.tags or "<b>n" not in seen.source
     assert seen.words.count(" ".join(name.split())) >= 3
 
 
 def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
-    about = json.loads((copy / "recipe.json").read_text())
-    about["data"]["root"] = str(tmp_path / "gone")
-    (copy / "recipe.json").write_text(json.dumps(about))
+    with edited(copy / "recipe.json") as about:
+        about["data"]["root"] = str(tmp_path / "gone")
     wrong = int((load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum())
-    shown = min(wrong, ERRORS)
+    shown = min(wrong, _ERRORS)
     errors = written(copy, tmp_path).sections["worst-errors"]
     assert shown and f"{shown} of the {shown} pictures could not be read" in errors
     assert errors.count("no picture") == shown
@@ -350,171 +305,6 @@ def test_the_same_run_gives_the_same_page_and_leaves_no_figure_open(run, tmp_pat
     settings = dict(plt.rcParams)
     first, second = (write(run, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == second and not plt.get_fignums() and dict(plt.rcParams) == settings
-
-
-def test_a_figure_is_closed_also_where_drawing_fails():
-    def draw():
-        plt.subplots()
-        raise ValueError("cannot be drawn")
-
-    with pytest.raises(ValueError, match="cannot be drawn"):
-        chart(draw, "nothing")
-    assert not plt.get_fignums()
-
-
-def titles(run: Run) -> set[str]:
-    return {limit.title for limit in caveats.of(run, splits.audit(run.records))}
-
-
-def test_the_limits_follow_from_the_run(run, copy):
-    assert {
-        "The weights were random",
-        "The validation set is small",
-        "One seed",
-        "Other places",
-    } <= titles(run)
-    assert not {"The images are phantoms", "The splits leak", "Part of the data"} & titles(run)
-    about = json.loads((copy / "recipe.json").read_text())
-    about["audit"]["leak"], about["limit"], about["weights"]["asked"] = True, 60, "imagenet"
-    about["notes"].insert(0, "phantom images (drawings, not patients)")
-    (copy / "recipe.json").write_text(json.dumps(about))
-    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(load(copy))
-    assert "The weights were random" not in titles(load(copy))
-
-
-@pytest.mark.parametrize(
-    ("value", "low", "high", "said", "tone"),
-    [
-        (0.9, 0.8, 1.0, "is better than always", "good"),
-        (0.3, 0.2, 0.5, "is not shown to be better than", "warning"),
-        (0.1, 0.0, 0.2, "is worse than always", "warning"),
-    ],
-)
-def test_the_verdict_weighs_the_interval_against_a_constant_answer(
-    copy, value, low, high, said, tone
-):
-    metrics = json.loads((copy / "metrics.json").read_text())
-    metrics["test"] |= {"accuracy": {"value": value, "low": low, "high": high}, "baseline": 0.25}
-    (copy / "metrics.json").write_text(json.dumps(metrics))
-    about = json.loads((copy / "recipe.json").read_text())
-    about["weights"]["asked"] = "imagenet"
-    (copy / "recipe.json").write_text(json.dumps(about))
-    sentence, found = facts.summary(load(copy))
-    assert said in sentence and found == tone
-
-
-def test_a_leak_is_in_the_verdict_whatever_the_accuracy(copy):
-    about = json.loads((copy / "recipe.json").read_text())
-    about["audit"]["leak"] = True
-    (copy / "recipe.json").write_text(json.dumps(about))
-    sentence, tone = facts.summary(load(copy))
-    assert "too good" in sentence and tone == "bad"
-
-
-def test_further_seeds_are_in_the_verdict(copy):
-    again = shutil.copytree(copy, copy.parent / "again")
-    metrics = json.loads((again / "metrics.json").read_text())
-    metrics["test"]["accuracy"]["value"] = 0.123
-    (again / "metrics.json").write_text(json.dumps(metrics))
-    again.rename(copy / "seed-1")
-    one = load(copy)
-    assert "12.3\u00a0%" in facts.summary(one)[0] and "2 seeds, one division" in titles(one)
-
-
-def asked_for(run: Run) -> list[str]:
-    """The words of the command that the page shows, after `python -m tlutils`."""
-    return shlex.split(facts.command(run))[3:]
-
-
-MANIFEST = 'it\'s a "clean" $HOME; table.csv'
-ODD = {
-    "class_weights": "{'CNV': 1, 'DME': 2, 'DRUSEN': 1.5, 'NORMAL': 1}",
-    "augmentation.crop": "(0.7, 1)",
-    "dropout": "0.25",
-    "backbone_dropout": "0.1",
-    "schedule": "step:3:0.5",
-    "split_seed": "7",
-    "head": "linear",
-    "loss": "cross_entropy",
-}
-
-
-def odd_run(data: Path, where: Path, **more) -> Run:
-    """A run whose every word wants quoting, begun in the folder `where`."""
-    cleaning.write(records.scan(data).iloc[4:], data, where / MANIFEST)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return train_module.train(
-            recipes.get("oct-vgg16").changed(SMALL | ODD),
-            MANIFEST,
-            "-a run",
-            weights="random",
-            limit=40,
-            patient=r"-(?P<patient>\d+)-\d+\.jpeg$",
-            log=None,
-            show=False,
-            device="cpu",
-            **more,
-        )
-
-
-def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    done = odd_run(tiny_folder, tmp_path)
-    given = cli._parser().parse_args(asked_for(done))
-    assert (given.data, given.weights, given.limit) == (MANIFEST, "random", 40)
-    assert (
-        given.patient == done.about["data"]["patient"]
-        and given.precision == done.about["machine"]["precision"]
-    )
-    assert recipes.get(given.recipe).changed(dict(map(cli._assignment, given.set))) == done.recipe
-
-
-def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    done = odd_run(tiny_folder, tmp_path, precision="fp32")
-    assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
-    again = load("-a run-again")
-    assert (
-        again.about["data"] == done.about["data"]
-        and again.metrics == done.metrics
-        and again.recipe == done.recipe
-    )
-
-
-@pytest.mark.parametrize(("patient", "words"), [("auto", []), (None, ["--patient", "none"])])
-def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, words):
-    about = json.loads((copy / "recipe.json").read_text())
-    about["data"]["patient"] = patient
-    (copy / "recipe.json").write_text(json.dumps(about))
-    said = asked_for(load(copy))
-    assert [
-        word for i, word in enumerate(said) if "--patient" in said[max(0, i - 1) : i + 1]
-    ] == words
-    assert cli._parser().parse_args(said).patient == patient
-
-
-def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
-    about = json.loads((copy / "recipe.json").read_text())
-    about["recipe"]["name"] = "mine"
-    (copy / "recipe.json").write_text(json.dumps(about))
-    said = facts.command(load(copy))
-    compile(said, "command", "exec")
-    assert about["data"]["asked"] in said and "patient='auto'" in said
-
-
-def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
-    for one in (run, binary):
-        assert facts.kept_epoch(one) == checkpoints.load(one.folder / "best.pt")["epoch"]
-
-
-def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):
-    run = load(copy)
-    kept, history = facts.kept_epoch(run), run.history
-    other = history["epoch"] != kept
-    history.loc[other, ["val_loss", "val_images"]] = 0.0, 1
-    history.to_csv(copy / "history.csv", index=False)
-    assert other.any() and facts.kept_epoch(run) == kept
 
 
 @pytest.mark.browser

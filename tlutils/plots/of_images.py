@@ -1,13 +1,11 @@
-"""Pictures: a table or an array in, matplotlib Axes out.
+"""The scans themselves: grids, views, sizes, single answers, errors, and maps over a scan.
 
-Every function draws into `ax` (one Axes, or as many as the picture has panels) or, where it is None, makes a
-figure as wide as a notebook page; none shows or saves it. One panel comes back as an Axes, several as an
-array of Axes. A `caption` is a small grey line under the picture for what a reader must know: phantom data,
-random weights, the split. Call `style()` once at the top of a notebook.
+A picture is uint8: a tensor or array (H, W), (1 or 3, H, W) or (H, W, 3), or a PIL image.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,256 +14,305 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ..core.images import UnreadableImage, read
 from .style import (
     BLUE,
     DARK,
     GREY,
     LIGHT,
+    PAGE_WIDTH,
     RIGHT,
-    WIDTH,
     WRONG,
-    Panels,
-    Several,
-    _array,
-    _caption,
-    _label,
-    _name,
-    _need,
-    _panels,
-    _percent,
-    _rows,
-    _wrapped,
+    add_caption,
     class_colors,
-    read_gray,
+    label,
+    name_rows,
+    panels,
+    percent,
+    require,
+    short_name,
 )
-
-Pictures = Iterable[Any]  # uint8 tensors, arrays or PIL images: (H, W), (1 or 3, H, W), (H, W, 3)
 
 
 def grid(
-    images: Pictures,
+    images: Iterable[Any],
     titles: Iterable[str] | None = None,
     colors: Iterable[str] | None = None,
     columns: int = 4,
-    ax: Several = None,
+    ax: Iterable[Axes] | None = None,
     caption: str = "",
-) -> Panels:
-    """Pictures in rows, each in its own shape, with a title and its color.
+) -> np.ndarray:
+    """Show pictures in rows, each in its own shape.
 
     Parameters
     ----------
-    images : uint8 (N, C, H, W), or any number of uint8 tensors or arrays (H, W), (1 or 3, H, W) or (H, W, 3).
-    titles, colors : one for each picture.
+    images : pictures, or a uint8 tensor (N, C, H, W)
+    titles, colors : one for each picture: its title, and the color of that
+    columns : pictures in a row
+    ax, caption : see `tlutils.plots`
 
-    Raises ValueError for pictures that are no uint8: show them before `augment.normalize`.
-    Taught in notebook 01.
+    Returns
+    -------
+    np.ndarray of Axes, one a picture
+
+    Raises
+    ------
+    ValueError
+        Where there is none, or one that is not uint8: show them before `augment.normalize`.
+
+    Examples
+    --------
+    >>> axes = grid([np.zeros((8, 9), np.uint8)] * 2, ["one", "two"])
+    >>> [ax.get_title(loc="left") for ax in axes]
+    ['one', 'two']
     """
     images = [_pixels(image) for image in images]
     if not images:
         raise ValueError("there are no pictures to show; pass at least one")
     columns = min(columns, len(images))
-    titles = [
-        _wrapped(title, 104 // columns)
-        for title in ([""] * len(images) if titles is None else titles)
-    ]
+    titles = [""] * len(images) if titles is None else titles
+    titles = [_wrapped(title, 104 // columns) for title in titles]
     colors = [DARK] * len(images) if colors is None else colors
     wide = np.array([image.shape[1] / image.shape[0] for image in images])
     one_row = {"width_ratios": wide} if len(images) == columns else {}
-    tall = min(WIDTH / wide.sum() if one_row else WIDTH / columns / np.median(wide), 4)
+    inches = PAGE_WIDTH / wide.sum() if one_row else PAGE_WIDTH / columns / np.median(wide)
     lines = max(title.count("\n") + 1 if title else 0 for title in titles)
-    tall = (tall + 0.17 * lines + 0.05) * -(-len(images) // columns) + 0.25 * bool(caption)
-    axes = _panels(len(images), columns, ax, tall, **one_row)
+    row = min(inches, 4) + 0.17 * lines + 0.05
+    height = row * -(-len(images) // columns) + 0.25 * bool(caption)
+    axes = panels(ax, height, len(images), columns, **one_row)
     for ax, image, title, color in zip(axes, images, titles, colors, strict=True):
         _show(ax, image, title, color)
-    _caption(axes, caption)
+    add_caption(axes, caption)
     return axes
 
 
 def class_grid(
-    records: pd.DataFrame,
-    root: str | Path,
-    per_class: int = 4,
-    seed: int = 0,
-    ax: Several = None,
-    caption: str = "",
-) -> Panels:
-    """A row of scans for each class, drawn by the seed, of as many different patients as there are.
+    records: pd.DataFrame, root: str | Path, per_class: int = 4, seed: int = 0
+) -> np.ndarray:
+    """Show a row of scans for each class, of as many different patients as there are.
 
-    Unreadable files are left out; a class with too few others has empty places. The array of Axes has the
-    shape (classes, per_class). Taught in notebook 01.
+    Unreadable files are left out; a class with too few others has empty places.
+
+    Parameters
+    ----------
+    records : table with path, label and patient
+    root : the folder where the paths begin
+    per_class : scans of a class
+    seed : draws them
+
+    Returns
+    -------
+    np.ndarray of Axes, (classes, per_class)
+
+    Raises
+    ------
+    ValueError
+        Where no record has a label.
     """
     colors = class_colors(sorted(records["label"].dropna().unique()))
     if not colors:
         raise ValueError(
             f"none of the {len(records)} records has a label; look at where they come from"
         )
-    rows = [
-        _some_of(records[records["label"] == name], Path(root), per_class, seed) for name in colors
-    ]
+    parts = [records[records["label"] == name] for name in colors]
+    rows = [_some_of(part, Path(root), per_class, seed) for part in parts]
     shape = np.median([image.shape[0] / image.shape[1] for row in rows for image in row] or [1])
-    tall = (shape * WIDTH / per_class + 0.05) * len(rows) + 0.25 * bool(caption)
-    axes = _panels(len(rows) * per_class, per_class, ax, tall).reshape(len(rows), per_class)
+    height = (shape * PAGE_WIDTH / per_class + 0.05) * len(rows)
+    axes = panels(None, height, len(rows) * per_class, per_class).reshape(len(rows), per_class)
     for line, row, (name, color) in zip(axes, rows, colors.items()):
         for ax, image in zip(line, row):
             _show(ax, image)
         for ax in line[len(row) :]:
             ax.axis("off")
-        line[0].text(
-            -0.03,
-            0.5,
-            _name(name, 18),
-            transform=line[0].transAxes,
-            rotation=90,
-            ha="right",
-            va="center",
-            weight="bold",
-            color=color,
-        )
-    _caption(axes.ravel(), caption)
+        look = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold", "color": color}
+        line[0].text(-0.03, 0.5, short_name(name, 18), transform=line[0].transAxes, **look)
+    add_caption(axes.ravel(), "")
     return axes
 
 
 def _some_of(records: pd.DataFrame, root: Path, n: int, seed: int) -> list[np.ndarray]:
-    """Up to n pictures, of as many patients as there are; files that cannot be read are passed over."""
+    """Up to n pictures, of as many patients as there are; unreadable files are passed over."""
     mixed = records.sample(frac=1, random_state=seed)
+    mixed = mixed.assign(again=mixed.duplicated("patient")).sort_values("again", kind="stable")
     found = []
-    for path in mixed.assign(again=mixed.duplicated("patient")).sort_values("again", kind="stable")[
-        "path"
-    ]:
+    for path in mixed["path"]:
         if len(found) == n:
             break
         try:
-            found.append(read_gray(root / path))
-        except ValueError:  # image_files.UnreadableImage
+            found.append(np.asarray(read(root / path)))
+        except UnreadableImage:
             continue
     return found
 
 
-def views(
-    images: Pictures,
-    titles: Iterable[str] | None = None,
-    columns: int = 4,
-    ax: Several = None,
-    caption: str = "",
-) -> Panels:
-    """An image (the first, framed) and its views, as the network gets them. Taught in notebook 02."""
+def views(images: Iterable[Any], ax: Iterable[Axes] | None = None, caption: str = "") -> np.ndarray:
+    """Show an image, framed, and its views as the network gets them.
+
+    Parameters
+    ----------
+    images : pictures, the image itself first
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of Axes, one a picture
+    """
     images = list(images)
-    if titles is None:
-        titles = ["the image itself", *(f"view {number}" for number in range(len(images) - 1))]
-    axes = grid(images, titles, [BLUE] + [DARK] * (len(images) - 1), columns, ax, caption)
+    titles = ["the image itself", *(f"view {number}" for number in range(len(images) - 1))]
+    axes = grid(images, titles, [BLUE] + [DARK] * (len(images) - 1), ax=ax, caption=caption)
     axes[0].spines[:].set(visible=True, color=BLUE, linewidth=2)
     return axes
 
 
-def resizes(images: Mapping[str, Any], ax: Several = None, caption: str = "") -> Panels:
-    """One scan made ready in several ways, side by side, with their sizes: {"squash": pixels, "pad": pixels}.
+def resizes(
+    images: Mapping[str, Any], ax: Iterable[Axes] | None = None, caption: str = ""
+) -> np.ndarray:
+    """Show one scan made ready in several ways, side by side, with their sizes.
 
-    Taught in notebook 02.
+    Parameters
+    ----------
+    images : way to picture, such as {"squash": pixels, "pad": pixels}
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of Axes, one a picture
     """
-    shown = {name: _pixels(image) for name, image in images.items()}
-    titles = [
-        f"{_name(name)}\n{image.shape[1]}×{image.shape[0]} pixels" for name, image in shown.items()
-    ]
-    return grid(shown.values(), titles, columns=len(shown), ax=ax, caption=caption)
-
-
-# Single images
+    shown = [_pixels(image) for image in images.values()]
+    sides = [f"{image.shape[1]}×{image.shape[0]} pixels" for image in shown]
+    titles = [f"{short_name(name)}\n{size}" for name, size in zip(images, sides)]
+    return grid(shown, titles, columns=len(shown), ax=ax, caption=caption)
 
 
 def top_k(
-    image: Any, table: pd.DataFrame, true: str | None = None, ax: Several = None, caption: str = ""
-) -> Panels:
-    """A scan, and beside it what the model thinks of it: `table` has class and probability, likeliest first.
+    image: Any,
+    table: pd.DataFrame,
+    true: str | None = None,
+    ax: Iterable[Axes] | None = None,
+    caption: str = "",
+) -> np.ndarray:
+    """Show a scan, and beside it how probable the model finds each class.
 
-    With the true class given, the bar of the answer is blue where right and red where wrong.
-    Taught in notebook 05.
+    Parameters
+    ----------
+    image : picture
+    table : class and probability, likeliest first, as `errors.top_k` gives
+    true : the true class; the bar of the answer is then blue where right and red where wrong
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of 2 Axes
     """
-    _need(table, ("class", "probability"), "pass what inspection.top_k gives")
-    left, right = axes = _panels(2, 2, ax, max(3.2, 1 + 0.22 * len(table)))
+    require(table, ("class", "probability"), "pass what inspection.errors.top_k gives")
+    left, right = axes = panels(ax, max(3.2, 1 + 0.22 * len(table)), 2)
     answer = table["class"].iloc[table["probability"].fillna(-1).argmax()]
     verdict = "" if true is None else ", right" if answer == true else ", wrong"
     color = WRONG if verdict == ", wrong" else RIGHT
-    _show(left, _pixels(image), _wrapped(f"true: {_name(true)}", 52) if true is not None else "")
+    title = "" if true is None else _wrapped(f"true: {short_name(true)}", 52)
+    _show(left, _pixels(image), title)
     colors = [color if name == answer else LIGHT for name in table["class"]]
     bars = right.barh(range(len(table)), table["probability"], color=colors)
-    right.bar_label(
-        bars, [_percent(share) for share in table["probability"]], padding=4, fontsize=9
-    )
-    _rows(right, [_name(name) + " (true)" * (name == true) for name in table["class"]])
+    right.bar_label(bars, [percent(p) for p in table["probability"]], padding=4, fontsize=9)
+    name_rows(right, [short_name(name) + " (true)" * (name == true) for name in table["class"]])
     right.set_xlim(0, 1.15)
     right.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
-    _label(right, f"The model says {_name(answer)}{verdict}", "probability", "")
-    _caption(axes, caption)
+    label(right, f"The model says {short_name(answer)}{verdict}", "probability", "")
+    add_caption(axes, caption)
     return axes
 
 
 def errors(
-    images: Pictures,
+    images: Iterable[Any],
     predictions: pd.DataFrame,
-    columns: int = 4,
-    ax: Several = None,
+    ax: Iterable[Axes] | None = None,
     caption: str = "",
-) -> Panels:
-    """Scans with "true → predicted" and the probability of the answer: blue where right, red where wrong.
+) -> np.ndarray:
+    """Show scans with "true → predicted" and the probability of the answer: blue right, red wrong.
 
-    `predictions` has one row an image, in their order; without any, "no errors" is said in their place. Images
-    without a label are neither right nor wrong. Taught in notebook 05.
+    Parameters
+    ----------
+    images : pictures; none at all show "no errors"
+    predictions : a row an image, in their order; without a label it is neither right nor wrong
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of Axes, one a picture
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many images as rows.
     """
     images, rows = list(images), predictions.to_dict("records")
     if not images and not rows:
         return _nothing("no errors", ax, caption)
-    _need(predictions, ("label", "predicted"), "pass rows of predictions")
+    require(predictions, ("label", "predicted"), "pass rows of predictions")
     if len(images) != len(rows):
         raise ValueError(
             f"found {len(images)} images and {len(rows)} predictions; pass one row an image"
         )
-    unknown = [pd.isna(row["label"]) or row["label"] == "" for row in rows]
-    truths = ["no label" if lost else _name(row["label"]) for row, lost in zip(rows, unknown)]
-    titles = [f"{truth} → {_name(row['predicted'])}" for row, truth in zip(rows, truths)]
-    sure = [row.get(f"p_{row['predicted']}") for row in rows]
-    titles = [
-        title if p is None else f"{title}\nprobability {_percent(p)}"
-        for title, p in zip(titles, sure)
-    ]
-    colors = [
-        DARK if lost else RIGHT if row["label"] == row["predicted"] else WRONG
-        for row, lost in zip(rows, unknown)
-    ]
-    return grid(images, titles, colors, columns, ax, caption)
+    titles, colors = [], []
+    for row in rows:
+        true, predicted = row["label"], row["predicted"]
+        unlabeled = pd.isna(true) or true == ""
+        title = f"{'no label' if unlabeled else short_name(true)} → {short_name(predicted)}"
+        probability = row.get(f"p_{predicted}")
+        more = "" if probability is None else f"\nprobability {percent(probability)}"
+        titles.append(title + more)
+        colors.append(DARK if unlabeled else RIGHT if true == predicted else WRONG)
+    return grid(images, titles, colors, ax=ax, caption=caption)
 
 
-def _nothing(words: str, ax: Several, caption: str) -> Panels:
-    axes = _panels(1, 1, ax, 1.2)
+def _nothing(words: str, ax: Iterable[Axes] | None, caption: str) -> np.ndarray:
+    axes = panels(ax, 1.2)
     axes[0].axis("off")
-    axes[0].text(0.5, 0.5, words, transform=axes[0].transAxes, ha="center", va="center", color=GREY)
-    _caption(axes, caption)
+    look = {"ha": "center", "va": "center", "color": GREY}
+    axes[0].text(0.5, 0.5, words, transform=axes[0].transAxes, **look)
+    add_caption(axes, caption)
     return axes
 
 
 def overlay(
-    image: Any, heatmap: Any, title: str = "", ax: Several = None, caption: str = ""
-) -> Panels:
-    """Three panels: the scan, the map of what counted for the answer, and the map over the scan.
+    image: Any,
+    heatmap: Any,
+    title: str = "",
+    ax: Iterable[Axes] | None = None,
+    caption: str = "",
+) -> np.ndarray:
+    """Show a scan, the map of what counted for the answer, and the map over the scan.
 
-    `heatmap` is an array or tensor (h, w) or (1, h, w) of any size, stretched over the image. A map with
-    negative values runs from blue (against) over white to red (for), another from dark to bright; over the
-    scan it is the more opaque the more it says. Places that are no finite number stay without color. Taught in
-    notebook 05.
+    A map with negative values runs from blue (against) over white to red (for), another from dark
+    to bright; over the scan it is the more opaque the more it says.
+
+    Parameters
+    ----------
+    image : picture
+    heatmap : array or tensor (h, w) or (1, h, w) of any size, stretched over the image; places that
+        are no finite number stay without color
+    title : of the scan
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of 3 Axes
+
+    Raises
+    ------
+    ValueError
+        Where the map has another shape.
     """
-    pixels = _pixels(image)
-    values = _array(heatmap).astype(float)
+    pixels, values = _pixels(image), _array(heatmap).astype(float)
     values = values[0] if values.ndim == 3 and len(values) == 1 else values
     if values.ndim != 2 or not values.size:
         raise ValueError(
             f"found a heatmap of shape {np.shape(heatmap)}; expected one number a place, (h, w)"
         )
     finite = np.isfinite(values)
-    lowest, highest = (values[finite].min(), values[finite].max()) if finite.any() else (0.0, 0.0)
-    values, signed, top = (
-        np.where(finite, values, np.nan),
-        lowest < 0,
-        max(abs(lowest), abs(highest), 1e-12),
-    )
+    values = np.where(finite, values, np.nan)
+    low, high = (np.nanmin(values), np.nanmax(values)) if finite.any() else (0.0, 0.0)
+    signed, top = low < 0, max(abs(low), abs(high), 1e-12)
     height, width = pixels.shape[:2]
     look = {
         "cmap": "RdBu_r" if signed else "inferno",
@@ -274,11 +321,11 @@ def overlay(
         "extent": (-0.5, width - 0.5, height - 0.5, -0.5),
         "interpolation": "bilinear",
     }
-    low, high = (0 if abs(edge) < 0.001 * top else edge for edge in (lowest, highest))
+    low, high = (0 if abs(edge) < 0.001 * top else edge for edge in (low, high))
     span = f"{low:.2g} to {high:.2g}" if finite.any() else "not a number anywhere"
-    span += f", {_percent(1 - finite.mean())} no number" if 0 < finite.mean() < 1 else ""
-    names = [_wrapped(title or "the scan", 40), f"the map, {span}", "the map over the scan"]
-    axes = grid([pixels] * 3, names, columns=3, ax=ax, caption=caption)
+    span += f", {percent(1 - finite.mean())} no number" if 0 < finite.mean() < 1 else ""
+    titles = [_wrapped(title or "the scan", 40), f"the map, {span}", "the map over the scan"]
+    axes = grid([pixels] * 3, titles, columns=3, ax=ax, caption=caption)
     axes[1].imshow(values, **look)
     axes[2].imshow(values, alpha=0.7 * np.nan_to_num(np.abs(values)) / top, **look)
     return axes
@@ -292,8 +339,18 @@ def _show(ax: Axes, pixels: np.ndarray, title: str = "", color: str = DARK) -> N
     ax.set_title(title, color=color, fontsize=9, loc="left", pad=3)
 
 
+def _wrapped(text: str, width: int) -> str:
+    lines = str(text).split("\n")
+    return "\n".join(textwrap.fill(line, width, break_on_hyphens=False) for line in lines)
+
+
+def _array(values: Any) -> np.ndarray:
+    """A tensor of any device, or anything that numpy understands, as an array."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
 def _pixels(image: Any) -> np.ndarray:
-    """uint8 (H, W) or (H, W, 3) of a tensor, an array or a PIL image."""
+    """A picture as uint8 (H, W) or (H, W, 3)."""
     pixels = _array(image)
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3):
         pixels = np.moveaxis(pixels, 0, -1)

@@ -1,131 +1,109 @@
-"""Pictures: a table or an array in, matplotlib Axes out.
-
-Every function draws into `ax` (one Axes, or as many as the picture has panels) or, where it is None, makes a
-figure as wide as a notebook page; none shows or saves it. One panel comes back as an Axes, several as an
-array of Axes. A `caption` is a small grey line under the picture for what a reader must know: phantom data,
-random weights, the split. Call `style()` once at the top of a notebook.
-"""
+"""What happened in training: loss and accuracy by epoch, loss by learning rate."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.ticker import (
-    MaxNLocator,
-    NullFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from .style import (
-    BLUE,
-    DARK,
-    GREY,
-    Ax,
-    Panels,
-    Several,
-    _axes,
-    _caption,
-    _label,
-    _legend,
-    _need,
-    _panels,
-)
-
-# Training
+from .style import BLUE, DARK, GREY, ORANGE, add_caption, label, legend, panels, require
 
 
 def history(
-    history: pd.DataFrame, best: int | None = None, ax: Several = None, caption: str = ""
-) -> Panels:
-    """Loss and accuracy by epoch, training and validation, with the best epoch marked.
+    history: pd.DataFrame,
+    best: int | None = None,
+    ax: Iterable[Axes] | None = None,
+    caption: str = "",
+) -> np.ndarray:
+    """Draw loss and accuracy by epoch, training and validation, with the best epoch marked.
 
-    `best` is its number; without it, the epoch of the lowest validation loss (training loss where there is no
-    validation). A third panel shows the learning rate where it changes, if `ax` has room for it.
-    Taught in notebook 03.
+    A third panel shows the learning rate where it changes, if `ax` has room for it.
+
+    Parameters
+    ----------
+    history : a row an epoch, as a run's history.csv has it
+    best : number of the best epoch; None takes that of the lowest validation loss (training loss
+        where there is no validation)
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of 2 or 3 Axes
+
+    Raises
+    ------
+    ValueError
+        Where the history has no such epoch.
     """
-    _need(
-        history,
-        ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
-        "pass a history",
-    )
-    side, word = (
-        ("train", "Training") if history["val_loss"].isna().all() else ("val", "Validation")
-    )
-    best = _best(history, side) if best is None else best
-    if best not in set(history["epoch"]):
+    columns = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    require(history, columns, "pass a history")
+    alone = history["val_loss"].isna().all()
+    side, word = ("train", "Training") if alone else ("val", "Validation")
+    by_epoch = history.set_index("epoch")
+    best = int(by_epoch[f"{side}_loss"].fillna(np.inf).idxmin()) if best is None else best
+    if best not in by_epoch.index:
         raise ValueError(f"found no epoch {best} in the history; it has {list(history['epoch'])}")
     rates = history.get("learning_rate", pd.Series(dtype=float))
-    panels = 3 if rates.nunique() > 1 and (ax is None or np.size(ax) > 2) else 2
-    axes = _panels(panels, panels, ax, 3.3)
+    n = 3 if rates.nunique() > 1 and (ax is None or np.size(ax) > 2) else 2
+    axes = panels(ax, 3.3, n)
     for ax, name, unit in zip(axes, ("loss", "accuracy"), (" (nats an image)", " (share right)")):
         _curve(ax, history, name, best)
-        at_best = history.set_index("epoch").loc[best, f"{side}_{name}"]
-        _label(ax, f"{word} {name} {at_best:.3f}", "epoch", name + unit)
-    if panels == 3:
-        axes[2].plot(history["epoch"], rates, "o-", color=DARK, markersize=4, drawstyle="steps-mid")
-        axes[2].yaxis.set_major_formatter(StrMethodFormatter("{x:.2g}"))
-        _label(
-            axes[2], f"Learning rate {rates.iloc[0]:.2g} to {rates.iloc[-1]:.2g}", "epoch", "rate"
-        )
+        at_best = by_epoch.loc[best, f"{side}_{name}"]
+        label(ax, f"{word} {name} {at_best:.3f}", "epoch", name + unit)
+    for ax in axes[2:]:
+        ax.plot(history["epoch"], rates, "o-", color=DARK, markersize=4, drawstyle="steps-mid")
+        ax.yaxis.set_major_formatter("{x:.2g}")
+        title = f"Learning rate {rates.iloc[0]:.2g} to {rates.iloc[-1]:.2g}"
+        label(ax, title, "epoch", "rate")
     for ax in axes:
         ax.set_xlim(history["epoch"].min() - 0.5, history["epoch"].max() + 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    _caption(axes, caption)
+    add_caption(axes, caption)
     return axes
 
 
-def learning_rates(
-    curve: pd.DataFrame, used: float | None = None, ax: Ax = None, caption: str = ""
-) -> Axes:
-    """Loss against the learning rate, as `tuning.find_learning_rate` found it, with its suggestion marked.
-
-    `used` : a rate to mark beside it, such as the recipe's. Taught in notebook 07.
-    """
-    _need(
-        curve,
-        ("learning_rate", "loss", "smoothed", "suggested"),
-        "pass what tuning.find_learning_rate gives",
-    )
-    ax = _axes(ax, 3.4, 7.0)
-    ax.plot(curve["learning_rate"], curve["loss"], color=DARK, alpha=0.25, linewidth=1)
-    ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2)
-    for best in curve.loc[curve["suggested"].astype(bool), "learning_rate"].head(1):
-        ax.axvline(
-            best,
-            color=sns.color_palette("colorblind")[0],
-            linewidth=1.5,
-            label=f"suggested {best:.1g}",
-        )
-    if used is not None:
-        ax.axvline(
-            used,
-            color=sns.color_palette("colorblind")[1],
-            linestyle="--",
-            linewidth=1.5,
-            label=f"used {used:.1g}",
-        )
-    ax.set_xscale("log")
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    top = 1.1 * min(curve["loss"].max(), 3 * curve["smoothed"].iloc[0])
-    ax.set_ylim(0, top if np.isfinite(top) else None)
-    _legend(ax, frameon=False)
-    return _label(ax, "Where does the loss fall?", "learning rate", "loss (nats an image)", caption)
-
-
-def _best(history: pd.DataFrame, side: str) -> int:
-    return int(history.loc[history[f"{side}_loss"].fillna(np.inf).idxmin(), "epoch"])
-
-
 def _curve(ax: Axes, history: pd.DataFrame, name: str, best: int) -> None:
-    for side, word, color, look in (
-        ("train", "training", DARK, "o-"),
-        ("val", "validation", BLUE, "s-"),
-    ):
+    looks = (("train", "training", DARK, "o-"), ("val", "validation", BLUE, "s-"))
+    for side, word, color, look in looks:
         values = history[f"{side}_{name}"]
         if values.notna().any():
             ax.plot(history["epoch"], values, look, color=color, markersize=4, label=word)
     ax.axvline(best, color=GREY, linestyle=":", label=f"best epoch: {best}")
     ax.legend()
+
+
+def learning_rates(
+    curve: pd.DataFrame, used: float | None = None, ax: Axes | None = None, caption: str = ""
+) -> Axes:
+    """Draw the loss against the learning rate, with the suggested one marked.
+
+    Parameters
+    ----------
+    curve : what `tuning.find_learning_rate` gives
+    used : a rate to mark beside the suggestion, such as the recipe's
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    Axes
+    """
+    columns = ("learning_rate", "loss", "smoothed", "suggested")
+    require(curve, columns, "pass what tuning.find_learning_rate gives")
+    (ax,) = panels(ax, 3.4, width=7.0)
+    ax.plot(curve["learning_rate"], curve["loss"], color=DARK, alpha=0.25, linewidth=1)
+    ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2)
+    for best in curve.loc[curve["suggested"].astype(bool), "learning_rate"].head(1):
+        ax.axvline(best, color=BLUE, linewidth=1.5, label=f"suggested {best:.1g}")
+    if used is not None:
+        look = {"color": ORANGE, "linestyle": "--", "linewidth": 1.5}
+        ax.axvline(used, label=f"used {used:.1g}", **look)
+    ax.set_xscale("log")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    top = 1.1 * min(curve["loss"].max(), 3 * curve["smoothed"].iloc[0])
+    ax.set_ylim(0, top if np.isfinite(top) else None)
+    legend(ax, frameon=False)
+    return label(ax, "Where does the loss fall?", "learning rate", "loss (nats an image)", caption)

@@ -1,7 +1,8 @@
-"""What a run was, in words and plain values: its verdict, its recipe, its command, what it was made with."""
+"""What a run was, in words: its result, its recipe and command, and what it was made with."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 from pathlib import Path
@@ -15,43 +16,112 @@ from ..runs.folder import Run, load
 from ..runs.recipes import RECIPES, Recipe
 from ..training import monitors
 
-SPLITS = {"train": "training", "val": "validation", "test": "test"}
-FROZEN = {"all": "all but the new head", "none": "nothing"}
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
+_FROZEN = {"all": "all but the new head", "none": "nothing"}
+# Fields of a recipe that the page always tells: in the phrases of `recipe`, its title, its seeds.
+_TOLD = {"name", "title", "seed", "split_seed", "data", "backbone", "head", "freeze", "loss"}
+_TOLD |= {"optimizer", "learning_rate", "schedule", "epochs", "monitor", "patience", "batch_size"}
+_TOLD |= {"balanced", "size", "resize", "channels", "augmentation", "views"}
+# The phrase to which any other field is added where it is not the default.
+_PHRASE_OF = dict.fromkeys(("outputs", "dropout", "backbone_dropout"), "network")
+_PHRASE_OF |= dict.fromkeys(("class_weights", "label_smoothing"), "loss")
+_PHRASE_OF |= {"momentum": "optimizer", "weight_decay": "optimizer", "layer_decay": "optimizer"}
+_PHRASE_OF |= {"head_epochs": "optimizer", "head_learning_rate": "optimizer"}
+_PHRASE_OF |= {"min_delta": "epochs", "micro_batch": "batches"}
+_PHRASE_OF |= {"threshold": "answers", "test_views": "answers"}
+_PHRASE_OF |= dict.fromkeys(("split", "val", "test"), "division")
 
 
 def percent(share: float) -> str:
-    """A share for a reader: 0.4474 -> "44.7 %", the two never parted at a line's end."""
+    """Write a share for a reader.
+
+    Parameters
+    ----------
+    share : 0 to 1
+
+    Returns
+    -------
+    str
+        Number and sign, never parted at a line's end.
+
+    Examples
+    --------
+    >>> percent(0.4474)
+    '44.7\\xa0%'
+    """
     return f"{100 * share:.1f}\u00a0%"
 
 
 def images(n: int, kind: str = "") -> str:
-    """ "1 image", "38 test images"."""
+    """Write a number of images.
+
+    Parameters
+    ----------
+    n : number
+    kind : of images, such as "test"
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> images(1), images(1200, "test")
+    ('1 image', '1,200 test images')
+    """
     return f"{n:,} {kind}{' ' * bool(kind)}image{'' if n == 1 else 's'}"
 
 
 def main_split(metrics: dict) -> str:
-    """The split that a run's headline is about: test where it has one, else validation."""
+    """Name the split that a run's headline is about.
+
+    Parameters
+    ----------
+    metrics : of a run
+
+    Returns
+    -------
+    str
+        "test" where the run has one, else "val".
+    """
     return "test" if "test" in metrics else "val"
 
 
 def is_phantom(run: Run) -> bool:
-    """Whether the images are drawings."""
+    """Tell whether the images are drawings.
+
+    Parameters
+    ----------
+    run : begun
+
+    Returns
+    -------
+    bool
+    """
     return any(note.startswith("phantom") for note in run.about["notes"])
 
 
 def kept_epoch(run: Run) -> int:
-    """The epoch whose weights the run kept: the best by its monitor; the last where it had no validation."""
+    """Find the epoch whose weights were kept: the best by the monitor, the last without validation.
+
+    Parameters
+    ----------
+    run : trained
+
+    Returns
+    -------
+    int
+    """
     history, recipe = run.history, run.recipe
     if history["val_loss"].isna().all():
         return int(history["epoch"].iloc[-1])
-    part_of = history["part"] if "part" in history else pd.Series("all", history.index)
+    part = history["part"] if "part" in history else pd.Series("all", history.index)
     best = [
-        _best(part.to_dict("records"), recipe.monitor, recipe.min_delta)
-        for _, part in history.groupby(part_of, sort=False)
+        _best(epochs.to_dict("records"), recipe.monitor, recipe.min_delta)
+        for _, epochs in history.groupby(part, sort=False)
     ]
-    return int(
-        _best(best[::-1], recipe.monitor, 0.0)["epoch"]
-    )  # of parts that are equally good the later was kept
+    # Of parts that are equally good the later was kept.
+    return int(_best(best[::-1], recipe.monitor, 0.0)["epoch"])
 
 
 def _best(rows: list[dict], monitor: str, margin: float) -> dict:
@@ -63,135 +133,140 @@ def _best(rows: list[dict], monitor: str, margin: float) -> dict:
 
 
 def over_seeds(run: Run) -> pd.Series | None:
-    """Accuracy over the run and its further seeds (`runs.train_seeds`): mean, sd, min, max, runs; or None."""
+    """Sum up the accuracy over a run and its further seeds.
+
+    Parameters
+    ----------
+    run : finished; further seeds lie in its folders seed-N
+
+    Returns
+    -------
+    pd.Series or None
+        mean, sd, min, max and runs; None where there is one seed.
+    """
     found = [load(path.parent).metrics for path in sorted(run.folder.glob("seed-*/metrics.json"))]
-    split = main_split(run.metrics)
-    return (
-        comparison.over_seeds([one[split] for one in (run.metrics, *found)]).loc["accuracy"]
-        if found
-        else None
-    )
+    metrics = [one[main_split(run.metrics)] for one in (run.metrics, *found)]
+    return comparison.over_seeds(metrics).loc["accuracy"] if found else None
 
 
 def summary(run: Run) -> tuple[str, str]:
-    """The result in a few sentences, and its tone: "good", "warning" or "bad"."""
+    """Say the result in a few sentences.
+
+    Parameters
+    ----------
+    run : finished
+
+    Returns
+    -------
+    str
+        The sentences.
+    str
+        Their tone: "good", "warning" or "bad".
+    """
     metrics = run.metrics
     split = main_split(metrics)
-    found, at, base = metrics[split], metrics[split]["accuracy"], metrics[split]["baseline"]
-    how = (
-        "better than"
-        if at["low"] > base
-        else "worse than"
-        if at["high"] < base
-        else "not shown to be better than"
-    )
+    found = metrics[split]
+    at, base, seeds = found["accuracy"], found["baseline"], over_seeds(run)
+    better, worse = at["low"] > base, at["high"] < base
+    how = "better than" if better else "worse than" if worse else "not shown to be better than"
     said = [
-        f"The model answered {percent(at['value'])} of {images(found['n'], SPLITS[split])} of "
+        f"The model answered {percent(at['value'])} of {images(found['n'], SPLIT_NAMES[split])} of "
         f"{found['patients']:,} patients rightly; the {100 * found['level']:g}\u00a0% interval is "
         f"{percent(at['low'])} to {percent(at['high'])}.",
         f"That is {how} always giving the commonest answer ({percent(base)}).",
     ]
-    seeds, hollow, leak = (
-        over_seeds(run),
-        is_phantom(run) or run.weights == "random",
-        run.about["audit"]["leak"],
-    )
     if seeds is not None:
         said.append(
-            f"With {int(seeds['runs'])} seeds it was {percent(seeds['min'])} to {percent(seeds['max'])}, "
-            f"{percent(seeds['mean'])} on average."
+            f"With {int(seeds['runs'])} seeds it was {percent(seeds['min'])} to "
+            f"{percent(seeds['max'])}, {percent(seeds['mean'])} on average."
         )
-    if hollow:
+    phantom, leak = is_phantom(run), run.about["audit"]["leak"]
+    if phantom:
         said.append(
             "The images are drawings, so it shows that the steps work and nothing about patients."
-            if is_phantom(run)
-            else "The network began with random weights, so it says nothing about transfer learning."
+        )
+    elif run.weights == "random":
+        said.append(
+            "The network began with random weights, so it says nothing about transfer learning."
         )
     if leak:
         said.append("The splits leak, so the number is too good.")
-    return " ".join(
-        said
-    ), "bad" if leak else "good" if how == "better than" and not hollow else "warning"
+    good = better and not phantom and run.weights != "random"
+    return " ".join(said), "bad" if leak else "good" if good else "warning"
 
 
 def recipe(run: Run) -> dict[str, str]:
-    """What was trained and how: a name and a phrase for each part."""
-    return {**_network(run), **_course(run.recipe), "changed": _in_words(changed(run.recipe))}
+    """Say what was trained and how, with every setting that is not the default.
+
+    Parameters
+    ----------
+    run : begun
+
+    Returns
+    -------
+    dict
+        A name and a phrase for each part; "changed" is what differs from the recipe of that name.
+    """
+    used, phrases = run.recipe, {**_network(run), **_course(run.recipe)}
+    for field in dataclasses.fields(Recipe):
+        value = getattr(used, field.name)
+        if field.name not in _TOLD and value != field.default:
+            part = _PHRASE_OF.get(field.name, "besides")
+            phrase, more = phrases.get(part, ""), f"{field.name.replace('_', ' ')} {_typed(value)}"
+            if more not in phrase:
+                phrases[part] = f"{phrase}, {more}" if phrase else more
+    changes = _changed(used)
+    words = ", ".join(f"{name} = {_typed(value)}" for name, value in (changes or {}).items())
+    unknown = "there is no named recipe to compare it with"
+    changed = unknown if changes is None else words or "nothing of the named recipe"
+    return {**phrases, "changed": changed}
 
 
 def _network(run: Run) -> dict[str, str]:
-    used, n = run.recipe, len(run.classes)
-    model = build(
-        **used.model_arguments(n), weights="random", device="meta"
-    )  # shapes alone, no memory
-    counted = count(model)
-    share = 100 * counted["trainable"] / counted["total"]
+    used = run.recipe
+    arguments = used.model_arguments(len(run.classes))
+    counted = count(build(**arguments, weights="random", device="meta"))  # shapes, no memory
+    trained = f"{counted['trainable']:,} of {counted['total']:,} parameters"
+    share = f"({100 * counted['trainable'] / counted['total']:.3g}\u00a0%)"
     return {
         "network": f"{used.backbone} with head {used.head}, for {', '.join(run.classes)}",
-        "weights before": weights(run),
-        "trained": f"{counted['trainable']:,} of {counted['total']:,} parameters ({share:.3g}\u00a0%)",
-        "frozen": FROZEN.get(used.freeze, used.freeze),
+        "weights before": _weights(run),
+        "trained": f"{trained} {share}",
+        "frozen": _FROZEN.get(used.freeze, used.freeze),
     }
 
 
 def _course(used: Recipe) -> dict[str, str]:
-    momentum = used.momentum if used.optimizer == "sgd" else 0
+    momentum = f", momentum {used.momentum}" if used.optimizer == "sgd" else ""
     stop = f"; stops after {used.patience} without a better one" if used.patience else ""
+    balanced = ", all classes drawn equally often" if used.balanced else ""
     kind = "grey" if used.channels == 1 else "color"
     return {
-        "loss": _listed(
-            used.loss.replace("_", " "),
-            class_weights=used.class_weights,
-            label_smoothing=used.label_smoothing,
-        ),
-        "optimizer": _listed(
-            used.optimizer,
-            learning_rate=used.learning_rate,
-            schedule=used.schedule,
-            momentum=momentum,
-            weight_decay=used.weight_decay,
-            head_epochs=used.head_epochs,
-        ),
+        "loss": used.loss.replace("_", " "),
+        "optimizer": f"{used.optimizer}, learning rate {used.learning_rate}, "
+        f"schedule {used.schedule}{momentum}",
         "epochs": f"at most {used.epochs}, the best by {used.monitor} is kept{stop}",
-        "batches": f"{used.batch_size} images{', all classes drawn equally often' if used.balanced else ''}",
-        "images": f"{used.size} × {used.size} pixels, {used.resize}, {kind}",
+        "batches": f"{used.batch_size} images{balanced}",
+        "images": f"{used.data}, {used.size} × {used.size} pixels, {used.resize}, {kind}",
         "augmentation": _augmentation(used),
     }
 
 
-def _listed(first: str, **more: object) -> str:
-    """The first, and those of the others that are set: "sgd, momentum 0.9"."""
-    return ", ".join(
-        [first] + [f"{name.replace('_', ' ')} {value}" for name, value in more.items() if value]
-    )
-
-
 def _augmentation(used: Recipe) -> str:
-    plain = vars(type(used.augmentation)())
+    plain = type(used.augmentation)()
     turned = [
         f"{name} {_typed(value)}"
         for name, value in vars(used.augmentation).items()
-        if _plain(value) != _plain(plain[name])
+        if value != getattr(plain, name)
     ]
-    views = (
-        f"{used.views} view{'s' * (used.views > 1)} of each image"
-        if used.views
-        else "a new view every epoch"
-    )
-    return f"{', '.join(turned)}; {views}" if turned else "none"
+    if not turned:
+        return f"none (views {used.views})"
+    several = f"{used.views} view{'s' * (used.views > 1)} of each image"
+    return f"{', '.join(turned)}; {several if used.views else 'a new view every epoch'}"
 
 
-def _in_words(changes: dict | None) -> str:
-    if changes is None:
-        return "there is no named recipe to compare it with"
-    return (
-        ", ".join(f"{name} = {_typed(value)}" for name, value in changes.items())
-        or "nothing of the named recipe"
-    )
-
-
-def changed(used: Recipe) -> dict[str, object] | None:
-    """What differs from the recipe of that name, "augmentation.flip" too; None where there is no such name."""
+def _changed(used: Recipe) -> dict[str, object] | None:
+    """What differs from the recipe of that name; None where there is no such name."""
     if used.name not in RECIPES:
         return None
     now, then = _flat(used), _flat(RECIPES[used.name])
@@ -199,13 +274,10 @@ def changed(used: Recipe) -> dict[str, object] | None:
 
 
 def _flat(used: Recipe) -> dict[str, object]:
-    fields = _plain(used.to_dict())
+    """Plain values by the names that --set takes, such as "augmentation.flip"."""
+    fields = json.loads(json.dumps(used.to_dict()))
     inner = fields.pop("augmentation")
-    return {**fields, **{f"augmentation.{name}": value for name, value in inner.items()}}
-
-
-def _plain(value: object) -> object:
-    return json.loads(json.dumps(value))
+    return fields | {f"augmentation.{name}": value for name, value in inner.items()}
 
 
 def _typed(value: object) -> str:
@@ -213,8 +285,7 @@ def _typed(value: object) -> str:
     return f"({', '.join(map(str, value))})" if isinstance(value, (list, tuple)) else str(value)
 
 
-def weights(run: Run) -> str:
-    """What the network began with."""
+def _weights(run: Run) -> str:
     about = run.about["weights"]
     if run.weights == "random":
         return "drawn at random, no pretraining"
@@ -223,58 +294,68 @@ def weights(run: Run) -> str:
 
 
 def command(run: Run) -> str:
-    """The command that makes the run again, begun where it was begun; its data and weights are those asked for then.
+    """Give the command that makes a run again, begun where it was begun.
 
-    A recipe without a name that tlutils knows comes back from the run's folder, in Python.
+    Its data and weights are those asked for then. A recipe without a name that tlutils knows comes
+    back from the run's folder, in Python.
+
+    Parameters
+    ----------
+    run : begun
+
+    Returns
+    -------
+    str
     """
-    name, data, limit, fields = (
-        run.folder.resolve().name,
-        run.about["data"],
-        run.about["limit"],
-        changed(run.recipe),
-    )
+    name, data, limit = run.folder.resolve().name, run.about["data"], run.about["limit"]
     patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
-    if fields is None:
+    changes = _changed(run.recipe)
+    if changes is None:
         return (
-            f"from tlutils import runs\nruns.train(runs.load({str(run.folder)!r}).recipe, {data['asked']!r}, "
-            f"{name + '-again'!r}, weights={run.weights!r}, limit={limit}, patient={patient!r}, "
+            "from tlutils.runs.folder import load\nfrom tlutils.runs.train import train\n"
+            f"train(load({str(run.folder)!r}).recipe, {data['asked']!r}, {name + '-again'!r}, "
+            f"weights={run.weights!r}, limit={limit}, patient={patient!r}, "
             f"precision={precision!r})"
         )
+    options = {"data": data["asked"], "out": f"{name}-again", "weights": run.weights}
+    if limit:
+        options["limit"] = limit
+    if patient != "auto":
+        options["patient"] = "none" if patient is None else patient
     words = ["python", "-m", "tlutils", "train", run.recipe.name]
-    words += (
-        _option("data", data["asked"])
-        + _option("out", f"{name}-again")
-        + _option("weights", run.weights)
-    )
-    words += _option("limit", limit) if limit else []
-    words += _option("patient", "none" if patient is None else patient) if patient != "auto" else []
-    words += ["--precision", precision]
-    words += [
-        word for field, value in fields.items() for word in ("--set", f"{field}={_typed(value)}")
-    ]
+    for option, value in (options | {"precision": precision}).items():
+        # A value that begins with - would be taken for an option of its own.
+        dashed = str(value).startswith("-")
+        words += [f"--{option}={value}"] if dashed else [f"--{option}", str(value)]
+    for field, value in changes.items():
+        words += ["--set", f"{field}={_typed(value)}"]
     return shlex.join(words)
 
 
-def _option(name: str, value: object) -> list[str]:
-    """A command's words; a value that begins with - would be taken for an option of its own."""
-    return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
-
-
 def made_with(run: Run) -> dict[str, str]:
-    """Versions, machine, seeds, weights and data, by name."""
+    """Tell versions, machine, seeds, weights and data.
+
+    Parameters
+    ----------
+    run : finished
+
+    Returns
+    -------
+    dict
+        A name and a phrase for each.
+    """
     machine, data, how = run.about["machine"], run.about["data"], run.metrics["interval"]
-    told = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
+    named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
+    by_hand = "told by a manifest or a pattern (--patient)"
     return {
-        "versions": ", ".join(
-            f"{name} {version}" for name, version in run.about["versions"].items()
-        ),
+        "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
         f"processes: {machine['processes']}",
-        "seeds": f"training {run.recipe.seed}, division {division.seed_of(run.recipe)}, intervals {how['seed']}",
-        "weights before": weights(run),
-        "data": f"folder {run.root.name}, {images(data['images'])}, fingerprint {data['fingerprint']}",
-        "patients": "told by the file names"
-        if told
-        else "told by a manifest or a pattern (--patient)",
+        "seeds": f"training {run.recipe.seed}, division {division.seed_of(run.recipe)}, "
+        f"intervals {how['seed']}",
+        "weights before": _weights(run),
+        "data": f"folder {run.root.name}, {images(data['images'])}, "
+        f"fingerprint {data['fingerprint']}",
+        "patients": "told by the file names" if named else by_hand,
         "files": "recipe.json has every setting, records.csv every image and its side",
     }

@@ -1,7 +1,7 @@
-"""A finished run as one HTML page that can be sent to a colleague: pictures inside, no network, no script.
+"""A finished run as one HTML page that can be sent to a colleague.
 
-It reads the run's small files and the pictures of the worst errors, never a checkpoint, so a run whose weights
-were left behind can be reported as well. The same run gives the same page.
+It reads the run's small files and the pictures of the worst errors, never a checkpoint, so a run
+whose weights were left behind can be reported as well. The same run gives the same page.
 """
 
 from __future__ import annotations
@@ -14,24 +14,17 @@ import pandas as pd
 
 from ..core import files
 from ..core.images import UnreadableImage
-from ..data import loaders, splits
+from ..data import loaders, records, splits
 from ..data.audit import NEEDED, audit_rows, measure_shortcuts
-from ..data.records import problems
-from ..evaluation import calibration, thresholds
-from ..evaluation.metrics import (
-    calibration_table,
-    compute_metrics,
-    expected_calibration_error,
-)
+from ..evaluation import calibration, metrics, thresholds
 from ..inspection import errors
-from ..plots import of_results, of_training
-from ..plots.style import style
+from ..plots import of_results, of_training, style
 from ..runs.folder import Run, load
 from . import caveats, facts
-from .facts import SPLITS, images, main_split
-from .html import Html, chart, document, number, picture, span, table, tag, text
+from .facts import SPLIT_NAMES, images, main_split
+from .html import Html, chart, document, interval, number, picture, table, tag, text
 
-MEASURES = {
+_MEASURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "macro_f1": "mean F1",
@@ -41,7 +34,7 @@ MEASURES = {
     "ppv": "positive predictive value",
     "npv": "negative predictive value",
 }
-SINGLE = {
+_NUMBERS = {
     "baseline": "accuracy of always giving the commonest answer",
     "threshold": "threshold in use",
     "top2": "true class among the likeliest two",
@@ -49,78 +42,75 @@ SINGLE = {
     "ece": "calibration error (ECE)",
     "brier": "Brier score (0 to 2)",
 }
-TILES = {
-    True: ("accuracy", "sensitivity", "specificity", "auc"),
-    False: ("accuracy", "balanced_accuracy", "macro_f1", "auc"),
-}
-OF_A_CLASS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
-RULES = {"one half": None, "Youden": "youden", "sensitivity of 95\u00a0%": "sensitivity>=0.95"}
-TONES = {"leak": "bad", "warning": "warning", "ok": "good"}
-ERRORS, PIXELS = 12, 240  # so many pictures of 240 x 240 keep the page well below 2 MB
+_ON_TOP = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
+_ON_TOP_OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "auc")
+_OF_A_CLASS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
+_OF_A_THRESHOLD = ("sensitivity", "specificity", "accuracy")
+_RULES = {"one half": None, "Youden": "youden", "sensitivity of 95\u00a0%": "sensitivity>=0.95"}
+_TONES = {"leak": "bad", "warning": "warning", "ok": "good"}
+_ERRORS, _PIXELS = 12, 240  # so many pictures of 240 x 240 keep the page well below 2 MB
 
 
 def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
-    """Write the report of a finished run.
+    """Write the report of a finished run, whole or not at all.
 
     Parameters
     ----------
-    run : a Run or its folder. out : the file; None writes <run>/report.html.
+    run : a Run or its folder; images that are no longer there are no error: the page says so
+    out : the file; None writes <run>/report.html
 
     Returns
     -------
-    The file's path. It is written whole or not at all.
+    Path
+        The file's.
 
     Raises
     ------
-    NotARun where the folder holds no run or an unfinished one, ValueError where its files are not what a run writes.
-    Images that are no longer there are no error: the page shows their places and says so.
+    NotARun
+        Where the folder holds no run or an unfinished one.
+    ValueError
+        Where its files are not what a run writes.
     """
     run = run if isinstance(run, Run) else load(run)
+    title = f"{run.recipe.name} on {run.root.name}"
     try:
-        return _written(run, out)
+        with plt.rc_context():
+            style.style()
+            plt.rcParams["text.parse_math"] = False  # a class may be called $x^$
+            sections = {name: body for name, body in _sections(run).items() if body}
+        top = _top(run, title, list(sections))
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(
             f"the files of {run.folder} are not what a run of this version writes "
-            f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it again"
+            f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it "
+            "again"
         ) from error
-
-
-def _written(run: Run, out: str | Path | None) -> Path:
-    with plt.rc_context():
-        style()
-        plt.rcParams["text.parse_math"] = False  # a class may be called $x^$
-        sections = {name: body for name, body in _sections(run).items() if body}
     body = [
         tag("section", tag("h2", name), content, id=_id(name)) for name, content in sections.items()
     ]
     file = Path(out) if out else run.folder / "report.html"
-    title = f"{run.recipe.name} on {run.root.name}"
-    files.write_text(file, document(title, _top(run, title, list(sections)), body))
+    files.write_text(file, document(title, top, body))
     return file
 
 
 def _sections(run: Run) -> dict[str, Html | None]:
     """The page from top to bottom; None where a run has nothing to say to a title."""
-    metrics, predictions, audit = run.metrics, run.predictions, _audit(run.records)
-    part = predictions[predictions["split"] == main_split(metrics)].reset_index(drop=True)
+    measured, predictions, audit = run.metrics, run.predictions, _audit(run.records)
+    part = predictions[predictions["split"] == main_split(measured)].reset_index(drop=True)
+    # Broken at spaces only, as a browser would break after the first hyphen of --set.
+    words = [text(tag("span", word), " ") for word in facts.command(run).split(" ")]
+    found = [tag("li", tag("b", one.title), one.text) for one in caveats.of(run, audit)]
     return {
         "Recipe": table(facts.recipe(run).items(), kind="facts"),
         "Data": _data(run, audit),
         "Training": _training(run),
-        "Results": _results(metrics),
-        "Curves and calibration": _curves(metrics, part),
-        "Thresholds": _thresholds(metrics, predictions),
+        "Results": _results(measured),
+        "Curves and calibration": _curves(measured, part),
+        "Thresholds": _thresholds(measured, predictions),
         "Worst errors": _errors(run, part),
-        "What this does not say": _limits(caveats.of(run, audit)),
-        "Make it again": text(
-            _code(facts.command(run)), table(facts.made_with(run).items(), kind="facts")
-        ),
+        "What this does not say": tag("ul", found, class_="caveats"),
+        "Make it again": text(tag("pre", words), table(facts.made_with(run).items(), kind="facts")),
     }
-
-
-def _code(line: str) -> Html:
-    """Broken at spaces only, as a browser would break after the first hyphen of --set."""
-    return tag("pre", *(text(tag("span", word), " ") for word in line.split(" ")))
 
 
 def _id(name: str) -> str:
@@ -139,15 +129,19 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
     """What must be seen first: the verdict, what must be said beside it, four numbers."""
     found, (said, tone) = run.metrics[main_split(run.metrics)], facts.summary(run)
     began = f"Report of the run {run.folder.resolve().name}, begun {run.about['started'][:10]}"
+    *notes, verdict = run.about["notes"]
+    loud = ("phantom", "random")
+    tones = [(note, "warning" if note.startswith(loud) else "plain") for note in notes]
+    tones.append((verdict, _leak_tone(run)))
     tiles = [
         tag(
             "div",
-            MEASURES[name],
+            _MEASURES[name],
             tag("b", number(found[name]["value"])),
             tag("small", _ends(found[name])),
-            span(found[name]),
+            interval(found[name]),
         )
-        for name in TILES["sensitivity" in found]
+        for name in (_ON_TOP_OF_TWO_CLASSES if "sensitivity" in found else _ON_TOP)
     ]
     return tag(
         "header",
@@ -155,20 +149,11 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
         tag("h1", title),
         tag("p", run.recipe.title, class_="soft"),
         tag("p", said, class_=f"verdict {tone}"),
-        tag("ul", [tag("li", note, class_=tone) for note, tone in _notes(run)], class_="notes"),
+        tag("ul", [tag("li", note, class_=tone) for note, tone in tones], class_="notes"),
         tag("p", "Teaching and research software. Not a medical device.", class_="soft"),
         tag("div", tiles, class_="tiles"),
         tag("nav", [tag("a", name, href=f"#{_id(name)}") for name in names], aria_label="Sections"),
     )
-
-
-def _notes(run: Run) -> list[tuple[str, str]]:
-    """What must be said beside every result, each with its tone; the last is the audit's verdict."""
-    *notes, verdict = run.about["notes"]
-    tones = [
-        (note, "warning" if note.startswith(("phantom", "random")) else "plain") for note in notes
-    ]
-    return [*tones, (verdict, _leak_tone(run))]
 
 
 def _leak_tone(run: Run) -> str:
@@ -181,21 +166,18 @@ def _ends(value: dict) -> str:
 
 def _data(run: Run, audit: pd.DataFrame) -> Html:
     used = run.records[(run.records["problem"] == "") & (run.records["split"] != "")]
-    parts = {
-        word: used[used["split"] == split]
-        for split, word in SPLITS.items()
-        if split in set(used["split"])
-    }
-    rows = [[word, *_counted(part, run.classes)] for word, part in (parts | {"all": used}).items()]
-    broken, left = len(problems(run.records)), len(run.records) - len(used)
-    how, causes = (
-        run.about["data"]["split"],
-        {"no whole image": broken, "another split knows it": left - broken},
-    )
-    said = [
-        f"{how[:1].upper()}{how[1:]}.",
-        *(f"{images(n)} left out, as {why}." for why, n in causes.items() if n),
-    ]
+    parts = {word: used[used["split"] == split] for split, word in SPLIT_NAMES.items()}
+    parts = {word: part for word, part in parts.items() if len(part)} | {"all": used}
+    rows = []
+    for word, part in parts.items():
+        each = [(part["label"] == name).sum() for name in run.classes]
+        counted = (*each, len(part), part["patient"].nunique())
+        rows.append([word, *(number(int(n)) for n in counted)])
+    broken, left = len(records.problems(run.records)), len(run.records) - len(used)
+    causes = {"no whole image": broken, "another split knows it": left - broken}
+    how = run.about["data"]["split"]
+    said = [f"{how[:1].upper()}{how[1:]}."]
+    said += [f"{images(n)} left out, as {why}." for why, n in causes.items() if n]
     return text(
         tag("p", " ".join(said)),
         table(rows, ["split", *run.classes, "images", "patients"], kind="counts"),
@@ -205,185 +187,150 @@ def _data(run: Run, audit: pd.DataFrame) -> Html:
     )
 
 
-def _counted(part: pd.DataFrame, classes: list[str]) -> list[Html]:
-    n = [*((part["label"] == name).sum() for name in classes), len(part), part["patient"].nunique()]
-    return [number(int(many)) for many in n]
-
-
 def _findings(audit: pd.DataFrame) -> list[list[object]]:
     """A row a finding, the gravest first, then one for each check that found nothing elsewhere."""
-    bad = [
+    found = [
         (row.check, row.splits, row.verdict, f"{row.found:,} of {row.of:,}", row.meaning)
-        for tone in ("leak", "warning")
-        for row in audit[audit["verdict"] == tone].itertuples()
+        for verdict in ("leak", "warning")
+        for row in audit[audit["verdict"] == verdict].itertuples()
     ]
-    fine = [
-        (
-            check,
-            ", ".join(rows["splits"]),
-            "ok",
-            "none",
-            rows["meaning"].iloc[0] if len(rows) == 1 else "",
-        )
-        for check, rows in audit[audit["verdict"] == "ok"].groupby("check", sort=False)
-    ]
+    for check, rows in audit[audit["verdict"] == "ok"].groupby("check", sort=False):
+        meaning = rows["meaning"].iloc[0] if len(rows) == 1 else ""
+        found.append((check, ", ".join(rows["splits"]), "ok", "none", meaning))
     return [
         [
             text(check, tag("small", where)),
-            tag("span", tone, class_=f"mark {TONES[tone]}"),
+            tag("span", verdict, class_=f"mark {_TONES[verdict]}"),
             many,
             meaning,
         ]
-        for check, where, tone, many, meaning in bad + fine
+        for check, where, verdict, many, meaning in found
     ]
 
 
 def _training(run: Run) -> Html:
     history, kept, n = run.history, facts.kept_epoch(run), len(run.history)
-    how = (
-        f"the best by {run.recipe.monitor}"
-        if history["val_loss"].notna().any()
-        else "the last, as there was no validation"
-    )
-    said = f"{n} epoch{'s' * (n > 1)} in {history['seconds'].sum():,.1f} s; epoch {kept} was kept, {how}."
+    validated, seconds = history["val_loss"].notna().any(), history["seconds"].sum()
+    best = f"the best by {run.recipe.monitor}"
+    how = best if validated else "the last, as there was no validation"
+    said = f"{n} epoch{'s' * (n > 1)} in {seconds:,.1f} s; epoch {kept} was kept, {how}."
 
-    def draw() -> list:
-        return of_training.history(history, kept, [_axes(), _axes()])
+    def draw() -> np.ndarray:
+        # Narrow enough that the letters can be read on a telephone.
+        axes = [plt.subplots(figsize=(5.2, 3.4), layout="constrained")[1] for _ in range(2)]
+        return of_training.history(history, kept, axes)
 
     shown = chart(draw, f"Loss, or accuracy, by epoch. {said}")
     return text(tag("p", said), tag("div", shown, class_="charts"))
 
 
-def _axes() -> plt.Axes:
-    """Narrow enough that its letters can be read on a telephone."""
-    return plt.subplots(figsize=(5.2, 3.4), layout="constrained")[1]
-
-
-def _results(metrics: dict) -> Html:
-    parts = {split: metrics[split] for split in SPLITS if split in metrics}
-    known = {
-        name: words
-        for name, words in (MEASURES | SINGLE).items()
-        if all(name in of for of in parts.values())
-    }
+def _results(measured: dict) -> Html:
+    parts = {split: measured[split] for split in SPLIT_NAMES if split in measured}
+    main, how = main_split(measured), measured["interval"]
+    found, every = measured[main], [set(of) for of in parts.values()]
+    names = {"n": "images", "patients": "patients", **_MEASURES, **_NUMBERS}
     rows = [
         [words, *(_measured(of[name]) for of in parts.values())]
-        for name, words in {"n": "images", "patients": "patients", **known}.items()
+        for name, words in names.items()
+        if name in set.intersection(*every)
     ]
-    main, how = main_split(metrics), metrics["interval"]
-    found = metrics[main]
-    said = (
-        f"Intervals of {100 * how['level']:g}\u00a0%: {how['method']}, {how['repeats']:,} repeats."
-    )
+    method = f"{how['method']}, {how['repeats']:,} repeats."
+    said = f"Intervals of {100 * how['level']:g}\u00a0%: {method}"
     said += f" Positive is {found['positive']}." if "positive" in found else ""
-    each = [
-        [
-            text(name, " ", tag("small", images(of["n"]))),
-            *(_measured(of[measure]) for measure in OF_A_CLASS),
-        ]
-        for name, of in found["per_class"].items()
-    ]
+    each = []
+    for name, of in found["per_class"].items():
+        first = text(name, " ", tag("small", images(of["n"])))
+        each.append([first, *(_measured(of[measure]) for measure in _OF_A_CLASS)])
     return text(
-        table(rows, ["measure", *(SPLITS[split] for split in parts)], said),
-        tag("h3", f"Each class ({SPLITS[main]})"),
-        table(each, ["class", *OF_A_CLASS.values()]),
+        table(rows, ["measure", *(SPLIT_NAMES[split] for split in parts)], said),
+        tag("h3", f"Each class ({SPLIT_NAMES[main]})"),
+        table(each, ["class", *_OF_A_CLASS.values()]),
     )
 
 
 def _measured(value: object) -> Html:
     """A number; where it has an interval, with a drawing of it."""
-    return text(number(value), span(value) if isinstance(value, dict) else None)
+    return text(number(value), interval(value) if isinstance(value, dict) else None)
 
 
-def _curves(metrics: dict, part: pd.DataFrame) -> Html:
-    """Confusion matrix, the curves of each class that has images of it and of others, and calibration."""
-    found = metrics[main_split(metrics)]
+def _curves(measured: dict, part: pd.DataFrame) -> Html:
+    """Confusion matrix, curves of each class that has images of it and of others, calibration."""
+    found = measured[main_split(measured)]
     counts = pd.DataFrame(found["confusion"], found["classes"], found["classes"])
-    asked = [found["positive"]] if "positive" in found else found["classes"]
-    asked = [name for name in asked if 0 < found["per_class"][name]["n"] < found["n"]]
-    shown = chart(
-        lambda: of_results.confusion(counts),
-        f"Confusion matrix, a row a true class: {found['confusion']}",
-    )
-    shown += _roc_and_pr(found, part, asked) if asked else []
-    shown += chart(
-        lambda: of_results.calibration(calibration_table(part)),
+    names = [found["positive"]] if "positive" in found else found["classes"]
+    names = [name for name in names if 0 < found["per_class"][name]["n"] < found["n"]]
+    words = f"Confusion matrix, a row a true class: {found['confusion']}"
+    shown = chart(lambda: of_results.confusion(counts), words)
+    if names:
+        areas = {name: found["per_class"][name]["auc"] for name in names}
+        roc, pr = (
+            {name: curve(part, name) for name in names} for curve in (thresholds.roc, thresholds.pr)
+        )
+        threshold, words = found.get("threshold"), "ROC curve: true against false positive rate"
+        shown += chart(lambda: of_results.roc(roc, areas, threshold), words)
+        shown += chart(lambda: of_results.pr(pr, threshold), "Precision against recall")
+    table, words = (
+        metrics.calibration_table(part),
         "How often answers of each probability are right",
     )
-    said = [f"Of {images(found['n'], SPLITS[main_split(metrics)])}.", _temperature(metrics, part)]
-    said += [] if asked else ["ROC and precision-recall curves want images of more than one class."]
-    return text([tag("p", words) for words in said if words], tag("div", shown, class_="charts"))
+    shown += chart(lambda: of_results.calibration(table), words)
+    said = [f"Of {images(found['n'], SPLIT_NAMES[main_split(measured)])}."]
+    said += [_temperature(measured, part)]
+    said += [] if names else ["ROC and precision-recall curves want images of more than one class."]
+    return text([tag("p", line) for line in said if line], tag("div", shown, class_="charts"))
 
 
-def _roc_and_pr(found: dict, part: pd.DataFrame, asked: list[str]) -> list[Html]:
-    areas, threshold = (
-        {name: found["per_class"][name]["auc"] for name in asked},
-        found.get("threshold"),
-    )
-    roc, pr = (
-        {name: curve(part, name) for name in asked} for curve in (thresholds.roc, thresholds.pr)
-    )
-    return [
-        *chart(
-            lambda: of_results.roc(roc, areas, threshold),
-            "ROC curve: true against false positive rate",
-        ),
-        *chart(lambda: of_results.pr(pr, threshold=threshold), "Precision against recall"),
-    ]
-
-
-def _temperature(metrics: dict, part: pd.DataFrame) -> str | None:
-    """What the run's temperature, fitted on its validation images, would do to the test images."""
-    fitted = metrics.get("temperature")
-    if fitted is None or "test" not in metrics:
+def _temperature(measured: dict, part: pd.DataFrame) -> str | None:
+    """What the run's temperature, fitted on validation images, would do to the test images."""
+    fitted = measured.get("temperature")
+    if fitted is None or "test" not in measured:
         return None
-    side = (
-        "above 1: the model is too sure"
-        if fitted > 1
-        else "below 1: the model is not sure enough"
-        if fitted < 1
-        else "1 changes nothing"
-    )
-    then = expected_calibration_error(calibration.apply_temperature(part, fitted))
+    sure = "above 1: the model is too sure" if fitted > 1 else "1 changes nothing"
+    side = "below 1: the model is not sure enough" if fitted < 1 else sure
+    cooled = calibration.apply_temperature(part, fitted)
     return (
-        f"The temperature that fits the validation images is {fitted:.3f} ({side}). It is not applied on this page; "
-        f"with it the calibration error (ECE) of the test images would be {then:.3f}."
+        f"The temperature that fits the validation images is {fitted:.3f} ({side}). It is not "
+        "applied on this page; with it the calibration error (ECE) of the test images would be "
+        f"{metrics.expected_calibration_error(cooled):.3f}."
     )
 
 
-def _thresholds(metrics: dict, predictions: pd.DataFrame) -> Html | None:
-    """Thresholds chosen on validation images, applied to test images; None for more than two classes."""
-    if "sensitivity" not in metrics[main_split(metrics)]:
+def _thresholds(measured: dict, predictions: pd.DataFrame) -> Html | None:
+    """Thresholds chosen on validation images, applied to test images; of two classes only."""
+    if "sensitivity" not in measured[main_split(measured)]:
         return None
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     if test.empty or val["label"].nunique() < 2:
         return tag(
             "p",
-            "A threshold is chosen on validation images of both classes and applied to test images. "
-            "This run lacks them, so one half is all there is.",
+            "A threshold is chosen on validation images of both classes and applied to test "
+            "images. This run lacks them, so one half is all there is.",
         )
-    names, how, rows = ("sensitivity", "specificity", "accuracy"), metrics["interval"], []
-    for words, rule in RULES.items():
+    test, how, rows = test.reset_index(drop=True), measured["interval"], []
+    for words, rule in _RULES.items():
         threshold = thresholds.choose_threshold(val, rule) if rule else 0.5
-        found = compute_metrics(test.reset_index(drop=True), how["repeats"], how["seed"], threshold)
-        rows.append([words, number(threshold), *(number(found[name]) for name in names)])
-    said = "Chosen on validation images, applied to test images; none was chosen on what it is measured on."
-    return table(rows, ["chosen by", "threshold", *(MEASURES[name] for name in names)], said)
+        found = metrics.compute_metrics(test, how["repeats"], how["seed"], threshold)
+        rows.append([words, number(threshold), *(number(found[name]) for name in _OF_A_THRESHOLD)])
+    said = (
+        "Chosen on validation images, applied to test images; none was chosen on what it is "
+        "measured on."
+    )
+    return table(rows, ["chosen by", "threshold", *(_MEASURES[n] for n in _OF_A_THRESHOLD)], said)
 
 
 def _errors(run: Run, part: pd.DataFrame) -> Html:
-    wrong, worst = part[part["label"] != part["predicted"]], errors.worst_errors(part, ERRORS)
+    wrong, worst = part[part["label"] != part["predicted"]], errors.worst_errors(part, _ERRORS)
     if worst.empty:
         return tag("p", f"None of {images(len(part))} was answered wrongly.")
     tiles, lost = zip(*(_tile(run, row) for row in worst.to_dict("records")))
     said = (
-        f"{len(wrong):,} of {images(len(part))} were answered wrongly, of {wrong['patient'].nunique():,} "
-        f"patients. Here are the {len(worst)} whose true class seemed least probable, as true → predicted with "
-        "the probabilities of both."
+        f"{len(wrong):,} of {images(len(part))} were answered wrongly, of "
+        f"{wrong['patient'].nunique():,} patients. Here are the {len(worst)} whose true class "
+        "seemed least probable, as true → predicted with the probabilities of both."
     )
     note = (
-        f"{sum(lost)} of the {len(worst)} pictures could not be read from the folder {run.root.name}: they were "
-        "moved, changed or removed since."
+        f"{sum(lost)} of the {len(worst)} pictures could not be read from the folder "
+        f"{run.root.name}: they were moved, changed or removed since."
     )
     return text(
         tag("p", said),
@@ -396,22 +343,12 @@ def _tile(run: Run, row: dict) -> tuple[Html, bool]:
     """One wrong answer with its picture, in its own shape; and whether the picture is lost."""
     words = f"{row['label']} → {row['predicted']}"
     try:
-        pixels = loaders.read_image(
-            run.root / row["path"], PIXELS, "pad", run.recipe.channels
-        ).numpy()
-        shown, lost = (
-            picture(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1), words),
-            False,
-        )
+        file, channels = run.root / row["path"], run.recipe.channels
+        pixels = loaders.read_image(file, _PIXELS, "pad", channels).numpy()
+        shape = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
+        shown, lost = picture(shape, words), False
     except UnreadableImage:
         shown, lost = tag("div", "no picture", class_="missing"), True
     told = f"truth {row['p_' + row['label']]:.3f}, answer {row['p_' + row['predicted']]:.3f}"
-    return tag(
-        "figure", shown, tag("figcaption", words, tag("small", told), tag("small", row["path"]))
-    ), lost
-
-
-def _limits(found: list[caveats.Limit]) -> Html:
-    return tag(
-        "ul", [tag("li", tag("b", limit.title), limit.text) for limit in found], class_="limits"
-    )
+    below = tag("figcaption", words, tag("small", told), tag("small", row["path"]))
+    return tag("figure", shown, below), lost

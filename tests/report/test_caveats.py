@@ -1,0 +1,67 @@
+"""What a result does not say follows from the run."""
+
+from __future__ import annotations
+
+import pytest
+from finished_runs import (
+    copied_run,  # noqa: F401
+    edited,
+    four_classes,  # noqa: F401
+)
+
+from tlutils.data import splits
+from tlutils.report import caveats
+from tlutils.runs.folder import Run, load
+
+
+def titles(run: Run) -> set[str]:
+    return {caveat.title for caveat in caveats.of(run, splits.audit(run.records))}
+
+
+def test_the_caveats_follow_from_the_run(run, copy):
+    assert {
+        "The weights were random",
+        "The validation set is small",
+        "One seed",
+        "Other places",
+    } <= titles(run)
+    assert not {"The images are phantoms", "The splits leak", "Part of the data"} & titles(run)
+    with edited(copy / "recipe.json") as about:
+        about["audit"]["leak"], about["limit"], about["weights"]["asked"] = True, 60, "imagenet"
+        about["notes"].insert(0, "phantom images (drawings, not patients)")
+    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(load(copy))
+    assert "The weights were random" not in titles(load(copy))
+
+
+GOOD = {
+    "n": 400,
+    "patients": 90,
+    "baseline": 0.25,
+    "accuracy": {"value": 0.9, "low": 0.88, "high": 0.92},
+    "ece": 0.01,
+    "per_class": {"CNV": {"n": 200}, "DME": {"n": 200}},
+}
+OF_NUMBERS = {
+    "Not shown to be better than a constant answer": {"baseline": 0.9},
+    "The interval is wide": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}},
+    "Validation and test disagree": {"accuracy": {"value": 0.8, "low": 0.78, "high": 0.82}},
+    "Few images of a class": {"per_class": {"CNV": {"n": 29}, "DME": {"n": 200}}},
+    "The probabilities are off": {"ece": 0.11},
+}
+
+
+@pytest.mark.parametrize("title", OF_NUMBERS)
+def test_a_caveat_of_the_numbers_is_there_where_they_say_so_and_nowhere_else(copy, title):
+    with edited(copy / "metrics.json") as metrics:
+        metrics.update(val=GOOD, test=GOOD)
+    assert not titles(load(copy)) & {*OF_NUMBERS, "The validation set is small"}
+    with edited(copy / "metrics.json") as metrics:
+        metrics["test"] = GOOD | OF_NUMBERS[title]
+    assert titles(load(copy)) & set(OF_NUMBERS) == {title}
+
+
+def test_without_validation_nothing_could_be_chosen(copy):
+    with edited(copy / "metrics.json") as metrics:
+        del metrics["val"]
+    found = titles(load(copy))
+    assert "There was no validation set" in found and "The validation set is small" not in found

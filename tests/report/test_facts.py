@@ -1,0 +1,207 @@
+"""The words about a run follow from its files, and its command makes it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+from finished_runs import (
+    QUIET,
+    SMALL,
+    copied_run,  # noqa: F401
+    edited,
+    four_classes,  # noqa: F401
+    two_classes,  # noqa: F401
+)
+
+from tlutils import __main__ as cli
+from tlutils.data import cleaning, records
+from tlutils.models import checkpoints
+from tlutils.report import facts
+from tlutils.runs import recipes
+from tlutils.runs import train as training
+from tlutils.runs.folder import Run, load
+from tlutils.runs.recipes import Recipe
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "said", "tone"),
+    [
+        (0.9, 0.8, 1.0, "is better than always", "good"),
+        (0.3, 0.2, 0.5, "is not shown to be better than", "warning"),
+        (0.1, 0.0, 0.2, "is worse than always", "warning"),
+    ],
+)
+def test_the_verdict_weighs_the_interval_against_a_constant_answer(
+    copy, value, low, high, said, tone
+):
+    with edited(copy / "metrics.json") as metrics:
+        accuracy = {"value": value, "low": low, "high": high}
+        metrics["test"] |= {"accuracy": accuracy, "baseline": 0.25}
+    with edited(copy / "recipe.json") as about:
+        about["weights"]["asked"] = "imagenet"
+    sentence, found = facts.summary(load(copy))
+    assert said in sentence and found == tone
+
+
+def test_a_leak_is_in_the_verdict_whatever_the_accuracy(copy):
+    with edited(copy / "recipe.json") as about:
+        about["audit"]["leak"] = True
+    sentence, tone = facts.summary(load(copy))
+    assert "too good" in sentence and tone == "bad"
+
+
+def test_further_seeds_are_in_the_verdict(copy):
+    again = shutil.copytree(copy, copy.parent / "again")
+    with edited(again / "metrics.json") as metrics:
+        metrics["test"]["accuracy"]["value"] = 0.123
+    again.rename(copy / "seed-1")
+    one = load(copy)
+    assert "12.3\u00a0%" in facts.summary(one)[0] and facts.over_seeds(one)["runs"] == 2
+
+
+def asked_for(run: Run) -> list[str]:
+    """The words of the command that the page shows, after `python -m tlutils`."""
+    return shlex.split(facts.command(run))[3:]
+
+
+MANIFEST = 'it\'s a "clean" $HOME; table.csv'
+ODD = {
+    "class_weights": "{'CNV': 1, 'DME': 2, 'DRUSEN': 1.5, 'NORMAL': 1}",
+    "augmentation.crop": "(0.7, 1)",
+    "dropout": "0.25",
+    "backbone_dropout": "0.1",
+    "schedule": "step:3:0.5",
+    "split_seed": "7",
+    "head": "linear",
+    "loss": "cross_entropy",
+}
+
+
+def odd_run(data: Path, where: Path, **more) -> Run:
+    """A run whose every word wants quoting, begun in the folder `where`."""
+    cleaning.write(records.scan(data).iloc[4:], data, where / MANIFEST)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        recipe, patient = (
+            recipes.get("oct-vgg16").changed(SMALL | ODD),
+            r"-(?P<patient>\d+)-\d+\.jpeg$",
+        )
+        return training.train(
+            recipe, MANIFEST, "-a run", limit=40, patient=patient, **QUIET, **more
+        )
+
+
+def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = odd_run(tiny_folder, tmp_path)
+    given = cli._parser().parse_args(asked_for(done))
+    assert (given.data, given.weights, given.limit) == (MANIFEST, "random", 40)
+    assert given.patient == done.about["data"]["patient"]
+    assert given.precision == done.about["machine"]["precision"]
+    assert recipes.get(given.recipe).changed(dict(map(cli._assignment, given.set))) == done.recipe
+
+
+def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    done = odd_run(tiny_folder, tmp_path, precision="fp32")
+    assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
+    again = load("-a run-again")
+    assert again.about["data"] == done.about["data"]
+    assert again.metrics == done.metrics and again.recipe == done.recipe
+
+
+OTHER = {
+    "data": "chest",
+    "backbone": "resnet34",
+    "head": "linear",
+    "outputs": 4,
+    "dropout": 0.2,
+    "backbone_dropout": 0.3,
+    "freeze": "none",
+    "loss": "cross_entropy",
+    "class_weights": "auto",
+    "label_smoothing": 0.1,
+    "balanced": True,
+    "optimizer": "sgd",
+    "learning_rate": 0.02,
+    "momentum": 0.5,
+    "weight_decay": 0.01,
+    "layer_decay": 0.5,
+    "head_epochs": 1,
+    "head_learning_rate": 0.1,
+    "schedule": "one-cycle",
+    "epochs": 9,
+    "patience": 0,
+    "min_delta": 0.001,
+    "monitor": "val_accuracy",
+    "batch_size": 8,
+    "micro_batch": 4,
+    "views": 3,
+    "size": 64,
+    "resize": "pad",
+    "channels": 3,
+    "augmentation.gamma": 0.5,
+    "threshold": "youden",
+    "test_views": 2,
+    "split": "image",
+    "val": 0.2,
+    "test": 0.3,
+    "split_seed": 5,
+    "seed": 3,
+}
+
+
+def test_every_field_of_a_recipe_is_told_where_it_is_not_the_default(run):
+    fields = {field.name for field in dataclasses.fields(Recipe)} - {"name", "title"}
+    assert {name.partition(".")[0] for name in OTHER} == fields, "a field is new, or has gone"
+
+    def told(recipe: Recipe) -> str:
+        other = dataclasses.replace(run, recipe=recipe)
+        return str({**facts.recipe(other), **facts.made_with(other), "changed": ""})
+
+    plain = run.recipe.changed({"backbone_dropout": "none"})
+    momentum = plain.changed({"optimizer": "sgd", "momentum": 0.5})
+    assert told(momentum).count("momentum") == 1
+    same = [
+        name for name, value in OTHER.items() if told(plain.changed({name: value})) == told(plain)
+    ]
+    assert not same
+
+
+@pytest.mark.parametrize(("patient", "words"), [("auto", []), (None, ["--patient", "none"])])
+def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, words):
+    with edited(copy / "recipe.json") as about:
+        about["data"]["patient"] = patient
+    said = asked_for(load(copy))
+    at = said.index("--patient") if words else len(said)
+    assert said[at : at + 2] == words and said.count("--patient") == len(words) // 2
+    assert cli._parser().parse_args(said).patient == patient
+
+
+def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
+    with edited(copy / "recipe.json") as about:
+        about["recipe"]["name"] = "mine"
+    said = facts.command(load(copy))
+    *imports, call = said.splitlines()
+    exec("\n".join(imports))  # what it names is there
+    compile(call, "command", "eval")
+    assert about["data"]["asked"] in said and "patient='auto'" in said
+
+
+def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
+    for one in (run, binary):
+        assert facts.kept_epoch(one) == checkpoints.load(one.folder / "best.pt")["epoch"]
+
+
+def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):
+    run = load(copy)
+    kept, history = facts.kept_epoch(run), run.history
+    other = history["epoch"] != kept
+    history.loc[other, ["val_loss", "val_images"]] = 0.0, 1
+    history.to_csv(copy / "history.csv", index=False)
+    assert other.any() and facts.kept_epoch(run) == kept

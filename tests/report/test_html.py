@@ -1,0 +1,29 @@
+"""Text stays text, and nothing that drawing opened is left open."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+
+from tlutils.report.html import chart, number, tag, text
+
+
+def test_only_what_tag_made_is_markup():
+    inner = tag("b", "a<b>", title='"', lang=None)
+    assert inner == '<b title="&quot;">a&lt;b&gt;</b>'
+    assert text(inner, ["<i>", None, [1]]) == f"{inner}&lt;i&gt;1"
+
+
+def test_a_number_without_a_value_is_undefined():
+    assert "undefined" in number({"value": None, "low": None, "high": None})
+    assert number(1200) == "1,200" and number(0.5) == "0.500"
+
+
+def test_a_figure_is_closed_also_where_drawing_fails():
+    def draw():
+        plt.subplots()
+        raise ValueError("cannot be drawn")
+
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        chart(draw, "nothing")
+    assert not plt.get_fignums()
