@@ -38,7 +38,7 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
 
 
 HOLD = (
-    "import sys, time; from tlutils import files\n"
+    "import sys, time; from tlutils.core import files\n"
     "with files.locked(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
 )
 
@@ -84,7 +84,7 @@ def test_what_a_killed_process_left_of_a_write_goes_with_the_next_one_and_what_l
     tmp_path,
 ):
     write = (
-        "import sys, os, signal; from tlutils import files\nwith files.replacing(sys.argv[1]) as part:\n"
+        "import sys, os, signal; from tlutils.core import files\nwith files.replacing(sys.argv[1]) as part:\n"
         "    part.write_text('half a')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     for name in ("a.json", "b.json", "a.json"):
