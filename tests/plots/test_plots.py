@@ -22,7 +22,7 @@ from PIL import Image
 from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
-from tlutils.data import splits
+from tlutils.data.audit import audit_splits
 from tlutils.evaluation import metrics as metrics_module
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import (
@@ -763,7 +763,7 @@ def test_overlay_of_a_signed_map_has_nothing_in_the_middle():
 
 def test_the_pictures_take_what_splits_and_evaluation_give():
     records = table_of(COUNTS).assign(path=lambda t: t.index.astype(str) + ".jpeg")
-    assert len(of_data.audit(splits.audit(records)).patches) == len(splits.audit(records))
+    assert len(of_data.audit(audit_splits(records)).patches) == len(audit_splits(records))
     rows = binary_predictions().query("split == 'test'").reset_index(drop=True)
     rows = rows.assign(path=rows.index.astype(str), patient=rows.index.astype(str), loss=0.5)
     found = compute_metrics(rows, repeats=20)

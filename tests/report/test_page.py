@@ -17,7 +17,8 @@ import pytest
 from conftest import browser_path
 
 from tlutils import __main__ as cli
-from tlutils.data import cleaning, records, splits
+from tlutils.data import cleaning, records
+from tlutils.data.audit import audit_splits
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.report import caveats, facts
@@ -363,7 +364,7 @@ def test_a_figure_is_closed_also_where_drawing_fails():
 
 
 def titles(run: Run) -> set[str]:
-    return {limit.title for limit in caveats.of(run, splits.audit(run.records))}
+    return {limit.title for limit in caveats.of(run, audit_splits(run.records))}
 
 
 def test_the_limits_follow_from_the_run(run, copy):

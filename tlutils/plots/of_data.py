@@ -149,14 +149,14 @@ def patients(records: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
 
 
 def audit(audit: pd.DataFrame, ax: Ax = None, caption: str = "") -> Axes:
-    """A bar for each check of `splits.audit`: the share of images concerned, in the color of its verdict.
+    """A bar for each check of `audit.audit_splits`: the share of images concerned, in the color of its verdict.
 
     Taught in notebook 01.
     """
     _need(
         audit,
         ("check", "splits", "found", "of", "share", "verdict"),
-        "pass what splits.audit gives",
+        "pass what audit.audit_splits gives",
     )
     ax = _axes(ax, 1.1 + 0.26 * len(audit))
     ax.barh(range(len(audit)), audit["share"], color=audit["verdict"].map(VERDICTS))

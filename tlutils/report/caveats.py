@@ -34,7 +34,7 @@ class Limit(NamedTuple):
 def of(run: Run, audit: pd.DataFrame) -> list[Limit]:
     """The limits of a finished run, the gravest first.
 
-    audit : what `splits.audit` and `shortcuts.audit_rows` found in the run's records.
+    audit : what `audit.audit_all` found in the run's records.
 
     Raises
     ------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data import division, records
+from ..data import records
 from ..evaluation import comparison
 from ..models.build import build, count
 from ..runs.folder import Run, load
@@ -270,7 +270,7 @@ def made_with(run: Run) -> dict[str, str]:
         ),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
         f"processes: {machine['processes']}",
-        "seeds": f"training {run.recipe.seed}, division {division.seed_of(run.recipe)}, intervals {how['seed']}",
+        "seeds": f"training {run.recipe.seed}, division {run.recipe.division_seed}, intervals {how['seed']}",
         "weights before": weights(run),
         "data": f"folder {run.root.name}, {images(data['images'])}, fingerprint {data['fingerprint']}",
         "patients": "told by the file names"

@@ -14,8 +14,8 @@ import pandas as pd
 
 from ..core import files
 from ..core.images import UnreadableImage
-from ..data import loaders, splits
-from ..data.audit import NEEDED, audit_rows, measure_shortcuts
+from ..data import loaders
+from ..data.audit import audit_all
 from ..data.records import problems
 from ..evaluation import calibration, thresholds
 from ..evaluation.metrics import (
@@ -101,7 +101,7 @@ def _written(run: Run, out: str | Path | None) -> Path:
 
 def _sections(run: Run) -> dict[str, Html | None]:
     """The page from top to bottom; None where a run has nothing to say to a title."""
-    metrics, predictions, audit = run.metrics, run.predictions, _audit(run.records)
+    metrics, predictions, audit = run.metrics, run.predictions, audit_all(run.records)
     part = predictions[predictions["split"] == main_split(metrics)].reset_index(drop=True)
     return {
         "Recipe": table(facts.recipe(run).items(), kind="facts"),
@@ -125,14 +125,6 @@ def _code(line: str) -> Html:
 
 def _id(name: str) -> str:
     return name.lower().replace(" ", "-")
-
-
-def _audit(records: pd.DataFrame) -> pd.DataFrame:
-    """What the splits share, and what the files alone tell of the label."""
-    parts = [splits.audit(records)]
-    if set(NEEDED) <= set(records):
-        parts.append(audit_rows(measure_shortcuts(records)))
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def _top(run: Run, title: str, names: list[str]) -> Html:
