@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from data_builders import OCT, PATIENT_RULES, finding, patients, random_patients, table
 
-from tlutils.data import records
+from tlutils.data import audit, near_duplicates, records
 from tlutils.data.audit import (
+    audit_all,
+    audit_near_duplicates,
     audit_shortcuts,
     audit_splits,
     leak_verdict,
@@ -72,7 +76,7 @@ def test_wrong_patient_keys_make_leaks_of_a_clean_split():
         for rule, key in PATIENT_RULES.items()
     }
     found = {
-        rule: finding(found, "patient in two splits")["found"] for rule, audit in audits.items()
+        rule: finding(audit, "patient in two splits")["found"] for rule, audit in audits.items()
     }
     assert found == {"kind and number": 0, "number without kind": 2, "series merged": 2}
     found = audit_splits(table(CHEST))
@@ -333,13 +337,14 @@ def test_unreadable_files_take_no_part():
     assert measure_shortcuts(table.reset_index(drop=True)).of == 240
 
 
-def test_a_large_set_is_sampled_by_whole_patients():
-    found = measure_shortcuts(inspected(patients=200), sample=400)
+def test_a_large_set_is_sampled_by_whole_patients(monkeypatch):
+    monkeypatch.setattr(audit, "_SAMPLE", 400)
+    found = measure_shortcuts(inspected(patients=200))
     assert 390 < found.of <= 400 and found.patients == found.of / 4
 
 
-def test_a_seed_gives_one_answer():
-    one, two = (measure_shortcuts(inspected(wide=0.5), seed=3) for _ in range(2))
+def test_the_same_records_give_one_answer():
+    one, two = (measure_shortcuts(inspected(wide=0.5)) for _ in range(2))
     pd.testing.assert_frame_equal(one.table, two.table)
 
 
@@ -375,3 +380,16 @@ def test_the_audit_of_a_folder_with_the_real_oct_names_finds_835_of_968(real_dat
     assert finding(found, "identical bytes in two splits")["found"] == 0
     assert finding(found, "unreadable file", "all")["found"] == names["path"].nunique()
     assert leak_verdict(found) == "LEAK: 835 of 968 test images share a patient with train"
+
+
+def test_the_whole_audit_has_the_rows_of_its_parts_as_far_as_something_is_known():
+    found = inspected(wide=1.0).assign(split=["train", "test"] * 120, phash="")
+    pairs = near_duplicates.near_duplicates(found)
+    parts = [
+        audit_splits(found),
+        audit_near_duplicates(found, pairs),
+        audit_shortcuts(measure_shortcuts(found)),
+    ]
+    pd.testing.assert_frame_equal(audit_all(found, pairs), pd.concat(parts, ignore_index=True))
+    plain = found[["path", "split", "label", "patient"]]
+    pd.testing.assert_frame_equal(audit_all(plain), audit_splits(plain))

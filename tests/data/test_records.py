@@ -761,7 +761,7 @@ def test_a_large_image_raises_no_warning(tmp_path):
 
 
 def test_a_file_beyond_any_scan_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "LARGEST", 100)
+    monkeypatch.setattr(images, "_LARGEST_FILE", 100)
     assert inspected(tmp_path, encoded())["problem"] == "larger than any single scan"
 
 

@@ -13,7 +13,6 @@ import sys
 import tarfile
 import threading
 import tracemalloc
-import warnings
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_builders import JPEG, image_names, write
 from PIL import Image
 
-from data_builders import JPEG, image_names, write
 from tlutils.data import downloads, records, sources
 from tlutils.data.downloads import DownloadError
 from tlutils.data.records import find_root
 from tlutils.data.sources import SOURCES, fetch, get
+
 
 class Quiet(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
@@ -354,8 +354,7 @@ def test_a_fetch_killed_while_it_unpacks_is_begun_anew(mirror, monkeypatch, tmp_
     content = zipped(names)
     offer(mirror, monkeypatch, "kermany-chest", content)
     code = (
-        "import os, signal, sys; from data_builders import JPEG, image_names, write
-from tlutils.data import downloads, sources\n"
+        "import os, signal, sys; from tlutils.data import downloads, sources\n"
         "place, seen = downloads._place, []\n"
         "def die(*args):\n    seen.append(place(*args))\n"
         "    if len(seen) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"

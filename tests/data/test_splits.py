@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlutils.data import records, splits
-from tlutils.data.audit import audit_splits, leaks
+from tlutils.data.audit import audit_splits, leak_verdict, leaks
 
 
 def sides_of(found: pd.DataFrame, key: str = "patient") -> pd.Series:
