@@ -25,7 +25,7 @@ def test_asked_for_precision_is_taken_and_said():
 
 def test_the_natural_precision_of_a_cpu_follows_its_instructions(monkeypatch):
     for flags, precision in (({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16"), ({"avx2"}, "fp32")):
-        monkeypatch.setattr(devices, "_cpu_line", lambda name: " ".join(flags))
+        monkeypatch.setattr(devices, "_cpu_line", lambda name, flags=flags: " ".join(flags))
         machine = devices.choose("cpu")
         assert machine.precision == precision and "bf16" in machine.why
     assert machine.autocast()._enabled is False
@@ -145,7 +145,7 @@ def test_a_seed_gives_the_same_numbers_and_a_saved_state_goes_on():
     import numpy as np
 
     def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
 
     devices.seed_everything(7)
     first, state = draw(), devices.rng_state(torch.device("cpu"))

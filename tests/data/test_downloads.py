@@ -1073,14 +1073,14 @@ def test_an_archive_damaged_anywhere_is_refused_or_has_all_its_files(tmp_path, k
 
 
 def test_a_folder_removed_while_it_is_filled_is_not_taken_for_whole(tmp_path):
-    with pytest.raises(DownloadError, match="removed while it was filled"):
-        with downloads.whole_folder(tmp_path / "to") as folder:
-            (folder / "1.png").write_bytes(b"1")
-            shutil.rmtree(folder)
-            (folder / "later").mkdir(parents=True)
-    with pytest.raises(DownloadError, match="removed while it was filled"):
-        with downloads.whole_folder(tmp_path / "to") as folder:
-            shutil.rmtree(folder)
+    removed = pytest.raises(DownloadError, match="removed while it was filled")
+    with removed, downloads.whole_folder(tmp_path / "to") as folder:
+        (folder / "1.png").write_bytes(b"1")
+        shutil.rmtree(folder)
+        (folder / "later").mkdir(parents=True)
+    removed = pytest.raises(DownloadError, match="removed while it was filled")
+    with removed, downloads.whole_folder(tmp_path / "to") as folder:
+        shutil.rmtree(folder)
     assert names(tmp_path) == []
 
 

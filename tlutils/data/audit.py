@@ -1,10 +1,10 @@
 """What may spoil an examination: what the splits share, and what the files alone tell of the label.
 
-`audit_all` makes one table of all findings, a row a check. Its parts can be had alone: `audit_splits`
-(patients, files and names in two splits), `audit_near_duplicates` (images that look the same) and
-`audit_shortcuts`. The last asks whether a network could cheat: images of two classes often come
-from two machines or two hands, with other sizes, other compression, other modes. A network may
-learn that instead of the disease, and fail where the files are made in another way.
+`audit_all` makes one table of all findings, a row a check. Its parts can be had alone:
+`audit_splits` (patients, files and names in two splits), `audit_near_duplicates` (images that look
+the same) and `audit_shortcuts`: could a network cheat? Images of two classes often come from two
+machines or two hands, with other sizes, other compression, other modes. A network may learn that
+instead of the disease, and fail where the files are made in another way.
 """
 
 from __future__ import annotations
@@ -338,7 +338,7 @@ class Shortcuts:
     ----------
     table : DataFrame with property ("all together", then each alone, the most telling first), auc,
         low, high (95 % interval).
-    right : int, images whose label all properties together told.
+    right : int, images whose label all properties together predict.
     of : int, images that were examined.
     usual : float, share of the most frequent label, which needs no property.
     patients : int
@@ -372,7 +372,7 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
 
     Returns
     -------
-    Shortcuts, or None where it cannot be told: one class, or one with fewer than five patients.
+    Shortcuts, or None where it cannot be measured: one class, or one with fewer than five patients.
 
     Raises
     ------
@@ -389,12 +389,12 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     patient = pd.factorize(known["patient"])[0]
     parts = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=_SEED)
     folds = list(parts.split(values, label, patient))
-    told = _told(values, label, folds)
-    alone = {name: _told(values[[name]], label, folds) for name in values}
+    together = _predicted(values, label, folds)
+    alone = {name: _predicted(values[[name]], label, folds) for name in values}
     rows = [{"property": name, **_auc(label, scores, patient)} for name, scores in alone.items()]
     rows = sorted(rows, key=lambda row: -row["auc"])
-    table = pd.DataFrame([{"property": "all together", **_auc(label, told, patient)}, *rows])
-    right, usual = int((told.argmax(1) == label).sum()), float(np.bincount(label).max())
+    table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
+    right, usual = int((together.argmax(1) == label).sum()), float(np.bincount(label).max())
     return Shortcuts(table, right, len(known), usual / len(label), patient.max() + 1)
 
 
@@ -431,8 +431,8 @@ def _properties(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, index=records.index).astype(float)
 
 
-def _told(values: pd.DataFrame, label: np.ndarray, folds: list) -> np.ndarray:
-    """float (images, classes): what a model says of labels of patients whom it has not seen."""
+def _predicted(values: pd.DataFrame, label: np.ndarray, folds: list) -> np.ndarray:
+    """float (images, classes): what a model predicts for patients whom it has not seen."""
     scores = np.tile(np.bincount(label) / len(label), (len(label), 1))
     if values.shape[1] == 0:  # all files are alike
         return scores
@@ -468,7 +468,7 @@ def audit_shortcuts(found: Shortcuts | None) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame in the columns of `audit_splits`, without a row where it could not be told.
+    DataFrame in the columns of `audit_splits`, without a row where it could not be measured.
     """
     if found is None:
         return pd.DataFrame()

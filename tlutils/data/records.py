@@ -718,9 +718,9 @@ def read_manifest(
     frame = pd.DataFrame({"path": paths, "split": splits, "label": table["label"]}, dtype="str")
     frame = with_patients(frame, patient)
     if "patient" in table and patient == "auto":
-        told = table["patient"].str.strip()
-        nobody = told.str.lower().isin(_NOBODY)
-        frame["patient"] = told.mask(nobody, frame["patient"])
+        given = table["patient"].str.strip()
+        nobody = given.str.lower().isin(_NOBODY)
+        frame["patient"] = given.mask(nobody, frame["patient"])
         if nobody.any():
             warnings.warn(
                 f"found no patient in {nobody.sum()} of {len(table)} rows of {csv}; there the file "
