@@ -20,8 +20,8 @@ from types import FrameType
 import pandas as pd
 
 from .core import files
-from .data import cleaning, near_duplicates, records, sources, splits
-from .data.audit import audit_rows, measure_shortcuts
+from .data import cleaning, near_duplicates, records, sources
+from .data.audit import audit_all, audit_splits, leak_verdict, leaks
 
 DONE, BAD_NEWS, WRONG_USE, MISSING = 0, 1, 2, 3
 
@@ -140,7 +140,7 @@ def audit(options: argparse.Namespace) -> int:
     if options.near:
         table = near_duplicates.perceptual_hashes(table, root)
         pairs = near_duplicates.near_duplicates(table)
-    found = _findings(table, pairs)
+    found = audit_all(table, pairs)
     print(records.counts(table).to_string(), end="\n\n")
     for row in found.itertuples():
         share = f"{row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f"{row.found:,}"
@@ -156,26 +156,18 @@ def audit(options: argparse.Namespace) -> int:
                     " " * 10,
                 )
             )
-    print(f"\n{splits.leak_verdict(found)}")
+    print(f"\n{leak_verdict(found)}")
     if options.json:
         report = {
             "counts": records.counts(table).to_dict(),
             "checks": json.loads(found.to_json(orient="records")),
-            "verdict": splits.leak_verdict(found),
-            "leak": bool(splits.leaks(found)),
+            "verdict": leak_verdict(found),
+            "leak": leaks(found),
         }
         files.write_text(options.json, json.dumps(report, indent=1))
     if options.fix:
         _fix(table, pairs, root, options.fix)
-    return BAD_NEWS if splits.leaks(found) else DONE
-
-
-def _findings(table: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.DataFrame:
-    """All rows of the audit: of the splits, of near-duplicates where they were looked for, of file properties."""
-    parts = [splits.audit(table), audit_rows(measure_shortcuts(table))]
-    if pairs is not None:
-        parts.insert(1, near_duplicates.audit_rows(table, pairs))
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+    return BAD_NEWS if leaks(found) else DONE
 
 
 def _fix(table: pd.DataFrame, pairs: pd.DataFrame | None, root: Path, csv: str) -> None:
@@ -186,7 +178,7 @@ def _fix(table: pd.DataFrame, pairs: pd.DataFrame | None, root: Path, csv: str) 
     for step in cleaned.steps.itertuples():
         print(f"{step.images:>8,}  {step.step}: {step.what}")
     print(
-        f"\n{records.counts(cleaned.records).to_string()}\n\n{splits.leak_verdict(splits.audit(cleaned.records))}"
+        f"\n{records.counts(cleaned.records).to_string()}\n\n{leak_verdict(audit_splits(cleaned.records))}"
     )
 
 

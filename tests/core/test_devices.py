@@ -25,7 +25,7 @@ def test_asked_for_precision_is_taken_and_said():
 
 def test_the_natural_precision_of_a_cpu_follows_its_instructions(monkeypatch):
     for flags, precision in (({"avx512_bf16"}, "bf16"), ({"amx_bf16"}, "bf16"), ({"avx2"}, "fp32")):
-        monkeypatch.setattr(devices, "_cpu_flags", lambda: flags)
+        monkeypatch.setattr(devices, "_cpu_line", lambda name, flags=flags: " ".join(flags))
         machine = devices.choose("cpu")
         assert machine.precision == precision and "bf16" in machine.why
     assert machine.autocast()._enabled is False
@@ -80,7 +80,7 @@ def test_fp32_is_not_rounded_to_tf32_and_the_record_says_so():
     """cudnn's convolutions are rounded by default; the flags are those of the process, so another one looks."""
     script = """if True:
         import torch
-        from tlutils import devices
+        from tlutils.core import devices
         bf16 = devices.choose("cpu", "bf16").describe()["tf32"]
         fp32 = devices.choose("cpu", "fp32").describe()["tf32"]
         print(bf16, fp32, torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)
@@ -114,7 +114,7 @@ def test_channels_last_is_for_images_only():
 def test_freed_memory_is_kept_unless_the_user_says_otherwise(setting, kept):
     script = """if True:
         import resource, torch
-        from tlutils import devices
+        from tlutils.core import devices
         said = devices.choose("cpu").describe()["keeps_freed_memory"]
         for i in range(40):
             if i == 30:
@@ -145,7 +145,7 @@ def test_a_seed_gives_the_same_numbers_and_a_saved_state_goes_on():
     import numpy as np
 
     def draw():
-        return random.random(), np.random.rand(), torch.rand(1).item()
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
 
     devices.seed_everything(7)
     first, state = draw(), devices.rng_state(torch.device("cpu"))

@@ -16,7 +16,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     files.write_text(path, "old")
     with pytest.raises(ZeroDivisionError), files.replacing(path) as part:
         part.write_bytes(b"half a")
-        1 / 0
+        raise ZeroDivisionError
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
 
 
@@ -31,14 +31,17 @@ def test_a_folder_that_is_missing_is_made(tmp_path):
 def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     path = tmp_path / "recipe.json"
     files.write_text(path, "old")
-    with pytest.raises(OSError, match="Earlier results are intact"), files.replacing(path):
-        with open("/dev/full", "wb") as disk:
-            disk.write(b"x" * 100000)
+    with (
+        pytest.raises(OSError, match="Earlier results are intact"),
+        files.replacing(path),
+        open("/dev/full", "wb") as disk,
+    ):
+        disk.write(b"x" * 100000)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
 
 
 HOLD = (
-    "import sys, time; from tlutils import files\n"
+    "import sys, time; from tlutils.core import files\n"
     "with files.locked(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
 )
 
@@ -54,9 +57,9 @@ def holder(tmp_path):
 
 
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(holder, tmp_path):
-    with pytest.raises(files.Busy, match="the run oct.*Wait until it has ended"):
-        with files.locked(tmp_path / ".lock", "the run oct"):
-            pass
+    locked = files.locked(tmp_path / ".lock", "the run oct")
+    with pytest.raises(files.Busy, match="the run oct.*Wait until it has ended"), locked:
+        pass
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with files.locked(tmp_path / ".lock", "the run oct"):
@@ -72,7 +75,7 @@ def test_a_lock_can_be_waited_for(holder, tmp_path):
 def test_a_thread_may_hold_a_lock_twice_and_lets_go_of_it_also_after_an_error(tmp_path):
     lock = tmp_path / ".lock"
     with pytest.raises(ZeroDivisionError), files.locked(lock, "it"), files.locked(lock, "it"):
-        1 / 0
+        raise ZeroDivisionError
     said = subprocess.run(
         [sys.executable, "-c", HOLD.replace("60", "0"), str(lock)], capture_output=True, text=True
     )
@@ -84,7 +87,7 @@ def test_what_a_killed_process_left_of_a_write_goes_with_the_next_one_and_what_l
     tmp_path,
 ):
     write = (
-        "import sys, os, signal; from tlutils import files\nwith files.replacing(sys.argv[1]) as part:\n"
+        "import sys, os, signal; from tlutils.core import files\nwith files.replacing(sys.argv[1]) as part:\n"
         "    part.write_text('half a')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     for name in ("a.json", "b.json", "a.json"):

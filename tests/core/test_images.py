@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from PIL.ExifTags import Base
 from torch import nn
 from troubled_files import tiff_of
 
 import tlutils
 from tlutils.core import devices
-from tlutils.core.images import ORIENTATION, UnreadableImage, read
+from tlutils.core.images import UnreadableImage, read
 from tlutils.data import loaders, near_duplicates, records
 from tlutils.evaluation.predict import predict
 
@@ -46,8 +47,8 @@ def held(folder: Path, orientation: int, ending: str = "png") -> Path:
         Image.fromarray(AS_STORED[orientation](scene()).copy()),
     )
     exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    options = {"tiffinfo": {ORIENTATION: orientation}} if ending == "tiff" else {"exif": exif}
+    exif[Base.Orientation] = orientation
+    options = {"tiffinfo": {Base.Orientation: orientation}} if ending == "tiff" else {"exif": exif}
     image.save(file, quality=95, **options)
     return file
 
@@ -96,7 +97,7 @@ def test_predictions_see_the_picture_upright(tmp_path):
 def test_an_orientation_behind_the_pixels_of_a_png_counts_too(tmp_path):
     image, exif = io.BytesIO(), Image.Exif()
     Image.fromarray(AS_STORED[6](scene()).copy()).save(image, "PNG")
-    exif[ORIENTATION] = 6
+    exif[Base.Orientation] = 6
     body = b"eXIf" + exif.tobytes()[6:]
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     (tmp_path / "a.png").write_bytes(image.getvalue()[:-12] + chunk + image.getvalue()[-12:])

@@ -1,12 +1,215 @@
-"""What file properties tell of the label, and that nothing is claimed where they tell nothing."""
+"""What splits share, and what file properties tell of the label: all that is found, and nothing more."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from data_builders import OCT, PATIENT_RULES, finding, patients, random_patients, table
 
-from tlutils.data import audit, records, splits
+from tlutils.data import audit, near_duplicates, records
+from tlutils.data.audit import (
+    audit_all,
+    audit_near_duplicates,
+    audit_shortcuts,
+    audit_splits,
+    leak_verdict,
+    leaks,
+    measure_shortcuts,
+)
+
+# A small chest set: no patient on both sides, unless the germ or the series is dropped from the key.
+CHEST = [
+    ("train/N/IM-0001-0001.jpeg", "train", "N"),
+    ("train/N/NORMAL2-IM-0002-0001.jpeg", "train", "N"),
+    ("train/P/person1_bacteria_1.jpeg", "train", "P"),
+    ("train/P/person2_virus_1.jpeg", "train", "P"),
+    ("test/N/NORMAL2-IM-0001-0001.jpeg", "test", "N"),
+    ("test/N/NORMAL2-IM-0001-0001-0002.jpeg", "test", "N"),
+    ("test/P/person1_virus_9.jpeg", "test", "P"),
+    ("test/P/person2_bacteria_9.jpeg", "test", "P"),
+    ("test/P/person3_virus_9.jpeg", "test", "P"),
+]
+
+
+# --- what splits share ---------------------------------------------------------------------------
+
+
+def test_shared_patients_are_counted_in_images_of_the_second_split():
+    found = audit_splits(table(OCT))
+    assert found.columns.tolist() == [
+        "check",
+        "splits",
+        "found",
+        "of",
+        "share",
+        "verdict",
+        "examples",
+        "meaning",
+    ]
+    row = finding(found, "patient in two splits")
+    assert (row["found"], row["of"], row["share"], row["verdict"]) == (3, 4, 0.75, "leak")
+    assert row["examples"] == "test/CNV/CNV-1-1.jpeg, test/CNV/CNV-2-2.jpeg, test/DME/DME-2-3.jpeg"
+    assert row["meaning"].startswith("3 of 4 test images show a patient whom train shows too")
+    assert leaks(found)
+    assert leak_verdict(found) == "LEAK: 3 of 4 test images share a patient with train"
+
+
+def test_a_shared_base_name_alone_is_a_warning_and_no_leak():
+    found = table(OCT).assign(patient=[str(i) for i in range(len(OCT))])
+    row = finding(audit_splits(found), "base name in two splits")
+    assert (row["found"], row["verdict"], row["examples"]) == (
+        1,
+        "warning",
+        "test/CNV/CNV-1-1.jpeg",
+    )
+    assert (
+        leak_verdict(audit_splits(found)) == "no patient is on two sides; files were not compared"
+    )
+
+
+def test_wrong_patient_keys_make_leaks_of_a_clean_split():
+    audits = {
+        rule: audit_splits(records.with_patients(table(CHEST), key))
+        for rule, key in PATIENT_RULES.items()
+    }
+    found = {
+        rule: finding(audit, "patient in two splits")["found"] for rule, audit in audits.items()
+    }
+    assert found == {"kind and number": 0, "number without kind": 2, "series merged": 2}
+    found = audit_splits(table(CHEST))
+    assert not leaks(found)
+    assert leak_verdict(found) == "no patient or name is on two sides; files were not compared"
+
+
+def hashed(rows: list[tuple[str, str, str, str, str]]) -> pd.DataFrame:
+    """Records of (path, split, label, patient, contents), contents "" being an unreadable file."""
+    found = pd.DataFrame(rows, columns=["path", "split", "label", "patient", "sha256"], dtype="str")
+    return found.assign(problem=np.where(found["sha256"] == "", "empty file", ""))
+
+
+def test_equal_files_are_found_across_splits_within_splits_and_under_two_labels():
+    found = audit_splits(
+        hashed(
+            [
+                ("a1.png", "train", "A", "1", "x"),
+                ("a2.png", "train", "A", "2", "x"),
+                ("b1.png", "train", "B", "3", "y"),
+                ("b2.png", "test", "B", "4", "z"),
+                ("a3.png", "test", "A", "5", "x"),
+                ("a4.png", "test", "A", "6", "y"),
+            ]
+        )
+    )
+    across = finding(found, "identical bytes in two splits")
+    assert (across["found"], across["of"], across["verdict"]) == (2, 3, "leak")
+    labels = finding(found, "identical bytes under two labels", "all")
+    assert (labels["found"], labels["verdict"], labels["examples"]) == (
+        2,
+        "warning",
+        "b1.png, a4.png",
+    )
+    within = finding(found, "identical bytes within a split", "train")
+    assert (within["found"], within["verdict"], within["examples"]) == (1, "warning", "a2.png")
+    assert finding(found, "identical bytes within a split", "test")["verdict"] == "ok"
+    assert leak_verdict(found) == "LEAK: 2 of 3 test images are files of train too"
+
+
+def test_unreadable_files_are_no_copies_of_each_other_but_count_as_unreadable():
+    found = audit_splits(
+        hashed(
+            [
+                ("a1.png", "train", "A", "1", ""),
+                ("b1.png", "train", "B", "2", "x"),
+                ("a2.png", "test", "A", "3", ""),
+                ("b2.png", "test", "B", "4", "y"),
+            ]
+        )
+    )
+    unreadable = finding(found, "unreadable file", "all")
+    assert (unreadable["found"], unreadable["of"], unreadable["verdict"]) == (2, 4, "warning")
+    assert found[found["verdict"] != "ok"]["check"].tolist() == ["unreadable file"]
+    assert leak_verdict(found) == "no patient, file or name is on two sides"
+
+
+def test_files_are_not_compared_unless_they_were_read():
+    assert not audit_splits(table(OCT))["check"].str.contains("bytes|unreadable").any()
+
+
+def test_unknown_patients_are_counted_and_named_in_the_verdict():
+    found = table(
+        [
+            ("train/A/x.png", "train", "A"),
+            ("train/B/B1.png", "train", "B"),
+            ("test/A/y.png", "test", "A"),
+            ("test/B/CNV-7-1.png", "test", "B"),
+        ]
+    )
+    row = finding(audit_splits(found), "unknown patient", "all")
+    assert (row["found"], row["of"], row["verdict"]) == (3, 4, "warning")
+    assert leak_verdict(audit_splits(found)).endswith("; the patient of 3 images is unknown")
+
+
+def test_a_class_missing_in_a_split_is_named():
+    found = audit_splits(table(OCT[:6]))
+    row = finding(found, "class missing in a split", "test")
+    assert (row["found"], row["of"], row["verdict"], row["examples"]) == (1, 2, "warning", "DME")
+    assert finding(found, "class missing in a split", "train")["verdict"] == "ok"
+
+
+def test_a_small_validation_set_is_named_with_its_uncertainty():
+    def row(n: int) -> pd.Series:
+        found = patients({str(i): {"AB"[i % 2]: 1} for i in range(n + 2)})
+        found = found.assign(split=["train"] * 2 + ["val"] * n)
+        return finding(audit_splits(found), "validation set too small", "val")
+
+    small, large = row(16), row(100)
+    assert (small["verdict"], small["found"]) == ("warning", 16)
+    assert "within 0.24 at worst" in small["meaning"]
+    assert (large["verdict"], large["found"]) == ("ok", 0)
+    assert "within 0.10 at worst" in large["meaning"]
+
+
+def test_every_pair_of_splits_is_compared_and_the_largest_leak_told():
+    rows = [
+        (f"{split}/{label}/{label}-{n}-{i}.png", split, label)
+        for i, (split, label, n) in enumerate(
+            [
+                ("train", "CNV", 1),
+                ("train", "DME", 2),
+                ("val", "CNV", 1),
+                ("val", "DME", 3),
+                ("val", "DME", 4),
+                ("test", "CNV", 3),
+                ("test", "DME", 4),
+                ("test", "DME", 2),
+            ]
+        )
+    ]
+    found = audit_splits(table(rows))
+    shared = found[found["check"] == "patient in two splits"]
+    assert dict(zip(shared["splits"], shared["found"], strict=True)) == {
+        "train & val": 1,
+        "train & test": 1,
+        "val & test": 2,
+    }
+    assert leak_verdict(found) == "LEAK: 2 of 3 test images share a patient with val"
+
+
+def test_without_two_splits_there_is_nothing_to_compare():
+    found = audit_splits(random_patients(0))
+    assert not leaks(found) and leak_verdict(found) == "there are no two splits to compare"
+
+
+def test_images_without_a_split_take_no_part_in_the_comparison():
+    found = table(OCT)
+    found.loc[found["split"] == "train", "split"] = ["", "train", "", "train"]
+    assert finding(audit_splits(found), "patient in two splits")["found"] == 1
+
+
+# --- shortcuts ---------------------------------------------------------------------------
 
 
 def inspected(
@@ -51,7 +254,7 @@ def inspected(
 
 
 def test_a_width_that_goes_with_the_label_is_found_and_named():
-    found = audit.measure_shortcuts(inspected(wide=0.9))
+    found = measure_shortcuts(inspected(wide=0.9))
     assert (
         found.clear
         and found.table["property"][0] == "all together"
@@ -67,8 +270,8 @@ def test_a_width_that_goes_with_the_label_is_found_and_named():
 
 def test_properties_by_chance_are_no_finding():
     for seed in range(3):
-        found = audit.measure_shortcuts(inspected(seed=seed))
-        row = audit.audit_rows(found).iloc[0]
+        found = measure_shortcuts(inspected(seed=seed))
+        row = audit_shortcuts(found).iloc[0]
         assert not found.clear and row["verdict"] == "ok" and row["found"] == 0
 
 
@@ -79,15 +282,15 @@ def test_knowing_the_patient_is_no_help_as_patients_are_not_shared_between_parts
     )  # tells the patient, and so his label
     drawn = np.random.default_rng(0).permutation(list("AB") * 40)
     shuffled = {str(patient): label for patient, label in enumerate(drawn)}
-    found = audit.measure_shortcuts(own.assign(label=own["patient"].map(shuffled)))
+    found = measure_shortcuts(own.assign(label=own["patient"].map(shuffled)))
     assert not found.clear
 
 
 def test_a_finding_is_a_warning_in_the_columns_of_the_audit_and_never_a_leak():
     table = inspected(wide=1.0)
-    row = audit.audit_rows(audit.measure_shortcuts(table))
-    assert list(row.columns) == list(splits.audit(table).columns)
-    assert row["verdict"].tolist() == ["warning"] and not splits.leaks(row)
+    row = audit_shortcuts(measure_shortcuts(table))
+    assert list(row.columns) == list(audit_splits(table).columns)
+    assert row["verdict"].tolist() == ["warning"] and not leaks(row)
     assert "AUC 1.00" in row["meaning"][0] and "right for 50%" in row["meaning"][0]
 
 
@@ -103,19 +306,19 @@ def test_a_finding_is_a_warning_in_the_columns_of_the_audit_and_never_a_leak():
     ids=["mode", "suffix", "brightness"],
 )
 def test_mode_suffix_and_brightness_count_too(make):
-    assert audit.measure_shortcuts(make(inspected())).table["auc"][0] > 0.99
+    assert measure_shortcuts(make(inspected())).table["auc"][0] > 0.99
 
 
 def test_three_classes_are_each_measured_against_the_rest():
-    found = audit.measure_shortcuts(inspected(patients=90, labels="ABC", wide=1.0))
+    found = measure_shortcuts(inspected(patients=90, labels="ABC", wide=1.0))
     assert 0.7 < found.table["auc"][0] < 0.9  # A is told surely, B and C not from each other
 
 
 def test_alike_files_tell_nothing():
     table = inspected().assign(bytes=pd.array([1000] * 240, dtype="Int64"))
-    found = audit.measure_shortcuts(table)
+    found = measure_shortcuts(table)
     assert found.table["auc"].tolist() == [0.5] and not found.clear
-    assert audit.audit_rows(found)["verdict"].tolist() == ["ok"]
+    assert audit_shortcuts(found)["verdict"].tolist() == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -124,37 +327,69 @@ def test_alike_files_tell_nothing():
     ids=["four patients a class", "one class", "nothing readable"],
 )
 def test_where_it_cannot_be_told_there_is_no_row(table):
-    assert audit.measure_shortcuts(table) is None
-    assert len(audit.audit_rows(None)) == 0
+    assert measure_shortcuts(table) is None
+    assert len(audit_shortcuts(None)) == 0
 
 
 def test_unreadable_files_take_no_part():
     broken = inspected(patients=10).assign(problem="empty file", width=pd.NA, height=pd.NA)
     table = pd.concat([inspected(), broken])
-    assert audit.measure_shortcuts(table.reset_index(drop=True)).of == 240
+    assert measure_shortcuts(table.reset_index(drop=True)).of == 240
 
 
-def test_a_large_set_is_sampled_by_whole_patients():
-    found = audit.measure_shortcuts(inspected(patients=200), sample=400)
+def test_a_large_set_is_sampled_by_whole_patients(monkeypatch):
+    monkeypatch.setattr(audit, "_SAMPLE", 400)
+    found = measure_shortcuts(inspected(patients=200))
     assert 390 < found.of <= 400 and found.patients == found.of / 4
 
 
-def test_a_seed_gives_one_answer():
-    one, two = (audit.measure_shortcuts(inspected(wide=0.5), seed=3) for _ in range(2))
+def test_the_same_records_give_one_answer():
+    one, two = (measure_shortcuts(inspected(wide=0.5)) for _ in range(2))
     pd.testing.assert_frame_equal(one.table, two.table)
 
 
 def test_records_that_were_not_inspected_are_refused():
     with pytest.raises(ValueError, match="records.inspect adds them"):
-        audit.properties(inspected().drop(columns=["width", "bytes"]))
+        measure_shortcuts(inspected().drop(columns=["width", "bytes"]))
 
 
 @pytest.mark.real
 def test_the_bytes_of_the_real_chest_films_tell_most_labels(real_data):
     root = real_data / "chest_xray_224"
-    found = audit.measure_shortcuts(records.inspect(records.scan(root), root))
+    found = measure_shortcuts(records.inspect(records.scan(root), root))
     assert (
         found.clear
         and found.table["low"][0] > 0.85
         and found.table["property"][1].startswith("bytes")
     )
+
+
+@pytest.mark.real
+def test_the_audit_of_a_folder_with_the_real_oct_names_finds_835_of_968(real_data, tmp_path):
+    names = pd.concat(
+        [pd.read_csv(file) for file in sorted((real_data / "names").glob("oct_*.csv"))]
+    )
+    for folder in {Path(path).parent for path in names["path"]}:
+        (tmp_path / folder).mkdir(parents=True)
+    for path in names["path"]:
+        (tmp_path / path).touch()
+    found = audit_splits(records.inspect(records.scan(tmp_path), tmp_path))
+    shared = finding(found, "patient in two splits")
+    assert (shared["found"], shared["of"], shared["verdict"]) == (835, 968, "leak")
+    assert finding(found, "base name in two splits")["found"] == 288
+    assert finding(found, "identical bytes in two splits")["found"] == 0
+    assert finding(found, "unreadable file", "all")["found"] == names["path"].nunique()
+    assert leak_verdict(found) == "LEAK: 835 of 968 test images share a patient with train"
+
+
+def test_the_whole_audit_has_the_rows_of_its_parts_as_far_as_something_is_known():
+    found = inspected(wide=1.0).assign(split=["train", "test"] * 120, phash="")
+    pairs = near_duplicates.near_duplicates(found)
+    parts = [
+        audit_splits(found),
+        audit_near_duplicates(found, pairs),
+        audit_shortcuts(measure_shortcuts(found)),
+    ]
+    pd.testing.assert_frame_equal(audit_all(found, pairs), pd.concat(parts, ignore_index=True))
+    plain = found[["path", "split", "label", "patient"]]
+    pd.testing.assert_frame_equal(audit_all(plain), audit_splits(plain))

@@ -55,7 +55,7 @@ def test_a_view_does_not_depend_on_or_touch_the_global_random_state(images, keys
 
 def test_a_view_is_the_same_in_another_process(images, keys):
     code = (
-        "import torch; from tlutils import augment; "
+        "import torch; from tlutils.data import augment; "
         "i = torch.randint(0, 256, (9, 1, 40, 56), generator=torch.Generator().manual_seed(0), dtype=torch.uint8);"
         "v = augment.view(i, torch.arange(9) * 1234567891011 + 5, 2, 4, "
         f"augment.{EVERYTHING!r}); print(v.long().mul(torch.arange(v.numel()).view_as(v)).sum().item())"
@@ -131,7 +131,7 @@ def test_a_rotation_is_by_the_drawn_angle_in_pixels_not_in_shares_of_the_sides()
 
 
 def test_the_numbers_drawn_are_uniform_and_independent():
-    u = augment.uniforms(torch.arange(20000), 0, 0, 3)
+    u = augment._uniforms(torch.arange(20000), 0, 0, 3)
     assert u.min() >= 0 and u.max() < 1
     assert np.allclose(np.histogram(u, 10, (0, 1))[0] / u.size, 0.1, atol=0.005)
     assert np.abs(np.corrcoef(np.column_stack([u[:-1], u[1:]]).T) - np.eye(6)).max() < 0.03

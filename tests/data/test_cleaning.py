@@ -8,7 +8,8 @@ import shutil
 import pandas as pd
 import pytest
 
-from tlutils.data import cleaning, near_duplicates, records, splits
+from tlutils.data import cleaning, records
+from tlutils.data.audit import audit_near_duplicates, audit_splits, leaks
 
 
 def table(rows: list[tuple[str, str, str, str, str]]) -> pd.DataFrame:
@@ -71,11 +72,11 @@ def test_of_copies_the_one_in_test_stays():
 
 def test_patients_who_share_a_file_end_on_one_side_though_the_copy_is_gone():
     found = table([*clean_split(), ("train/A/copy.png", "train", "A", "p00", "16-0")])
-    assert splits.leaks(splits.audit(found))
+    assert leaks(audit_splits(found))
     cleaned = cleaning.clean(found)
     name = cleaned.records.set_index("sha256")["patient"]
     assert name["16-0"] == name["0-0"] == "p00" and images(cleaned, "patients joined") == 2
-    assert sides(cleaned).max() == 1 and not splits.leaks(splits.audit(cleaned.records))
+    assert sides(cleaned).max() == 1 and not leaks(audit_splits(cleaned.records))
 
 
 def test_a_look_ties_nobody_but_those_who_share_it():
@@ -98,7 +99,7 @@ def test_images_that_look_the_same_end_on_one_side():
         and both["patient"].nunique() == 1
     )
     assert images(cleaned, "patients joined") == 2 and cleaned.records["patient"].nunique() == 19
-    assert not splits.leaks(near_duplicates.audit_rows(cleaned.records, pairs))
+    assert not leaks(audit_near_duplicates(cleaned.records, pairs))
 
 
 def test_a_known_patient_gives_the_name_to_an_unknown_one():
@@ -111,7 +112,7 @@ def test_leaking_splits_are_drawn_anew_with_the_sides_they_had():
     found = table(clean_split())
     found["patient"] = [f"p{int(patient[1:]) % 12}" for patient in found["patient"]]
     cleaned = cleaning.clean(found)
-    assert splits.leaks(splits.audit(found)) and not splits.leaks(splits.audit(cleaned.records))
+    assert leaks(audit_splits(found)) and not leaks(audit_splits(cleaned.records))
     assert set(cleaned.records["split"]) == {"train", "val", "test"} and sides(cleaned).max() == 1
 
 
@@ -122,7 +123,7 @@ def test_a_test_set_in_which_nothing_leaks_is_kept():
     before, after = (
         set(part.loc[part["split"] == "test", "path"]) for part in (found, cleaned.records)
     )
-    assert before == after and not splits.leaks(splits.audit(cleaned.records))
+    assert before == after and not leaks(audit_splits(cleaned.records))
     assert "test stays" in cleaned.steps.set_index("step")["what"]["split anew"]
 
 

@@ -255,7 +255,7 @@ def test_a_loader_whose_workers_died_of_ctrl_c_is_as_good_as_new(tmp_path):
         import os, signal, time
         import pandas as pd
         from PIL import Image
-        from tlutils import loaders
+        from tlutils.data import loaders
         if __name__ == "__main__":
             for i in range(12):
                 Image.new("L", (8, 8), i).save(f"{tmp_path}/{{i}}.png")
@@ -282,11 +282,11 @@ def test_a_loader_whose_workers_died_of_ctrl_c_is_as_good_as_new(tmp_path):
 def test_processes_of_one_machine_share_its_cores_for_reading(monkeypatch):
     monkeypatch.setattr(loaders.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
-    assert loaders.default_workers(5000) == 8
+    assert loaders._default_workers(5000) == 8
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert loaders.default_workers(5000) == 3
+    assert loaders._default_workers(5000) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
-    assert loaders.default_workers(5000) == 1
+    assert loaders._default_workers(5000) == 1
 
 
 def test_memory_is_pinned_only_where_a_cuda_gpu_computes(monkeypatch, tmp_path):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from data_builders import finding
 from PIL import Image
 
-from tlutils.data import near_duplicates, pairing, phantoms, records, splits
+from tlutils.data import near_duplicates, phantoms, records
+from tlutils.data.audit import audit_near_duplicates, audit_splits, leaks
 
 
 def table(rows: list[tuple[str, str, str, str]], **columns: list) -> pd.DataFrame:
@@ -33,10 +35,6 @@ def hashed(bits: np.ndarray, splits_: list[str] | None = None) -> pd.DataFrame:
     n = len(bits)
     sides = splits_ or [""] * n
     return table([(f"A/{i}.png", sides[i], "A", str(i)) for i in range(n)], phash=as_text(bits))
-
-
-def find(audit: pd.DataFrame, check: str, where: str) -> pd.Series:
-    return audit[(audit["check"] == check) & (audit["splits"] == where)].iloc[0]
 
 
 @pytest.fixture(scope="module")
@@ -75,22 +73,19 @@ def test_copies_saved_again_resized_or_in_color_are_found_and_strangers_are_not(
         "test/CNV/CNV-72-1.bmp",
     }
     assert pairs["group"].nunique() == 1 and not pairs["same_bytes"].any()
-    assert (
-        pairs["distance"].is_monotonic_increasing
-        and pairs["distance"].max() <= near_duplicates.DISTANCE
-    )
+    assert pairs["distance"].is_monotonic_increasing and pairs["distance"].max() <= 20
 
 
 def test_copies_in_another_split_are_a_leak_that_bytes_do_not_show(looked):
     plain, near = (
-        splits.audit(looked),
-        near_duplicates.audit_rows(looked, near_duplicates.near_duplicates(looked)),
+        audit_splits(looked),
+        audit_near_duplicates(looked, near_duplicates.near_duplicates(looked)),
     )
-    assert not splits.leaks(plain) and splits.leaks(near)
-    row = find(near, "near-duplicates", "train & test")
+    assert not leaks(plain) and leaks(near)
+    row = finding(near, "near-duplicates", "train & test")
     assert (row["found"], row["of"], row["verdict"]) == (3, 4, "leak")
     assert "3 of them in files that differ" in row["meaning"]
-    assert find(near, "near-duplicates of two patients", "all")["verdict"] == "warning"
+    assert finding(near, "near-duplicates of two patients", "all")["verdict"] == "warning"
     assert list(near.columns) == list(plain.columns)
 
 
@@ -107,7 +102,7 @@ def test_a_bad_file_or_a_picture_without_contrast_has_no_hash_and_is_nobodys_cop
     found = table(
         [(name, "", "A", name) for name in ("a.png", "b.png", "a.jpeg", "b.jpeg", "gone.png")]
     )
-    found = near_duplicates.perceptual_hashes(found, tmp_path, workers=1)
+    found = near_duplicates.perceptual_hashes(found, tmp_path)
     assert (found["phash"] == "").all() and len(near_duplicates.near_duplicates(found)) == 0
     assert found["brightness"].tolist()[:2] == [7, 7] and found["brightness"][2:].isna().all()
 
@@ -126,26 +121,26 @@ def test_a_picture_that_looks_the_same_twice_in_one_split_of_one_patient_is_no_f
     bits = hashes(1).repeat(2, 0)
     same = hashed(bits, ["train", "train"]).assign(patient="1")
     assert (
-        near_duplicates.audit_rows(same, near_duplicates.near_duplicates(same))["verdict"] == "ok"
+        audit_near_duplicates(same, near_duplicates.near_duplicates(same))["verdict"] == "ok"
     ).all()
     across = hashed(bits, ["train", "val"]).assign(patient="1")
-    rows = near_duplicates.audit_rows(across, near_duplicates.near_duplicates(across))
-    assert find(rows, "near-duplicates", "train & val")["verdict"] == "leak"
+    rows = audit_near_duplicates(across, near_duplicates.near_duplicates(across))
+    assert finding(rows, "near-duplicates", "train & val")["verdict"] == "leak"
 
 
 def test_one_look_under_two_labels_is_a_warning():
     found = hashed(hashes(1).repeat(2, 0)).assign(label=["A", "B"], patient="1")
-    rows = near_duplicates.audit_rows(found, near_duplicates.near_duplicates(found))
-    assert find(rows, "near-duplicates of two labels", "all")["found"] == 2
-    assert find(rows, "near-duplicates of two patients", "all")["found"] == 0
+    rows = audit_near_duplicates(found, near_duplicates.near_duplicates(found))
+    assert finding(rows, "near-duplicates of two labels", "all")["found"] == 2
+    assert finding(rows, "near-duplicates of two patients", "all")["found"] == 0
 
 
 def test_copies_of_copies_leak_though_they_are_paired_with_the_first_only():
     found = hashed(hashes(1).repeat(3, 0), ["train", "val", "test"])
     pairs = near_duplicates.near_duplicates(found)
     assert len(pairs) == 2 and set(pairs["path_a"]) == {"A/0.png"}
-    rows = near_duplicates.audit_rows(found, pairs)
-    assert find(rows, "near-duplicates", "val & test")["found"] == 1
+    rows = audit_near_duplicates(found, pairs)
+    assert finding(rows, "near-duplicates", "val & test")["found"] == 1
 
 
 def chain() -> np.ndarray:
@@ -162,15 +157,16 @@ def test_what_looks_like_a_third_does_not_look_like_the_thirds_own_neighbour():
     )
     pairs = near_duplicates.near_duplicates(found)
     assert len(pairs) == 2 and pairs["group"].nunique() == 1
-    rows = near_duplicates.audit_rows(found, pairs)
+    rows = audit_near_duplicates(found, pairs)
     across = {
-        where: find(rows, "near-duplicates", where)["found"]
+        where: finding(rows, "near-duplicates", where)["found"]
         for where in ("train & val", "val & test", "train & test")
     }
     assert across == {"train & val": 1, "val & test": 1, "train & test": 0}
     for column in ("patient", "label"):
         assert (
-            find(rows, f"near-duplicates of two {column}s", "all")["examples"] == "A/1.png, A/2.png"
+            finding(rows, f"near-duplicates of two {column}s", "all")["examples"]
+            == "A/1.png, A/2.png"
         )
 
 
@@ -178,16 +174,16 @@ def test_copies_of_a_neighbour_are_neighbours_too():
     found = hashed(
         np.vstack([chain(), chain()]), ["train", "train", "train", "val", "test", "test"]
     )
-    rows = near_duplicates.audit_rows(found, near_duplicates.near_duplicates(found))
-    assert find(rows, "near-duplicates", "train & val")["found"] == 1
-    assert find(rows, "near-duplicates", "train & test")["found"] == 2
-    assert find(rows, "near-duplicates", "val & test")["found"] == 1  # 4 is near 3, and 5 is not
+    rows = audit_near_duplicates(found, near_duplicates.near_duplicates(found))
+    assert finding(rows, "near-duplicates", "train & val")["found"] == 1
+    assert finding(rows, "near-duplicates", "train & test")["found"] == 2
+    assert finding(rows, "near-duplicates", "val & test")["found"] == 1  # 4 is near 3, and 5 is not
 
 
 def test_near_copies_whose_first_was_left_out_still_leak():
     found = hashed(hashes(1).repeat(3, 0), ["train", "train", "test"])
-    rows = near_duplicates.audit_rows(found[1:], near_duplicates.near_duplicates(found))
-    assert find(rows, "near-duplicates", "train & test")["found"] == 1
+    rows = audit_near_duplicates(found[1:], near_duplicates.near_duplicates(found))
+    assert finding(rows, "near-duplicates", "train & test")["found"] == 1
 
 
 def test_every_pair_that_the_audit_counts_is_one_of_comparing_all_with_all():
@@ -196,15 +192,15 @@ def test_every_pair_that_the_audit_counts_is_one_of_comparing_all_with_all():
     draw = np.random.default_rng(1)
     found = hashed(bits, draw.choice(["train", "val", "test"], 200).tolist())
     found["patient"] = draw.integers(0, 20, 200).astype(str)
-    near = (bits[:, None] != bits[None]).sum(2) <= near_duplicates.DISTANCE
+    near = (bits[:, None] != bits[None]).sum(2) <= 20
     np.fill_diagonal(near, False)
-    rows = near_duplicates.audit_rows(found, near_duplicates.near_duplicates(found))
+    rows = audit_near_duplicates(found, near_duplicates.near_duplicates(found))
     patient, split = (found[column].to_numpy() for column in ("patient", "split"))
     differ = near & (patient[:, None] != patient[None])
-    assert find(rows, "near-duplicates of two patients", "all")["found"] == differ.any(1).sum()
+    assert finding(rows, "near-duplicates of two patients", "all")["found"] == differ.any(1).sum()
     for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
         wanted = near[np.ix_(split == two, split == one)].any(1).sum()
-        assert find(rows, "near-duplicates", f"{one} & {two}")["found"] == wanted
+        assert finding(rows, "near-duplicates", f"{one} & {two}")["found"] == wanted
 
 
 def flat_pictures() -> dict[str, np.ndarray]:
@@ -248,7 +244,7 @@ def counted(n: int) -> np.ndarray:
 
 
 def test_hashes_that_share_most_bits_are_compared_to_the_end():
-    a, b, apart = pairing.close_hashes(np.array(as_text(counted(3000))), 1)
+    a, b, apart = near_duplicates._close_hashes(np.array(as_text(counted(3000))), 1)
     assert set(apart) == {1}
     assert len(a) == sum(
         (i ^ 1 << bit) in range(i + 1, 3000) for i in range(3000) for bit in range(12)
@@ -265,7 +261,7 @@ def test_the_pairs_are_exactly_those_of_comparing_all_with_all(distance):
         for j in range(i + 1, 300)
         if (bits[i] ^ bits[j]).sum() <= distance
     }
-    a, b, apart = pairing.close_hashes(np.array(as_text(bits)), distance)
+    a, b, apart = near_duplicates._close_hashes(np.array(as_text(bits)), distance)
     assert {(int(i), int(j)) for i, j in zip(a, b, strict=True)} == all_pairs and len(a) == len(
         all_pairs
     )
@@ -304,7 +300,7 @@ def test_a_table_without_rows_or_hashes_has_no_pairs_and_one_never_hashed_is_ref
 
 
 def test_too_many_pairs_are_refused_before_they_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(pairing, "MOST", 100)
+    monkeypatch.setattr(near_duplicates, "_MOST_PAIRS", 100)
     draw = np.random.default_rng(0)
     alike = np.zeros((60, 256), np.uint8)
     alike[np.arange(60), draw.permutation(256)[:60]] = 1
@@ -312,35 +308,8 @@ def test_too_many_pairs_are_refused_before_they_fill_the_memory(monkeypatch):
         near_duplicates.near_duplicates(hashed(alike))
 
 
-def test_features_that_point_the_same_way_are_pairs_whatever_the_block():
-    draw = np.random.default_rng(0)
-    features = draw.normal(size=(50, 30)).astype(np.float32)
-    features[[7, 40]] = 3 * features[2], features[3] + 0.02 * draw.normal(size=30)
-    found = table([(f"{i}.png", "", "A", str(i)) for i in range(50)])
-    for block in (1, 8, 50, 1000):
-        pairs = near_duplicates.near_duplicates_by_features(features, found, block=block)
-        assert pairs["path_a"].tolist() == ["2.png", "3.png"]
-        assert pairs["path_b"].tolist() == ["7.png", "40.png"]
-    assert pairs["distance"][0] == pytest.approx(0, abs=1e-6) and 0 < pairs["distance"][1] < 0.03
-
-
-@pytest.mark.parametrize(
-    ("shape", "cosine"), [((3, 4), 0.9), ((2,), 0.9), ((2, 4), 0), ((2, 4), 1.1)]
-)
-def test_features_that_do_not_fit_are_refused(shape, cosine):
-    with pytest.raises(ValueError, match="one row of features each"):
-        near_duplicates.near_duplicates_by_features(np.ones(shape), hashed(hashes(2)), cosine)
-
-
 def test_without_imagehash_the_error_says_what_to_install(monkeypatch, tmp_path):
-    real = builtins.__import__
-
-    def without(name, *rest, **options):
-        if name == "imagehash":
-            raise ImportError("no imagehash here")
-        return real(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(ImportError, match="pip install imagehash"):
         near_duplicates.perceptual_hashes(table([("a.png", "", "A", "1")]), tmp_path)
 

@@ -10,7 +10,8 @@ import pytest
 from scipy.ndimage import uniform_filter1d
 from sklearn.metrics import roc_auc_score
 
-from tlutils.data import phantoms, records, sources, splits
+from tlutils.data import phantoms, records, sources
+from tlutils.data.audit import audit_splits, leaks
 
 
 def draw_set(folder, kind="oct", **options):
@@ -189,7 +190,7 @@ def test_without_flaws_every_file_is_whole_and_different(tmp_path):
 def test_patients_have_several_scans_some_under_two_classes_and_are_on_two_sides(oct_table):
     patients = records.per_patient(records.readable(oct_table))
     assert patients["images"].mean() > 2 and patients["labels"].str.contains(",").any()
-    assert splits.leaks(splits.audit(oct_table))
+    assert leaks(audit_splits(oct_table))
 
 
 def test_sizes_and_modes_are_mixed_as_in_the_real_set(oct_table):

@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from data_builders import JPEG, PATIENT_RULES, image_names, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from tlutils.core import images
-from tlutils.data import records, splits
+from tlutils.data import records
+from tlutils.data.audit import audit_splits, leaks
 
 
 def picture(width: int = 40, height: int = 30, mode: str = "L", seed: int = 0) -> Image.Image:
@@ -159,7 +161,7 @@ def test_a_patient_rule_that_cannot_work_is_refused(tmp_path, rule, message):
 def test_the_real_chest_names_have_4082_patients_and_wrong_keys_confuse_some(real_data):
     names = pd.read_csv(real_data / "names" / "chest_kaggle.csv")
     shared = {}
-    for rule, patient_of in records.PATIENT_RULES.items():
+    for rule, patient_of in PATIENT_RULES.items():
         keyed = records.with_patients(names, patient_of)
         assert not records.unknown_patient(keyed).any()
         train, test = (
@@ -584,7 +586,7 @@ def test_words_for_no_patient_are_not_a_person(tmp_path):
     with pytest.warns(UserWarning, match="no patient in 11 of 12 rows"):
         found = records.scan(csv)
     assert records.unknown_patient(found).sum() == 11 and found["patient"].nunique() == 12
-    assert not splits.leaks(splits.audit(found))
+    assert not leaks(audit_splits(found))
 
 
 @pytest.mark.parametrize("nobody", [None, float("nan"), pd.NA, "nan", " None "])
@@ -759,20 +761,21 @@ def test_a_large_image_raises_no_warning(tmp_path):
 
 
 def test_a_file_beyond_any_scan_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "LARGEST", 100)
+    monkeypatch.setattr(images, "_LARGEST_FILE", 100)
     assert inspected(tmp_path, encoded())["problem"] == "larger than any single scan"
 
 
-def test_inspection_is_the_same_with_any_number_of_workers(tmp_path):
+def test_inspection_of_many_files_is_that_of_each_alone(tmp_path):
     names = [f"{i % 2}/{i}.jpeg" for i in range(150)]
     for i, name in enumerate(names):
         touch(tmp_path, name)
         (tmp_path / name).write_bytes(b"" if i % 10 == 0 else encoded(seed=i))
     found = records.scan(tmp_path)
-    alone = records.inspect(found, tmp_path, workers=1)
-    pd.testing.assert_frame_equal(alone, records.inspect(found, tmp_path, workers=8))
-    assert (alone["problem"] == "empty file").sum() == 15
-    assert alone[["width", "height", "bytes"]].dtypes.tolist() == [pd.Int64Dtype()] * 3
+    together = records.inspect(found, tmp_path)
+    alone = [records.inspect(found[i : i + 1], tmp_path) for i in range(len(found))]
+    pd.testing.assert_frame_equal(together, pd.concat(alone))
+    assert (together["problem"] == "empty file").sum() == 15
+    assert together[["width", "height", "bytes"]].dtypes.tolist() == [pd.Int64Dtype()] * 3
 
 
 def test_no_records_can_be_inspected(tmp_path):
@@ -950,3 +953,176 @@ def test_the_fingerprint_knows_paths_labels_and_contents_but_not_order_or_splits
         found.drop(columns=["sha256", "bytes"]),
     ]
     assert len({mark, *map(records.fingerprint, others)}) == 7
+
+
+# --- find_root ---------------------------------------------------------------------------
+
+
+KAGGLE_OCT = image_names(
+    "OCT2017 /train",
+    "OCT2017 /test",
+    "oct2017/OCT2017 /train",
+    "oct2017/OCT2017 /test",
+    classes=("CNV", "DME", "DRUSEN", "NORMAL"),
+)
+KAGGLE_CHEST = image_names(
+    "chest_xray/train",
+    "chest_xray/test",
+    "chest_xray/chest_xray/train",
+    "chest_xray/chest_xray/test",
+    "chest_xray/__MACOSX/chest_xray/train",
+    "__MACOSX/chest_xray/test",
+)
+
+
+@pytest.mark.parametrize(
+    "names, root",
+    [
+        (image_names("train", "val", "test"), "."),
+        (image_names("Training", "Validation"), "."),
+        (image_names("valid", "testing"), "."),
+        (image_names("."), "."),
+        (image_names("a/b/c"), "a/b/c"),
+        (image_names("CellData/OCT/train", "CellData/OCT/test"), "CellData/OCT"),
+        ([f"{label}/patient-{i}/{i}.png" for label in "AB" for i in range(2)], "."),
+        (image_names("train/.ipynb_checkpoints", "train"), "."),
+        (image_names("train"), "."),
+        (image_names("train/train", "test/test"), "."),
+        (image_names("x/Train/train", "x/dev"), "x"),
+        (image_names("x/training_set", "x/test_set"), "x"),
+        (image_names("seg_train/seg_train", "seg_test/seg_test"), "."),
+        (image_names("x", "x/@eaDir", "x/Thumbs"), "x"),
+    ],
+)
+def test_plain_layouts_are_found_without_a_word(tmp_path, names, root):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert records.find_root(write(tmp_path, *names)) == tmp_path / root
+
+
+@pytest.mark.parametrize(
+    "names, root", [(KAGGLE_OCT, "OCT2017 "), (KAGGLE_CHEST, "chest_xray/chest_xray")]
+)
+def test_of_the_copies_in_kaggles_archives_one_is_taken_and_said(tmp_path, names, root):
+    with pytest.warns(UserWarning, match="left out, copies in"):
+        found = records.find_root(write(tmp_path, *names))
+    assert found == tmp_path / root
+    assert len(records.scan(found)) == len(
+        {name.split("chest_xray/")[-1].split("OCT2017 /")[-1] for name in names}
+    )
+
+
+def test_of_a_whole_and_a_partial_copy_the_whole_one_is_taken(tmp_path):
+    write(tmp_path, *image_names("a/train", each=3), *image_names("b/train", each=4))
+    with pytest.warns(UserWarning, match="8 images.*6 images elsewhere"):
+        assert records.find_root(tmp_path) == tmp_path / "b"
+
+
+def of_other_pixels(root: Path) -> Path:
+    """Every image of a folder made another one of the same name and size."""
+    for i, file in enumerate(sorted(root.rglob("*.jpeg"))):
+        file.write_bytes(JPEG[:-4] + i.to_bytes(2, "big") + JPEG[-2:])
+    return root
+
+
+def test_images_of_the_same_names_and_sizes_but_other_pixels_are_no_copies(tmp_path):
+    of_other_pixels(
+        write(tmp_path, *image_names("site_a/train", "site_a/test", "site_b/train", "site_b/test"))
+    )
+    with pytest.raises(
+        ValueError, match=r"several data sets.*'site_a' \(8 images\), 'site_b' \(8 images\).*on top"
+    ):
+        records.find_root(tmp_path)
+    for file in (tmp_path / "site_a").rglob("*.jpeg"):
+        (tmp_path / "site_b" / file.relative_to(tmp_path / "site_a")).write_bytes(file.read_bytes())
+    with pytest.warns(UserWarning, match="8 images elsewhere.*copies in 'site_b'"):
+        assert records.find_root(tmp_path) == tmp_path / "site_a"
+
+
+@pytest.mark.parametrize("odd", ["another size", "one image more", "another class"])
+def test_a_folder_with_anything_that_the_other_lacks_is_no_copy(tmp_path, odd):
+    write(tmp_path, *image_names("a/train", each=3), *image_names("b/train", each=2))
+    file = tmp_path / "b" / "train" / "NORMAL" / "NORMAL-0-1.jpeg"
+    if odd == "another size":
+        file.write_bytes(JPEG + b"0")
+    elif odd == "one image more":
+        (file.parent / "more.jpeg").write_bytes(JPEG)
+    else:
+        file.rename(file.parents[1] / "PNEUMONIA" / file.name)
+    with pytest.raises(ValueError, match="several data sets"):
+        records.find_root(tmp_path)
+
+
+def test_splits_below_the_classes_are_refused_with_what_to_do(tmp_path):
+    names = [
+        f"{label}/{split}/p{i}/{i}.jpeg"
+        for label in ("CNV", "DME")
+        for split in ("train", "test")
+        for i in (0, 1)
+    ]
+    of_other_pixels(write(tmp_path, *names))
+    with pytest.raises(
+        ValueError,
+        match=r"several data sets.*as the classes.*put the splits on top \(train/<class>",
+    ):
+        records.find_root(tmp_path)
+
+
+def test_a_broken_link_does_not_make_another_set_of_a_copy(tmp_path):
+    write(tmp_path, *image_names("a/train", "b/train"))
+    for top in "ab":
+        (tmp_path / top / "train" / "NORMAL" / "loop.jpeg").symlink_to("loop.jpeg")
+    with pytest.warns(UserWarning, match="copies in 'b'"):
+        assert records.find_root(tmp_path) == tmp_path / "a"
+
+
+def test_different_data_sets_in_one_folder_are_not_mixed(tmp_path):
+    write(tmp_path, *image_names("chest/train"), *image_names("oct/train", classes=("CNV", "DME")))
+    with pytest.raises(
+        ValueError, match=r"several data sets.*'chest' \(4 images\), 'oct' \(4 images\)"
+    ):
+        records.find_root(tmp_path)
+
+
+def test_a_link_is_followed_and_not_counted_twice(tmp_path):
+    write(tmp_path / "disk", *image_names("train"))
+    (tmp_path / "data").mkdir()
+    try:
+        os.symlink(tmp_path / "disk" / "train", tmp_path / "data" / "train")
+        os.symlink(tmp_path / "data", tmp_path / "data" / "train" / "loop")
+    except OSError:
+        pytest.skip("no links on this system")
+    assert records.find_root(tmp_path / "data") == tmp_path / "data"
+    os.symlink(tmp_path / "disk", tmp_path / "zlink")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (
+            records.find_root(write(tmp_path, "disk/train/NORMAL/another.jpeg"))
+            == tmp_path / "data"
+        )
+
+
+@pytest.mark.parametrize(
+    "names, said",
+    [
+        (["train/CNV/1.jpeg"], r"one class folder only \(CNV\)"),
+        (["CNV/1.jpeg"], "no class folders.*above"),
+        (["1.jpeg", "2.jpeg"], "no class folders"),
+        (["train/1.jpeg", "test/2.jpeg"], "no class folders"),
+        (["1.jpeg", "CNV/1.jpeg"], "one class folder only"),
+        (["notes.txt"], "found no image"),
+        ([], "found no image"),
+        (["__MACOSX/A/1.jpeg", "__MACOSX/B/1.jpeg"], "found no image"),
+        (["OCT2017.tar.gz"], r"found no image.*unpack\('.*OCT2017.tar.gz'"),
+    ],
+)
+def test_a_folder_without_classes_of_images_is_a_clear_error(tmp_path, names, said):
+    with pytest.raises(ValueError, match=said):
+        records.find_root(write(tmp_path, *names))
+
+
+@pytest.mark.real
+def test_the_real_folders_are_recognised(real_data):
+    assert records.find_root(real_data / "chest_xray_224") == real_data / "chest_xray_224"
+    assert records.find_root(real_data / "oct_samples") == real_data / "oct_samples"
+    assert len(records.scan(real_data / "chest_xray_224")) == 5216

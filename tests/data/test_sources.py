@@ -13,7 +13,6 @@ import sys
 import tarfile
 import threading
 import tracemalloc
-import warnings
 import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,16 +20,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_builders import JPEG, image_names, write
 from PIL import Image
 
-from tlutils.data import archives, records, sources
+from tlutils.data import downloads, records, sources
 from tlutils.data.downloads import DownloadError
-from tlutils.data.layouts import find_root
+from tlutils.data.records import find_root
 from tlutils.data.sources import SOURCES, fetch, get
-
-JPEG = io.BytesIO()
-Image.new("L", (8, 8), 90).save(JPEG, "JPEG")
-JPEG = JPEG.getvalue()
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -64,23 +60,6 @@ def offer(mirror, monkeypatch, name: str, content: bytes, known: bool = True) ->
     if known:
         marks = {"sha256": hashlib.sha256(content).hexdigest(), "md5": None, "bytes": len(content)}
         monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], **marks))
-
-
-def write(root: Path, *names: str) -> Path:
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(JPEG)
-    return root
-
-
-def images(*tops: str, classes=("NORMAL", "PNEUMONIA"), each: int = 2) -> list[str]:
-    return [
-        f"{top}/{label}/{label}-{i}-1.jpeg"
-        for top in tops
-        for label in classes
-        for i in range(each)
-    ]
 
 
 def zipped(names: list[str]) -> bytes:
@@ -148,7 +127,7 @@ def test_the_table_has_a_row_for_each_source():
 
 
 def test_an_archive_is_fetched_unpacked_and_recognised_once(mirror, monkeypatch, tmp_path):
-    names = images("chest_xray/train", "chest_xray/test")
+    names = image_names("chest_xray/train", "chest_xray/test")
     junk = [f"__MACOSX/{name.replace('NORMAL-', '._NORMAL-')}" for name in names] + [
         "chest_xray/.DS_Store"
     ]
@@ -164,7 +143,7 @@ def test_an_archive_is_fetched_unpacked_and_recognised_once(mirror, monkeypatch,
 def test_the_oct_archive_is_fetched_too_and_says_that_only_its_size_is_known(
     mirror, monkeypatch, tmp_path
 ):
-    names = images("OCT2017/train", "OCT2017/test", classes=("CNV", "DME", "DRUSEN", "NORMAL"))
+    names = image_names("OCT2017/train", "OCT2017/test", classes=("CNV", "DME", "DRUSEN", "NORMAL"))
     content = tarred(names)
     (mirror.folder / "OCT2017.tar.gz").write_bytes(content)
     small = dataclasses.replace(SOURCES["kermany-oct"], bytes=len(content))
@@ -174,13 +153,13 @@ def test_the_oct_archive_is_fetched_too_and_says_that_only_its_size_is_known(
 
 
 def test_a_file_placed_by_hand_is_used(mirror, monkeypatch, tmp_path):
-    offer(mirror, monkeypatch, "kermany-chest", zipped(images("train")))
+    offer(mirror, monkeypatch, "kermany-chest", zipped(image_names("train")))
     (mirror.folder / "ChestXRay2017.zip").rename(tmp_path / "ChestXRay2017.zip")
     assert count(fetch("kermany-chest", tmp_path)) == 4 and mirror.asked == []
 
 
 def test_another_address_changes_nothing_of_the_checks(mirror, monkeypatch, tmp_path):
-    (mirror.folder / "other.zip").write_bytes(zipped(images("train")))
+    (mirror.folder / "other.zip").write_bytes(zipped(image_names("train")))
     with pytest.raises(DownloadError, match="1,235,512,464"):
         fetch("kermany-chest", tmp_path, url=f"{mirror.url}/other.zip")
     assert list(tmp_path.glob("*kermany*")) == [] and not (tmp_path / "ChestXRay2017.zip").exists()
@@ -371,15 +350,15 @@ def test_a_damaged_npz_is_refused_or_whole_wherever_it_is_damaged(tmp_path):
 
 
 def test_a_fetch_killed_while_it_unpacks_is_begun_anew(mirror, monkeypatch, tmp_path):
-    names = images("chest_xray/train", each=300)
+    names = image_names("chest_xray/train", each=300)
     content = zipped(names)
     offer(mirror, monkeypatch, "kermany-chest", content)
     code = (
-        "import os, signal, sys, tlutils.archives as archives; from tlutils import sources\n"
-        "place, seen = archives._place, []\n"
+        "import os, signal, sys; from tlutils.data import downloads, sources\n"
+        "place, seen = downloads._place, []\n"
         "def die(*args):\n    seen.append(place(*args))\n"
         "    if len(seen) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "archives._place = die\n"
+        "downloads._place = die\n"
         "import dataclasses; source = sources.SOURCES['kermany-chest']\n"
         f"sources.SOURCES['kermany-chest'] = dataclasses.replace(source, sha256=None, bytes={len(content)})\n"
         "sources.fetch('kermany-chest', 'data')"
@@ -404,25 +383,25 @@ def test_a_fetch_killed_while_it_unpacks_is_begun_anew(mirror, monkeypatch, tmp_
 def test_a_folder_removed_while_it_is_fetched_is_an_error_and_fetched_anew(
     mirror, monkeypatch, tmp_path
 ):
-    offer(mirror, monkeypatch, "kermany-chest", zipped(images("train")))
-    unpacked = archives._place
+    offer(mirror, monkeypatch, "kermany-chest", zipped(image_names("train")))
+    unpacked = downloads._place
 
     def removed(*args):
         shutil.rmtree(tmp_path / "data" / "kermany-chest.unfinished")
         unpacked(*args)
 
-    monkeypatch.setattr(archives, "_place", removed)
+    monkeypatch.setattr(downloads, "_place", removed)
     with pytest.raises(ValueError, match="cannot be made"):
         get("kermany-chest", tmp_path / "data")
     monkeypatch.setattr(
-        archives, "_place", lambda *args: (unpacked(*args), shutil.rmtree(tmp_path / "data"))
+        downloads, "_place", lambda *args: (unpacked(*args), shutil.rmtree(tmp_path / "data"))
     )
     with pytest.raises(
         (ValueError, DownloadError), match="cannot be made|removed while it was filled"
     ):
         get("kermany-chest", tmp_path / "data")
     assert not (tmp_path / "data" / "kermany-chest").exists()
-    monkeypatch.setattr(archives, "_place", unpacked)
+    monkeypatch.setattr(downloads, "_place", unpacked)
     assert count(get("kermany-chest", tmp_path / "data")) == 4
 
 
@@ -430,7 +409,7 @@ def test_a_folder_removed_while_it_is_fetched_is_an_error_and_fetched_anew(
     "name", ["a folder é", "100%20 #1?", "-rf", "a'b\"c", ".hidden", "a;b&c$(d)", "x.unfinished"]
 )
 def test_the_folder_of_the_data_may_bear_any_name(mirror, monkeypatch, tmp_path, name):
-    offer(mirror, monkeypatch, "kermany-chest", zipped(images("train")))
+    offer(mirror, monkeypatch, "kermany-chest", zipped(image_names("train")))
     assert count(fetch("kermany-chest", tmp_path / name)) == 4
     assert fetch("kermany-chest", tmp_path / name) == tmp_path / name / "kermany-chest"
 
@@ -445,7 +424,6 @@ def test_a_file_in_the_place_of_the_folder_is_a_clear_error(mirror, tmp_path):
 
 
 def test_phantoms_are_drawn_to_order_once(tmp_path):
-    pytest.importorskip("tlutils.phantoms")
     root = fetch("phantom-oct", tmp_path, patients=4, seed=3)
     assert set(records.scan(root)["label"]) <= {"CNV", "DME", "DRUSEN", "NORMAL"}
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
@@ -456,170 +434,11 @@ def test_phantoms_are_drawn_to_order_once(tmp_path):
         fetch("phantom-oct", tmp_path, color="red")
 
 
-# -------------------------------------------------------------------------------------------------- find_root
-
-KAGGLE_OCT = images(
-    "OCT2017 /train",
-    "OCT2017 /test",
-    "oct2017/OCT2017 /train",
-    "oct2017/OCT2017 /test",
-    classes=("CNV", "DME", "DRUSEN", "NORMAL"),
-)
-KAGGLE_CHEST = images(
-    "chest_xray/train",
-    "chest_xray/test",
-    "chest_xray/chest_xray/train",
-    "chest_xray/chest_xray/test",
-    "chest_xray/__MACOSX/chest_xray/train",
-    "__MACOSX/chest_xray/test",
-)
-
-
-@pytest.mark.parametrize(
-    "names, root",
-    [
-        (images("train", "val", "test"), "."),
-        (images("Training", "Validation"), "."),
-        (images("valid", "testing"), "."),
-        (images("."), "."),
-        (images("a/b/c"), "a/b/c"),
-        (images("CellData/OCT/train", "CellData/OCT/test"), "CellData/OCT"),
-        ([f"{label}/patient-{i}/{i}.png" for label in "AB" for i in range(2)], "."),
-        (images("train/.ipynb_checkpoints", "train"), "."),
-        (images("train"), "."),
-        (images("train/train", "test/test"), "."),
-        (images("x/Train/train", "x/dev"), "x"),
-        (images("x/training_set", "x/test_set"), "x"),
-        (images("seg_train/seg_train", "seg_test/seg_test"), "."),
-        (images("x", "x/@eaDir", "x/Thumbs"), "x"),
-    ],
-)
-def test_plain_layouts_are_found_without_a_word(tmp_path, names, root):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert find_root(write(tmp_path, *names)) == tmp_path / root
-
-
-@pytest.mark.parametrize(
-    "names, root", [(KAGGLE_OCT, "OCT2017 "), (KAGGLE_CHEST, "chest_xray/chest_xray")]
-)
-def test_of_the_copies_in_kaggles_archives_one_is_taken_and_said(tmp_path, names, root):
-    with pytest.warns(UserWarning, match="left out, copies in"):
-        found = find_root(write(tmp_path, *names))
-    assert found == tmp_path / root
-    assert count(found) == len(
-        {name.split("chest_xray/")[-1].split("OCT2017 /")[-1] for name in names}
-    )
-
-
-def test_of_a_whole_and_a_partial_copy_the_whole_one_is_taken(tmp_path):
-    write(tmp_path, *images("a/train", each=3), *images("b/train", each=4))
-    with pytest.warns(UserWarning, match="8 images.*6 images elsewhere"):
-        assert find_root(tmp_path) == tmp_path / "b"
-
-
-def of_other_pixels(root: Path) -> Path:
-    """Every image of a folder made another one of the same name and size."""
-    for i, file in enumerate(sorted(root.rglob("*.jpeg"))):
-        file.write_bytes(JPEG[:-4] + i.to_bytes(2, "big") + JPEG[-2:])
-    return root
-
-
-def test_images_of_the_same_names_and_sizes_but_other_pixels_are_no_copies(tmp_path):
-    of_other_pixels(
-        write(tmp_path, *images("site_a/train", "site_a/test", "site_b/train", "site_b/test"))
-    )
-    with pytest.raises(
-        ValueError, match=r"several data sets.*'site_a' \(8 images\), 'site_b' \(8 images\).*on top"
-    ):
-        find_root(tmp_path)
-    for file in (tmp_path / "site_a").rglob("*.jpeg"):
-        (tmp_path / "site_b" / file.relative_to(tmp_path / "site_a")).write_bytes(file.read_bytes())
-    with pytest.warns(UserWarning, match="8 images elsewhere.*copies in 'site_b'"):
-        assert find_root(tmp_path) == tmp_path / "site_a"
-
-
-@pytest.mark.parametrize("odd", ["another size", "one image more", "another class"])
-def test_a_folder_with_anything_that_the_other_lacks_is_no_copy(tmp_path, odd):
-    write(tmp_path, *images("a/train", each=3), *images("b/train", each=2))
-    file = tmp_path / "b" / "train" / "NORMAL" / "NORMAL-0-1.jpeg"
-    if odd == "another size":
-        file.write_bytes(JPEG + b"0")
-    elif odd == "one image more":
-        (file.parent / "more.jpeg").write_bytes(JPEG)
-    else:
-        file.rename(file.parents[1] / "PNEUMONIA" / file.name)
-    with pytest.raises(ValueError, match="several data sets"):
-        find_root(tmp_path)
-
-
-def test_splits_below_the_classes_are_refused_with_what_to_do(tmp_path):
-    names = [
-        f"{label}/{split}/p{i}/{i}.jpeg"
-        for label in ("CNV", "DME")
-        for split in ("train", "test")
-        for i in (0, 1)
-    ]
-    of_other_pixels(write(tmp_path, *names))
-    with pytest.raises(
-        ValueError,
-        match=r"several data sets.*as the classes.*put the splits on top \(train/<class>",
-    ):
-        find_root(tmp_path)
-
-
-def test_a_broken_link_does_not_make_another_set_of_a_copy(tmp_path):
-    write(tmp_path, *images("a/train", "b/train"))
-    for top in "ab":
-        (tmp_path / top / "train" / "NORMAL" / "loop.jpeg").symlink_to("loop.jpeg")
-    with pytest.warns(UserWarning, match="copies in 'b'"):
-        assert find_root(tmp_path) == tmp_path / "a"
-
-
-def test_different_data_sets_in_one_folder_are_not_mixed(tmp_path):
-    write(tmp_path, *images("chest/train"), *images("oct/train", classes=("CNV", "DME")))
-    with pytest.raises(
-        ValueError, match=r"several data sets.*'chest' \(4 images\), 'oct' \(4 images\)"
-    ):
-        find_root(tmp_path)
-
-
-def test_a_link_is_followed_and_not_counted_twice(tmp_path):
-    write(tmp_path / "disk", *images("train"))
-    (tmp_path / "data").mkdir()
-    try:
-        os.symlink(tmp_path / "disk" / "train", tmp_path / "data" / "train")
-        os.symlink(tmp_path / "data", tmp_path / "data" / "train" / "loop")
-    except OSError:
-        pytest.skip("no links on this system")
-    assert find_root(tmp_path / "data") == tmp_path / "data"
-    os.symlink(tmp_path / "disk", tmp_path / "zlink")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert find_root(write(tmp_path, "disk/train/NORMAL/another.jpeg")) == tmp_path / "data"
-
-
-@pytest.mark.parametrize(
-    "names, said",
-    [
-        (["train/CNV/1.jpeg"], r"one class folder only \(CNV\)"),
-        (["CNV/1.jpeg"], "no class folders.*above"),
-        (["1.jpeg", "2.jpeg"], "no class folders"),
-        (["train/1.jpeg", "test/2.jpeg"], "no class folders"),
-        (["1.jpeg", "CNV/1.jpeg"], "one class folder only"),
-        (["notes.txt"], "found no image"),
-        ([], "found no image"),
-        (["__MACOSX/A/1.jpeg", "__MACOSX/B/1.jpeg"], "found no image"),
-        (["OCT2017.tar.gz"], r"found no image.*unpack\('.*OCT2017.tar.gz'"),
-    ],
-)
-def test_a_folder_without_classes_of_images_is_a_clear_error(tmp_path, names, said):
-    with pytest.raises(ValueError, match=said):
-        find_root(write(tmp_path, *names))
+# -------------------------------------------------------------------------------------------------- get
 
 
 def test_the_line_that_the_error_gives_unpacks_the_archive(tmp_path, monkeypatch):
-    (tmp_path / "mine.zip").write_bytes(zipped(images("mine/train")))
+    (tmp_path / "mine.zip").write_bytes(zipped(image_names("mine/train")))
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="is an archive") as error:
         get("mine.zip")
@@ -628,7 +447,7 @@ def test_the_line_that_the_error_gives_unpacks_the_archive(tmp_path, monkeypatch
 
 
 def test_get_takes_names_folders_and_tables_and_explains_the_rest(tmp_path, monkeypatch):
-    write(tmp_path, *images("here/train"))
+    write(tmp_path, *image_names("here/train"))
     (tmp_path / "table.csv").write_text("path,label\n")
     (tmp_path / "file.txt").write_text("?")
     assert get(tmp_path / "here") == tmp_path / "here"
@@ -637,13 +456,6 @@ def test_get_takes_names_folders_and_tables_and_explains_the_rest(tmp_path, monk
         get(tmp_path / "file.txt")
     with pytest.raises(FileNotFoundError, match="did you mean octmnist.*kermany-oct"):
         get("octmnits")
-
-
-@pytest.mark.real
-def test_the_real_folders_are_recognised(real_data):
-    assert find_root(real_data / "chest_xray_224") == real_data / "chest_xray_224"
-    assert find_root(real_data / "oct_samples") == real_data / "oct_samples"
-    assert count(find_root(real_data / "chest_xray_224")) == 5216
 
 
 def test_the_data_page_tells_of_every_source_what_the_registry_tells():

@@ -3,71 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from data_builders import finding, patients, random_patients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlutils.data import records, splits
-
-# A small OCT set as Kaggle divides it: patients 1 and 2 are on both sides, patient 1 in several classes.
-OCT = [
-    ("train/CNV/CNV-1-1.jpeg", "train", "CNV"),
-    ("train/DME/DME-1-1.jpeg", "train", "DME"),
-    ("train/CNV/CNV-2-1.jpeg", "train", "CNV"),
-    ("train/DME/DME-3-1.jpeg", "train", "DME"),
-    ("test/CNV/CNV-1-1.jpeg", "test", "CNV"),
-    ("test/CNV/CNV-2-2.jpeg", "test", "CNV"),
-    ("test/DME/DME-2-3.jpeg", "test", "DME"),
-    ("test/DME/DME-4-1.jpeg", "test", "DME"),
-]
-# A small chest set: no patient on both sides, unless the germ or the series is dropped from the key.
-CHEST = [
-    ("train/N/IM-0001-0001.jpeg", "train", "N"),
-    ("train/N/NORMAL2-IM-0002-0001.jpeg", "train", "N"),
-    ("train/P/person1_bacteria_1.jpeg", "train", "P"),
-    ("train/P/person2_virus_1.jpeg", "train", "P"),
-    ("test/N/NORMAL2-IM-0001-0001.jpeg", "test", "N"),
-    ("test/N/NORMAL2-IM-0001-0001-0002.jpeg", "test", "N"),
-    ("test/P/person1_virus_9.jpeg", "test", "P"),
-    ("test/P/person2_bacteria_9.jpeg", "test", "P"),
-    ("test/P/person3_virus_9.jpeg", "test", "P"),
-]
-
-
-def table(rows: list[tuple[str, str, str]]) -> pd.DataFrame:
-    return records.with_patients(
-        pd.DataFrame(rows, columns=["path", "split", "label"], dtype="str")
-    )
-
-
-def patients(sizes: dict[str, dict[str, int]]) -> pd.DataFrame:
-    """Records without splits from {patient: {label: images}}."""
-    rows = [
-        (f"{label}/{patient}-{i}.png", "", label, patient)
-        for patient, labels in sizes.items()
-        for label, n in labels.items()
-        for i in range(n)
-    ]
-    return pd.DataFrame(rows, columns=["path", "split", "label", "patient"], dtype="str")
-
-
-def random_patients(seed: int) -> pd.DataFrame:
-    """12 to 150 patients of 1 to 12 images a class in one of 2 to 4 classes, some of them in a second one."""
-    draw = np.random.default_rng(seed)
-    labels = list("ABCD")[: draw.integers(2, 5)]
-    sizes = {}
-    for i in range(draw.integers(12, 150)):
-        own = {labels[i % len(labels)]} | ({labels[0]} if draw.random() < 0.2 else set())
-        sizes[f"p{i}"] = {label: int(draw.integers(1, 13)) for label in sorted(own)}
-    return patients(sizes)
-
-
-def finding(audit: pd.DataFrame, check: str, where: str = "train & test") -> pd.Series:
-    return audit[(audit["check"] == check) & (audit["splits"] == where)].iloc[0]
+from tlutils.data.audit import audit_splits, leak_verdict, leaks
 
 
 def sides_of(found: pd.DataFrame, key: str = "patient") -> pd.Series:
@@ -106,7 +51,7 @@ def test_whoever_the_patients_are_each_is_on_one_side_and_none_is_lost(sizes, sh
     assert set(divided["split"]) == sides and (sides_of(divided) == 1).all()
     assert (divided.groupby(["split", "label"]).size().unstack(fill_value=0) > 0).all(axis=None)
     assert divided["split"].tolist() == again["split"].tolist()
-    assert not splits.leaks(splits.audit(divided))
+    assert not leaks(audit_splits(divided))
 
 
 @settings(max_examples=30, deadline=None)
@@ -211,7 +156,7 @@ def test_impossible_shares_are_refused(val, test):
             split(random_patients(0), val=val, test=test)
 
 
-@pytest.mark.parametrize("split", [splits.by_patient, splits.by_image, splits.audit])
+@pytest.mark.parametrize("split", [splits.by_patient, splits.by_image, audit_splits])
 def test_tables_that_cannot_be_split_are_refused(split):
     found = random_patients(0)
     with pytest.raises(ValueError, match="lack the column patient"):
@@ -235,7 +180,7 @@ def test_patients_who_share_a_file_stay_together():
         split = splits.by_patient(found, val=0.2, test=0.2)
     assert (sides_of(split) == 1).all()
     assert (sides_of(split[split["problem"] == ""], "sha256") == 1).all()
-    assert not splits.leaks(splits.audit(split))
+    assert not leaks(audit_splits(split))
 
 
 def test_the_index_of_a_filtered_table_is_kept():
@@ -275,13 +220,7 @@ def test_images_whose_patient_is_in_the_kept_test_set_are_left_out_and_counted()
     ):
         split = splits.by_patient(found, keep_test=True)
     assert len(split) == len(found) - leaky > 0 and split.index.equals(pd.RangeIndex(len(split)))
-    assert not splits.leaks(splits.audit(split))
-
-
-def test_leaking_images_can_be_kept_and_the_audit_finds_them():
-    found = with_own_test(leaky=True)
-    split = splits.by_patient(found, keep_test=True, drop_leaks=False)
-    assert len(split) == len(found) and splits.leaks(splits.audit(split))
+    assert not leaks(audit_splits(split))
 
 
 def test_keeping_a_test_set_that_is_not_there_or_is_everything_is_refused():
@@ -308,218 +247,162 @@ def test_a_split_by_image_is_stratified_seeded_and_leaks():
     shuffled = splits.by_image(found.sample(frac=1, random_state=0), val=0.2, test=0.2, seed=1)
     assert shuffled.sort_index().equals(split)
     assert not splits.by_image(found, val=0.2, test=0.2, seed=2).equals(split)
-    assert splits.leaks(splits.audit(split))
+    assert leaks(audit_splits(split))
 
 
 def test_a_split_by_image_can_keep_the_test_set():
     found = with_own_test(leaky=False)
     split = splits.by_image(found, val=0.25, keep_test=True)
     assert ((split["split"] == "test") == (found["split"] == "test")).all()
-    assert splits.leak_verdict(splits.audit(split)).endswith(
-        "val images share a patient with train"
-    )
+    assert leak_verdict(audit_splits(split)).endswith("val images share a patient with train")
 
 
-# --- the audit ---------------------------------------------------------------------------
+# --- rules ---------------------------------------------------------------------------
 
 
-def test_shared_patients_are_counted_in_images_of_the_second_split():
-    audit = splits.audit(table(OCT))
-    assert audit.columns.tolist() == [
-        "check",
-        "splits",
-        "found",
-        "of",
-        "share",
-        "verdict",
-        "examples",
-        "meaning",
-    ]
-    row = finding(audit, "patient in two splits")
-    assert (row["found"], row["of"], row["share"], row["verdict"]) == (3, 4, 0.75, "leak")
-    assert row["examples"] == "test/CNV/CNV-1-1.jpeg, test/CNV/CNV-2-2.jpeg, test/DME/DME-2-3.jpeg"
-    assert row["meaning"].startswith("3 of 4 test images show a patient whom train shows too")
-    assert splits.leaks(audit)
-    assert splits.leak_verdict(audit) == "LEAK: 3 of 4 test images share a patient with train"
+def with_own_folders(shared_test: bool = False) -> pd.DataFrame:
+    """60 patients of 3 images, two classes; the last 12 patients are the data set's own test set."""
+    rows = []
+    for patient in range(60):
+        for scan in range(3):
+            in_test = patient >= 48 or (shared_test and patient < 6 and scan == 0)
+            rows.append(
+                {
+                    "path": f"{patient}-{scan}.png",
+                    "split": "test" if in_test else "train",
+                    "label": "ill" if patient % 2 else "well",
+                    "patient": f"p{patient}",
+                }
+            )
+    return pd.DataFrame(rows)
 
 
-def test_a_shared_base_name_alone_is_a_warning_and_no_leak():
-    found = table(OCT).assign(patient=[str(i) for i in range(len(OCT))])
-    row = finding(splits.audit(found), "base name in two splits")
-    assert (row["found"], row["verdict"], row["examples"]) == (
-        1,
-        "warning",
-        "test/CNV/CNV-1-1.jpeg",
-    )
+def own_test(table: pd.DataFrame) -> set[str]:
+    return set(table.loc[table["split"] == "test", "path"])
+
+
+@pytest.mark.parametrize("how", ["patient", "image"])
+def test_a_clean_test_set_is_kept(how):
+    divided, said = splits.divide(with_own_folders(), how)
+    assert own_test(divided) == own_test(with_own_folders()) and "test images are kept" in said
+
+
+def test_by_patient_nobody_is_on_two_sides_and_by_image_somebody_is():
+    by = {how: splits.divide(with_own_folders(), how)[0] for how in ("patient", "image")}
+    assert not leaks(audit_splits(by["patient"])) and leaks(audit_splits(by["image"]))
+
+
+def test_a_test_set_that_shares_patients_is_divided_anew():
+    divided, said = splits.divide(with_own_folders(shared_test=True))
     assert (
-        splits.leak_verdict(splits.audit(found))
-        == "no patient is on two sides; files were not compared"
+        own_test(divided) != own_test(with_own_folders(shared_test=True)) and "divided anew" in said
     )
+    assert not leaks(audit_splits(divided))
 
 
-def test_wrong_patient_keys_make_leaks_of_a_clean_split():
-    audits = {
-        rule: splits.audit(records.with_patients(table(CHEST), key))
-        for rule, key in records.PATIENT_RULES.items()
-    }
-    found = {
-        rule: finding(audit, "patient in two splits")["found"] for rule, audit in audits.items()
-    }
-    assert found == {"kind and number": 0, "number without kind": 2, "series merged": 2}
-    audit = splits.audit(table(CHEST))
-    assert not splits.leaks(audit)
-    assert (
-        splits.leak_verdict(audit) == "no patient or name is on two sides; files were not compared"
-    )
+def test_the_official_split_is_kept_with_its_leak():
+    table = with_own_folders(shared_test=True)
+    divided, _ = splits.divide(table, "official")
+    assert own_test(divided) == own_test(table) and leaks(audit_splits(divided))
 
 
-def hashed(rows: list[tuple[str, str, str, str, str]]) -> pd.DataFrame:
-    """Records of (path, split, label, patient, contents), contents "" being an unreadable file."""
-    found = pd.DataFrame(rows, columns=["path", "split", "label", "patient", "sha256"], dtype="str")
-    return found.assign(problem=np.where(found["sha256"] == "", "empty file", ""))
+def test_unreadable_images_are_on_no_side_but_stay_in_the_table():
+    table = with_own_folders().assign(problem="")
+    table.loc[0, "problem"] = "empty file"
+    divided, _ = splits.divide(table)
+    assert len(divided) == len(table) and divided.set_index("path").loc["0-0.png", "split"] == ""
 
 
-def test_equal_files_are_found_across_splits_within_splits_and_under_two_labels():
-    audit = splits.audit(
-        hashed(
-            [
-                ("a1.png", "train", "A", "1", "x"),
-                ("a2.png", "train", "A", "2", "x"),
-                ("b1.png", "train", "B", "3", "y"),
-                ("b2.png", "test", "B", "4", "z"),
-                ("a3.png", "test", "A", "5", "x"),
-                ("a4.png", "test", "A", "6", "y"),
-            ]
-        )
-    )
-    across = finding(audit, "identical bytes in two splits")
-    assert (across["found"], across["of"], across["verdict"]) == (2, 3, "leak")
-    labels = finding(audit, "identical bytes under two labels", "all")
-    assert (labels["found"], labels["verdict"], labels["examples"]) == (
-        2,
-        "warning",
-        "b1.png, a4.png",
-    )
-    within = finding(audit, "identical bytes within a split", "train")
-    assert (within["found"], within["verdict"], within["examples"]) == (1, "warning", "a2.png")
-    assert finding(audit, "identical bytes within a split", "test")["verdict"] == "ok"
-    assert splits.leak_verdict(audit) == "LEAK: 2 of 3 test images are files of train too"
+def test_a_seed_draws_a_division_of_its_own():
+    one, two = (splits.divide(with_own_folders(), seed=seed)[0]["split"] for seed in (1, 2))
+    assert one.equals(splits.divide(with_own_folders(), seed=1)[0]["split"]) and not one.equals(two)
 
 
-def test_unreadable_files_are_no_copies_of_each_other_but_count_as_unreadable():
-    audit = splits.audit(
-        hashed(
-            [
-                ("a1.png", "train", "A", "1", ""),
-                ("b1.png", "train", "B", "2", "x"),
-                ("a2.png", "test", "A", "3", ""),
-                ("b2.png", "test", "B", "4", "y"),
-            ]
-        )
-    )
-    unreadable = finding(audit, "unreadable file", "all")
-    assert (unreadable["found"], unreadable["of"], unreadable["verdict"]) == (2, 4, "warning")
-    assert audit[audit["verdict"] != "ok"]["check"].tolist() == ["unreadable file"]
-    assert splits.leak_verdict(audit) == "no patient, file or name is on two sides"
+def test_an_unknown_rule_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="'files'.*patient, image, official"):
+        splits.divide(with_own_folders(), "files")
 
 
-def test_files_are_not_compared_unless_they_were_read():
-    assert not splits.audit(table(OCT))["check"].str.contains("bytes|unreadable").any()
+def test_a_sample_keeps_the_share_of_every_split_and_class():
+    table = with_own_folders()
+    some = splits.sample(table, 60, seed=0)
+    assert 55 <= len(some) <= 65
+    shares = [part.groupby(["split", "label"]).size() / len(part) for part in (table, some)]
+    assert np.allclose(*shares, atol=0.03)
+    assert splits.sample(table, 0, 0) is table and splits.sample(table, 999, 0) is table
 
 
-def test_unknown_patients_are_counted_and_named_in_the_verdict():
-    found = table(
-        [
-            ("train/A/x.png", "train", "A"),
-            ("train/B/B1.png", "train", "B"),
-            ("test/A/y.png", "test", "A"),
-            ("test/B/CNV-7-1.png", "test", "B"),
-        ]
-    )
-    row = finding(splits.audit(found), "unknown patient", "all")
-    assert (row["found"], row["of"], row["verdict"]) == (3, 4, "warning")
-    assert splits.leak_verdict(splits.audit(found)).endswith("; the patient of 3 images is unknown")
-
-
-def test_a_class_missing_in_a_split_is_named():
-    audit = splits.audit(table(OCT[:6]))
-    row = finding(audit, "class missing in a split", "test")
-    assert (row["found"], row["of"], row["verdict"], row["examples"]) == (1, 2, "warning", "DME")
-    assert finding(audit, "class missing in a split", "train")["verdict"] == "ok"
-
-
-def test_a_small_validation_set_is_named_with_its_uncertainty():
-    def row(n: int) -> pd.Series:
-        found = patients({str(i): {"AB"[i % 2]: 1} for i in range(n + 2)})
-        found = found.assign(split=["train"] * 2 + ["val"] * n)
-        return finding(splits.audit(found), "validation set too small", "val")
-
-    small, large = row(16), row(100)
-    assert (small["verdict"], small["found"]) == ("warning", 16)
-    assert "within 0.24 at worst" in small["meaning"]
-    assert (large["verdict"], large["found"]) == ("ok", 0)
-    assert "within 0.10 at worst" in large["meaning"]
-
-
-def test_every_pair_of_splits_is_compared_and_the_largest_leak_told():
+@pytest.mark.parametrize("limit", [1, 8, 30])
+def test_a_sample_has_two_patients_of_every_split_and_class_where_there_are_two(limit):
     rows = [
-        (f"{split}/{label}/{label}-{n}-{i}.png", split, label)
-        for i, (split, label, n) in enumerate(
-            [
-                ("train", "CNV", 1),
-                ("train", "DME", 2),
-                ("val", "CNV", 1),
-                ("val", "DME", 3),
-                ("val", "DME", 4),
-                ("test", "CNV", 3),
-                ("test", "DME", 4),
-                ("test", "DME", 2),
-            ]
-        )
+        (split, label, f"{split}{label}{patient}")
+        for split in ("train", "test")
+        for label in "ab"
+        for patient, scans in enumerate((40, 3, 1))
+        for _ in range(scans)
     ]
-    audit = splits.audit(table(rows))
-    shared = audit[audit["check"] == "patient in two splits"]
-    assert dict(zip(shared["splits"], shared["found"], strict=True)) == {
-        "train & val": 1,
-        "train & test": 1,
-        "val & test": 2,
-    }
-    assert splits.leak_verdict(audit) == "LEAK: 2 of 3 test images share a patient with val"
+    table = pd.DataFrame(rows, columns=["split", "label", "patient"])
+    table["path"] = [f"{i}.png" for i in range(len(table))]
+    for seed in range(30):
+        some = splits.sample(table, limit, seed)
+        assert (some.groupby(["split", "label"])["patient"].nunique() >= 2).all() and len(
+            some
+        ) <= max(limit, 8) + 4
+    alone = table[table["patient"].str.endswith("0")]
+    assert len(splits.sample(alone, 1, 0)) == 8
 
 
-def test_without_two_splits_there_is_nothing_to_compare():
-    audit = splits.audit(random_patients(0))
-    assert (
-        not splits.leaks(audit)
-        and splits.leak_verdict(audit) == "there are no two splits to compare"
+def several_scans(n=30, each=4):
+    rows = [
+        (
+            f"{label}/{label}-{i}-{n_}.png",
+            ("train", "train", "val", "test")[i % 4],
+            label,
+            f"{label}{i}",
+        )
+        for label in ("a", "b")
+        for i in range(n)
+        for n_ in range(each)
+    ]
+    return pd.DataFrame(rows, columns=["path", "split", "label", "patient"])
+
+
+def test_the_same_images_are_asked_of_patients_unseen_in_training_and_of_seen_ones():
+    unseen, seen = splits.seen_and_unseen_patients(several_scans())
+    asked = [table[table["split"] == "test"]["path"].tolist() for table in (unseen, seen)]
+    assert asked[0] == asked[1] and len(asked[0]) == 2 * 7 * 2
+    here = [set(table[table["split"] == "train"]["patient"]) for table in (unseen, seen)]
+    patients = set(unseen[unseen["split"] == "test"]["patient"])
+    assert not patients & here[0] and patients <= here[1]
+
+
+def test_both_divisions_train_on_as_many_images_of_each_class():
+    unseen, seen = (
+        table[table["split"] == "train"]["label"].value_counts().to_dict()
+        for table in splits.seen_and_unseen_patients(several_scans())
     )
+    assert unseen == seen
 
 
-def test_images_without_a_split_take_no_part_in_the_comparison():
-    found = table(OCT)
-    found.loc[found["split"] == "train", "split"] = ["", "train", "", "train"]
-    assert finding(splits.audit(found), "patient in two splits")["found"] == 1
+def test_images_without_a_side_or_a_second_one_take_no_part_and_the_seed_decides():
+    records = several_scans(each=3)
+    records.loc[0, "split"] = ""
+    lonely = records.index[(records["split"] == "test")][1:3]
+    records = records.drop(lonely).reset_index(drop=True)
+    unseen, seen = splits.seen_and_unseen_patients(records)
+    alone = records.loc[records.groupby("patient")["path"].transform("size") == 1, "path"]
+    for table in (unseen, seen):
+        assert "" not in set(table["split"]) and not set(alone) & set(table["path"])
+    pd.testing.assert_frame_equal(seen, splits.seen_and_unseen_patients(records)[1])
+    assert not seen.equals(splits.seen_and_unseen_patients(records, seed=1)[1])
+
+
+def test_where_no_patient_has_two_images_none_can_be_met():
+    with pytest.raises(ValueError, match="none can be seen"):
+        splits.seen_and_unseen_patients(several_scans(each=1))
 
 
 # --- the real names ---------------------------------------------------------------------------
-
-
-@pytest.mark.real
-def test_the_audit_of_a_folder_with_the_real_oct_names_finds_835_of_968(real_data, tmp_path):
-    names = pd.concat(
-        [pd.read_csv(file) for file in sorted((real_data / "names").glob("oct_*.csv"))]
-    )
-    for folder in {Path(path).parent for path in names["path"]}:
-        (tmp_path / folder).mkdir(parents=True)
-    for path in names["path"]:
-        (tmp_path / path).touch()
-    audit = splits.audit(records.inspect(records.scan(tmp_path), tmp_path))
-    shared = finding(audit, "patient in two splits")
-    assert (shared["found"], shared["of"], shared["verdict"]) == (835, 968, "leak")
-    assert finding(audit, "base name in two splits")["found"] == 288
-    assert finding(audit, "identical bytes in two splits")["found"] == 0
-    assert finding(audit, "unreadable file", "all")["found"] == names["path"].nunique()
-    assert splits.leak_verdict(audit) == "LEAK: 835 of 968 test images share a patient with train"
 
 
 @pytest.mark.real
@@ -530,7 +413,7 @@ def test_the_real_oct_names_divide_by_patient_within_a_twentieth_of_a_percent(re
     split = splits.by_patient(
         records.with_patients(names.drop_duplicates("path", ignore_index=True))
     )
-    assert not splits.leaks(splits.audit(split))
+    assert not leaks(audit_splits(split))
     wanted = pd.Series({"train": 0.7, "val": 0.15, "test": 0.15})
     assert shares_of(split).sub(wanted, axis=0).abs().max(axis=None) < 0.0005
 
@@ -538,10 +421,10 @@ def test_the_real_oct_names_divide_by_patient_within_a_twentieth_of_a_percent(re
 @pytest.mark.real
 def test_the_real_chest_split_is_clean_until_validation_is_drawn_by_image(real_data):
     names = records.with_patients(pd.read_csv(real_data / "names" / "chest_kaggle.csv"))
-    assert finding(splits.audit(names), "patient in two splits")["found"] == 0
-    by_image = splits.audit(splits.by_image(names, val=0.2, keep_test=True))
+    assert finding(audit_splits(names), "patient in two splits")["found"] == 0
+    by_image = audit_splits(splits.by_image(names, val=0.2, keep_test=True))
     assert finding(by_image, "patient in two splits", "train & val")["share"] == pytest.approx(
         0.39, abs=0.03
     )
     by_patient = splits.by_patient(names, val=0.2, keep_test=True)
-    assert len(by_patient) == len(names) and not splits.leaks(splits.audit(by_patient))
+    assert len(by_patient) == len(names) and not leaks(audit_splits(by_patient))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import sys
 import types
@@ -624,14 +623,7 @@ def test_a_network_that_torchsummary_cannot_follow_gets_a_table_of_blocks():
 
 
 def test_without_torchsummary_the_way_to_get_it_is_named(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest, **more):
-        if name == "torchsummary":
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "torchsummary", None)
     with pytest.raises(ImportError, match="pip install torchsummary"):
         summary(build("squeezenet1_1", device="meta"), 64)
 

@@ -24,7 +24,7 @@ from pictures import (
 from scipy.integrate import trapezoid
 from sklearn import metrics as sk
 
-from tlutils.data import splits
+from tlutils.data.audit import audit_splits
 from tlutils.evaluation import metrics, thresholds
 from tlutils.plots import of_data, of_results
 from tlutils.plots.style import class_colors
@@ -170,7 +170,7 @@ def test_score_distribution_of_one_split_and_one_class():
 
 def test_the_pictures_take_what_splits_and_evaluation_give():
     records = table_of(COUNTS).assign(path=lambda t: t.index.astype(str) + ".jpeg")
-    assert len(of_data.audit(splits.audit(records)).patches) == len(splits.audit(records))
+    assert len(of_data.audit(audit_splits(records)).patches) == len(audit_splits(records))
     rows = binary_predictions().query("split == 'test'").reset_index(drop=True)
     rows = rows.assign(path=rows.index.astype(str), patient=rows.index.astype(str), loss=0.5)
     found = metrics.compute_metrics(rows, repeats=20)

@@ -9,13 +9,13 @@ from finished_runs import (
     four_classes,  # noqa: F401
 )
 
-from tlutils.data import splits
+from tlutils.data.audit import audit_splits
 from tlutils.report import caveats
 from tlutils.runs.folder import Run, load
 
 
 def titles(run: Run) -> set[str]:
-    return {caveat.title for caveat in caveats.of(run, splits.audit(run.records))}
+    return {caveat.title for caveat in caveats.of(run, audit_splits(run.records))}
 
 
 def test_the_caveats_follow_from_the_run(run, copy):

@@ -193,3 +193,9 @@ def test_a_dict_that_is_no_recipe_is_refused(change):
     change(values)
     with pytest.raises(ValueError):
         Recipe.from_dict(values)
+
+
+def test_a_split_seed_holds_the_division_while_the_seed_changes():
+    recipe = recipes.get("chest-resnet18-fixed").changed({"seed": 3})
+    assert recipe.division_seed == 3
+    assert recipe.changed({"split_seed": 0}).division_seed == 0

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from tlutils.core import devices, files
-from tlutils.data import cleaning, phantoms, records, splits
+from tlutils.data import cleaning, phantoms, records
+from tlutils.data.audit import audit_splits, leaks
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.models import checkpoints
@@ -114,7 +115,7 @@ def test_phantoms_are_called_phantoms_also_where_a_manifest_names_them(tiny_fold
 def test_no_patient_is_on_two_sides_and_the_verdict_is_in_the_metrics(run):
     sides = run.records[run.records["split"] != ""].groupby("patient")["split"].nunique()
     assert (sides == 1).all() and run.metrics["audit"]["leak"] is False
-    assert not splits.leaks(splits.audit(run.records))
+    assert not leaks(audit_splits(run.records))
 
 
 def test_predictions_cover_validation_and_test_images_once(run):

@@ -1,0 +1,16 @@
+"""What everything else stands on: no data set, no model, no table is known here.
+
+In: a device's name, a path, bytes, numbers. Out: a machine to compute on, files written whole,
+pictures, intervals.
+
+    devices      what to compute on, in which precision, with which seeds and processes
+    files        files written whole or not at all, and locks
+    images       the one way in which an image file is opened
+    intervals    resampled patients, and Wilson's interval
+    packages     packages that only single functions need
+    progress     bars where a person watches
+
+Only `devices` needs torch.
+
+Notebooks: 03.
+"""

@@ -1,7 +1,7 @@
 """Files written whole or not at all: beside their place first, then renamed into it.
 
-A reader finds the old one or the new one, never half of one. Where two writers would spoil each other's work,
-`locked` lets one in.
+A reader finds the old one or the new one, never half of one. Where two writers would spoil each
+other's work, `locked` lets one in.
 """
 
 from __future__ import annotations
@@ -27,14 +27,22 @@ class Busy(ValueError):
 def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
     """Hold a lock file while the block runs, so that one process alone is at work.
 
-    lock : the file, best with a hidden name; made where it is missing, and left. what : what it guards, for the error.
-    timeout : seconds to wait for another process; 0 refuses at once, -1 waits for ever.
+    A thread may hold it several times over. A process that has ended holds nothing.
 
-    A thread may hold it several times over. A process that has ended, however it ended, holds nothing.
+    Parameters
+    ----------
+    lock : str or Path, the file, best with a hidden name; made where it is missing, and left.
+    what : str, what it guards, for the error.
+    timeout : float, seconds to wait for another process; 0 refuses at once, -1 waits for ever.
+
+    Yields
+    ------
+    None
 
     Raises
     ------
-    Busy where another process or thread holds it.
+    Busy
+        Where another process or thread holds it.
     """
     lock = Path(lock)
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +51,9 @@ def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
         held.acquire(timeout=timeout)
     except Timeout:
         raise Busy(
-            f"another process is at work on {what}, and two would spoil each other's files. Wait until it "
-            f"has ended, or stop it, and run the same again; or choose another folder (the lock is {lock})"
+            f"another process is at work on {what}, and two would spoil each other's files. Wait "
+            "until it has ended, or stop it, and run the same again; or choose another folder "
+            f"(the lock is {lock})"
         ) from None
     try:
         yield
@@ -54,20 +63,40 @@ def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it there if the block ends well, remove it if not.
+    """Give a temporary path beside a file, renamed to it where the block ends well, else removed.
 
-    Where a process was killed in the block, the next one that writes `path` removes what it left.
+    Where a process was killed in the block, the next one that writes the file removes what it left.
+
+    Parameters
+    ----------
+    path : str or Path, the file; folders above it are made.
+
+    Yields
+    ------
+    Path, where to write.
 
     Raises
     ------
-    OSError naming the file where the disk is full or the folder is closed; what stood there before still does.
+    OSError
+        Where the disk is full or the folder is closed; what stood there before still does.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "numbers.txt")
+    ...     with replacing(file) as part:
+    ...         _ = part.write_text("1 2 3")
+    ...         print(file.exists())
+    ...     print(file.read_text(), len(list(Path(folder).iterdir())))
+    False
+    1 2 3 1
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    part = path.with_name(
-        f".{path.name}.{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
-    )
+    mark = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    part = path.with_name(f".{path.name}.{mark}.part")
     try:
         yield part
         with open(part, "rb+") as file:
@@ -85,18 +114,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what killed processes left of their writes to `path`; on another machine, one counts as killed after a day."""
+    """Remove what killed processes left beside `path`; on other machines, what is a day old."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*-*-*.part"):
         host, number, _ = part.name.removeprefix(f".{path.name}.").rsplit("-", 2)
         with contextlib.suppress(OSError, ValueError):  # another process has swept it; not ours
-            if (
-                host == platform.node() and not _runs(int(number))
-            ) or time.time() - part.stat().st_mtime > 86_400:
+            killed = host == platform.node() and not _runs(int(number))
+            if killed or time.time() - part.stat().st_mtime > 86_400:
                 part.unlink()
 
 
 def _runs(process: int) -> bool:
-    """Whether a process of this number runs here; where one cannot look without harm (Windows), it counts as running."""
+    """Whether a process of this number runs; Windows offers no harmless way to ask, so yes."""
     if os.name == "nt":
         return True
     try:
@@ -109,6 +137,12 @@ def _runs(process: int) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file in UTF-8, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path, the file; folders above it are made.
+    text : str, what it will hold.
+    """
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")

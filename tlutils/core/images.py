@@ -1,7 +1,7 @@
-"""The one way in which an image file is opened: what may be one, which side is up, how its values become 8 bit.
+"""The one way in which an image file is opened: its kind, which side is up, its values in 8 bit.
 
-Audit, training, prediction, hashes and figures all read through here, so none sees another picture than the
-others, and a file that cannot be read has the same reason everywhere.
+Audit, training, prediction, hashes and figures all read through here, so none sees another picture
+than the others, and a file that cannot be read has the same reason everywhere.
 """
 
 from __future__ import annotations
@@ -16,26 +16,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.ExifTags import Base as Tag
 
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "TIFF",
-    "GIF",
-    "WEBP",
-)  # all that Pillow may try: EPS would start a program
-SIGNATURES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
-LARGEST = (
-    2**28
-)  # bytes; a larger file is no single scan, and several read at once would fill the memory
-ORIENTATION = 0x0112  # the tag that says which side is up
-BITS, MEANING, FORMAT = (
-    258,
-    262,
-    339,
-)  # TIFF's tags: bits of a pixel; 0 where 0 is white; 1 without a sign, 2 with one
-TURNS = {
+# All that Pillow may try: EPS would start a program.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
+_SIGNATURES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
+# Bytes; a larger file is no single scan, and several read at once would fill the memory.
+_LARGEST_FILE = 2**28
+_UPRIGHT = {  # value of the orientation tag -> how to turn the picture
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -44,10 +32,9 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = [TURNS[value] for value in (5, 6, 7, 8)]
-_TURNED_PNG = re.compile(
-    rb"eXIf|Raw profile type|XML:com\.adobe\.xmp"
-)  # may stand behind the pixels
+_SIDEWAYS = [_UPRIGHT[value] for value in (5, 6, 7, 8)]
+# Where the orientation of a PNG is said, which may be behind the pixels.
+_TURNED_PNG = re.compile(rb"eXIf|Raw profile type|XML:com\.adobe\.xmp")
 
 
 class UnreadableImage(ValueError):
@@ -60,19 +47,29 @@ def read(
     least: tuple[int, int] | None = None,
     data: bytes | None = None,
 ) -> Image.Image:
-    """The picture in a file, upright as viewers show it.
+    """Read the picture in a file, upright as viewers show it.
 
-    mode : "L" (grey) or "RGB", always with 8 bits; deeper grey pixels are scaled by their own least and
-    greatest, of deeper colors the high bytes count, which is what Pillow gives.
-    least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter or eighth
-    that is no smaller.
-    data : the file's bytes where they have been read already; None reads them.
+    Parameters
+    ----------
+    path : str or Path
+    mode : "L" (grey) or "RGB", always with 8 bits; deeper grey pixels are scaled by their own least
+        and greatest, of deeper colors the high bytes count, which is what Pillow gives.
+    least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter
+        or eighth that is no smaller.
+    data : bytes of the file where they have been read already; None reads them.
 
-    Raises UnreadableImage, naming file and cause.
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    UnreadableImage
+        Naming file and cause.
     """
     try:
         data = content(path) if data is None else data
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check(image, data)
             height = image.height
             if least:
@@ -85,42 +82,56 @@ def read(
 
 
 def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None, str]:
-    """((width, height, mode), problem) of the bytes of a file; None where it tells no size, "" where all is well.
+    """Look for damage in the bytes of a file.
 
-    Width and height are those of the picture as it is seen. Without `decode` the pixels of a JPEG or PNG stay
-    packed, which leaves some damage unseen.
+    Parameters
+    ----------
+    data : bytes
+    decode : bool, False leaves the pixels of a JPEG or PNG packed, and some damage unseen.
+
+    Returns
+    -------
+    tuple ((width, height, mode), problem): the size as it is seen, None where the file tells none;
+        "" where all is well.
     """
     header = None
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             header = (*image.size, image.mode)
             _check(image, data)
-            packed = (
-                image.format in ("JPEG", "MPO")
-                or image.format == "PNG"
-                and not _TURNED_PNG.search(data)
-            )
-            if decode or not packed:
+            packed_png = image.format == "PNG" and not _TURNED_PNG.search(data)
+            if decode or not (packed_png or image.format in ("JPEG", "MPO")):
                 _load(image, data, 4)
-                if image.mode not in (
-                    "L",
-                    "RGB",
-                ):  # NaN and kinds of colors that cannot be converted
+                if image.mode not in ("L", "RGB"):  # NaN, and colors that cannot be converted
                     _eight_bit(image, "L")
-            turn = _turn(image) if not (image.format == "PNG" and packed) else None
-            header = (*(image.size[::-1] if turn in SIDEWAYS else image.size), header[2])
+            turn = None if packed_png else _turn(image)
+            header = (*(image.size[::-1] if turn in _SIDEWAYS else image.size), header[2])
     except Exception as error:
         return header, _reason(error, data)
     return header, ""
 
 
 def content(path: str | Path) -> bytes:
-    """The bytes of a file; UnreadableImage for what is no file, cannot be read or is too large for a scan."""
+    """Read the bytes of a file.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    UnreadableImage
+        For what is no file, cannot be read or is too large for a scan.
+    """
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise UnreadableImage("not a file")
-        if status.st_size > LARGEST:
+        if status.st_size > _LARGEST_FILE:
             raise UnreadableImage("larger than any single scan")
         with open(path, "rb") as file:  # a Path takes longer
             return file.read()
@@ -135,7 +146,7 @@ def _reason(error: Exception, data: bytes) -> str:
         return "truncated JPEG (no end marker)"
     if isinstance(error, Image.DecompressionBombError):
         return "too many pixels (a decompression bomb)"
-    if isinstance(error, Image.UnidentifiedImageError) and data.startswith(SIGNATURES):
+    if isinstance(error, Image.UnidentifiedImageError) and data.startswith(_SIGNATURES):
         return "damaged image, or of a kind that cannot be read"
     if isinstance(error, Image.UnidentifiedImageError):
         return f"not an image (begins with {data[:12]!r})" if data else "empty file"
@@ -149,10 +160,8 @@ def _check(image: Image.Image, data: bytes) -> None:
         if not _jpeg_ends(data):
             raise UnreadableImage("truncated JPEG (no end marker)")
         return
-    if image.format == "PNG":
-        Image.open(
-            io.BytesIO(data), formats=FORMATS
-        ).verify()  # all checksums; decoding looks at few
+    if image.format == "PNG":  # all checksums; decoding looks at few
+        Image.open(io.BytesIO(data), formats=_FORMATS).verify()
     size = image.size
     try:
         image.seek(1)
@@ -164,7 +173,7 @@ def _check(image: Image.Image, data: bytes) -> None:
 
 
 def _jpeg_ends(data: bytes) -> bool:
-    """Whether a JPEG's end marker follows its scan; one inside a segment belongs to a preview picture."""
+    """Whether an end marker follows a JPEG's scan; one inside a segment belongs to a preview."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
         at += 1 if data[at + 1] == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
@@ -172,20 +181,18 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def _load(image: Image.Image, data: bytes, rows: int) -> None:
-    """Decode; refuse a picture that lacks rows, which decoders fill up without a word: JPEG with 128, others with 0.
+    """Decode, and refuse missing rows, which decoders silently fill: in JPEG with 128, else with 0.
 
     rows : so many at the bottom of a JPEG have to be what was filled in.
     """
-    if image.format == "TIFF" and np.max([box for _, box, *_ in image.tile], axis=0)[
-        2:
-    ].prod() < np.prod(image.size):
-        raise UnreadableImage("truncated TIFF (rows are missing)")
+    if image.format == "TIFF":
+        stored = np.max([box for _, box, *_ in image.tile], axis=0)[2:]
+        if stored.prod() < np.prod(image.size):
+            raise UnreadableImage("truncated TIFF (rows are missing)")
     image.load()
-    if (
-        image.format == "PNG"
-        and not np.asarray(image.crop((0, image.height - 1, *image.size))).any()
-    ):
-        if _png_lacks_rows(data):
+    if image.format == "PNG":
+        last = image.crop((0, image.height - 1, *image.size))
+        if not np.asarray(last).any() and _png_lacks_rows(data):
             raise UnreadableImage("truncated PNG (rows are missing)")
     if image.format in ("JPEG", "MPO"):
         last = (0, max(0, image.height - rows), *image.size)
@@ -205,15 +212,14 @@ def _png_lacks_rows(data: bytes) -> bool:
         size = int.from_bytes(data[at : at + 4], "big")
         packed += [data[at + 8 : at + 8 + size]] if data[at + 4 : at + 8] == b"IDAT" else []
         at += size + 12
-    return (
-        not interlaced and len(zlib.decompressobj().decompress(b"".join(packed), wanted)) < wanted
-    )
+    unpack = zlib.decompressobj().decompress
+    return not interlaced and len(unpack(b"".join(packed), wanted)) < wanted
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """How the picture has to be turned to stand upright; a TIFF that is loaded has done so itself."""
+    """How to turn the picture upright; a TIFF that is loaded has done so itself."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        return _UPRIGHT.get(image.getexif().get(Tag.Orientation))
     except Exception:  # damaged metadata tell nothing; the pixels may be whole
         return None
 
@@ -225,17 +231,19 @@ def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
         if not np.isfinite([low, high]).all():
             raise UnreadableImage("pixels that are no finite numbers (NaN or infinite)")
         image = Image.fromarray(((values - low) / ((high - low) or 1) * 255).astype(np.uint8))
-    elif image.mode == "L" and _tag(image, FORMAT) == 2:
+    elif image.mode == "L" and _tag(image, Tag.SampleFormat) == 2:
         image = Image.fromarray(np.asarray(image) ^ 128)  # -128 ... 127 -> 0 ... 255
     return image.convert(mode)
 
 
 def _deep(image: Image.Image) -> np.ndarray:
-    """Deep pixels as float64, the brightest highest: what a TIFF says of them Pillow minds in 8 bits only."""
+    """Deep pixels as float64, the brightest highest: Pillow minds a TIFF's tags in 8 bits only."""
     values = np.asarray(image)
-    if image.mode == "I" and _tag(image, FORMAT) == 1 and _tag(image, BITS) == 32:
+    unsigned = _tag(image, Tag.SampleFormat) == 1 and _tag(image, Tag.BitsPerSample) == 32
+    if image.mode == "I" and unsigned:
         values = values.view(np.uint32)
-    return -values.astype(np.float64) if _tag(image, MEANING) == 0 else values.astype(np.float64)
+    values = values.astype(np.float64)
+    return -values if _tag(image, Tag.PhotometricInterpretation) == 0 else values  # 0 is white
 
 
 def _tag(image: Image.Image, number: int) -> int | None:

@@ -1,9 +1,7 @@
 """How sure a number is: resampling patients, and Wilson's interval for a share.
 
-Plain numpy; knows nothing of images, tables or models. The images of one patient are right or wrong together,
-so patients are drawn, each with all his images: an interval over images would be too narrow.
-
-Taught in notebook 04.
+Plain numpy; knows nothing of images, tables or models. The images of one patient are right or wrong
+together, so patients are drawn, each with all images: an interval over images would be too narrow.
 """
 
 from __future__ import annotations
@@ -12,13 +10,23 @@ from collections.abc import Iterator
 from statistics import NormalDist
 
 import numpy as np
-import pandas as pd
 
-AT_ONCE = 4_000_000  # numbers in one block of weights: 32 MB
+_BLOCK = 4_000_000  # numbers in one block of weights: 32 MB
 
 
 def check_bootstrap(repeats: int, level: float) -> None:
-    """Raise ValueError for no repeats, or a level that is no share."""
+    """Refuse settings of a bootstrap that make no sense.
+
+    Parameters
+    ----------
+    repeats : int, resamples, 1 or more.
+    level : float, of the interval, between 0 and 1.
+
+    Raises
+    ------
+    ValueError
+        For no repeats, or a level that is no share.
+    """
     if repeats < 1 or not 0 < level < 1:
         raise ValueError(
             f"repeats is {repeats} and level {level}; they want 1 or more and a share like 0.95"
@@ -26,27 +34,44 @@ def check_bootstrap(repeats: int, level: float) -> None:
 
 
 def resamples(patients: int, repeats: int, seed: int, images: int = 1) -> Iterator[np.ndarray]:
-    """How often each patient is drawn: float (some repeats, patients) at a time, as memory is limited.
+    """Draw patients with replacement, as many as there are, and count how often each is drawn.
 
-    A repeat draws as many patients as there are, with replacement: a row of
+    Repeat by repeat these are the rows of
     numpy.random.default_rng(seed).integers(patients, size=(repeats, patients)).
+
+    Parameters
+    ----------
+    patients : int, how many there are.
+    repeats : int, how often to draw.
+    seed : int
+    images : int, of how many numbers the caller makes weights; blocks are small enough for that.
+
+    Yields
+    ------
+    float array (some repeats, patients), as memory is limited.
     """
-    draw, size = np.random.default_rng(seed), max(1, AT_ONCE // max(patients, images))
+    draw, size = np.random.default_rng(seed), max(1, _BLOCK // max(patients, images))
     for start in range(0, repeats, size):
         rows = min(size, repeats - start)
         drawn = draw.integers(patients, size=(rows, patients)) + patients * np.arange(rows)[:, None]
-        yield (
-            np.bincount(drawn.ravel(), minlength=rows * patients)
-            .reshape(rows, patients)
-            .astype(float)
-        )
+        counts = np.bincount(drawn.ravel(), minlength=rows * patients)
+        yield counts.reshape(rows, patients).astype(float)
 
 
 def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """ROC areas for many weightings: how often a positive scores above a negative, ties counting half.
+    """ROC areas for many weightings: how often a positive scores above a negative, ties half.
 
-    positive : bool (n,). score : (n,). weights : (repeats, n). Returns (repeats,), NaN without both kinds.
-    The same as scikit-learn's roc_auc_score with sample_weight, which would sort anew for each repeat.
+    The same as scikit-learn's roc_auc_score with sample_weight, which would sort for each repeat.
+
+    Parameters
+    ----------
+    positive : bool array (n,)
+    score : float array (n,)
+    weights : float array (repeats, n)
+
+    Returns
+    -------
+    float array (repeats,), NaN where a weighting lacks positives or negatives.
     """
     order = np.argsort(score, kind="stable")
     firsts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])
@@ -64,13 +89,26 @@ def interval(
 ) -> dict[str, float | int | None]:
     """A number with its percentile interval, as plain values.
 
-    value : on all patients; NaN gives None throughout. spread : (repeats,), the same on resampled patients;
-    NaN, where a resample lacks a class, is left out and counted in "undefined". trials : where all resamples
-    agree (all is right, or there is one patient) they say nothing; the interval is then Wilson's for so many
-    trials. With few patients, or many resamples undefined, all percentiles may lie on one side of the value; the
-    interval is then stretched up to it.
+    With few patients, or many resamples undefined, all percentiles may lie on one side of the
+    value; the interval is then stretched up to it.
 
-    Returns {"value", "low", "high"}, and "undefined" where it is not 0.
+    Parameters
+    ----------
+    value : float, on all patients; NaN gives None throughout.
+    spread : float array (repeats,), the same on resampled patients; NaN, where a resample lacks a
+        class, is left out and counted.
+    level : float, such as 0.95.
+    trials : int, where all resamples agree (all is right, or there is one patient) they say
+        nothing; the interval is then Wilson's for so many trials.
+
+    Returns
+    -------
+    dict with "value", "low", "high", and "undefined" (resamples) where it is not 0.
+
+    Examples
+    --------
+    >>> interval(0.8, np.linspace(0.7, 0.9, 201), level=0.95, trials=50)
+    {'value': 0.8, 'low': 0.705, 'high': 0.895}
     """
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}
@@ -85,14 +123,39 @@ def interval(
 
 
 def json_number(value: float) -> float | None:
-    """A float for JSON, None where it is not finite; of 10 digits, as a table's file may change the 16th."""
+    """A number for JSON, of 10 digits, as a table's file may change the 16th.
+
+    Parameters
+    ----------
+    value : float
+
+    Returns
+    -------
+    float or None, which stands for what is not finite.
+    """
     return round(float(value), 10) if np.isfinite(value) else None
 
 
-def wilson(hits: float | pd.Series, n: float | pd.Series, level: float = 0.95) -> tuple:
-    """Both ends of Wilson's score interval for a share of `hits` in `n` independent trials, in [0, 1].
+def wilson(hits: float | np.ndarray, n: float | np.ndarray, level: float = 0.95) -> tuple:
+    """Both ends of Wilson's score interval for a share.
 
     Source: Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
+
+    Parameters
+    ----------
+    hits : float, array or Series, how many of the trials.
+    n : float, array or Series, independent trials, above 0.
+    level : float, such as 0.95.
+
+    Returns
+    -------
+    tuple (low, high) of the kind of `hits`, each from 0 to 1.
+
+    Examples
+    --------
+    >>> low, high = wilson(9, 10)
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.596 to 0.982
     """
     z, p = NormalDist().inv_cdf(0.5 + level / 2), hits / n
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))

@@ -1,0 +1,20 @@
+"""From a data set's name to batches.
+
+In: a source's name, a folder or a CSV manifest. Out: records (a table, one row an image), what the
+audit found in them, and batches of uint8 tensors.
+
+    sources            the named data sets, and how to have them here
+    downloads          fetch, verify, unpack safely
+    phantoms           drawings of nobody, for trying things out
+    records            a folder or manifest becomes a table; what is wrong with each file
+    splits             training, validation and test, by patient
+    near_duplicates    images that look the same though their files differ
+    audit              leaks between splits, copies, labels that the files alone show
+    cleaning           what the audit found taken out
+    loaders            from records to batches
+    augment            seeded views of batches
+
+Only `loaders` and `augment` need torch.
+
+Notebooks: 01, 02, 03, 04, 05, 06, 07.
+"""

@@ -1,34 +1,347 @@
-"""Could a network cheat? How well the properties of the files alone, without the picture, tell the label.
+"""What may spoil an examination: what the splits share, and what the files alone tell of the label.
 
-Images of two classes often come from two machines or two hands: other sizes, other compression, other modes.
-A network may learn that instead of the disease, and fail where the files are made in another way.
+`audit_all` makes one table of all findings, a row a check. Its parts can be had alone:
+`audit_splits` (patients, files and names in two splits), `audit_near_duplicates` (images that look
+the same) and `audit_shortcuts`: could a network cheat? Images of two classes often come from two
+machines or two hands, with other sizes, other compression, other modes. A network may learn that
+instead of the disease, and fail where the files are made in another way.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import interval, resamples, weighted_auc
+from .splits import SPLITS, checked, comparable
 
-FOLDS = 5  # so many patients at least in every class
-SAMPLE = 10_000  # images at most: enough for two decimals, and seconds instead of minutes
-REPEATS = 200  # resamples of patients for the interval
-CLEAR = 0.55  # an AUC whose interval begins above this is no chance
-NEEDED = ("width", "height", "mode", "bytes")
+_FEW = 100  # images; below, a validation set says little
+_FOLDS = 5  # so many patients at least in every class
+_SAMPLE = 10_000  # images at most: enough for two decimals, and seconds instead of minutes
+_REPEATS = 200  # resamples of patients for the interval
+_SEED = 0
+_CLEAR = 0.55  # an AUC whose interval begins above this is no chance
+_PROPERTIES = ("width", "height", "mode", "bytes")
+# check -> (column, verdict where found, meaning where found, meaning where not)
+_SHARED = {
+    "patient in two splits": (
+        "patient",
+        "leak",
+        "{found:,} of {of:,} {second} images show a patient whom {first} shows too, so a score on "
+        "them rewards knowing the patient.",
+        "No patient of {first} is in {second}.",
+    ),
+    "identical bytes in two splits": (
+        "sha256",
+        "leak",
+        "{found:,} of {of:,} {second} images are in {first} too, byte for byte, so a score on them "
+        "rewards memory.",
+        "No readable file of {first} is in {second}.",
+    ),
+    "base name in two splits": (
+        "name",
+        "warning",
+        "{found:,} of {of:,} {second} images have a file name that is in {first} too; they may be "
+        "other scans or copies.",
+        "No file name of {first} is in {second}.",
+    ),
+}
+
+
+def audit_all(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Everything that may spoil an examination, in one table.
+
+    Parameters
+    ----------
+    records : DataFrame with path, split, label, patient; after `records.inspect` files are compared
+        and their properties examined as well.
+    pairs : DataFrame of `near_duplicates.near_duplicates`, or None where nobody looked for them.
+
+    Returns
+    -------
+    DataFrame, the rows of `audit_splits`, `audit_near_duplicates` and `audit_shortcuts`.
+
+    Raises
+    ------
+    ValueError
+        Where a column or the patient of a row is missing, or there are no rows.
+
+    Examples
+    --------
+    >>> rows = [("a/1.png", "train", "a", "Ann"), ("b/2.png", "train", "b", "Bob"),
+    ...         ("a/3.png", "test", "a", "Ann"), ("b/4.png", "test", "b", "Eve")]
+    >>> found = audit_all(pd.DataFrame(rows, columns=["path", "split", "label", "patient"]))
+    >>> found.loc[found["found"] > 0, ["check", "splits", "found", "of", "verdict"]]
+                       check        splits  found  of verdict
+    0  patient in two splits  train & test      1   2    leak
+    """
+    parts = [audit_splits(records)]
+    if pairs is not None:
+        parts.append(audit_near_duplicates(records, pairs))
+    if set(_PROPERTIES) <= set(records):
+        parts.append(audit_shortcuts(measure_shortcuts(records)))
+    return pd.concat([part for part in parts if len(part)], ignore_index=True)
+
+
+def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
+    """Everything by which one split may know another, and what is missing or twice in one.
+
+    Parameters
+    ----------
+    records : DataFrame with path, split, label, patient. Patients and names count in all rows that
+        have a split; files are compared where there is sha256, without the unreadable ones.
+
+    Returns
+    -------
+    DataFrame, one row a check and pair of splits: check, splits ("train & test", or "all"), found
+        (images of the second-named split concerned), of, share (0 to 1), verdict ("leak", "warning"
+        or "ok"), examples (up to three paths) and meaning (a sentence).
+
+    Raises
+    ------
+    ValueError
+        Where a column or the patient of a row is missing, or there are no rows.
+    """
+    records = checked(records)
+    records["name"] = records["path"].str.rsplit("/", n=1).str[-1]
+    there = set(records["split"])
+    parts = {name: records[records["split"] == name] for name in SPLITS if name in there}
+    checks = [check for check, (column, *_) in _SHARED.items() if column in records]
+    rows = [_shared(parts, pair, check) for check in checks for pair in combinations(parts, 2)]
+    if "sha256" in records:
+        rows += [_two_labels(records)]
+        rows += [_copies(split, part) for split, part in (parts or {"all": records}).items()]
+    rows += [_unknown(records)] + ([_unreadable(records)] if "problem" in records else [])
+    rows += [_missing_classes(records, split, part) for split, part in parts.items()]
+    rows += [_small(parts["val"])] if "val" in parts else []
+    return pd.DataFrame(rows)
+
+
+def _row(
+    check: str,
+    splits: str,
+    hits: Sequence[str] | pd.Series,
+    of: int,
+    bad: str,
+    good: str,
+    verdict: str = "warning",
+) -> dict:
+    found = len(hits)
+    return {
+        "check": check,
+        "splits": splits,
+        "found": found,
+        "of": of,
+        "share": found / of if of else 0.0,
+        "verdict": verdict if found else "ok",
+        "examples": ", ".join(list(hits)[:3]),
+        "meaning": bad if found else good,
+    }
+
+
+def _counted(hits: pd.Series, one: str, several: str) -> str:
+    return f"{len(hits):,} {one if len(hits) == 1 else several}"
+
+
+def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], check: str) -> dict:
+    column, verdict, bad, good = _SHARED[check]
+    first, second = (parts[split] for split in pair)
+    of = len(second)
+    if column == "sha256":
+        first, second = first[comparable(first)], second[comparable(second)]
+    hits = second["path"][second[column].isin(set(first[column]))]
+    words = {"first": pair[0], "second": pair[1], "found": len(hits), "of": of}
+    return _row(
+        check, " & ".join(pair), hits, of, bad.format(**words), good.format(**words), verdict
+    )
+
+
+def _two_labels(records: pd.DataFrame) -> dict:
+    whole = records[comparable(records)]
+    hits = whole["path"][whole.groupby("sha256")["label"].transform("nunique") > 1]
+    bad = (
+        f"{len(hits):,} images are the same files under different labels, so some labels are wrong."
+    )
+    good = "No readable file has two labels."
+    return _row("identical bytes under two labels", "all", hits, len(records), bad, good)
+
+
+def _copies(split: str, part: pd.DataFrame) -> dict:
+    whole = part[comparable(part)]
+    hits = whole["path"][whole["sha256"].duplicated()]
+    copies = _counted(hits, "image is a copy", "images are copies")
+    bad = f"{copies} of another in the same place, counted twice."
+    good = "No readable file is there twice."
+    return _row("identical bytes within a split", split, hits, len(part), bad, good)
+
+
+def _unknown(records: pd.DataFrame) -> dict:
+    hits = records["path"][records["patient"].str.startswith("?")]
+    bad = (
+        f"For {_counted(hits, 'image', 'images')} no patient is known; each counts as one of its "
+        "own, so the same person on two sides would go unseen."
+    )
+    good = "The patient of every image is known."
+    return _row("unknown patient", "all", hits, len(records), bad, good)
+
+
+def _unreadable(records: pd.DataFrame) -> dict:
+    hits = records["path"][records["problem"].fillna("") != ""]
+    bad = f"{_counted(hits, 'file', 'files')} cannot be read and take no part."
+    return _row("unreadable file", "all", hits, len(records), bad, "Every file can be read.")
+
+
+def _missing_classes(records: pd.DataFrame, split: str, part: pd.DataFrame) -> dict:
+    classes = set(records["label"])
+    gone = sorted(classes - set(part["label"]))
+    bad, good = f"There is no image of {', '.join(gone)} in {split}.", f"Every class is in {split}."
+    return _row("class missing in a split", split, gone, len(classes), bad, good)
+
+
+def _small(val: pd.DataFrame) -> dict:
+    n, off = len(val), 0.98 / np.sqrt(len(val))
+    width = f"a share measured on {n:,} images is known to within {off:.2f} at worst (95 %)"
+    bad, good = f"Too few to choose a model by: {width}.", f"Large enough: {width}."
+    return _row("validation set too small", "val", val["path"] if n < _FEW else [], n, bad, good)
+
+
+def leaks(found: pd.DataFrame) -> bool:
+    """Whether a split leaks.
+
+    Parameters
+    ----------
+    found : DataFrame that `audit_all` or a part of it made.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> rows = [("a/1.png", "train", "a", "Ann"), ("b/2.png", "test", "b", "Ann")]
+    >>> leaks(audit_all(pd.DataFrame(rows, columns=["path", "split", "label", "patient"])))
+    True
+    """
+    return bool((found["verdict"] == "leak").any())
+
+
+def leak_verdict(found: pd.DataFrame) -> str:
+    """The audit in one sentence, for a caption.
+
+    Parameters
+    ----------
+    found : DataFrame that `audit_all` or `audit_splits` made.
+
+    Returns
+    -------
+    str, the largest leak, or what was compared without finding one.
+    """
+    if leaks(found):
+        worst = found.loc[found["found"].where(found["verdict"] == "leak", -1).idxmax()]
+        first, second = worst["splits"].split(" & ")
+        how = f"are files of {first} too"
+        if "patient" in worst["check"]:
+            how = f"share a patient with {first}"
+        elif "near" in worst["check"]:
+            how = f"look like images of {first}"
+        return f"LEAK: {worst['found']:,} of {worst['of']:,} {second} images {how}"
+    total = found.groupby("check")["found"].sum()
+    words = dict(zip(_SHARED, ("patient", "file", "name"), strict=True))
+    clean = [word for check, word in words.items() if total.get(check) == 0]
+    if not clean:
+        return "there are no two splits to compare"
+    sentence = f"no {', '.join(clean[:-1])}{' or ' if clean[1:] else ''}{clean[-1]} is on two sides"
+    sentence += "" if "identical bytes in two splits" in total else "; files were not compared"
+    unknown = total["unknown patient"]
+    return sentence + (f"; the patient of {unknown:,} images is unknown" if unknown else "")
+
+
+def audit_near_duplicates(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
+    """What images that look the same mean for the splits.
+
+    Across two splits they are a leak, whoever the patients are; inside a split a warning where they
+    count as two patients or carry two labels, and nothing to mention otherwise: two films of one
+    patient may look the same.
+
+    Parameters
+    ----------
+    records : DataFrame with path, split, label, patient, and sha256 where it is known.
+    pairs : DataFrame of `near_duplicates.near_duplicates`.
+
+    Returns
+    -------
+    DataFrame in the columns of `audit_splits`.
+    """
+    look, beside = _looks(pairs)
+    known = records.assign(look=records["path"].map(look))
+    others = known[["look", "split", "patient", "label"]].dropna()
+    near = beside.merge(others, left_on="other", right_on="look", suffixes=("", "_other"))
+    near = near.drop_duplicates(["look", "split", "patient", "label"])
+    inside = [split for split in SPLITS if split in set(known["split"])]
+    rows = [_across(known, near, *pair) for pair in combinations(inside, 2)]
+    for column in ("patient", "label"):
+        hits = known["path"][known["look"].map(near.groupby("look")[column].nunique()) > 1]
+        bad = (
+            f"{len(hits):,} images look the same as one with another {column}, so one is wrong or "
+            "unknown; look at them."
+        )
+        good = f"No images of two {column}s look the same."
+        check = f"near-duplicates of two {column}s"
+        rows.append(_row(check, "all", hits, len(records), bad, good))
+    return pd.DataFrame(rows)
+
+
+def _looks(pairs: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
+    """Path -> number of its look, and (look, other): which looks are near, each to itself as well.
+
+    Images at distance 0 have one look, though they are paired with the first of them only. Nothing
+    else is passed on: that a is near b and b near c does not make c near a.
+    """
+    paths = pd.Index(pd.unique(pd.concat([pairs["path_a"], pairs["path_b"]])))
+    a, b = (paths.get_indexer(pairs[f"path_{side}"]) for side in ("a", "b"))
+    same = (pairs["distance"] == 0).to_numpy()
+    tied = coo_array((np.ones(same.sum()), (a[same], b[same])), shape=(len(paths),) * 2)
+    look = connected_components(tied, directed=False)[1]
+    one, other = np.r_[look[a], look[b], look], np.r_[look[b], look[a], look]
+    near = np.unique(np.c_[one, other], axis=0)
+    return pd.Series(look, paths), pd.DataFrame(near, columns=["look", "other"])
+
+
+def _across(known: pd.DataFrame, near: pd.DataFrame, first: str, second: str) -> dict:
+    one, two = (known[known["split"] == split] for split in (first, second))
+    hits = two[two["look"].isin(set(near.loc[near["split"] == first, "look"]))]
+    files = ""
+    if "sha256" in known:
+        new = (~hits["sha256"].isin(set(one["sha256"]))).sum()
+        files = f", {new:,} of them in files that differ"
+    bad = (
+        f"{len(hits):,} of {len(two):,} {second} images look the same as one in {first}{files}, so "
+        "a score on them rewards memory."
+    )
+    good, where = f"No {second} image looks like one in {first}.", f"{first} & {second}"
+    return _row("near-duplicates", where, hits["path"], len(two), bad, good, "leak")
 
 
 @dataclass(frozen=True)
 class Shortcuts:
-    """What `measure` found: how well file properties alone tell the label.
+    """How well file properties alone tell the label.
 
-    table : property ("all together", then each alone, the most telling first), auc, low, high (95 %
-    interval). right : images whose label all properties together told; of : images asked about; usual : share
-    of the most frequent label, which needs no property; patients : how many.
+    Parameters
+    ----------
+    table : DataFrame with property ("all together", then each alone, the most telling first), auc,
+        low, high (95 % interval).
+    right : int, images whose label all properties together predict.
+    of : int, images that were examined.
+    usual : float, share of the most frequent label, which needs no property.
+    patients : int
     """
 
     table: pd.DataFrame
@@ -40,23 +353,70 @@ class Shortcuts:
     @property
     def clear(self) -> bool:
         """Whether the label shows clearly: the interval of all together begins above 0.55."""
-        return bool(self.table["low"].iloc[0] > CLEAR)
+        return bool(self.table["low"].iloc[0] > _CLEAR)
 
 
-def properties(records: pd.DataFrame) -> pd.DataFrame:
-    """What is known of each file without its picture, as numbers (float, NaN where unknown).
+def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
+    """Learn the label from file properties alone and examine that on other patients.
 
-    records : as after `records.inspect`; with brightness (see `similar.perceptual_hashes`) that as well.
-    Returns width, height (pixels), aspect (width / height), bytes, bytes per pixel, mode and suffix (a number
-    for each kind), brightness. Bytes and brightness depend on what is shown too: they are a hint, width is a
-    sign. ValueError where the records were not inspected.
+    A random forest, cross-validated in five parts by patient, once with all properties and once
+    with each alone; the AUC is the mean over the classes, each against the rest: 0.5 is guessing, 1
+    telling all. Intervals by bootstrap over patients. Of more than 10,000 images, as many of
+    patients drawn at random. Bytes and brightness depend on what is shown too: they are a hint,
+    width is a sign.
+
+    Parameters
+    ----------
+    records : DataFrame after `records.inspect`, with brightness (see
+        `near_duplicates.perceptual_hashes`) that as well; unreadable images take no part.
+
+    Returns
+    -------
+    Shortcuts, or None where it cannot be measured: one class, or one with fewer than five patients.
+
+    Raises
+    ------
+    ValueError
+        Where the records were not inspected.
     """
-    if lost := [name for name in NEEDED if name not in records]:
+    known = _some_patients(records)
+    label, classes = pd.factorize(known["label"], sort=True)
+    fewest = known.groupby("label")["patient"].nunique().min() if len(known) else 0
+    if len(classes) < 2 or fewest < _FOLDS:
+        return None
+    values = _properties(known)
+    values = values[[name for name in values if values[name].nunique(dropna=False) > 1]]
+    patient = pd.factorize(known["patient"])[0]
+    parts = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=_SEED)
+    folds = list(parts.split(values, label, patient))
+    together = _predicted(values, label, folds)
+    alone = {name: _predicted(values[[name]], label, folds) for name in values}
+    rows = [{"property": name, **_auc(label, scores, patient)} for name, scores in alone.items()]
+    rows = sorted(rows, key=lambda row: -row["auc"])
+    table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
+    right, usual = int((together.argmax(1) == label).sum()), float(np.bincount(label).max())
+    return Shortcuts(table, right, len(known), usual / len(label), patient.max() + 1)
+
+
+def _some_patients(records: pd.DataFrame) -> pd.DataFrame:
+    """The readable rows, or those of patients drawn at random until there are about enough."""
+    fine = records[records["problem"] == ""] if "problem" in records else records
+    if len(fine) <= _SAMPLE:
+        return fine
+    sizes = fine["patient"].value_counts().sort_index()
+    sizes = sizes.sample(frac=1, random_state=_SEED).cumsum()
+    return fine[fine["patient"].isin(set(sizes.index[sizes <= _SAMPLE]))]
+
+
+def _properties(records: pd.DataFrame) -> pd.DataFrame:
+    """What is known of each file without its picture, as numbers (float, NaN where unknown)."""
+    if lost := [name for name in _PROPERTIES if name not in records]:
         raise ValueError(f"the records lack {', '.join(lost)}; records.inspect adds them")
     width, height, size = (
         records[name].astype("Float64").to_numpy(float, na_value=np.nan)
         for name in ("width", "height", "bytes")
     )
+    suffix = records["path"].str.lower().str.extract(r"(\.\w+)$")[0]
     table = {
         "width": width,
         "height": height,
@@ -64,120 +424,65 @@ def properties(records: pd.DataFrame) -> pd.DataFrame:
         "bytes": size,
         "bytes per pixel": size / (width * height),
         "mode": pd.factorize(records["mode"], sort=True)[0],
-        "suffix": pd.factorize(records["path"].str.lower().str.extract(r"(\.\w+)$")[0], sort=True)[
-            0
-        ],
+        "suffix": pd.factorize(suffix, sort=True)[0],
     }
     if "brightness" in records:
         table["brightness"] = records["brightness"]
     return pd.DataFrame(table, index=records.index).astype(float)
 
 
-def measure_shortcuts(
-    records: pd.DataFrame, seed: int = 0, sample: int = SAMPLE
-) -> Shortcuts | None:
-    """Learn the label from file properties alone and examine that on other patients.
-
-    records : as after `records.inspect`; unreadable images take no part. sample : images at most, drawn by
-    patient.
-
-    A random forest, cross-validated in five parts by patient, once with all properties and once with each
-    alone; the AUC is the mean over the classes, each against the rest: 0.5 is guessing, 1 telling all.
-    Intervals by bootstrap over patients. None where it cannot be told: one class, or a class with fewer than
-    five patients.
-    """
-    known = _some_patients(records, seed, sample)
-    label, classes = pd.factorize(known["label"], sort=True)
-    fewest = known.groupby("label")["patient"].nunique().min() if len(known) else 0
-    if len(classes) < 2 or fewest < FOLDS:
-        return None
-    values = properties(known)
-    values = values[[name for name in values if values[name].nunique(dropna=False) > 1]]
-    patient = pd.factorize(known["patient"])[0]
-    folds = list(
-        StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(values, label, patient)
-    )
-    told = _told(values, label, folds, seed)
-    alone = [(name, _told(values[[name]], label, folds, seed)) for name in values]
-    rows = [{"property": name, **_auc(label, scores, patient, seed)} for name, scores in alone]
-    rows = sorted(rows, key=lambda row: -row["auc"])
-    table = pd.DataFrame([{"property": "all together", **_auc(label, told, patient, seed)}, *rows])
-    return Shortcuts(
-        table,
-        int((told.argmax(1) == label).sum()),
-        len(known),
-        float(np.bincount(label).max() / len(label)),
-        patient.max() + 1,
-    )
-
-
-def _some_patients(records: pd.DataFrame, seed: int, sample: int) -> pd.DataFrame:
-    """The readable rows of patients drawn at random until there are about `sample` images."""
-    fine = records[records["problem"] == ""] if "problem" in records else records
-    if len(fine) <= sample:
-        return fine
-    sizes = fine["patient"].value_counts().sort_index().sample(frac=1, random_state=seed).cumsum()
-    return fine[fine["patient"].isin(set(sizes.index[sizes <= sample]))]
-
-
-def _told(values: pd.DataFrame, label: np.ndarray, folds: list, seed: int) -> np.ndarray:
-    """float (images, classes): what a model that never saw an image's patient says of its label."""
-    shares = np.bincount(label) / len(label)
-    scores = np.tile(shares, (len(label), 1))
+def _predicted(values: pd.DataFrame, label: np.ndarray, folds: list) -> np.ndarray:
+    """float (images, classes): what a model predicts for patients whom it has not seen."""
+    scores = np.tile(np.bincount(label) / len(label), (len(label), 1))
     if values.shape[1] == 0:  # all files are alike
         return scores
     for learn, examine in folds:
-        model = RandomForestClassifier(30, min_samples_leaf=10, random_state=seed)
+        model = RandomForestClassifier(30, min_samples_leaf=10, random_state=_SEED)
         model.fit(values.iloc[learn], label[learn])
         scores[np.ix_(examine, model.classes_)] = model.predict_proba(values.iloc[examine])
     return scores
 
 
-def _auc(label: np.ndarray, scores: np.ndarray, patient: np.ndarray, seed: int) -> dict[str, float]:
+def _auc(label: np.ndarray, scores: np.ndarray, patient: np.ndarray) -> dict[str, float]:
     """auc, low, high: the mean over the classes, each against the rest, resampled by patient."""
-    once = np.ones((1, len(label)))
-    value = _mean_auc(label, scores, once)[0]
-    draws = resamples(
-        patient.max() + 1, REPEATS, seed, 16 * len(label)
-    )  # 16: blocks of 2 MB, not of 32
-    spread = np.concatenate([_mean_auc(label, scores, drawn[:, patient]) for drawn in draws])
-    found = interval(value, spread, 0.95, patient.max() + 1)
+
+    def mean_auc(weights: np.ndarray) -> np.ndarray:
+        each = [weighted_auc(label == k, scores[:, k], weights) for k in range(scores.shape[1])]
+        return np.mean(each, axis=0)
+
+    patients = patient.max() + 1
+    draws = resamples(patients, _REPEATS, _SEED, 16 * len(label))  # 16: blocks of 2 MB, not of 32
+    spread = np.concatenate([mean_auc(drawn[:, patient]) for drawn in draws])
+    found = interval(mean_auc(np.ones((1, len(label))))[0], spread, 0.95, patients)
     return {"auc": found["value"], "low": found["low"], "high": found["high"]}
 
 
-def _mean_auc(label: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.mean(
-        [weighted_auc(label == k, scores[:, k], weights) for k in range(scores.shape[1])], axis=0
-    )
+def audit_shortcuts(found: Shortcuts | None) -> pd.DataFrame:
+    """What `measure_shortcuts` found as a row of the audit.
 
+    A warning where the label shows clearly, never a leak: the pictures may still tell more.
 
-def audit_rows(found: Shortcuts | None) -> pd.DataFrame:
-    """What `measure` found as a row in the columns of `splits.audit`; no row where it could not be told.
+    Parameters
+    ----------
+    found : Shortcuts or None
 
-    A warning where the label shows clearly, never a leak: the pictures may still tell more than the files.
+    Returns
+    -------
+    DataFrame in the columns of `audit_splits`, without a row where it could not be measured.
     """
     if found is None:
         return pd.DataFrame()
     total, best = found.table.iloc[0], found.table.iloc[min(1, len(found.table) - 1)]
     number = f"AUC {total['auc']:.2f}, 95 % {total['low']:.2f} to {total['high']:.2f}"
     bad = (
-        f"File properties alone, without the picture, tell {found.right / found.of:.0%} of the labels of "
-        f"unseen patients ({number}; the most frequent label would be right for {found.usual:.0%}); most "
-        f"telling is {best['property']} alone (AUC {best['auc']:.2f}). A network may learn that instead "
-        "of the disease."
+        f"File properties alone, without the picture, tell {found.right / found.of:.0%} of the "
+        f"labels of unseen patients ({number}; the most frequent label would be right for "
+        f"{found.usual:.0%}); most telling is {best['property']} alone (AUC {best['auc']:.2f}). A "
+        "network may learn that instead of the disease."
     )
-    right = found.right if found.clear else 0
-    return pd.DataFrame(
-        [
-            {
-                "check": "label shown by file properties",
-                "splits": "all",
-                "found": right,
-                "of": found.of,
-                "share": right / found.of,
-                "verdict": "warning" if found.clear else "ok",
-                "examples": "",
-                "meaning": bad if found.clear else f"File properties alone tell little ({number}).",
-            }
-        ]
-    )
+    good = f"File properties alone tell little ({number})."
+    row = _row("label shown by file properties", "all", [], found.of, bad, good)
+    if found.clear:
+        share = found.right / found.of
+        row |= {"found": found.right, "share": share, "verdict": "warning", "meaning": bad}
+    return pd.DataFrame([row])

@@ -1,12 +1,10 @@
-"""Seeded augmentation of whole uint8 batches: a view is a pure function of (image, seed, view number).
+"""Seeded augmentation of whole uint8 batches: a view is a function of (image, seed, view number).
 
-Every geometric augmentation used here (crop, flip, rotation, shift, zoom) is one affine map, and brightness,
-contrast and gamma are one line, so a whole batch is warped by one `affine_grid` and one `grid_sample` on the
-device. The parameters of a view come from a counter-based generator, not from a stream: the same view of the
-same image is the same pixels in any batch, order, worker, process and machine. Caching, resuming and
-distributing the work become easy because of this.
-
-Taught in notebook 02.
+Every geometric augmentation used here (crop, flip, rotation, shift, zoom) is one affine map, and
+brightness, contrast and gamma are one line, so a whole batch is warped by one `affine_grid` and one
+`grid_sample` on the device. The parameters of a view come from a counter-based generator, not from
+a stream: the same view of the same image is the same pixels in any batch, order, worker, process
+and machine. Caching, resuming and distributing the work become easy because of this.
 """
 
 from __future__ import annotations
@@ -21,20 +19,7 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_COLUMNS = (
-    "area",
-    "aspect",
-    "left",
-    "top",
-    "flip",
-    "angle",
-    "shift_x",
-    "shift_y",
-    "zoom",
-    "brightness",
-    "contrast",
-    "gamma",
-)
+_DRAWN = "area aspect left top flip angle shift_x shift_y zoom brightness contrast gamma"
 
 
 @dataclass(frozen=True)
@@ -43,20 +28,33 @@ class Augmentation:
 
     Parameters
     ----------
-    crop : (low, high), shares of the area in (0, 1]
-        A rectangle of this share of the area is cut out and stretched to the full size, as in
-        torchvision's RandomResizedCrop (aspect ratio drawn from `aspect`, the same in width over height).
-    aspect : (low, high)
-        Aspect ratio of the crop relative to the image, used where `crop` is not (1, 1).
-    flip : probability in [0, 1] of a left-right flip.
-    rotate : largest rotation either way, in degrees.
-    shift : largest shift either way, as a share of the width and height.
+    crop : (low, high), shares of the area in (0, 1]. A rectangle of a share between them is cut out
+        and stretched to the full size, as in torchvision's RandomResizedCrop.
+    aspect : (low, high), width over height of the crop relative to the image, used where `crop` is
+        not (1, 1).
+    flip : float, probability in [0, 1] of a left-right flip.
+    rotate : float, largest rotation either way, in degrees.
+    shift : float, largest shift either way, as a share of the width and height.
     zoom : (low, high), magnification; 1.1 shows a tenth less of the image.
-    brightness : largest change either way, as a share of the full range (0.1 = 25 grey levels).
-    contrast : largest relative change either way about mid-grey (0.2 = a factor of 0.8 to 1.2).
-    gamma : largest exponent minus one; the exponent is drawn log-uniformly in [1 / (1 + gamma), 1 + gamma].
+    brightness : float, largest change either way, as a share of the full range (0.1 = 25 grey
+        levels).
+    contrast : float, largest relative change either way about mid-grey (0.2 = a factor of 0.8 to
+        1.2).
+    gamma : float, largest exponent minus one; the exponent is drawn log-uniformly in
+        [1 / (1 + gamma), 1 + gamma].
 
-    Taught in notebook 02.
+    Raises
+    ------
+    ValueError
+        For a value of another kind or out of its range.
+
+    Examples
+    --------
+    >>> Augmentation(flip=0.5, zoom=[0.9, 1.1]).zoom
+    (0.9, 1.1)
+    >>> Augmentation(flip=2)
+    Traceback (most recent call last):
+    ValueError: flip is 2: a probability, so from 0 to 1
     """
 
     crop: tuple[float, float] = (1.0, 1.0)
@@ -72,11 +70,8 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name in ("crop", "aspect", "zoom"):
             ends = getattr(self, name)
-            if (
-                not isinstance(ends, (tuple, list))
-                or len(ends) != 2
-                or not all(map(is_number, ends))
-            ):
+            pair = isinstance(ends, (tuple, list)) and len(ends) == 2
+            if not (pair and all(map(is_number, ends))):
                 raise ValueError(f"{name} is {ends!r}; it wants two numbers, low and high")
             object.__setattr__(self, name, tuple(ends))  # a list read from JSON is a tuple again
             low, high = ends
@@ -96,13 +91,8 @@ class Augmentation:
     @property
     def moves(self) -> bool:
         """Whether any geometric part is on."""
-        return (
-            self.crop != (1, 1)
-            or self.flip > 0
-            or self.rotate > 0
-            or self.shift > 0
-            or self.zoom != (1, 1)
-        )
+        cut = self.crop != (1, 1) or self.zoom != (1, 1)
+        return cut or self.flip > 0 or self.rotate > 0 or self.shift > 0
 
     @property
     def recolors(self) -> bool:
@@ -116,25 +106,29 @@ class Augmentation:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite int or float, and not a bool."""
+    """Whether a value is a finite int or float, and not a bool.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    bool
+    """
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def uniforms(keys: Tensor | np.ndarray, view: int, seed: int, n: int) -> np.ndarray:
-    """Draw n numbers in [0, 1) for each key from (seed, key, view) alone.
+def _uniforms(keys: Tensor | np.ndarray, view: int, seed: int, n: int) -> np.ndarray:
+    """float64 (len(keys), n) in [0, 1), from (seed, key, view) alone.
 
-    The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, OOPSLA
-    2014) used as a hash: it has no state, so neither batch nor order can matter.
-
-    Returns a float64 array of shape (len(keys), n).
+    The generator is SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators,
+    OOPSLA 2014) used as a hash: it has no state, so neither batch nor order can matter.
     """
     state = np.asarray(keys).astype(np.int64).view(np.uint64)[:, None]
+    seed, view, column = np.uint64(seed % 2**64), np.uint64(view % 2**64), np.arange(n)[None]
     with np.errstate(over="ignore"):
-        for word in (
-            np.uint64(seed % 2**64),
-            np.uint64(view % 2**64),
-            np.arange(n, dtype=np.uint64)[None],
-        ):
+        for word in (seed, view, column.astype(np.uint64)):
             state = _mix(state ^ _mix(word + np.uint64(0x9E3779B97F4A7C15)))
     return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
@@ -150,14 +144,23 @@ def parameters(
 ) -> dict[str, np.ndarray]:
     """Draw the parameters of one view of each image.
 
-    Returns a dict of float64 arrays of shape (N,): `width`, `height` (of the part shown, 1 = all), `x`, `y`
-    (its centre, -1 to 1 across the image), `flip` (0 or 1), `angle` (degrees), `brightness` (share of the full
-    range), `contrast` (factor), `gamma` (exponent).
+    Parameters
+    ----------
+    keys : int64 Tensor or array (N,), see `view`.
+    view : int, number of the view.
+    seed : int, of the run.
+    augmentation : Augmentation
 
-    Taught in notebook 02.
+    Returns
+    -------
+    dict of float64 arrays (N,): width, height (of the part shown, 1 = all), x, y (its centre, -1 to
+    1
+        across the image), flip (0 or 1), angle (degrees), brightness (share of the full range),
+        contrast (factor), gamma (exponent).
     """
     a = augmentation
-    u = dict(zip(_COLUMNS, uniforms(keys, view, seed, len(_COLUMNS)).T))
+    names = _DRAWN.split()
+    u = dict(zip(names, _uniforms(keys, view, seed, len(names)).T))
     area = a.crop[0] + (a.crop[1] - a.crop[0]) * u["area"]
     ratio = _log_uniform(u["aspect"], *a.aspect) if a.crop != (1, 1) else np.ones(len(area))
     width = np.minimum(np.sqrt(area * ratio), 1)
@@ -187,33 +190,42 @@ def view(images: Tensor, keys: Tensor, view: int, seed: int, augmentation: Augme
 
     Parameters
     ----------
-    images : uint8 tensor (N, C, H, W), on any device.
-    keys : int64 tensor (N,), what tells the images apart (see `loaders.image_key`).
-    view : number of the view, 0 or more; another number gives another view.
-    seed : seed of the run.
-    augmentation : how far a view may lie from its image.
+    images : uint8 Tensor (N, C, H, W), on any device.
+    keys : int64 Tensor (N,), what tells the images apart (see `loaders.image_key`).
+    view : int, number of the view, 0 or more; another number gives another view.
+    seed : int, of the run.
+    augmentation : Augmentation, how far a view may lie from its image.
 
     Returns
     -------
-    uint8 tensor (N, C, H, W) on the same device. Where the augmentation is the identity, `images` itself.
-    What lies outside the image is filled with its nearest edge pixels.
+    uint8 Tensor (N, C, H, W) on the same device; `images` itself where the augmentation changes
+        nothing. What lies outside the image is filled with its nearest edge pixels.
 
-    Taught in notebook 02.
+    Raises
+    ------
+    ValueError
+        For images of another kind or shape.
+
+    Examples
+    --------
+    >>> image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+    >>> view(image, torch.tensor([5]), 0, seed=0, augmentation=Augmentation(flip=1.0))
+    tensor([[[[2, 1, 0],
+              [5, 4, 3],
+              [8, 7, 6]]]], dtype=torch.uint8)
     """
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; views want uint8 (N, C, H, W)"
+            f"images are {images.dtype} of shape {tuple(images.shape)}; "
+            "views want uint8 (N, C, H, W)"
         )
     if augmentation.identity:
         return images
     drawn = parameters(keys.cpu(), view, seed, augmentation)
     out = images.float()
     if augmentation.moves:
-        grid = F.affine_grid(
-            _affine(drawn, *images.shape[-2:]).to(images.device),
-            list(images.shape),
-            align_corners=False,
-        )
+        maps = _affine(drawn, *images.shape[-2:]).to(images.device)
+        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
         out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)
     if augmentation.recolors:
         out = _recolor(out, drawn)
@@ -221,7 +233,7 @@ def view(images: Tensor, keys: Tensor, view: int, seed: int, augmentation: Augme
 
 
 def _affine(drawn: dict[str, np.ndarray], height: int, width: int) -> Tensor:
-    """Output coordinates -> input coordinates, both -1 to 1: flip, scale, rotate (in pixels), shift."""
+    """Output -> input coordinates, both -1 to 1: flip, scale, rotate (in pixels), shift."""
     angle, aspect = np.deg2rad(drawn["angle"]), width / height
     sx, sy = drawn["width"] * (1 - 2 * drawn["flip"]), drawn["height"]
     rows = [
@@ -247,22 +259,22 @@ def normalize(
 
     Parameters
     ----------
-    images : uint8 tensor (N, 1 or 3, H, W); a grey image is repeated in all three channels.
-    mean, std : per channel, for values scaled to [0, 1].
+    images : uint8 Tensor (N, 1 or 3, H, W); a grey image is repeated in all three channels.
+    mean, std : tuple of float, per channel, for values scaled to [0, 1].
 
     Returns
     -------
-    float32 tensor (N, 3, H, W), roughly -2.1 to 2.6 with the ImageNet numbers.
+    float32 Tensor (N, 3, H, W), roughly -2.1 to 2.6 with the ImageNet numbers.
 
-    Taught in notebook 02.
+    Raises
+    ------
+    ValueError
+        For images of another kind or shape.
     """
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"images are {images.dtype} of shape {tuple(images.shape)}; "
             "normalize wants uint8 (N, 1 or 3, H, W)"
         )
-    scale = 1 / (255 * torch.tensor(std, device=images.device)).view(1, 3, 1, 1)
-    offset = (
-        torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)
-    ).view(1, 3, 1, 1)
-    return images.float() * scale - offset
+    mean, std = (torch.tensor(each, device=images.device).view(1, 3, 1, 1) for each in (mean, std))
+    return images.float() * (1 / (255 * std)) - mean / std

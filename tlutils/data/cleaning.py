@@ -1,7 +1,7 @@
 """A data set made fit for an examination: what the audit found is taken out or put on one side.
 
-No file is touched: the result is a table, and `write` makes a CSV manifest of it that every command takes in
-place of the folder.
+No file is touched: the result is a table, and `write` makes a CSV manifest of it that every command
+takes in place of the folder.
 """
 
 from __future__ import annotations
@@ -15,87 +15,92 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from . import near_duplicates, splits
+from . import near_duplicates
+from .audit import audit_splits, leaks
 from .records import save
+from .splits import by_patient, comparable
 
-KEPT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}  # of copies, the one that examines stays
+_KEPT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}  # of copies, the one that examines stays
+_SHARE = 0.15  # of the images, for validation and for test where they are drawn anew
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """records : what is left, with new patient and split columns. steps : step, images (int), what."""
+    """A clean table and what was done.
+
+    Parameters
+    ----------
+    records : DataFrame, what is left, with new patient and split columns.
+    steps : DataFrame with step, images (int), what (a sentence).
+    """
 
     records: pd.DataFrame
     steps: pd.DataFrame
 
 
-def clean(
-    records: pd.DataFrame,
-    pairs: pd.DataFrame | None = None,
-    val: float = 0.15,
-    test: float = 0.15,
-    seed: int = 0,
-) -> Cleaned:
+def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
     """Take out what spoils an examination, and split anew by patient where the splits leak.
 
-    Unreadable files go; files with one content under two labels all go, as nobody knows which is right; of
-    other copies one stays, that in test first. Patients who share a file, or with `pairs` (see
-    `similar.near_duplicates`) a look, count as one under one name, a known one if there is any, so that they
-    end on one side. Then, where the splits leak, they are drawn anew; a test set in which nothing leaks is
-    kept and only train and val are drawn.
+    Unreadable files go; files with one content under two labels all go, as nobody knows which is
+    right; of other copies one stays, that in test first. Patients who share a file, or with `pairs`
+    a look, count as one under one name, a known one if there is any, so that they end on one side.
+    Then, where the splits leak, they are drawn anew; a test set in which nothing leaks is kept and
+    only train and val are drawn.
 
-    records : as after `records.inspect`. val, test : shares of the images, for the sides that there are now.
+    Parameters
+    ----------
+    records : DataFrame after `records.inspect`.
+    pairs : DataFrame of `near_duplicates.near_duplicates`, or None.
 
-    ValueError where records were not inspected, where fewer than two classes are left, or where there are too
-    few patients to split by.
+    Returns
+    -------
+    Cleaned
+
+    Raises
+    ------
+    ValueError
+        Where records were not inspected, where fewer than two classes are left, or where there are
+        too few patients to split by.
     """
     if lost := [name for name in ("sha256", "problem") if name not in records]:
         raise ValueError(f"the records lack {' and '.join(lost)}; records.inspect adds them")
     joined = records.assign(patient=_joined(records, pairs))
     whole = joined[records["problem"] == ""]
     agreed = whole[whole.groupby("sha256")["label"].transform("nunique") == 1]
-    order = agreed["split"].map(KEPT_FIRST).sort_values(kind="stable").index
+    order = agreed["split"].map(_KEPT_FIRST).sort_values(kind="stable").index
     once = agreed.loc[order].drop_duplicates("sha256").sort_index().reset_index(drop=True)
     if once["label"].nunique() < 2:
         raise ValueError(
             f"of {len(records)} images {len(once)} would be left, of {once['label'].nunique()} "
             "classes; two are needed. Look at what the audit says of files and labels"
         )
-    done, how = _split(once, val, test, seed)
-    return Cleaned(done, _steps([records, joined, whole, agreed, once, done], how))
-
-
-def _steps(tables: list[pd.DataFrame], how: str) -> pd.DataFrame:
-    """What was done, from the records before and after each step."""
-    records, joined, whole, agreed, once, done = tables
+    done, how = _split(once)
+    renamed = (joined["patient"] != records["patient"]).sum()
     gone = records["patient"].nunique() - joined["patient"].nunique()
-    before = once.set_index("path")["split"]
-    rows = [
+    moved = done["path"].map(once.set_index("path")["split"]) != done["split"]
+    steps = [
         ("unreadable", len(records) - len(whole), "left out, as they cannot be read"),
         ("two labels", len(whole) - len(agreed), "left out, as the same bytes carry two labels"),
         ("copies", len(agreed) - len(once), "left out, as another file has the same bytes"),
         (
             "patients joined",
-            (joined["patient"] != records["patient"]).sum(),
+            renamed,
             f"under another name now, as {gone:,} patients share a picture with another",
         ),
-        ("split anew", (done["path"].map(before) != done["split"]).sum(), how),
+        ("split anew", moved.sum(), how),
         ("left", len(done), f"in the clean table, of {done['patient'].nunique():,} patients"),
     ]
-    return pd.DataFrame(rows, columns=["step", "images", "what"])
+    return Cleaned(done, pd.DataFrame(steps, columns=["step", "images", "what"]))
 
 
 def _joined(records: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.Series:
-    """Row by row the patient, one name for all who share a file or, with pairs, a look; known names first."""
+    """Row by row one name for all patients who share a file or, with pairs, a look."""
     names = sorted(set(records["patient"]), key=lambda name: (name.startswith("?"), name))
     codes = records["patient"].map({name: i for i, name in enumerate(names)}).to_numpy()
-    whole = (records["problem"] == "") & (records["sha256"].fillna("") != "")
-    file = pd.factorize(records["sha256"].where(whole))[0]  # -1 where there is none
-    look = (
-        near_duplicates.groups(records, pairs).to_numpy()
-        if pairs is not None
-        else np.full(len(records), -1)
-    )
+    file = pd.factorize(records["sha256"].where(comparable(records)))[0]  # -1 where there is none
+    look = np.full(len(records), -1)
+    if pairs is not None:
+        look = near_duplicates.groups(records, pairs).to_numpy()
     bond = np.r_[file, np.where(look < 0, -1, look + len(records))]
     there = bond >= 0
     ends = np.r_[codes, codes][there], bond[there] + len(names)
@@ -105,31 +110,40 @@ def _joined(records: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.Series:
     return pd.Series(name[codes], records.index, dtype="str")
 
 
-def _split(once: pd.DataFrame, val: float, test: float, seed: int) -> tuple[pd.DataFrame, str]:
+def _split(once: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The records with splits that do not leak, and what was done."""
-    audit = splits.audit(once)
-    if not splits.leaks(audit):
+    found = audit_splits(once)
+    if not leaks(found):
         return once, "changed sides; the splits do not leak and stay"
     there = set(once["split"])
-    leaking = audit["splits"][audit["verdict"] == "leak"]
+    leaking = found["splits"][found["verdict"] == "leak"]
     keep = "test" in there and not leaking.str.contains("test").any()
+    val, test = (_SHARE if split in there else 0.0 for split in ("val", "test"))
     try:
-        done = splits.by_patient(once, val * ("val" in there), test * ("test" in there), seed, keep)
+        done = by_patient(once, val, test, keep_test=keep)
     except ValueError as error:
         raise ValueError(
             f"the splits leak and cannot be drawn anew, as {once['patient'].nunique()} patients "
             "are left who share no picture (with near-duplicates many may be tied to one; look "
             f"at the pairs, or clean without them): {error}"
         ) from None
-    return done, "changed sides: " + (
-        "train and val were drawn anew by patient, test stays"
-        if keep
-        else "all were drawn anew by patient"
-    )
+    drawn = "train and val were drawn anew by patient, test stays"
+    return done, f"changed sides: {drawn if keep else 'all were drawn anew by patient'}"
 
 
 def refuse_target(csv: str | Path, data: str | Path) -> None:
-    """ValueError where a manifest cannot be written to `csv`: no .csv, or the very table that is read."""
+    """Refuse a place where a manifest cannot be written.
+
+    Parameters
+    ----------
+    csv : str or Path, where it would be written.
+    data : str or Path, the folder or table that is read.
+
+    Raises
+    ------
+    ValueError
+        Where it is no .csv, or the very table that is read.
+    """
     csv = Path(csv)
     if csv.suffix.lower() != ".csv":
         raise ValueError(
@@ -143,20 +157,28 @@ def refuse_target(csv: str | Path, data: str | Path) -> None:
 def write(records: pd.DataFrame, root: str | Path, csv: str | Path) -> None:
     """Write the columns that `records.read_manifest` reads; paths start from the CSV's folder.
 
-    Where images lie elsewhere, paths start from the folder above them all, which stands in a column root.
+    Where images lie elsewhere, paths start from the folder above them all, which stands in a column
+    root.
+
+    Parameters
+    ----------
+    records : DataFrame with path, label, split, patient.
+    root : str or Path, the folder from which their paths start.
+    csv : str or Path, the file to write.
     """
     start = Path(csv).absolute().parent
     files = [os.path.normpath(Path(root).absolute() / path) for path in records["path"]]
     home = Path(os.path.commonpath(map(os.path.dirname, files)))
-    home, inside = (start, True) if home.is_relative_to(start) else (home, False)
+    inside = home.is_relative_to(start)
+    home = start if inside else home
     paths = [Path(file).relative_to(home).as_posix() for file in files]
     table = records.assign(path=paths)[["path", "label", "split", "patient"]]
-    save(table if inside else table.assign(root=_way(start, home)), csv)
+    save(table if inside else table.assign(root=_relative(home, start)), csv)
 
 
-def _way(start: Path, to: Path) -> str:
-    """A relative path, or a whole one where a file system has none, such as to another Windows drive."""
+def _relative(folder: Path, start: Path) -> str:
+    """A relative path, or a whole one where there is none, such as to another Windows drive."""
     try:
-        return Path(os.path.relpath(to, start)).as_posix()
+        return Path(os.path.relpath(folder, start)).as_posix()
     except ValueError:
-        return to.as_posix()
+        return folder.as_posix()

@@ -1,7 +1,7 @@
 """Images that look the same though their files differ: saved again, resized, given another name.
 
-`perceptual_hashes` looks at every image once, `near_duplicates` finds the pairs, `audit_rows` says what they
-mean for the splits. `near_duplicates_by_features` does the same by what a network sees.
+`perceptual_hashes` looks at every image once, `near_duplicates` finds the pairs, `groups` says who
+belongs together; `audit.audit_near_duplicates` says what that means for the splits.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 
@@ -21,159 +20,133 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core import images
+from ..core.packages import needed
 from ..core.progress import bar
-from .pairing import close_features, close_hashes
 
-HASH = 16  # 16 x 16 = 256 bits; with the usual 64, strangers' chest films come as near as a copy saved again
-SIDE = 4 * HASH  # pixels that the hash is made from
-# Boxes and slopes have few shapes to tell them apart. Of 5,245 real films and scans none has less than 5.3 bits and
-# 0.88 of its waves; a box has 1.4 bits, a slope with some noise 0.4 of the waves.
-LEVELS = 3  # bits, entropy of the grey levels
-WAVES = 0.5  # share of the frequencies that tell something
-ROUNDING = 200  # their least amplitude: 5 times what rounding to whole grey levels adds
-DISTANCE, COSINE = 20, 0.97
-SPLITS = ("train", "val", "test")
+# 16 x 16 = 256 bits; with the usual 64, strangers' chest films come as near as a copy saved again
+_WAVES = 16
+_SIDE = 4 * _WAVES  # pixels that the hash is made from
+# Boxes and slopes have few shapes to tell them apart. Of 5,245 real films and scans none has less
+# than 5.3 bits and 0.88 of its waves; a box has 1.4 bits, a slope with some noise 0.4 of the waves.
+_LEAST_LEVELS = 3  # bits, entropy of the grey levels
+_LEAST_WAVES = 0.5  # share of the frequencies that tell something
+_ROUNDING = 200  # their least amplitude: 5 times what rounding to whole grey levels adds
+_MOST_PAIRS = 1_000_000  # more would fill the memory and nobody would read them
+_SLOWER = 10  # times, a comparison one by one against one in a product of matrices
+# how many bits are set in each number of 16 bits
+_ONES = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16)
+_ONES = _ONES.sum(1, dtype=np.uint8)
 
 
-def perceptual_hashes(
-    records: pd.DataFrame,
-    root: str | Path,
-    workers: int | None = None,
-    progress: bool | None = None,
-) -> pd.DataFrame:
-    """Records with phash (str, 64 hexadecimal digits) and brightness (float, mean grey from 0 to 255).
+def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
+    """Look at every image once, for what `near_duplicates` compares.
 
-    The hash is ImageHash's phash with 256 bits: for the 16 x 16 lowest frequencies of the picture at 64 x 64
-    pixels, whether each is above their median. It is "", and the brightness NaN, where an image cannot be
-    decoded or has a `problem`; it is "" for pictures that show too little to be told apart. `workers` counts
-    threads; `progress` is whether a bar is shown, None where a person watches. ImportError without ImageHash.
+    The hash is ImageHash's phash with 256 bits: for the 16 x 16 lowest frequencies of the picture
+    at 64 x 64 pixels, whether each is above their median.
+
+    Parameters
+    ----------
+    records : DataFrame with path; where a row has a `problem`, its image is not looked at.
+    root : str or Path, the folder from which paths start.
+
+    Returns
+    -------
+    DataFrame, the records with phash (str, 64 hexadecimal digits; "" where an image cannot be
+        decoded or shows too little to be told apart) and brightness (float, mean grey from 0 to
+        255; NaN where an image cannot be decoded).
+
+    Raises
+    ------
+    ImportError
+        Without ImageHash.
     """
-    imagehash = _imagehash()
+    imagehash = needed("imagehash", "imagehash")
     fine = (records["problem"] == "") if "problem" in records else pd.Series(True, records.index)
     both = zip(records["path"], fine, strict=True)
     paths = [os.path.join(root, path) if good else "" for path, good in both]
     parts, rows = [paths[start : start + 64] for start in range(0, len(paths), 64)], []
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's, on large images and odd metadata
-        with bar(None, "comparing", len(paths), "file", progress) as shown:
+        with bar(None, "comparing", len(paths), "file") as shown:
             for part in pool.map(lambda part: [_look(path, imagehash) for path in part], parts):
                 rows += part
                 shown.update(len(part))
+    hashes, brightness = zip(*rows, strict=True) if rows else ((), ())
     return records.assign(
-        phash=pd.Series([row[0] for row in rows], records.index, dtype="str"),
-        brightness=pd.Series([row[1] for row in rows], records.index, dtype="float64"),
+        phash=pd.Series(hashes, records.index, dtype="str"),
+        brightness=pd.Series(brightness, records.index, dtype="float64"),
     )
-
-
-def _imagehash() -> ModuleType:
-    try:
-        import imagehash
-    except ImportError as error:
-        raise ImportError(
-            f"near-duplicates need ImageHash, which cannot be imported ({error}); "
-            "pip install imagehash"
-        ) from error
-    return imagehash
 
 
 def _look(path: str, imagehash: ModuleType) -> tuple[str, float]:
     """(phash, brightness) of one file; ("", NaN) where it cannot be read."""
     try:
-        # The gap averages blocks of pixels first: 0.6 of the time, and about 2 bits of difference.
-        small = images.read(path, least=(4 * SIDE, 4 * SIDE)).resize(
-            (SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0
-        )
+        picture = images.read(path, least=(4 * _SIDE, 4 * _SIDE))
     except images.UnreadableImage:
         return "", np.nan
+    # The gap averages blocks of pixels first: 0.6 of the time, and about 2 bits of difference.
+    small = picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     pixels = np.asarray(small)
-    waves = dctn(pixels.astype(float))[:HASH, :HASH]
+    waves = dctn(pixels.astype(float))[:_WAVES, :_WAVES]
     apart = waves - np.median(waves)
-    shows = _levels(pixels) >= LEVELS and (np.abs(apart) > ROUNDING).mean() >= WAVES
+    counts = np.bincount(pixels.ravel())
+    shares = counts[counts > 0] / pixels.size
+    levels, telling = -shares @ np.log2(shares), (np.abs(apart) > _ROUNDING).mean()
+    shows = levels >= _LEAST_LEVELS and telling >= _LEAST_WAVES
     return str(imagehash.ImageHash(apart > 0)) if shows else "", float(pixels.mean())
 
 
-def _levels(pixels: np.ndarray) -> float:
-    """Bits, entropy of the grey levels of uint8 pixels."""
-    counts = np.bincount(pixels.ravel())
-    shares = counts[counts > 0] / pixels.size
-    return float(-shares @ np.log2(shares))
+def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
+    """Find pairs of images whose perceptual hashes differ in few bits, the nearest first.
 
+    The default lies between what was measured on real images. Copies saved again as JPEG (quality
+    30 to 95), resized (from twice the size to 28 x 28 pixels) differ by 0 to 14 bits, brightened or
+    with a gamma of 0.8 by up to 20, resized without smoothing by up to 26, with 1 % cut off each
+    edge by up to 42: the last two may go unseen. Of 13.6 million pairs of chest films of two
+    patients none came nearer than 38, of 402 pairs of OCT scans none nearer than 70; different
+    films of one patient begin at 46, of 4 pairs of scans at 32. Phantom chests come as near as 26.
 
-def near_duplicates(records: pd.DataFrame, distance: int = DISTANCE) -> pd.DataFrame:
-    """Pairs of images whose perceptual hashes differ in at most `distance` of 256 bits, the nearest first.
+    Parameters
+    ----------
+    records : DataFrame with path, split, label, patient and phash, see `perceptual_hashes`.
+    distance : int, 0 to 64, bits of 256 that may differ.
 
-    records : with phash, see `perceptual_hashes`. distance : 0 to 64.
+    Returns
+    -------
+    DataFrame with path_a, path_b, split_a, split_b, label_a, label_b, patient_a, patient_b,
+    distance
+        (int), same_bytes (bool, where the records have sha256) and group (int: linked by pairs,
+        directly or through others). Images with one and the same hash are each paired with the
+        first of them only.
 
-    Returns path_a, path_b, split_a, split_b, label_a, label_b, patient_a, patient_b, distance (int),
-    same_bytes (bool, where the records have sha256) and group (int: linked by pairs, directly or through
-    others). Images with one and the same hash are each paired with the first of them only. ValueError where
-    there are over a million.
-
-    The default lies between what was measured on real images. Copies saved again as JPEG (quality 30 to 95),
-    resized (from twice the size to 28 x 28 pixels) differ by 0 to 14 bits, brightened or with a gamma of 0.8
-    by up to 20, resized without smoothing by up to 26, with 1 % cut off each edge by up to 42: the last two
-    may go unseen. Of 13.6 million pairs of chest films of two patients none came nearer than 38, of 402 pairs
-    of OCT scans none nearer than 70; different films of one patient begin at 46, of 4 pairs of scans at 32.
-    Phantom chests come as near as 26.
+    Raises
+    ------
+    ValueError
+        For a distance that makes no sense, records without hashes, and over a million pairs.
     """
     if not 0 <= distance <= 64:
         raise ValueError(
             f"the distance is {distance}; expected 0 (the same picture) to 64 (often strangers)"
         )
     if "phash" not in records:
-        raise ValueError("the records have no phash; similar.perceptual_hashes adds it")
-    texts = (
-        records["phash"].fillna("").to_numpy(object)
-    )  # of type str each would take four bytes a digit
+        raise ValueError("the records have no phash; near_duplicates.perceptual_hashes adds it")
+    texts = records["phash"].fillna("").to_numpy(object)  # of type str: four bytes a digit
     rows = np.flatnonzero(texts != "")
     codes, unique = pd.factorize(texts[rows])
     first = rows[np.unique(codes, return_index=True)[1]]
     again = first[codes] != rows
-    a, b, apart = close_hashes(unique, distance)
-    return _table(
-        records,
-        np.r_[first[a], first[codes][again]],
-        np.r_[first[b], rows[again]],
-        np.r_[apart, np.zeros(again.sum(), int)],
-    )
-
-
-def near_duplicates_by_features(
-    features: np.ndarray, records: pd.DataFrame, cosine: float = COSINE, block: int = 1024
-) -> pd.DataFrame:
-    """Pairs of images whose features point the same way, as `near_duplicates`; distance is 1 - cosine.
-
-    features : float (N, D), finite, a row for each of the records in their order, such as a feature store's;
-    it may be memory-mapped. cosine : above 0, at most 1. block : images compared with as many others at a
-    time. All pairs are compared. ValueError where the two do not fit together or there are over a million
-    pairs.
-
-    The default was chosen with pooled features of a MobileNetV2 with ImageNet weights: of 13.6 million pairs
-    of chest films of two patients the nearest had 0.950; copies enlarged twice, brightened or with another
-    gamma had 0.971 and more, but copies of half the size or of JPEG quality 30 0.86, which the hash finds.
-    Features of random weights, under which strangers have 0.99, tell nothing of this kind.
-    """
-    if features.ndim != 2 or len(features) != len(records) or not 0 < cosine <= 1:
-        raise ValueError(
-            f"found features {features.shape}, {len(records)} records and a cosine of {cosine}; "
-            "expected one row of features each and a cosine above 0 and at most 1"
-        )
-    return _table(records, *close_features(features, cosine, block))
-
-
-def _table(
-    records: pd.DataFrame, a: np.ndarray, b: np.ndarray, distance: np.ndarray
-) -> pd.DataFrame:
-    """The pairs of row numbers a, b with what the records say of both, the nearest first, and their group."""
+    a, b, apart = _close_hashes(unique, distance)
+    a, b = np.r_[first[a], first[codes][again]], np.r_[first[b], rows[again]]
     linked = coo_array((np.ones(len(a)), (a, b)), shape=(len(records), len(records)))
     part = connected_components(linked, directed=False)[1]
-    names = ("path", "split", "label", "patient")
-    columns = {
-        f"{name}_{side}": records[name].to_numpy()[rows]
-        for name in names
-        for side, rows in (("a", a), ("b", b))
-    }
-    pairs = pd.DataFrame({**columns, "distance": distance})
+    pairs = pd.DataFrame(
+        {
+            f"{name}_{side}": records[name].to_numpy()[rows]
+            for name in ("path", "split", "label", "patient")
+            for side, rows in (("a", a), ("b", b))
+        }
+    )
+    pairs["distance"] = np.r_[apart, np.zeros(again.sum(), int)]
     if "sha256" in records:
         files = records["sha256"].fillna("").to_numpy(str)
         pairs["same_bytes"] = (files[a] == files[b]) & (files[a] != "")
@@ -182,91 +155,92 @@ def _table(
 
 
 def groups(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
-    """Row by row the group of near-duplicates (int) an image belongs to, -1 for none."""
+    """Row by row the group of near-duplicates to which an image belongs.
+
+    Parameters
+    ----------
+    records : DataFrame with path.
+    pairs : DataFrame of `near_duplicates`.
+
+    Returns
+    -------
+    Series of int, -1 for none.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"path": ["a.png", "b.png", "c.png"]})
+    >>> pairs = pd.DataFrame({"path_a": ["a.png"], "path_b": ["c.png"], "group": [0]})
+    >>> groups(records, pairs).tolist()
+    [0, -1, 0]
+    """
     sides = [pairs.set_index(f"path_{side}")["group"] for side in ("a", "b")]
     known = pd.concat(sides)
     return records["path"].map(known[~known.index.duplicated()]).fillna(-1).astype(int)
 
 
-def audit_rows(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
-    """What near-duplicates mean for the splits, in the columns of `splits.audit`.
+def _close_hashes(hashes: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(a, b, distance) of all pairs of different hashes (hexadecimal text) within the distance.
 
-    Across two splits they are a leak, whoever the patients are; inside a split a warning where they count as
-    two patients or carry two labels, and nothing to mention otherwise: two films of one patient may look the
-    same.
+    Two hashes that differ in d bits agree wholly on one of d + 1 bands of bits, so only those are
+    compared who share a band: 47 million comparisons instead of 6 billion for 109,309 hashes, and 4
+    seconds instead of 54. Where so many share bands that this would be slower, all are compared
+    with all.
     """
-    look, beside = _looks(pairs)
-    known = records.assign(look=records["path"].map(look))
-    met = beside.merge(
-        known[["look", "split", "patient", "label"]].dropna(),
-        left_on="other",
-        right_on="look",
-        suffixes=("", "_other"),
-    ).drop_duplicates(["look", "split", "patient", "label"])
-    inside = [split for split in SPLITS if split in set(known["split"])]
-    rows = [_across(known, met, *pair) for pair in combinations(inside, 2)]
-    for column in ("patient", "label"):
-        hits = known["path"][known["look"].map(met.groupby("look")[column].nunique()) > 1]
-        rows.append(
-            _row(
-                f"near-duplicates of two {column}s",
-                "all",
-                hits,
-                len(records),
-                "warning",
-                f"{len(hits):,} images look the same as one with another {column}, so one is "
-                "wrong or unknown; look at them.",
-                f"No images of two {column}s look the same.",
-            )
+    if len(hashes) < 2:
+        return (np.zeros(0, int),) * 3
+    raw = np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), -1)
+    bits, words = np.unpackbits(raw, axis=1), raw.view(np.uint16)
+    order = np.random.default_rng(0).permutation(bits.shape[1])  # neighbouring bits agree too often
+    bands = np.array_split(order, max(distance + 1, 5))  # a band's bits must fit into an int64
+    keys = [bits[:, band] @ (1 << np.arange(len(band), dtype=np.int64)) for band in bands]
+    keys = keys if distance else [np.unique(hashes, return_inverse=True)[1]]
+    sharing = [np.unique(key, return_counts=True)[1] for key in keys]
+    shared = sum((many * (many - 1) // 2).sum() for many in sharing)
+    if _SLOWER * shared > len(hashes) * (len(hashes) - 1) // 2:
+        a, b = _all_with_all(bits, distance)
+    else:
+        pairs = np.unique(np.concatenate([_within_bands(key, words, distance) for key in keys]))
+        a, b = pairs // len(words), pairs % len(words)
+    return a, b, _apart(words, a, b)
+
+
+def _within_bands(key: np.ndarray, words: np.ndarray, distance: int) -> np.ndarray:
+    """a * n + b of the pairs a < b of the same key, int64 (n,), that lie within the distance."""
+    n, found, count = len(key), [np.zeros(0, int)], 0
+    order = np.argsort(key, kind="stable")
+    last = np.searchsorted(key[order], key[order], side="right")
+    here, lag = np.arange(n), 1
+    # each with the next of its kind, the next but one...
+    while len(here := here[here + lag < last[here]]):
+        a, b = order[here], order[here + lag]
+        close = _apart(words, a, b) <= distance
+        found.append(a[close] * n + b[close])
+        count, lag = _refuse_many(count + len(found[-1])), lag + 1
+    return np.concatenate(found)
+
+
+def _all_with_all(bits: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """(a, b) of all pairs of rows of bits within the distance, by products of blocks of rows."""
+    block, found, count = 1024, [np.zeros((2, 0), int)], 0
+    signs = np.where(bits, np.float32(1), np.float32(-1))  # a product is bits - 2 * distance
+    starts = range(0, len(bits), block)
+    for i, j in ((i, j) for i in starts for j in starts if i <= j):
+        product = signs[i : i + block] @ signs[j : j + block].T
+        a, b = np.nonzero(product >= bits.shape[1] - 2 * distance)
+        later = a + i < b + j
+        found.append(np.stack([a[later] + i, b[later] + j]))
+        count = _refuse_many(count + later.sum())
+    return tuple(np.concatenate(found, axis=1))
+
+
+def _apart(words: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return _ONES[words[a] ^ words[b]].sum(1, dtype=int)
+
+
+def _refuse_many(count: int) -> int:
+    if count > _MOST_PAIRS:
+        raise ValueError(
+            f"found over {_MOST_PAIRS:,} pairs, which are no longer exceptions; ask for a smaller "
+            "distance, and look whether the images differ at all"
         )
-    return pd.DataFrame(rows)
-
-
-def _looks(pairs: pd.DataFrame) -> tuple[pd.Series, pd.DataFrame]:
-    """Path -> number of its look, and (look, other): which looks are near, each to itself as well.
-
-    Images at distance 0 have one look, though they are paired with the first of them only. Nothing else is passed on:
-    that a is near b and b near c does not make c near a.
-    """
-    paths = pd.Index(pd.unique(pd.concat([pairs["path_a"], pairs["path_b"]])))
-    a, b = (paths.get_indexer(pairs[f"path_{side}"]) for side in ("a", "b"))
-    same = (pairs["distance"] == 0).to_numpy()
-    tied = coo_array((np.ones(same.sum()), (a[same], b[same])), shape=(len(paths),) * 2)
-    look = connected_components(tied, directed=False)[1]
-    near = np.unique(
-        np.r_[np.c_[look[a], look[b]], np.c_[look[b], look[a]], np.c_[look, look]], axis=0
-    )
-    return pd.Series(look, paths), pd.DataFrame(near, columns=["look", "other"])
-
-
-def _across(known: pd.DataFrame, met: pd.DataFrame, first: str, second: str) -> dict:
-    one, two = (known[known["split"] == split] for split in (first, second))
-    hits = two[two["look"].isin(set(met.loc[met["split"] == first, "look"]))]
-    new = (~hits["sha256"].isin(set(one["sha256"]))).sum() if "sha256" in known else 0
-    files = f", {new:,} of them in files that differ" if "sha256" in known else ""
-    return _row(
-        "near-duplicates",
-        f"{first} & {second}",
-        hits["path"],
-        len(two),
-        "leak",
-        f"{len(hits):,} of {len(two):,} {second} images look the same as one in {first}{files}, so a "
-        "score on them rewards memory.",
-        f"No {second} image looks like one in {first}.",
-    )
-
-
-def _row(
-    check: str, splits: str, hits: pd.Series, of: int, verdict: str, bad: str, good: str
-) -> dict:
-    found = len(hits)
-    return {
-        "check": check,
-        "splits": splits,
-        "found": found,
-        "of": of,
-        "share": found / of if of else 0.0,
-        "verdict": verdict if found else "ok",
-        "examples": ", ".join(list(hits)[:3]),
-        "meaning": bad if found else good,
-    }
+    return count

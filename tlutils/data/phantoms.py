@@ -1,11 +1,10 @@
-"""Phantoms: drawings that imitate retinal OCT scans and chest X-rays, for trying things out without any patient.
+"""Phantoms: drawings that imitate retinal OCT scans and chest X-rays, of nobody.
 
-Each picture is a pure function of its seeds. A patient's seed draws the anatomy and where the disease sits, so several
-images of one patient are nearly alike, as in reality; an image's seed draws what differs from scan to scan. `write_oct` and
-`write_chest` draw whole data sets in the folder layout, under the naming rules and with the flaws of the real ones
-(Kermany et al. 2018). Phantoms teach steps and prove nothing about patients.
-
-Taught in notebook 01.
+Each picture is a pure function of its seeds. A patient's seed draws the anatomy and where the
+disease sits, so several images of one patient are nearly alike, as in reality; an image's seed
+draws what differs from scan to scan. `write_oct` and `write_chest` draw whole data sets in the
+folder layout, under the naming rules and with the flaws of the real ones (Kermany et al. 2018).
+Phantoms teach steps and prove nothing about patients.
 """
 
 from __future__ import annotations
@@ -16,74 +15,40 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
-from tqdm import tqdm
+
+from ..core.progress import bar
 
 VERSION = 4
 OCT_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
-CHEST_KINDS = ("NORMAL", "bacteria", "virus")
+_CHEST_KINDS = ("NORMAL", "bacteria", "virus")
 MARKER = ".phantom.json"
-NOTE = (
-    "The images below are phantoms: drawings made by the program tlutils, not pictures of patients.\n"
+_NOTE = (
+    "The images below are phantoms: drawings made by the program tlutils, not pictures of "
+    "patients.\n"
     "They teach the steps of working with such data and prove nothing about medicine.\n"
 )
-
-# Depth in the retina (0 = its inner surface, 1 = the pigment epithelium) -> brightness: nerve fibres bright, nuclear
-# layers dark, the line of the photoreceptors and the pigment epithelium brightest.
-_DEPTH = (
-    0.00,
-    0.03,
-    0.12,
-    0.16,
-    0.36,
-    0.40,
-    0.50,
-    0.53,
-    0.58,
-    0.62,
-    0.78,
-    0.80,
-    0.82,
-    0.85,
-    0.88,
-    0.91,
-    0.95,
-    1.00,
-    1.06,
-)
-_LIGHT = (
-    0.10,
-    0.66,
-    0.58,
-    0.42,
-    0.44,
-    0.27,
-    0.26,
-    0.40,
-    0.40,
-    0.22,
-    0.20,
-    0.34,
-    0.22,
-    0.28,
-    0.90,
-    0.40,
-    0.46,
-    1.10,
-    0.90,
-)
+# Depth in the retina (0 = its inner surface, 1 = the pigment epithelium), brightness: nerve fibres
+# bright, nuclear layers dark, the line of the photoreceptors and the pigment epithelium brightest.
+_LAYERS = """
+    0.00 0.10  0.03 0.66  0.12 0.58  0.16 0.42  0.36 0.44  0.40 0.27  0.50 0.26  0.53 0.40  0.58
+    0.40 0.62 0.22  0.78 0.20  0.80 0.34  0.82 0.22  0.85 0.28  0.88 0.90  0.91 0.40  0.95 0.46
+    1.00 1.10 1.06 0.90
+"""
+_DEPTH, _LIGHT = np.array(_LAYERS.split(), float).reshape(-1, 2).T
+# width, height, share of the patients
 _SIZES = (
     (512, 496, 0.55),
     (768, 496, 0.25),
     (512, 512, 0.10),
     (1024, 496, 0.07),
     (1536, 496, 0.03),
-)  # width, height
+)
 
 
 def draw_oct(
@@ -98,44 +63,40 @@ def draw_oct(
 
     Parameters
     ----------
-    label : "CNV", "DME", "DRUSEN" or "NORMAL". seed : of this scan. width, height : in pixels.
-    wedge : fill a slanted corner with white, as scanners do that tilt the picture.
-    patient : seed of anatomy and disease; None takes the scan's own.
+    label : "CNV", "DME", "DRUSEN" or "NORMAL".
+    seed : int, of this scan.
+    width, height : int, in pixels.
+    wedge : bool, whether to fill a slanted corner with white, as scanners do that tilt the picture.
+    patient : int, seed of anatomy and disease; None takes the scan's own.
 
     Returns
     -------
     uint8 array (height, width), dark vitreous above, bright pigment epithelium, speckle below.
 
-    Taught in notebook 01.
+    Raises
+    ------
+    ValueError
+        For another label.
     """
     if label not in OCT_CLASSES:
         raise ValueError(f"label is {label!r}; phantom scans are of {', '.join(OCT_CLASSES)}")
-    patient = seed if patient is None else patient
-    person, ill = (
-        np.random.default_rng([patient, 1]),
-        np.random.default_rng([patient, 6, OCT_CLASSES.index(label)]),
-    )
-    scan = np.random.default_rng([seed, 2, OCT_CLASSES.index(label)])
-    x = (
-        (np.arange(width) - width / 2) / 512 * 496 / height
-    )  # 1 = 512 pixels of a scan of 496 rows, 0 in the middle
+    patient, index = seed if patient is None else patient, OCT_CLASSES.index(label)
+    person, ill = np.random.default_rng([patient, 1]), np.random.default_rng([patient, 6, index])
+    scan = np.random.default_rng([seed, 2, index])
+    # 1 = 512 pixels of a scan of 496 rows, 0 in the middle
+    x = (np.arange(width) - width / 2) / 512 * 496 / height
     eye = _Eye(person, scan, x, height)
-    lesion = _LESIONS[label](
-        ill, eye
-    )  # the same in all scans of this eye, but for where the fovea lies
-    for name in (
-        "x",
-        "rpe",
-        "bruch",
-        "thickness",
-    ):  # float32 from here on, where whole pictures are computed
+    # the same in all scans of this eye, but for where the fovea lies
+    lesion = _LESIONS[label](ill, eye)
+    # float32 from here on, where whole pictures are computed
+    for name in ("x", "rpe", "bruch", "thickness"):
         setattr(eye, name, getattr(eye, name).astype(np.float32))
     lesion.fluid, lesion.material = np.float32(lesion.fluid), np.float32(lesion.material)
     return _finish_oct(_scatter(eye, lesion, person, scan), person, scan, eye, wedge)
 
 
 class _Eye:
-    """The lines of a healthy retina, in pixels from the top for each column, which lesions then bend."""
+    """The lines of a healthy retina, in pixels from the top for each column; lesions bend them."""
 
     def __init__(
         self, person: np.random.Generator, scan: np.random.Generator, x: np.ndarray, height: int
@@ -150,9 +111,8 @@ class _Eye:
         thick = person.uniform(122, 142) * height / 496
         near = np.exp(-(((x - self.fovea) / width) ** 2) / 2)
         rim = np.exp(-(((np.abs(x - self.fovea) - 2.6 * width) / (1.5 * width)) ** 2) / 2)
-        self.thickness = thick * (
-            1 - pit * scan.uniform(0.85, 1.0) * near + 0.10 * rim - 0.25 * np.abs(x) ** 2
-        )
+        shape = 1 - pit * scan.uniform(0.85, 1.0) * near + 0.10 * rim - 0.25 * np.abs(x) ** 2
+        self.thickness = thick * shape
         self.bruch = self.rpe.copy()  # stays where the pigment epithelium is lifted
 
     def spot(self, ill: np.random.Generator, spread: float = 0.22) -> float:
@@ -161,16 +121,18 @@ class _Eye:
 
     def bump(self, centre: float, width: float, height: float, sharp: float = 2.0) -> np.ndarray:
         """A smooth hill over x, `height` pixels high in a scan of 496 rows."""
-        return (
-            height * self.height / 496 * np.exp(-0.5 * np.abs((self.x - centre) / width) ** sharp)
-        )
+        shape = np.exp(-0.5 * np.abs((self.x - centre) / width) ** sharp)
+        return height * self.height / 496 * shape
 
 
 @dataclass
 class _Lesion:
-    """What a disease adds to the scan: ellipses (x, depth in the retina, half width, half height, brightness), their half
-    height in pixels of a scan of 496 rows, and two layers under the retina, in pixels above the pigment epithelium:
-    fluid, and bright material."""
+    """What a disease adds to the scan: spots, and two layers under the retina.
+
+    Spots are ellipses (x, depth in the retina, half width, half height, brightness), the half
+    height in pixels of a scan of 496 rows; the layers, fluid and bright material, in pixels above
+    the pigment epithelium.
+    """
 
     spots: list[tuple[float, float, float, float, float]]
     fluid: np.ndarray | float = 0.0
@@ -186,9 +148,8 @@ def _normal(ill: np.random.Generator, eye: _Eye) -> _Lesion:
 def _drusen(ill: np.random.Generator, eye: _Eye) -> _Lesion:
     size = ill.uniform(1.0, 1.9)
     for _ in range(ill.integers(5, 11)):
-        eye.rpe -= eye.bump(
-            eye.spot(ill), ill.uniform(0.022, 0.055), size * ill.uniform(11, 26), 2.6
-        )
+        at, width = eye.spot(ill), ill.uniform(0.022, 0.055)
+        eye.rpe -= eye.bump(at, width, size * ill.uniform(11, 26), 2.6)
     return _Lesion([])
 
 
@@ -199,18 +160,15 @@ def _cnv(ill: np.random.Generator, eye: _Eye) -> _Lesion:
     eye.rpe -= hill + eye.bump(centre, width, size) * rough
     beside = centre + ill.choice([-1, 1]) * width * 1.2
     spots = _cysts(ill, eye, centre, ill.integers(0, 3), 0.7) if ill.random() < 0.4 else []
-    return _Lesion(
-        spots,
-        eye.bump(beside, width, size * ill.uniform(8, 30), 3),
-        eye.bump(centre, width * 0.9, size * ill.uniform(12, 30), 3) * (1 + 0.04 * rough).clip(0.4),
-    )
+    fluid = eye.bump(beside, width, size * ill.uniform(8, 30), 3)
+    material = eye.bump(centre, width * 0.9, size * ill.uniform(12, 30), 3)
+    return _Lesion(spots, fluid, material * (1 + 0.04 * rough).clip(0.4))
 
 
 def _dme(ill: np.random.Generator, eye: _Eye) -> _Lesion:
     centre, size = eye.spot(ill, 0.16), ill.uniform(1.0, 1.9)
-    eye.thickness += eye.bump(
-        centre, ill.uniform(0.12, 0.30), size * ill.uniform(20, 62)
-    )  # more would leave the scan
+    width = ill.uniform(0.12, 0.30)
+    eye.thickness += eye.bump(centre, width, size * ill.uniform(20, 62))  # more leaves the scan
     spots = _cysts(ill, eye, centre, ill.integers(4, 11), size)
     for _ in range(ill.integers(0, 6)):  # hard exudates: small, bright, casting shadows in reality
         spots.append((eye.spot(ill), ill.uniform(0.4, 0.7), 0.006, 2.5, 0.95))
@@ -218,24 +176,15 @@ def _dme(ill: np.random.Generator, eye: _Eye) -> _Lesion:
 
 
 def _cysts(ill: np.random.Generator, eye: _Eye, centre: float, n: int, size: float) -> list[tuple]:
-    return [
-        (
-            centre + ill.normal(0, 0.10),
-            ill.uniform(0.34, 0.76),
-            size * ill.uniform(0.015, 0.045),
-            size * ill.uniform(7, 22),
-            0.04,
-        )
-        for _ in range(n)
-    ]
+    spots = []
+    for _ in range(n):
+        x, depth = centre + ill.normal(0, 0.10), ill.uniform(0.34, 0.76)
+        half_width = size * ill.uniform(0.015, 0.045)
+        spots.append((x, depth, half_width, size * ill.uniform(7, 22), 0.04))
+    return spots
 
 
-_LESIONS: dict[str, Callable[[np.random.Generator, _Eye], _Lesion]] = {
-    "CNV": _cnv,
-    "DME": _dme,
-    "DRUSEN": _drusen,
-    "NORMAL": _normal,
-}
+_LESIONS = {"CNV": _cnv, "DME": _dme, "DRUSEN": _drusen, "NORMAL": _normal}
 
 
 def _scatter(
@@ -245,41 +194,31 @@ def _scatter(
     y = np.arange(eye.height, dtype=np.float32)[:, None]
     base = eye.rpe - lesion.fluid - lesion.material  # where the sensory retina ends
     whole, hill = np.maximum(eye.thickness, 25 * eye.height / 496), eye.bruch - base
-    top = base - whole**2 / (
-        whole + 0.6 * np.maximum(hill, 0)
-    )  # a hill below is partly evened out: the retina thins
+    # a hill below is partly evened out: the retina thins
+    top = base - whole**2 / (whole + 0.6 * np.maximum(hill, 0))
     depth = (y - top) / (base - top)
     light = np.interp(depth, _DEPTH, _LIGHT).astype(np.float32)
     light[depth < 0] = 0.05
     gap = (y > base) & (y < eye.rpe - lesion.material)
     light[gap] = 0.06
     texture = _clouds(scan, light.shape, 5)
-    stuff = (
-        (y >= eye.rpe - lesion.material)
-        & (y < eye.rpe)
-        & (np.broadcast_to(lesion.material, eye.x.shape) > 2)
-    )
+    stuff = (y >= eye.rpe - lesion.material) & (y < eye.rpe)
+    stuff &= np.broadcast_to(lesion.material, eye.x.shape) > 2
     light = np.where(stuff, 0.62 + 0.25 * texture, light)
     below = y - eye.rpe
     line = np.exp(-0.5 * (below / 3.6) ** 2)
-    under = (below > 0) & (
-        y < eye.bruch - 1
-    )  # lifted: what lies between pigment epithelium and Bruch's membrane
+    # lifted: what lies between pigment epithelium and Bruch's membrane
+    under = (below > 0) & (y < eye.bruch - 1)
     choroid = 0.42 * np.exp(-np.maximum(y - eye.bruch, 0) / person.uniform(35, 75))
     choroid *= 1 + 0.28 * gaussian_filter(_clouds(person, light.shape, 8), 2)
     light = np.where(below > 3, np.where(under, 0.42 + 0.12 * texture, choroid.clip(0.02)), light)
     light = np.maximum(light, line * 1.15)
     for x0, at, half_width, half_height, brightness in lesion.spots:
         row = np.interp(x0, eye.x, top + at * (base - top))
-        inside = ((eye.x - x0) / half_width) ** 2 + (
-            (y - row) / (half_height * eye.height / 496)
-        ) ** 2
-        light += (
-            (brightness - light)
-            / (1 + np.exp(np.clip(8 * (inside - 1), -30, 30)))
-            * (depth > 0.05)
-            * (depth < 0.9)
-        )
+        rows = half_height * eye.height / 496
+        inside = ((eye.x - x0) / half_width) ** 2 + ((y - row) / rows) ** 2
+        spot = (brightness - light) / (1 + np.exp(np.clip(8 * (inside - 1), -30, 30)))
+        light += spot * (depth > 0.05) * (depth < 0.9)
     return light * _shadows(eye, person, depth)
 
 
@@ -335,14 +274,27 @@ def draw_chest(
 ) -> np.ndarray:
     """Draw a phantom chest X-ray.
 
-    kind : "NORMAL", "bacteria" (a dense lobe) or "virus" (haze and strands in both lungs). seed : of this image;
-    patient : seed of anatomy and disease, None takes the image's own. shift : share of the light that is scattered, as
-    on another machine: it greys the film most where it is dark, in the lungs. Returns uint8 (height, width), air dark,
-    bone bright. Taught in notebook 07.
+    Parameters
+    ----------
+    kind : "NORMAL", "bacteria" (a dense lobe) or "virus" (haze and strands in both lungs).
+    seed : int, of this image.
+    width, height : int, in pixels.
+    patient : int, seed of anatomy and disease; None takes the image's own.
+    shift : float, share of the light that is scattered, as on another machine: it greys the film
+        most where it is dark, in the lungs.
+
+    Returns
+    -------
+    uint8 array (height, width), air dark, bone bright.
+
+    Raises
+    ------
+    ValueError
+        For another kind.
     """
-    if kind not in CHEST_KINDS:
-        raise ValueError(f"kind is {kind!r}; phantom chests are of {', '.join(CHEST_KINDS)}")
-    patient, index = seed if patient is None else patient, CHEST_KINDS.index(kind)
+    if kind not in _CHEST_KINDS:
+        raise ValueError(f"kind is {kind!r}; phantom chests are of {', '.join(_CHEST_KINDS)}")
+    patient, index = seed if patient is None else patient, _CHEST_KINDS.index(kind)
     person, ill = np.random.default_rng([patient, 3]), np.random.default_rng([patient, 7, index])
     film = np.random.default_rng([seed, 4, index])
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -353,12 +305,10 @@ def draw_chest(
     air = lungs * film.uniform(0.38, 0.44)
     light = light - air + 0.11 * _ribs(person, x, y) * body
     light += _pneumonia(kind, ill, film, x, y, lungs)
-    light = gaussian_filter(light, 1.2 * width / 512) + 0.012 * film.normal(
-        0, 1, light.shape
-    ).astype(np.float32)
-    light = (light * film.uniform(0.94, 1.05) + film.normal(0, 0.015)).clip(0, 1) ** person.uniform(
-        0.92, 1.12
-    )
+    noise = film.normal(0, 1, light.shape).astype(np.float32)
+    light = gaussian_filter(light, 1.2 * width / 512) + 0.012 * noise
+    light = (light * film.uniform(0.94, 1.05) + film.normal(0, 0.015)).clip(0, 1)
+    light = light ** person.uniform(0.92, 1.12)
     light += shift * (0.8 - light)
     pixels = (255 * light).clip(0, 255).astype(np.uint8)
     if film.random() < 0.6:
@@ -374,7 +324,7 @@ def _soft(distance: np.ndarray, width: float) -> np.ndarray:
 def _chest_parts(
     person: np.random.Generator, x: np.ndarray, y: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Air in the lungs, the body, and what is dense in the middle (spine, heart, diaphragm, clavicles), 0 to 1."""
+    """Lungs, body, and what is dense in the middle (spine, heart, diaphragm, clavicles), 0 to 1."""
     w, h = person.uniform(0.30, 0.36), person.uniform(0.62, 0.74)
     gap, up = person.uniform(0.40, 0.46), person.uniform(-0.16, -0.06)
     dome = person.uniform(0.42, 0.58)
@@ -401,9 +351,8 @@ def _ribs(person: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarr
     n, phase, bend = person.uniform(24, 29), person.uniform(0, 6), person.uniform(0.35, 0.6)
     back = np.sin(n * (y - bend * np.abs(x) + 0.35 * x**2) + phase)
     front = np.sin(0.8 * n * (y + 0.7 * np.abs(x)) + 2 * phase)
-    return (0.75 * np.maximum(back, 0) ** 1.5 + 0.4 * np.maximum(front, 0) ** 2) * _soft(
-        0.16 - np.abs(x), 0.05
-    )
+    ribs = 0.75 * np.maximum(back, 0) ** 1.5 + 0.4 * np.maximum(front, 0) ** 2
+    return ribs * _soft(0.16 - np.abs(x), 0.05)
 
 
 def _pneumonia(
@@ -417,9 +366,7 @@ def _pneumonia(
     """What pneumonia adds: one dense lobe with a soft edge, or haze and strands on both sides."""
     if kind == "NORMAL":
         return np.zeros_like(x)
-    strength = ill.uniform(0.20, 0.48) * film.uniform(
-        0.85, 1.15
-    )  # from day to day a little more or less
+    strength = ill.uniform(0.20, 0.48) * film.uniform(0.85, 1.15)  # from day to day a little else
     if kind == "bacteria":
         side, at = ill.choice([-1, 1]), ill.uniform(-0.45, 0.35)
         across = (x - side * ill.uniform(0.30, 0.55)) / ill.uniform(0.16, 0.34)
@@ -427,9 +374,8 @@ def _pneumonia(
         cloud = 1 + 0.12 * gaussian_filter(_clouds(film, x.shape, max(4, x.shape[1] // 16)), 3)
         return strength * _soft(patch - 1, 0.35) * cloud * lungs.clip(0.15)
     strands = np.abs(gaussian_filter(_clouds(film, x.shape, max(3, x.shape[1] // 50)), 2)) * 2
-    near = np.exp(-(((np.abs(x) - 0.25) / 0.35) ** 2)) * np.exp(
-        -(((y - ill.uniform(-0.2, 0.2)) / 0.7) ** 2)
-    )
+    near = np.exp(-(((np.abs(x) - 0.25) / 0.35) ** 2))
+    near = near * np.exp(-(((y - ill.uniform(-0.2, 0.2)) / 0.7) ** 2))
     return strength * lungs * near * (0.55 + 0.16 * strands)
 
 
@@ -438,10 +384,8 @@ def _side_mark(film: np.random.Generator, pixels: np.ndarray) -> None:
     rows = ("11110", "10001", "10001", "11110", "10100", "10010", "10001")
     dot = np.ones((max(2, len(pixels) // 130),) * 2, bool)
     letter = np.kron(np.array([[int(c) for c in row] for row in rows], bool), dot)
-    top, left = (
-        int(film.uniform(0.05, 0.2) * pixels.shape[0]),
-        int(film.uniform(0.03, 0.1) * pixels.shape[1]),
-    )
+    top = int(film.uniform(0.05, 0.2) * pixels.shape[0])
+    left = int(film.uniform(0.03, 0.1) * pixels.shape[1])
     pixels[top : top + letter.shape[0], left : left + letter.shape[1]][letter] = 235
 
 
@@ -450,7 +394,7 @@ def _side_mark(film: np.random.Generator, pixels: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class _Item:
-    """One file of a data set: where it goes and how it is drawn, or the earlier file whose bytes it repeats."""
+    """One file of a data set: how it is drawn, or the earlier file whose bytes it repeats."""
 
     path: str
     draw: Callable[..., np.ndarray] | None = None
@@ -476,27 +420,31 @@ def write_oct(
 ) -> Path:
     """Draw a data set of phantom OCT scans in the form of the real one.
 
-    `<folder>/{train,val,test}/{CNV,DME,DRUSEN,NORMAL}/<CLASS>-<patient>-<number>.jpeg`. Like the real one it has several
-    scans a patient (three on average), about every sixth patient under more than one class, unequal classes, a tiny val
-    folder, test scans most of whose patients are in train, five sizes, one scan in twelve stored as RGB, and white
-    wedges on four in ten.
+    `<folder>/{train,val,test}/{CNV,DME,DRUSEN,NORMAL}/<CLASS>-<patient>-<number>.jpeg`. Like the
+    real one it has several scans a patient (three on average), about every sixth patient under more
+    than one class, unequal classes, a tiny val folder, test scans most of whose patients are in
+    train, five sizes, one scan in twelve stored as RGB, and white wedges on four in ten.
 
     Parameters
     ----------
-    folder : where to draw; a set already drawn there with the same parameters is kept, an interrupted one is finished.
-    patients : how many. seed : of everything. size : 0.25 draws a quarter as wide and high (for tests).
-    flaws : add, exactly, 6 test files that repeat a training file's bytes (3 of them under its name), 2 training files
-        that repeat another's bytes under another class, 4 files that are no whole images, and a .DS_Store.
+    folder : str or Path, where to draw; a set already drawn there with the same parameters is kept,
+        an interrupted one is finished.
+    patients : int, how many.
+    seed : int, of everything.
+    flaws : bool, whether to add, exactly, 6 test files that repeat a training file's bytes (3 of
+        them under its name), 2 training files that repeat another's bytes under another class, 4
+        files that are no whole images, and a .DS_Store.
+    size : float, 0.25 draws a quarter as wide and high (for tests).
+    progress : bool, whether a bar is shown; None where a person watches.
 
     Returns
     -------
-    The folder.
+    Path, the folder.
 
     Raises
     ------
-    ValueError where the folder holds anything else, or where there are too few patients for the flaws.
-
-    Taught in notebook 01.
+    ValueError
+        Where the folder holds anything else, or there are too few patients for the flaws.
     """
     draw = np.random.default_rng([seed, 5])
     items = _oct_items(draw, patients, size)
@@ -509,44 +457,28 @@ def _oct_items(draw: np.random.Generator, patients: int, size: float) -> list[_I
     numbers = draw.choice(np.arange(1000, 99999), patients, replace=False)
     items, share = [], np.array([0.34, 0.20, 0.19, 0.27])
     for i, number in enumerate(numbers):
-        first = (
-            OCT_CLASSES[i % 4] if i < 12 else str(draw.choice(OCT_CLASSES, p=share))
-        )  # no class without patients
-        second = (
-            str(draw.choice([c for c in OCT_CLASSES if c != first]))
-            if draw.random() < 1 / 6
-            else first
-        )
+        # no class without patients
+        first = OCT_CLASSES[i % 4] if i < 12 else str(draw.choice(OCT_CLASSES, p=share))
+        others, second = [label for label in OCT_CLASSES if label != first], first
+        if draw.random() < 1 / 6:
+            second = str(draw.choice(others))
         only_test = (
             draw.random() < 0.08 and i >= 8
-        )  # 8 patients give the flaws their 8 training scans
+        )  # 8 patients give the flaws their training scans
         count = 2 + min(int(draw.poisson(1.2)), 8)
-        width, height, _ = _SIZES[
-            draw.choice(len(_SIZES), p=[s[2] for s in _SIZES])
-        ]  # one machine, one setting
+        # one machine, one setting
+        width, height, _ = _SIZES[draw.choice(len(_SIZES), p=[share for *_, share in _SIZES])]
+        width, height = round(width * size), round(height * size)
         for n in range(1, count + 1):
-            label = second if n % 2 == 0 else first
-            split = (
-                "test"
-                if only_test or (n > 1 and draw.random() < 0.25)
-                else "val"
-                if draw.random() < 0.015 and (n > 1 or i >= 8)
-                else "train"
-            )
+            label, split = second if n % 2 == 0 else first, "train"
+            if only_test or (n > 1 and draw.random() < 0.25):
+                split = "test"
+            elif draw.random() < 0.015 and (n > 1 or i >= 8):
+                split = "val"
             path, seed = f"{split}/{label}/{label}-{number}-{n}.jpeg", int(number) * 100 + n
-            items.append(
-                _Item(
-                    path,
-                    draw_oct,
-                    label,
-                    seed,
-                    int(number),
-                    round(width * size),
-                    round(height * size),
-                    bool(draw.random() < 1 / 12),
-                    bool(draw.random() < 0.4),
-                )
-            )
+            item = _Item(path, draw_oct, label, seed, int(number), width, height)
+            color, wedge = bool(draw.random() < 1 / 12), bool(draw.random() < 0.4)
+            items.append(replace(item, color=color, wedge=wedge))
     return items
 
 
@@ -554,8 +486,8 @@ def _oct_flaws(draw: np.random.Generator, items: list[_Item]) -> list[_Item]:
     train = [item for item in items if item.path.startswith("train/")]
     if len(train) < 8:
         raise ValueError(
-            f"so few patients have {len(train)} training scans and the flaws repeat 8 of them; draw 8 patients "
-            "or more, or none of the flaws with flaws=False"
+            f"so few patients have {len(train)} training scans and the flaws repeat 8 of them; "
+            "draw 8 patients or more, or none of the flaws with flaws=False"
         )
     chosen = [train[i] for i in draw.choice(len(train), 8, replace=False)]
     flaws = []
@@ -567,9 +499,8 @@ def _oct_flaws(draw: np.random.Generator, items: list[_Item]) -> list[_Item]:
         flaws.append(_Item(f"train/{other}/{other}-{item.patient}-99.jpeg", copy_of=item.path))
     for i, damage in enumerate(("empty", "cut", "page", "zeros")):
         label = OCT_CLASSES[i]
-        flaws.append(
-            _Item(f"train/{label}/{label}-{99990 + i}-1.jpeg", draw_oct, label, i, damage=damage)
-        )
+        path = f"train/{label}/{label}-{99990 + i}-1.jpeg"
+        flaws.append(_Item(path, draw_oct, label, i, damage=damage))
     return flaws
 
 
@@ -583,16 +514,32 @@ def write_chest(
 ) -> Path:
     """Draw a data set of phantom chest X-rays in the form of the real one.
 
-    `<folder>/{train,val,test}/{NORMAL,PNEUMONIA}/`, with the real names: person<N>_(bacteria|virus)_<M>.jpeg (and one odd
-    person447_virus_921_1.jpeg), IM-<N>-0001[-000x].jpeg, NORMAL2-IM-<N>-0001[-000x].jpeg. No patient is both in train and
-    in test, yet numbers repeat between kinds, so that a careless key finds overlaps. 74 % pneumonia in train, 62.5 % in
-    test; the test films are brighter and greyer, as of another machine; one film of pneumonia in 14 and none of the
-    healthy is stored as RGB; 16 images in val, of patients who are in train.
-    Widths 250-900 pixels, a fraction of the real ones, which are of 384 to 2,916. Parameters, result and errors as for
-    `write_oct`, 6 patients at least; flaws add one byte-identical copy within train, one truncated file, and a ._ resource
-    fork.
+    `<folder>/{train,val,test}/{NORMAL,PNEUMONIA}/`, with the real names:
+    person<N>_(bacteria|virus)_<M>.jpeg (and one odd person447_virus_921_1.jpeg),
+    IM-<N>-0001[-000x].jpeg, NORMAL2-IM-<N>-0001[-000x].jpeg. No patient is both in train and in
+    test, yet numbers repeat between kinds, so that a careless key finds overlaps. 74 % pneumonia in
+    train, 62.5 % in test; the test films are brighter and greyer, as of another machine; one film
+    of pneumonia in 14 and none of the healthy is stored as RGB; 16 images in val, of patients who
+    are in train. Widths 250-900 pixels, a fraction of the real ones, which are of 384 to 2,916.
 
-    Taught in notebook 07.
+    Parameters
+    ----------
+    folder : str or Path, as for `write_oct`.
+    patients : int, 6 at least.
+    seed : int, of everything.
+    flaws : bool, whether to add one byte-identical copy within train, one truncated file, and a ._
+        resource fork.
+    size : float, 0.25 draws a quarter as wide and high (for tests).
+    progress : bool, whether a bar is shown; None where a person watches.
+
+    Returns
+    -------
+    Path, the folder.
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds anything else, or there are too few patients.
     """
     if patients < 6:
         raise ValueError(
@@ -616,38 +563,29 @@ def _chest_items(draw: np.random.Generator, patients: int, size: float) -> list[
     val = {"NORMAL": 0, "PNEUMONIA": 0}
     for i in range(patients):
         test = i % 6 == 5
-        kind = str(draw.choice(CHEST_KINDS, p=[0.375, 0.39, 0.235] if test else [0.26, 0.48, 0.26]))
-        kind = CHEST_KINDS[i] if i < 3 else kind  # no kind without patients
+        kind = str(
+            draw.choice(_CHEST_KINDS, p=[0.375, 0.39, 0.235] if test else [0.26, 0.48, 0.26])
+        )
+        kind = _CHEST_KINDS[i] if i < 3 else kind  # no kind without patients
         series = "NORMAL2-IM" if draw.random() < 0.5 else "IM"
         label = "NORMAL" if kind == "NORMAL" else "PNEUMONIA"
         number[series] += kind == "NORMAL"
         for n in range(1, 2 + min(int(draw.poisson(1.0)), 5)):
             film += 1
-            name = (
-                f"{series}-{number[series]:04d}-0001" + (f"-{n:04d}" if n > 1 else "")
-                if kind == "NORMAL"
-                else f"person{i + 1}_{kind}_{film}"
-            )
+            name = f"person{i + 1}_{kind}_{film}"
+            if kind == "NORMAL":
+                name = f"{series}-{number[series]:04d}-0001" + (f"-{n:04d}" if n > 1 else "")
             into_val = not test and n == 2 and val[label] < 8
             val[label] += into_val
+            path = f"{'test' if test else 'val' if into_val else 'train'}/{label}/{name}.jpeg"
             width = int(draw.integers(250, 900) * size)
-            items.append(
-                _Item(
-                    f"{'test' if test else 'val' if into_val else 'train'}/{label}/{name}.jpeg",
-                    draw_chest,
-                    kind,
-                    film,
-                    1_000_000 + i,
-                    width,
-                    int(width * draw.uniform(0.68, 0.95)),
-                    bool(label == "PNEUMONIA" and draw.random() < 0.07),
-                    shift=0.1 if test else 0.0,
-                )
-            )
-    odd = next(
-        i for i, item in enumerate(items) if item.label == "virus" and item.path.startswith("train")
-    )
-    items[odd] = _Item(**{**vars(items[odd]), "path": "train/PNEUMONIA/person447_virus_921_1.jpeg"})
+            height = int(width * draw.uniform(0.68, 0.95))
+            item = _Item(path, draw_chest, kind, film, 1_000_000 + i, width, height)
+            color = bool(label == "PNEUMONIA" and draw.random() < 0.07)
+            items.append(replace(item, color=color, shift=0.1 if test else 0.0))
+    virus = (i for i, item in enumerate(items) if item.label == "virus")
+    odd = next(i for i in virus if items[i].path.startswith("train"))
+    items[odd] = replace(items[odd], path="train/PNEUMONIA/person447_virus_921_1.jpeg")
     return items
 
 
@@ -657,22 +595,14 @@ def _write(root: Path, items: list[_Item], parameters: dict, progress: bool | No
         return root
     root.mkdir(parents=True, exist_ok=True)
     (root / MARKER).write_text(json.dumps({**parameters, "finished": False}))
-    (root / "README.txt").write_text(NOTE)
+    (root / "README.txt").write_text(_NOTE)
     for folder in {(root / item.path).parent for item in items}:
         folder.mkdir(parents=True, exist_ok=True)
     todo = [item for item in items if not item.copy_of]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets other threads draw meanwhile
-        show = progress is not False and os.environ.get("TQDM_DISABLE", "0") in ("", "0")
-        list(
-            tqdm(
-                pool.map(lambda item: _write_one(root, item), todo),
-                "drawing phantoms",
-                len(todo),
-                leave=False,
-                unit=" image",
-                disable=None if show else True,
-            )
-        )
+    # numpy lets other threads draw meanwhile
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        drawn = pool.map(lambda item: _write_one(root, item), todo)
+        list(bar(drawn, "drawing phantoms", len(todo), show=progress))
     for item in (item for item in items if item.copy_of):
         shutil.copyfile(root / item.copy_of, root / item.path)
     if parameters["flaws"]:
@@ -682,12 +612,22 @@ def _write(root: Path, items: list[_Item], parameters: dict, progress: bool | No
 
 
 def check_version(root: Path) -> None:
-    """Raise ValueError where a folder holds phantoms of another version of the drawings."""
+    """Refuse phantoms of another version of the drawings.
+
+    Parameters
+    ----------
+    root : Path, a folder; one that holds no phantoms passes.
+
+    Raises
+    ------
+    ValueError
+        Where they were drawn by another version.
+    """
     marker = root / MARKER
     if marker.is_file() and (found := json.loads(marker.read_text()).get("version")) != VERSION:
         raise ValueError(
-            f"{root} holds phantoms of version {found} of the drawings and this program draws version "
-            f"{VERSION}; remove the folder, and they are drawn anew"
+            f"{root} holds phantoms of version {found} of the drawings and this program draws "
+            f"version {VERSION}; remove the folder, and they are drawn anew"
         )
 
 
@@ -714,15 +654,9 @@ def _write_one(root: Path, item: _Item) -> None:
     path = root / item.path
     if path.exists():
         return
-    content = (
-        b""
-        if item.damage == "empty"
-        else bytes(4000)
-        if item.damage == "zeros"
-        else b"<html><title>404 Not Found</title></html>"
-        if item.damage == "page"
-        else _jpeg(item)
-    )
+    damaged = {"empty": b"", "zeros": bytes(4000)}
+    damaged["page"] = b"<html><title>404 Not Found</title></html>"
+    content = damaged[item.damage] if item.damage in damaged else _jpeg(item)
     content = content[: len(content) // 2] if item.damage == "cut" else content
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
@@ -731,9 +665,8 @@ def _write_one(root: Path, item: _Item) -> None:
 
 def _jpeg(item: _Item) -> bytes:
     special = {"wedge": item.wedge} if item.draw is draw_oct else {"shift": item.shift}
-    pixels = item.draw(
-        item.label, item.seed, item.width, item.height, patient=item.patient, **special
-    )
+    size, patient = (item.width, item.height), item.patient
+    pixels = item.draw(item.label, item.seed, *size, patient=patient, **special)
     file = io.BytesIO()
     image = Image.fromarray(pixels)
     (image.convert("RGB") if item.color else image).save(file, "JPEG", quality=88)

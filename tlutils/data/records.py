@@ -1,22 +1,28 @@
 """A folder (or a CSV manifest) of images becomes a table: one row an image.
 
-`records` is a DataFrame with the columns path (posix, relative to the data root), split ("train", "val" or
-"test", "" where none is known), label and patient; `inspect` adds width, height, mode, bytes, sha256 and
-problem ("" = fine). Every later step takes this table and hands it on. Taught in notebook 01.
+`records` is a DataFrame with the columns path (posix, relative to the data root), split ("train",
+"val" or "test", "" where none is known), label and patient; `inspect` adds width, height, mode,
+bytes, sha256 and problem ("" = fine). Every later step takes this table and hands it on.
+
+Here alone it is said what a data folder looks like. Public sets arrive in odd layouts: Kaggle's OCT
+zip holds every image in two folders (`OCT2017 /`, `oct2017/OCT2017 /`), its chest zip in a nested
+`chest_xray/chest_xray` beside macOS's `__MACOSX`; whoever simply walks through them counts each
+image twice or three times. `find_root` returns the one folder that `scan` can list.
 """
 
 from __future__ import annotations
 
 import csv as csv_format
+import filecmp
 import hashlib
 import os
 import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -25,76 +31,69 @@ import pandas as pd
 from ..core import images
 from ..core.files import replacing
 from ..core.progress import bar
-from .layouts import EXTENSIONS, SPLITS, is_junk, is_wrapped, split_of
+from .splits import SPLITS
 
-LAYOUTS = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
-MASKS = {
-    "mask",
-    "masks",
-    "segmentation",
-    "segmentations",
-    "annotation",
-    "annotations",
-    "ground_truth",
-    "gt",
-}
-PICTURES = {
-    "image",
-    "images",
-    "img",
-    "imgs",
-    "scan",
-    "scans",
-    "picture",
-    "pictures",
-    "original",
-    "originals",
-}
-SIDES = {"left", "right", "l", "r", "od", "os"}
-SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
-GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
 COLUMNS = ("path", "split", "label", "patient")
-NUMBERS = ("width", "height", "bytes")
-
-_MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
-NOBODY = {
-    "",
-    "-",
-    "--",
-    ".",
-    "?",
-    "nan",
-    "na",
-    "n/a",
-    "#n/a",
-    "<na>",
-    "nat",
-    "none",
-    "null",
-    "nil",
-    "unknown",
-    "missing",
+_WHOLE_NUMBERS = ("width", "height", "bytes")
+_LAYOUT = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
+_SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
-PatientRule = str | Callable[[str], str | None] | None
-_NAME = re.compile(
+# What may stand beside the name of a split: training_set, seg_test...
+_BESIDE = re.compile("set|data|dataset|images?|imgs?|seg|split|folder")
+# What macOS, network disks, Windows and file viewers leave behind, and all names that begin with a
+# dot.
+_JUNK = re.compile(
+    r"\..*|__macosx|@eadir|thumbs|thumbnails|#recycle|\$recycle\.bin|system volume information"
+    r"|lost\+found",
+    re.IGNORECASE | re.DOTALL,
+)
+_MASKS = re.compile("masks?|segmentations?|annotations?|ground_truth|gt", re.IGNORECASE)
+_PICTURES = re.compile("(image|img|scan|picture|original)s?", re.IGNORECASE)
+_SIDES = {"left", "right", "l", "r", "od", "os"}
+_SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
+_GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
+_NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
+_NOBODY |= {"none", "null", "nil", "unknown", "missing"}
+_MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
+_KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
     r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
     r"|((?:NORMAL2-)?IM)-(\d+)-\d+(?:-\d+)*",
     re.IGNORECASE | re.ASCII,
 )
+_PatientRule = str | Callable[[str], str | None] | None
+_Folder = tuple[str, ...]  # its parts, relative to where we look
+_Folders = dict[_Folder, list[str]]  # folder -> names of its images
 
 
 def patient_of(filename: str) -> str | None:
-    """The patient that a file name of the Kermany sets tells of; None where it follows none of their rules.
+    """The patient that a file name of the Kermany sets tells of.
 
     CNV-81630-1.jpeg, NORMAL-81630-2.jpeg -> 81630: one patient has scans in several classes.
-    person12_virus_4.jpeg -> virus-12; person12_bacteria_9.jpeg -> bacteria-12, who is somebody else.
-    IM-0115-0001.jpeg -> IM-115; NORMAL2-IM-0115-0001.jpeg -> NORMAL2-IM-115: two series, each counted from 1.
-    BACTERIA-1008087-0001.jpeg (version 3) -> 1008087: it may join two patients, but never divides one.
+    person12_virus_4.jpeg -> virus-12; person12_bacteria_9.jpeg -> bacteria-12, who is somebody
+    else. IM-0115-0001.jpeg -> IM-115; NORMAL2-IM-0115-0001.jpeg -> NORMAL2-IM-115: two series, each
+    counted from 1. BACTERIA-1008087-0001.jpeg (version 3) -> 1008087: it may join two patients, but
+    never divides one. Rules read from the file names of Mendeley Data rscbjbr9sj, versions 2 and 3.
 
-    Rules read from the file names of Mendeley Data rscbjbr9sj, versions 2 and 3. Taught in notebook 01.
+    Parameters
+    ----------
+    filename : str, with or without folders.
+
+    Returns
+    -------
+    str, or None where the name follows none of their rules.
+
+    Examples
+    --------
+    >>> patient_of("train/PNEUMONIA/person12_virus_4.jpeg")
+    'virus-12'
     """
-    match = _NAME.fullmatch(PurePosixPath(filename).stem)
+    match = _KERMANY.fullmatch(PurePosixPath(filename).stem)
     if match is None:
         return None
     scan_of, person, germ, series, number = match.groups()
@@ -102,34 +101,227 @@ def patient_of(filename: str) -> str | None:
     return bare if scan_of else f"{germ.lower()}-{bare}" if person else f"{series.upper()}-{bare}"
 
 
-def _replaced(filename: str, part: str, by: str) -> str | None:
-    key = patient_of(filename)
-    return key and re.sub(part, by, key)
+# Folders
 
 
-# The right key of the chest set, and two in public use that each take different people for one.
-PATIENT_RULES: dict[str, Callable[[str], str | None]] = {
-    "kind and number": patient_of,
-    "number without kind": partial(_replaced, part="^(bacteria|virus)-", by="person"),
-    "series merged": partial(_replaced, part="^NORMAL2-", by=""),
-}
+@cache
+def _split_of(name: str) -> str | None:
+    """The split that a folder's name means: Train, training_set, seg_test, dev..."""
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    words = [word for word in words if not _BESIDE.fullmatch(word)]
+    return _SPLIT_NAMES.get(words[0].removesuffix("set")) if len(words) == 1 else None
+
+
+def _is_junk(name: str) -> bool:
+    return _JUNK.fullmatch(name) is not None
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_ENDINGS)
+
+
+def find_root(folder: str | Path) -> Path:
+    """Find the one folder below (or at) a folder whose subfolders are the splits or the classes.
+
+    Of several copies of one data set the fullest is taken, of equal ones the tidiest (nothing but
+    its own images below it), then the first; a warning names what is left out. A copy has no image
+    that the other lacks at the same place, byte for byte; finding that out reads both once (2
+    seconds for 5,000 images of 70 kB in memory).
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    FileNotFoundError
+        Where nothing is there.
+    ValueError
+        Where it is a file, empty, holds a single class or several different data sets.
+    """
+    folder = Path(folder)
+    _refuse_file(folder)
+    folders = _image_folders(folder)
+    if not folders:
+        packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
+        todo = "Check that this is the folder that holds the images."
+        raise ValueError(
+            f"found no image in {folder.absolute()} (looked for {', '.join(_ENDINGS)}); "
+            f"expected {_LAYOUT}. {_how_to_unpack(packed[0]) if packed else todo}"
+        )
+    roots = _split_roots(folders)
+    if not roots:  # where the ways to the images part: its subfolders must be the classes
+        depth = min(len(os.path.commonprefix([*folders])), min(map(len, folders)))
+        at = next(iter(folders))[:depth]
+        roots = {at: _below(folders, at)}
+    root = _choose(folder, roots, folders)
+    labels = [[part for part in parts if not _split_of(part)] for parts in roots[root]]
+    classes = sorted({parts[0] for parts in labels if parts})
+    if len(classes) < 2:
+        what = f"one class folder only ({classes[0]})" if classes else "images but no class folders"
+        here = folder.joinpath(*root).absolute()
+        raise ValueError(
+            f"found {what} in {here}; expected at least two classes in {_LAYOUT}. Perhaps the "
+            f"folder above, {here.parent}, is meant."
+        )
+    return folder.joinpath(*root)
+
+
+def _refuse_file(folder: Path) -> None:
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"there is no folder {folder.absolute()}; check the spelling, or fetch the data first."
+        )
+    if folder.is_file() and folder.name.lower().endswith(_ARCHIVES):
+        raise ValueError(
+            f"{folder} is an archive, expected the folder that it unpacks to. "
+            f"{_how_to_unpack(folder)}"
+        )
+    if folder.is_file():
+        raise ValueError(
+            f"{folder} is a file, expected a folder with {_LAYOUT}, or a table in a .csv."
+        )
+
+
+def _how_to_unpack(archive: Path) -> str:
+    to = archive.with_name(archive.name.split(".")[0])
+    return (
+        f'Unpack it with: python -c "from tlutils.data.downloads import unpack; '
+        f'unpack({str(archive)!r}, {str(to)!r})"'
+    )
+
+
+def _image_folders(folder: Path) -> _Folders:
+    """The images of every folder that has some, without what systems and notebooks leave behind."""
+    found, seen = {}, set()
+    for path, inner, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        # a link to a folder found before would count it twice, one to a folder above never end
+        inner[:] = [] if real in seen else sorted(name for name in inner if not _is_junk(name))
+        names = [name for name in files if _is_image(name) and not _is_junk(name)]
+        if names and real not in seen:
+            found[Path(path).relative_to(folder).parts] = names
+        seen.add(real)
+    return found
+
+
+def _split_roots(folders: _Folders) -> dict[_Folder, _Folders]:
+    """Folders that hold split folders with class folders in them."""
+    roots: dict[_Folder, _Folders] = {}
+    wrapped = cache(lambda split: _is_wrapped(split, folders))
+    for parts, names in folders.items():
+        splits = [i for i, part in enumerate(parts[:-1]) if _split_of(part)]
+        if splits:
+            at = splits[-1]
+            while at and wrapped(parts[: at + 1]):
+                at -= 1
+            roots.setdefault(parts[:at], {})[parts[at:]] = names
+    return roots
+
+
+def _is_wrapped(split: _Folder, folders: Iterable[_Folder]) -> bool:
+    """Whether a split's folder stands in one of the same split, alone: train/train/..."""
+    outer = split[:-1]
+    return _split_of(outer[-1]) == _split_of(split[-1]) is not None and all(
+        parts[: len(split)] == split for parts in folders if parts[: len(outer)] == outer
+    )
+
+
+def _below(folders: _Folders, root: _Folder) -> _Folders:
+    """The folders below `root`, named from there."""
+    n = len(root)
+    return {parts[n:]: names for parts, names in folders.items() if parts[:n] == root}
+
+
+def _choose(folder: Path, roots: dict[_Folder, _Folders], folders: _Folders) -> _Folder:
+    counts = {root: sum(map(len, found.values())) for root, found in roots.items()}
+    below = {root: sum(map(len, _below(folders, root).values())) for root in roots}
+    best = min(roots, key=lambda root: (-counts[root], below[root] - counts[root], len(root), root))
+    for other in roots.keys() - {best}:
+        if not _is_copy(_places(folder, other, roots[other]), _places(folder, best, roots[best])):
+            raise ValueError(
+                f"found several data sets in {folder.absolute()}: {_listed(counts)}; give the "
+                "folder of one of them. Where they belong together, as the classes or the sites of "
+                "one set, put the splits on top (train/<class>/...), or list all images in a CSV "
+                "manifest."
+            )
+    if left := sum(map(len, folders.values())) - counts[best]:
+        others = {root: count for root, count in counts.items() if root != best}
+        copies = f", copies in {_listed(others)}" if others else ""
+        warnings.warn(
+            f"using {folder.joinpath(*best)} ({counts[best]:,} images); {left:,} images elsewhere "
+            f"in {folder} are left out{copies}.",
+            stacklevel=3,
+        )
+    return best
+
+
+def _places(folder: Path, root: _Folder, found: _Folders) -> dict[str, Path]:
+    """Split, folders and name of each image, however the split is spelled -> its file."""
+    places = {}
+    for parts, names in found.items():
+        splits = dict.fromkeys(filter(None, map(_split_of, parts)))
+        place = [*splits, *(part for part in parts if not _split_of(part))]
+        places |= {"/".join([*place, name]): folder.joinpath(*root, *parts, name) for name in names}
+    return places
+
+
+def _is_copy(one: dict[str, Path], other: dict[str, Path]) -> bool:
+    """Whether each file of one set is in the other too, at the same place and byte for byte.
+
+    Names and sizes are compared first: only true copies, and sets whose files all have one size,
+    are read whole.
+    """
+    return one.keys() <= other.keys() and all(
+        _same(file, other[place], shallow)
+        for shallow in (True, False)
+        for place, file in one.items()
+    )
+
+
+def _same(one: Path, other: Path, shallow: bool) -> bool:
+    try:
+        alike = os.path.getsize(one) == os.path.getsize(other)
+        return alike and (shallow or filecmp.cmp(one, other, shallow=False))
+    except OSError:
+        return not os.access(one, os.R_OK)  # what nobody can read cannot be lost
+
+
+def _listed(counts: dict[_Folder, int]) -> str:
+    return ", ".join(
+        f"{'/'.join(root) or '.'!r} ({count:,} images)" for root, count in sorted(counts.items())
+    )
 
 
 def scan(
-    root: str | Path, patient: PatientRule = "auto", classes: list[str] | None = None
+    root: str | Path, patient: _PatientRule = "auto", classes: list[str] | None = None
 ) -> pd.DataFrame:
     """List the images of a data folder as records, sorted by path; no image is opened.
 
-    root : folder with <split>/<class>/... or <class>/..., images at any depth below the class folder; splits
-        are named train, val, test or the like (training_set, dev, seg_test: see `layouts.split_of`). A CSV file
-        goes to `read_manifest`.
-    patient : how a path tells the patient, see `with_patients`.
-    classes : the labels that may occur; None takes what is there.
+    Parameters
+    ----------
+    root : str or Path, a folder with <split>/<class>/... or <class>/..., images at any depth below
+        the class folder; splits are named train, val, test or the like (training_set, dev,
+        seg_test). A CSV file goes to `read_manifest`.
+    patient : str, function or None, how a path tells the patient, see `with_patients`.
+    classes : list of str, the labels that may occur; None takes what is there.
 
-    Returns the str columns path, split, label, patient. FileNotFoundError where there is no such folder,
-    ValueError where its layout or labels make no sense, a warning where work can go on.
+    Returns
+    -------
+    DataFrame with the str columns path, split, label, patient. A warning where something odd is
+    left
+        out.
 
-    Taught in notebook 01.
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such folder.
+    ValueError
+        Where its layout or labels make no sense.
     """
     root = Path(root)
     if root.is_file():
@@ -143,20 +335,27 @@ def scan(
     paths = _in_classes(root, paths, depth)
     _refuse_empty(root, paths, folders, depth, classes)
     parts = [path.split("/") for path in paths]
-    frame = pd.DataFrame(
-        {
-            "path": paths,
-            "split": [split_of(part[0]) or "" for part in parts],
-            "label": [part[depth(path)] for part, path in zip(parts, paths, strict=True)],
-        },
-        dtype="str",
-    )
+    columns = {
+        "path": paths,
+        "split": [_split_of(part[0]) or "" for part in parts],
+        "label": [part[depth(path)] for part, path in zip(parts, paths, strict=True)],
+    }
+    frame = pd.DataFrame(columns, dtype="str")
     _check_labels(frame, str(root), classes)
     return with_patients(frame, patient)
 
 
 def images_in(folder: str | Path) -> list[str]:
-    """The image files anywhere below a folder: sorted posix paths relative to it, hidden files left out."""
+    """List the image files anywhere below a folder, without hidden ones.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    list of str, sorted posix paths relative to the folder.
+    """
     return _walk(Path(folder))[0]
 
 
@@ -169,28 +368,24 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
     while todo:
         folder, above = todo.pop()
         try:
-            entries = [
-                entry for entry in os.scandir(os.path.join(root, folder)) if not is_junk(entry.name)
-            ]
+            entries = [*os.scandir(os.path.join(root, folder))]
         except OSError as error:
             if not folder:
                 raise
             lost.append(f"{ascii(folder)} ({error.strerror})")
             continue
-        for entry in entries:
+        for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
-                files += [name] if name.lower().endswith(EXTENSIONS) else []
-            elif (
-                real := os.path.realpath(entry.path)
-            ) not in above:  # a link upwards would never end
+                files += [name] if _is_image(name) else []
+            elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
                 folders.append(name)
                 todo.append((name + "/", (*above, real)))
     lost += [f"{ascii(name)} (its name is not UTF-8)" for name in files if not _is_text(name)]
     if lost:
         warnings.warn(
-            f"left out of {root}: {_some(lost)}; rename what is not UTF-8, and give yourself the right "
-            "to read the rest",
+            f"left out of {root}: {_some(lost)}; rename what is not UTF-8, and give yourself the "
+            "right to read the rest",
             stacklevel=3,
         )
     return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
@@ -207,7 +402,7 @@ def _is_text(name: str) -> bool:
     return name.encode(errors="ignore").decode() == name
 
 
-def _some(items: list[str] | pd.Series) -> str:
+def _some(items: Iterable[str]) -> str:
     items = list(items)
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
@@ -219,32 +414,20 @@ def _wrong(where: object, found: str, expected: str, todo: str) -> ValueError:
 def _layout(root: Path, paths: list[str], classes: list[str] | None) -> Callable[[str], int]:
     """How many folders stand above the class folder of a path: 1 or more with splits, 0 without."""
     if not paths:
-        raise _wrong(
-            root,
-            "no image",
-            f"{LAYOUTS} with images in {', '.join(EXTENSIONS)}",
-            "unpack archives first, and check that this is the folder with the images",
-        )
+        wanted = f"{_LAYOUT} with images in {', '.join(_ENDINGS)}"
+        todo = "unpack archives first, and check that this is the folder with the images"
+        raise _wrong(root, "no image", wanted, todo)
     folders = sorted({tuple(path.split("/")[:-1]) for path in paths})
     tops = sorted({parts[0] for parts in folders if parts})
-    splits, others = (
-        [top for top in tops if split_of(top)],
-        [top for top in tops if not split_of(top)],
-    )
+    splits, others = [*filter(_split_of, tops)], [top for top in tops if not _split_of(top)]
     if splits and others:
-        raise _wrong(
-            root,
-            f"split folders ({_some(splits)}) beside others ({_some(others)})",
-            LAYOUTS,
-            "move the others away, as a second copy would count every image twice",
-        )
-    if len({split_of(top) for top in splits}) < len(splits):
-        raise _wrong(
-            root, f"two folders for one split ({', '.join(splits)})", LAYOUTS, "move one away"
-        )
-    depths = {
-        top: _depth([parts for parts in folders if parts and parts[0] == top]) for top in splits
-    }
+        found = f"split folders ({_some(splits)}) beside others ({_some(others)})"
+        todo = "move the others away, as a second copy would count every image twice"
+        raise _wrong(root, found, _LAYOUT, todo)
+    if len({_split_of(top) for top in splits}) < len(splits):
+        found = f"two folders for one split ({', '.join(splits)})"
+        raise _wrong(root, found, _LAYOUT, "move one away")
+    depths = {top: _depth([parts for parts in folders if parts[:1] == (top,)]) for top in splits}
     for parts in folders:
         _refuse_nested(root, parts, depths.get(parts[0], 0) if parts else 0)
     _refuse_masks(root, paths, folders)
@@ -253,113 +436,98 @@ def _layout(root: Path, paths: list[str], classes: list[str] | None) -> Callable
     return lambda path: depths.get(path.partition("/")[0], 1 if splits else 0)
 
 
-def _depth(folders: list[tuple[str, ...]]) -> int:
+def _depth(folders: list[_Folder]) -> int:
     """How many split folders stand around each other: 1 for train/..., 2 for train/train/..."""
     depth = 1
-    while len(folders[0]) > depth and is_wrapped(folders[0][: depth + 1], folders):
+    while len(folders[0]) > depth and _is_wrapped(folders[0][: depth + 1], folders):
         depth += 1
     return depth
 
 
-def _refuse_nested(root: Path, parts: tuple[str, ...], depth: int) -> None:
-    inside = next((i for i, part in enumerate(parts) if i >= depth and split_of(part)), None)
+def _refuse_nested(root: Path, parts: _Folder, depth: int) -> None:
+    inside = next((i for i, part in enumerate(parts) if i >= depth and _split_of(part)), None)
     if inside is not None:
-        raise _wrong(
-            root,
-            f"a split folder in another folder ({'/'.join(parts[: inside + 1])!r})",
-            LAYOUTS,
-            f"point at {root.joinpath(*parts[:inside])} if the data begin there (sources.find_root "
-            "looks for that place), else move the splits above the classes",
+        found = f"a split folder in another folder ({'/'.join(parts[: inside + 1])!r})"
+        todo = (
+            f"point at {root.joinpath(*parts[:inside])} if the data begin there (records.find_root "
+            "looks for that place), else move the splits above the classes"
         )
+        raise _wrong(root, found, _LAYOUT, todo)
 
 
-def _refuse_masks(root: Path, paths: list[str], folders: list[tuple[str, ...]]) -> None:
+def _refuse_masks(root: Path, paths: list[str], folders: list[_Folder]) -> None:
     """Drawings of where something is are no scans, though they have their size and ending."""
     every = {parts[:end] for parts in folders for end in range(1, len(parts) + 1)}
-    beside = {parts[:-1] for parts in every if parts[-1].lower() in PICTURES} | set(folders)
+    beside = {parts[:-1] for parts in every if _PICTURES.fullmatch(parts[-1])} | set(folders)
     masks = [
         "/".join(parts)
         for parts in sorted(every)
-        if parts[-1].lower() in MASKS and parts[:-1] in beside
+        if _MASKS.fullmatch(parts[-1]) and parts[:-1] in beside
     ]
     stems = {os.path.splitext(path)[0].lower() for path in paths}
-    masks += [
-        stem
-        for stem in sorted(stems)
-        if (match := _MASK.search(stem)) and stem[: match.start()] in stems
-    ]
+    ends = ((stem, _MASK.search(stem)) for stem in sorted(stems))
+    masks += [stem for stem, match in ends if match and stem[: match.start()] in stems]
     if masks:
+        found, todo = f"masks beside their images ({_some(masks)})", "move the masks away, or list "
         raise _wrong(
-            root,
-            f"masks beside their images ({_some(masks)})",
-            f"scans only, as {LAYOUTS}",
-            "move the masks away, or list the scans alone in a CSV manifest",
+            root, found, f"scans only, as {_LAYOUT}", f"{todo}the scans alone in a CSV manifest"
         )
 
 
-def _refuse_alike(root: Path, folders: list[tuple[str, ...]]) -> None:
-    """Folders that all hold the same folders are no classes, but splits, sites or copies of a set."""
-    inside: dict[str, set[tuple[str, ...]]] = {}
+def _refuse_alike(root: Path, folders: list[_Folder]) -> None:
+    """Refuse folders that all hold the same folders: splits, sites or copies, but no classes."""
+    inside: dict[str, set[_Folder]] = {}
     for top, *rest in filter(None, folders):
         inside.setdefault(top, set()).add(tuple(rest))
     held = [_parting(below) for below in inside.values()]
     for top, names in zip(inside, held, strict=True):
         if len(again := sorted(names & inside.keys())) > 1:
-            raise _wrong(
-                root,
-                f"the classes {_some(again)} once more in {top}",
-                LAYOUTS,
-                "move it away, as a copy within a data set would become a class",
-            )
+            todo = "move it away, as a copy within a data set would become a class"
+            raise _wrong(root, f"the classes {_some(again)} once more in {top}", _LAYOUT, todo)
     holders = Counter(name for names in held for name in names)
     shared = {name for name, tops in holders.items() if tops > 1}
     if len(shared) < 2 or _no_classes(shared):
         return
-    if any(names != held[0] for names in held):
-        if 2 * len(shared) >= len(holders):
-            warnings.warn(
-                f"the labels are {_some(sorted(inside))} in {root}, though most folders in them bear the "
-                f"same names ({_some(sorted(shared))}); if these are the classes, put them above, or list "
-                "the images in a CSV manifest",
-                stacklevel=5,
-            )
-        return
-    raise _wrong(
-        root,
-        f"the same folders ({_some(sorted(held[0]))}) in each of {_some(sorted(inside))}",
-        LAYOUTS,
-        "if these are splits, call them train, val and test; if they are sites or copies, put the "
-        "images of each class into one folder, or list them in a CSV manifest; if they are the classes, "
-        "name them with classes=[...]",
-    )
+    if all(names == held[0] for names in held):
+        raise _wrong(
+            root,
+            f"the same folders ({_some(sorted(held[0]))}) in each of {_some(sorted(inside))}",
+            _LAYOUT,
+            "if these are splits, call them train, val and test; if they are sites or copies, put "
+            "the images of each class into one folder, or list them in a CSV manifest; if they are "
+            "the classes, name them with classes=[...]",
+        )
+    if 2 * len(shared) >= len(holders):
+        warnings.warn(
+            f"the labels are {_some(sorted(inside))} in {root}, though most folders in them bear "
+            f"the same names ({_some(sorted(shared))}); if these are the classes, put them above, "
+            "or list the images in a CSV manifest",
+            stacklevel=5,
+        )
 
 
-def _parting(folders: set[tuple[str, ...]]) -> set[str]:
+def _parting(folders: set[_Folder]) -> set[str]:
     """The names among which the way to the images first parts; none where images lie there."""
     way = len(os.path.commonprefix([*folders]))
-    return (
-        {parts[way] for parts in folders} if all(len(parts) > way for parts in folders) else set()
-    )
+    deeper = all(len(parts) > way for parts in folders)
+    return {parts[way] for parts in folders} if deeper else set()
 
 
 def _no_classes(names: set[str]) -> bool:
-    """Whether folders count what is no class (patient-1, patient-2) or are the two sides of a body (left_eye...)."""
+    """Whether folders only count (patient-1, patient-2) or are sides of a body (left_eye...)."""
     words = [set(re.findall(r"[^\W\d_]+", name.lower())) for name in names]
-    if all(each & SIDES and each <= SIDES | SIDED for each in words):
+    if all(each & _SIDES and each <= _SIDES | _SIDED for each in words):
         return True
     counted = {re.sub(r"\d+", "", name) for name in names}
-    return len(counted) == 1 and counted != {""} and not words[0] & GRADES
+    return len(counted) == 1 and counted != {""} and not words[0] & _GRADES
 
 
 def _in_classes(root: Path, paths: list[str], depth: Callable[[str], int]) -> list[str]:
     inside = [path for path in paths if path.count("/") > depth(path)]
     loose = [path for path in paths if path.count("/") <= depth(path)]
-    wrong = _wrong(
-        root,
-        f"{len(loose)} images outside any class folder ({_some(loose)})",
-        LAYOUTS,
-        "the folder's name is the label, so move them into one",
-    )
+    found = f"{len(loose)} images outside any class folder ({_some(loose)})"
+    todo = "the folder's name is the label, so move them into one"
+    wrong = _wrong(root, found, _LAYOUT, todo)
     if not inside:
         raise wrong
     if loose:
@@ -374,23 +542,20 @@ def _refuse_empty(
     depth: Callable[[str], int],
     classes: list[str] | None,
 ) -> None:
-    """An empty class folder would go unseen; in val or test it is reported as a class missing there."""
+    """Refuse empty class folders; in val or test they are reported as a class missing there."""
     used = {"/".join(path.split("/")[: depth(path) + 1]) for path in paths}
     empty = [
         folder
         for folder in folders
         if folder.count("/") == depth(folder)
         and folder not in used
-        and (depth(folder) == 0 or split_of(folder.partition("/")[0]) == "train")
+        and (depth(folder) == 0 or _split_of(folder.partition("/")[0]) == "train")
         and (classes is None or folder.rpartition("/")[2] in classes)
     ]
     if empty:
-        raise _wrong(
-            root,
-            f"class folders without an image ({_some(empty)})",
-            f"images ({', '.join(EXTENSIONS)}) in each",
-            "fill or remove them, or name the classes that count with classes=[...]",
-        )
+        wanted = f"images ({', '.join(_ENDINGS)}) in each"
+        todo = "fill or remove them, or name the classes that count with classes=[...]"
+        raise _wrong(root, f"class folders without an image ({_some(empty)})", wanted, todo)
 
 
 def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) -> None:
@@ -399,45 +564,31 @@ def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) ->
     double = [repr(label) for label, key in zip(labels, bare, strict=True) if bare.count(key) > 1]
     unknown = [label for label in labels if classes is not None and label not in classes]
     if "" in bare:
-        raise _wrong(
-            where,
-            f"{(frame['label'].str.strip() == '').sum()} rows without a label",
-            "one in each",
-            "give them one or remove them",
-        )
+        found = f"{(frame['label'].str.strip() == '').sum()} rows without a label"
+        raise _wrong(where, found, "one in each", "give them one or remove them")
     if double:
-        raise _wrong(
-            where,
-            f"one label in several spellings ({', '.join(double)})",
-            "one spelling in all splits",
-            "rename the folders or correct the label column",
-        )
+        found = f"one label in several spellings ({', '.join(double)})"
+        todo = "rename the folders or correct the label column"
+        raise _wrong(where, found, "one spelling in all splits", todo)
     if unknown:
-        raise _wrong(
-            where,
-            f"labels that are not among the classes ({_some(unknown)})",
-            ", ".join(classes),
-            "rename or remove them, or pass classes=... with all of them",
-        )
+        found = f"labels that are not among the classes ({_some(unknown)})"
+        todo = "rename or remove them, or pass classes=... with all of them"
+        raise _wrong(where, found, ", ".join(classes), todo)
     if classes is None and len(labels) < 2:
-        raise _wrong(
-            where,
+        found, todo = (
             f"one class only ({', '.join(labels)})",
-            f"two or more, as {LAYOUTS}",
             "this may be a folder too high or too low",
         )
+        raise _wrong(where, found, f"two or more, as {_LAYOUT}", todo)
     _compare_splits({split: {*group} for split, group in frame.groupby("split")["label"]}, where)
 
 
 def _compare_splits(labels: dict[str, set[str]], where: str) -> None:
     for split in [name for name in ("val", "test") if name in labels and "train" in labels]:
         if new := sorted(labels[split] - labels["train"]):
-            raise _wrong(
-                where,
-                f"classes in {split} that train does not know ({', '.join(new)})",
-                f"only {', '.join(sorted(labels['train']))}",
-                "train on them too, or remove them",
-            )
+            found = f"classes in {split} that train does not know ({', '.join(new)})"
+            wanted = f"only {', '.join(sorted(labels['train']))}"
+            raise _wrong(where, found, wanted, "train on them too, or remove them")
         if gone := sorted(labels["train"] - labels[split]):
             warnings.warn(
                 f"found no image of {', '.join(gone)} in the split {split} in {where}, though "
@@ -446,34 +597,45 @@ def _compare_splits(labels: dict[str, set[str]], where: str) -> None:
             )
 
 
-def with_patients(records: pd.DataFrame, patient: PatientRule = "auto") -> pd.DataFrame:
-    """Records with the patient column made anew from the paths.
+# Patients
 
-    `patient` is "auto" (`patient_of`), a regular expression with a group named patient that is searched in
-    the path, a function from path to patient or None, or None. Where no patient is found, or only a word for
-    none (nan, NA, null, -, unknown...), the image counts as one of its own, with "?" and its path as the key.
-    ValueError: an expression that is none or fits no path.
 
-    Taught in notebook 01.
+def with_patients(records: pd.DataFrame, patient: _PatientRule = "auto") -> pd.DataFrame:
+    """Make the patient column anew from the paths.
+
+    Parameters
+    ----------
+    records : DataFrame with path.
+    patient : "auto" (`patient_of`), a regular expression with a group named patient that is
+        searched in the path, a function from path to patient or None, or None.
+
+    Returns
+    -------
+    DataFrame with patient (str). Where no patient is found, or only a word for none (nan, NA, null,
+        -, unknown...), the image counts as one of its own, with "?" and its path as the key.
+
+    Raises
+    ------
+    ValueError
+        For an expression that is none or fits no path.
+
+    Examples
+    --------
+    >>> records = pd.DataFrame({"path": ["a/Ann-1.png", "a/Ann-2.png", "b/scan.png"]})
+    >>> with_patients(records, "/(?P<patient>[A-z]+)-")["patient"].tolist()
+    ['Ann', 'Ann', '?b/scan.png']
     """
-    rule = (
-        patient_of
-        if patient == "auto"
-        else _searched(patient)
-        if isinstance(patient, str)
-        else patient
-    )
+    rule = patient
+    if isinstance(patient, str):
+        rule = patient_of if patient == "auto" else _searched(patient)
     paths = records["path"].tolist()
     found = [rule(path) if rule else None for path in paths]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
-        raise _wrong(
-            "the paths",
-            f"no patient by the rule {patient!r}",
-            f"it to fit such as {paths[0]!r}",
-            "correct the expression, or pass patient=None where patients are not known",
-        )
+        wanted = f"it to fit such as {paths[0]!r}"
+        todo = "correct the expression, or pass patient=None where patients are not known"
+        raise _wrong("the paths", f"no patient by the rule {patient!r}", wanted, todo)
     keys = [
-        f"?{path}" if str(key).strip().lower() in NOBODY else str(key)
+        f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
         for path, key in zip(paths, found, strict=True)
     ]
     return records.assign(patient=pd.Series(keys, index=records.index, dtype="str"))
@@ -493,54 +655,76 @@ def _searched(pattern: str) -> Callable[[str], str | None]:
 
 
 def unknown_patient(records: pd.DataFrame) -> pd.Series:
-    """bool, row by row: True where no patient is known, so that the image counts as a patient of its own."""
+    """Where no patient is known, so that the image counts as a patient of its own.
+
+    Parameters
+    ----------
+    records : DataFrame with patient.
+
+    Returns
+    -------
+    Series of bool, row by row.
+    """
     return records["patient"].str.startswith("?")
+
+
+# Tables
 
 
 def read_manifest(
     csv: str | Path,
     root: str | Path | None = None,
-    patient: PatientRule = "auto",
+    patient: _PatientRule = "auto",
     classes: list[str] | None = None,
 ) -> pd.DataFrame:
-    """Records from a CSV with the columns path and label, and where known split and patient.
+    """Read records from a CSV with the columns path and label, and where known split and patient.
 
-    csv : the file; paths in it, and in the result, are relative to `root` (None: the CSV's own folder). None may
-    lead out of it, but a column root can name another folder, from the CSV's own, that they all start from.
-    patient : with "auto" the column counts where it has a value, else the name; another rule replaces it.
+    Rows that are repeated or whose file is missing are left out with a warning.
 
-    Rows that are repeated or whose file is missing are left out with a warning. FileNotFoundError where the
-    CSV or all files are missing, ValueError where columns, paths, splits or labels make no sense.
+    Parameters
+    ----------
+    csv : str or Path
+    root : str or Path, the folder from which paths in the file and in the result start; None takes
+        the CSV's own. None may lead out of it, but a column root can name another folder, from the
+        CSV's own, that they all start from.
+    patient : str, function or None; with "auto" the column counts where it has a value, else the
+        name; another rule replaces it (see `with_patients`).
+    classes : list of str, the labels that may occur; None takes what is there.
 
-    Taught in notebook 01.
+    Returns
+    -------
+    DataFrame as `scan` gives.
+
+    Raises
+    ------
+    FileNotFoundError
+        Where the CSV or all files are missing.
+    ValueError
+        Where columns, paths, splits or labels make no sense.
     """
     csv = Path(csv)
     start = csv.parent if root is None else Path(root)
     table = _read_table(csv, ("path", "label"))
     if table.empty:
         raise _wrong(csv, "no row below the first", "one for each image", "list the images in it")
-    splits = [
-        split_of(name) if name.strip() else "" for name in table.get("split", [""] * len(table))
-    ]
+    named = table.get("split", [""] * len(table))
+    splits = [_split_of(name) if name.strip() else "" for name in named]
     if None in splits:
-        raise _wrong(
-            csv,
-            f"the split {table['split'].iloc[splits.index(None)]!r}",
-            f"{', '.join(SPLITS)} or nothing",
-            "correct the split column",
-        )
+        found = f"the split {table['split'].iloc[splits.index(None)]!r}"
+        todo = "correct the split column"
+        raise _wrong(csv, found, f"{', '.join(_SPLIT_NAMES)} or nothing", todo)
     home = start if root is not None or "root" not in table else start / _one_root(table, csv)
     paths = _paths_below(home, start, table["path"], csv)
     frame = pd.DataFrame({"path": paths, "split": splits, "label": table["label"]}, dtype="str")
     frame = with_patients(frame, patient)
     if "patient" in table and patient == "auto":
-        told = table["patient"].str.strip()
-        nobody = told.str.lower().isin(NOBODY)
-        frame["patient"] = told.mask(nobody, frame["patient"])
+        given = table["patient"].str.strip()
+        nobody = given.str.lower().isin(_NOBODY)
+        frame["patient"] = given.mask(nobody, frame["patient"])
         if nobody.any():
             warnings.warn(
-                f"found no patient in {nobody.sum()} of {len(table)} rows of {csv}; there the file name "
-                "tells it, or the image counts as a patient of its own",
+                f"found no patient in {nobody.sum()} of {len(table)} rows of {csv}; there the file "
+                "name tells it, or the image counts as a patient of its own",
                 stacklevel=2,
             )
     frame = _rows_with_files(frame, start, csv)
@@ -550,17 +734,13 @@ def read_manifest(
 
 def _one_root(table: pd.DataFrame, csv: Path) -> str:
     if table["root"].nunique() > 1:
-        raise _wrong(
-            csv,
-            f"several roots ({_some(table['root'].unique())})",
-            "one folder above all images",
-            "correct the root column",
-        )
+        found = f"several roots ({_some(table['root'].unique())})"
+        raise _wrong(csv, found, "one folder above all images", "correct the root column")
     return table["root"].iloc[0]
 
 
 def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[str]:
-    """Paths as a manifest has them, relative to `home` or whole, made relative to `start`; none may leave `home`."""
+    """Paths of a manifest, relative to `home` or whole, from `start` now; none may leave `home`."""
     inside = [_inside(_as_written(path, home), home) for path in paths]
     if out := [path for path, found in zip(paths, inside, strict=True) if found is None]:
         raise _wrong(
@@ -575,7 +755,7 @@ def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[s
 
 
 def _as_written(path: str, home: Path) -> str:
-    """The path, without blanks around it and with slashes where there is a file by that name only."""
+    """The path without blanks around it and with slashes, but where a file has just that name."""
     plain = path.strip().replace("\\", "/")
     return path if path != plain and os.path.isfile(os.path.join(home, path)) else plain
 
@@ -595,27 +775,22 @@ def _inside(path: str, home: Path) -> str | None:
 def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame:
     once = frame.drop_duplicates(ignore_index=True)
     if (twice := once["path"].duplicated()).any():
-        raise _wrong(
-            csv,
-            f"rows for one path that do not agree ({_some(once['path'][twice])})",
-            "one each",
-            "decide which label, split and patient are right",
-        )
-    there = np.array(
-        [os.path.isfile(os.path.join(root, path)) for path in once["path"]], dtype=bool
-    )
+        found = f"rows for one path that do not agree ({_some(once['path'][twice])})"
+        raise _wrong(csv, found, "one each", "decide which label, split and patient are right")
+    there = [os.path.isfile(os.path.join(root, path)) for path in once["path"]]
+    there = np.array(there, dtype=bool)
     missing = (
         f"found {(~there).sum()} of {len(once)} files of {csv} missing in {root} "
-        f"({_some(once['path'][~there])}); paths start from the CSV's folder unless root=... is given"
+        f"({_some(once['path'][~there])}); paths start from the CSV's folder unless root=... is "
+        "given"
     )
     if not there.any():
         raise FileNotFoundError(missing)
     if not there.all():
         warnings.warn(f"{missing}; they are left out", stacklevel=3)
-    if repeated := len(frame) - len(once):
-        warnings.warn(
-            f"found {repeated} repeated rows in {csv}; each image is taken once", stacklevel=3
-        )
+    if again := len(frame) - len(once):
+        text = f"found {again} repeated rows in {csv}; each image is taken once"
+        warnings.warn(text, stacklevel=3)
     return once[there].reset_index(drop=True)
 
 
@@ -628,79 +803,62 @@ def _read_table(csv: Path, needed: tuple[str, ...]) -> pd.DataFrame:
             lines = csv_format.reader(file, strict=True)
             (_, head), *rows = [(lines.line_num, row) for row in lines if row]
     except (ValueError, csv_format.Error) as error:
-        raise _wrong(
-            csv,
-            f"no table ({error})",
-            f"a CSV file in UTF-8 with the columns {', '.join(needed)}",
-            "give a folder of images if that is what you have",
-        ) from None
-    known = [
-        name if (name := column.strip().lower()) in (*COLUMNS, "root") else column
-        for column in head
-    ]
-    if absent := [column for column in needed if column not in known]:
-        raise _wrong(
-            csv,
-            f"the columns {', '.join(head)}",
-            f"{', '.join(needed)} between commas",
-            f"add {' and '.join(absent)} in the first line",
-        )
-    if twice := [column for column in (*COLUMNS, "root") if known.count(column) > 1]:
-        raise _wrong(
-            csv,
-            f"several columns for {' and '.join(twice)} ({', '.join(head)})",
-            "one each",
-            "rename or remove the others",
-        )
-    if long := [str(number) for number, row in rows if any(map(str.strip, row[len(head) :]))]:
-        raise _wrong(
-            csv,
-            f"more values than columns (line {_some(long)})",
-            f"{len(head)} in each line",
-            "put quotation marks around a value with a comma in it",
-        )
-    return pd.DataFrame(
-        [(row + [""] * len(head))[: len(head)] for _, row in rows], columns=known, dtype="str"
-    )
+        wanted = f"a CSV file in UTF-8 with the columns {', '.join(needed)}"
+        todo = "give a folder of images if that is what you have"
+        raise _wrong(csv, f"no table ({error})", wanted, todo) from None
+    ours, n = (*COLUMNS, "root"), len(head)
+    known = [name.strip().lower() if name.strip().lower() in ours else name for name in head]
+    if absent := [name for name in needed if name not in known]:
+        wanted, todo = f"{', '.join(needed)} between commas", f"add {' and '.join(absent)} in the "
+        raise _wrong(csv, f"the columns {', '.join(head)}", wanted, f"{todo}first line")
+    if twice := [name for name in ours if known.count(name) > 1]:
+        found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"
+        raise _wrong(csv, found, "one each", "rename or remove the others")
+    if long := [str(number) for number, row in rows if any(map(str.strip, row[n:]))]:
+        found = f"more values than columns (line {_some(long)})"
+        todo = "put quotation marks around a value with a comma in it"
+        raise _wrong(csv, found, f"{n} in each line", todo)
+    return pd.DataFrame([(row + [""] * n)[:n] for _, row in rows], columns=known, dtype="str")
 
 
 def inspect(
-    records: pd.DataFrame,
-    root: str | Path,
-    decode: bool = False,
-    workers: int | None = None,
-    progress: bool | None = None,
+    records: pd.DataFrame, root: str | Path, decode: bool = False, progress: bool | None = None
 ) -> pd.DataFrame:
-    """Records with width, height (pixels), mode (Pillow's), bytes (Int64), sha256 and problem ("" = fine).
+    """Read each file once: its size, its SHA-256, and what is wrong with it.
 
-    Each file is read once and hashed, its header parsed and its end looked for, which finds empty, foreign
-    and truncated files. `decode` also decodes all pixels, four times as slow, and finds what the decoder
-    notices (bytes overwritten inside a JPEG's scan decode without complaint). A bad file is never an
-    exception: its row says what is wrong. `workers` counts threads; `progress` is whether a bar is
-    shown, None where a person watches.
+    The header is parsed and the end looked for, which finds empty, foreign and truncated files. A
+    bad file is never an exception: its row says what is wrong.
 
-    Taught in notebook 01.
+    Parameters
+    ----------
+    records : DataFrame with path.
+    root : str or Path, the folder from which paths start.
+    decode : bool, whether to decode all pixels as well, four times as slow, which finds what the
+        decoder notices (bytes overwritten inside a JPEG's scan decode without complaint).
+    progress : bool or None, whether a bar is shown; None where a person watches.
+
+    Returns
+    -------
+    DataFrame, the records with width, height (pixels), mode (Pillow's), bytes (Int64), sha256 and
+        problem ("" = fine).
     """
     paths = [os.path.join(root, path) for path in records["path"]]
     parts = [paths[start : start + 64] for start in range(0, len(paths), 64)]
     rows: list[tuple] = []
     with (
         warnings.catch_warnings(),
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor() as pool,
         bar(what="reading", total=len(paths), unit="file", show=progress) as shown,
     ):
         warnings.simplefilter("ignore")  # Pillow's, on large images and odd metadata
         for part in pool.map(partial(_inspect_files, decode=decode), parts):
             rows += part
             shown.update(len(part))
-    names = ("width", "height", "mode", "bytes", "sha256", "problem")
-    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
-    return records.assign(
-        **{
-            name: pd.array(values, dtype="Int64" if name in NUMBERS else "str")
-            for name, values in columns.items()
-        }
-    )
+    columns = {}
+    for i, name in enumerate(("width", "height", "mode", "bytes", "sha256", "problem")):
+        kind = "Int64" if name in _WHOLE_NUMBERS else "str"
+        columns[name] = pd.array([row[i] for row in rows], dtype=kind)
+    return records.assign(**columns)
 
 
 def _inspect_files(paths: list[str], decode: bool) -> list[tuple]:
@@ -712,46 +870,82 @@ def _inspect_file(path: str, decode: bool) -> tuple:
     nothing = (None, None, "")
     try:
         data = images.content(path)
-    except ValueError as error:  # image_files.UnreadableImage, or a path with a null in it
+    except ValueError as error:  # UnreadableImage, or a path with a null in it
         return (*nothing, None, "", str(error))
     header, problem = images.look(data, decode)
     return (*(header or nothing), len(data), hashlib.sha256(data).hexdigest(), problem)
 
 
 def readable(records: pd.DataFrame) -> pd.DataFrame:
-    """The inspected records without a problem. Taught in notebook 01."""
+    """The images without a problem.
+
+    Parameters
+    ----------
+    records : DataFrame after `inspect`.
+
+    Returns
+    -------
+    DataFrame, numbered anew.
+    """
     return records[_problem(records) == ""].reset_index(drop=True)
 
 
 def problems(records: pd.DataFrame) -> pd.DataFrame:
-    """The inspected records with a problem: path, split, label, problem. Taught in notebook 01."""
-    return records.loc[_problem(records) != "", ["path", "split", "label", "problem"]].reset_index(
-        drop=True
-    )
+    """The images with a problem.
+
+    Parameters
+    ----------
+    records : DataFrame after `inspect`.
+
+    Returns
+    -------
+    DataFrame with path, split, label, problem, numbered anew.
+    """
+    bad = records[_problem(records) != ""]
+    return bad[["path", "split", "label", "problem"]].reset_index(drop=True)
 
 
 def _problem(records: pd.DataFrame) -> pd.Series:
     if "problem" not in records:
-        raise _wrong(
-            "the records", f"columns {', '.join(records.columns)}", "problem", "call inspect first"
-        )
+        found = f"columns {', '.join(records.columns)}"
+        raise _wrong("the records", found, "problem", "call inspect first")
     return records["problem"]
 
 
 def classes_of(records: pd.DataFrame) -> list[str]:
-    """The labels that occur, sorted: the class order wherever none is given."""
+    """The labels that occur: the class order wherever none is given.
+
+    Parameters
+    ----------
+    records : DataFrame with label.
+
+    Returns
+    -------
+    list of str, sorted.
+    """
     return sorted(records["label"].unique())
 
 
 def counts(records: pd.DataFrame) -> pd.DataFrame:
-    """Images by label (rows) and split (columns train, val, test; "no split"), with a total of each.
+    """Count images by label and split, with a total of each.
 
-    The last row is called total, or (total) where a class has that name.
+    Parameters
+    ----------
+    records : DataFrame with label and split.
 
-    Taught in notebook 01.
+    Returns
+    -------
+    DataFrame, a row a label; columns train, val, test, "no split" and total. The last row is called
+        total, or (total) where a class has that name.
+
+    Examples
+    --------
+    >>> rows = [("CNV", "train"), ("CNV", "test"), ("DME", "train")]
+    >>> counts(pd.DataFrame(rows, columns=["label", "split"])).loc["total"].to_dict()
+    {'train': 2, 'test': 1, 'total': 3}
     """
     table = pd.crosstab(records["label"], records["split"].replace("", "no split"))
-    order = [split for split in ("train", "val", "test", "no split") if split in table]
+    order = [split for split in (*SPLITS, "no split") if split in table]
     table = table[order].rename_axis(index="label", columns="split")
     table["total"] = table.sum(axis=1)
     name = "total"
@@ -762,43 +956,83 @@ def counts(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_patient(records: pd.DataFrame) -> pd.DataFrame:
-    """One row a patient: patient, images (int), labels (str, separated by commas); most images first.
+    """Count the images of each patient.
 
-    Taught in notebook 01.
+    Parameters
+    ----------
+    records : DataFrame with patient and label.
+
+    Returns
+    -------
+    DataFrame, a row a patient, most images first: patient, images (int), labels (str, separated by
+        commas).
+
+    Examples
+    --------
+    >>> rows = [("Ann", "CNV"), ("Bob", "DME"), ("Ann", "DME")]
+    >>> per_patient(pd.DataFrame(rows, columns=["patient", "label"]))
+      patient  images    labels
+    0     Ann       2  CNV, DME
+    1     Bob       1       DME
     """
-    groups = records.groupby("patient")["label"]
-    table = groups.agg(
-        images="size", labels=lambda labels: ", ".join(sorted(set(labels)))
-    ).reset_index()
-    return table.sort_values(["images", "patient"], ascending=[False, True], ignore_index=True)
+    labels = records.groupby("patient")["label"]
+    table = labels.agg(images="size", labels=lambda names: ", ".join(sorted(set(names))))
+    order = {"by": ["images", "patient"], "ascending": [False, True]}
+    return table.reset_index().sort_values(**order, ignore_index=True)
 
 
 def save(records: pd.DataFrame, path: str | Path) -> None:
-    """Write records as CSV; a reader finds the old file or the new one, never half of one."""
+    """Write records as CSV; a reader finds the old file or the new one, never half of one.
+
+    Parameters
+    ----------
+    records : DataFrame
+    path : str or Path
+    """
     texts = records.select_dtypes(["object", "string"]).to_numpy().ravel()
-    returns = any(
-        "\r" in text for text in texts if isinstance(text, str)
-    )  # unquoted, each would end its line
+    # unquoted, each carriage return would end its line
+    returns = any("\r" in text for text in texts if isinstance(text, str))
+    quoting = csv_format.QUOTE_NONNUMERIC if returns else csv_format.QUOTE_MINIMAL
     with replacing(path) as part:
-        records.to_csv(
-            part,
-            index=False,
-            quoting=csv_format.QUOTE_NONNUMERIC if returns else csv_format.QUOTE_MINIMAL,
-        )
+        records.to_csv(part, index=False, quoting=quoting)
 
 
 def load(path: str | Path) -> pd.DataFrame:
-    """Read what `save` wrote: text stays text (a patient 007), whole numbers stay whole (Int64)."""
+    """Read what `save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    DataFrame; text stays text (a patient 007), whole numbers stay whole (Int64).
+
+    Raises
+    ------
+    FileNotFoundError
+        Where there is no such file.
+    ValueError
+        Where it holds no table of records.
+    """
     table = _read_table(Path(path), COLUMNS)
-    for name in [name for name in NUMBERS if name in table]:
+    for name in [name for name in _WHOLE_NUMBERS if name in table]:
         table[name] = pd.to_numeric(table[name].replace("", pd.NA)).astype("Int64")
     return table
 
 
 def fingerprint(records: pd.DataFrame) -> str:
-    """16 hexadecimal digits that change with any path, label or content, whatever the order and the splits.
+    """A mark that changes with any path, label or content, whatever the order and the splits.
 
     Content is the sha256, or the bytes, where `inspect` has found them.
+
+    Parameters
+    ----------
+    records : DataFrame with path and label.
+
+    Returns
+    -------
+    str of 16 hexadecimal digits.
     """
     nothing = pd.Series("", records.index, dtype="str")
     content = records.get("sha256", nothing)

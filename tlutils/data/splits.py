@@ -1,15 +1,13 @@
-"""Who learns and who examines: splits by patient, and the audit that tells whether a split leaks.
+"""Who learns and who examines: dividing a table of images into training, validation and test.
 
-`by_patient` and `by_image` take records (columns path, split, label, patient) and give them back with a new
-split column; `audit` makes a table of everything by which one split may know another.
-
-Taught in notebooks 01 and 02.
+A table of records (columns path, split, label, patient) comes in and goes out with a new split
+column. `divide` follows a rule, `by_patient` and `by_image` are the ways to divide, `sample` takes
+fewer images. Stands alone: plain pandas.
 """
 
 from __future__ import annotations
 
 import warnings
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -17,10 +15,90 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 SPLITS = ("train", "val", "test")
-TRIES = 20  # seeded orders tried; the best one counts
-CLOSE = 0.0005  # deviation of a share that is as good as none: no further try
-FAR = 0.05  # deviation of a share that a user should hear of
-SMALL = 100  # images; below, a validation set says little
+_RULES = ("patient", "image", "official")
+_TRIES = 20  # seeded orders tried; the best one counts
+_CLOSE = 0.0005  # deviation of a share that is as good as none: no further try
+_FAR = 0.05  # deviation of a share that a user should hear of
+
+
+def divide(
+    records: pd.DataFrame,
+    rule: str = "patient",
+    val: float = 0.15,
+    test: float = 0.15,
+    seed: int = 0,
+) -> tuple[pd.DataFrame, str]:
+    """Divide images by a rule, and say in a sentence how.
+
+    By "patient", the data set's own test images stay the test set where none of their patients or
+    files occurs elsewhere (chest X-rays), and validation patients are taken from the rest; else all
+    is divided anew (retinal OCT, whose official test set shares its patients with training). By
+    "image" the same at random image by image, which leaks patients. "official" leaves the data
+    set's own folders, and takes validation patients from train where there is no validation folder.
+
+    Parameters
+    ----------
+    records : DataFrame with path, split, label, patient; sha256 and problem where they are known.
+    rule : "patient", "image" or "official".
+    val, test : float, shares of the images where they are divided anew.
+    seed : int, of what is drawn.
+
+    Returns
+    -------
+    tuple of the records, numbered anew and with the column problem; and the sentence. Unreadable
+        images have the split "".
+
+    Raises
+    ------
+    ValueError
+        For an unknown rule, "official" without folders of splits, or what `by_patient` refuses.
+    """
+    if rule not in _RULES:
+        raise ValueError(f"the rule is {rule!r}; it is one of {', '.join(_RULES)}")
+    problem = records.get("problem", pd.Series("", index=records.index)).fillna("")
+    table = records.assign(problem=problem)
+    good, bad = table[problem == ""], table[problem != ""]
+    if rule == "official":
+        divided, how = _official(good, val, seed)
+    else:
+        own = bool((good["split"] == "test").any())
+        keep = own and not _test_is_shared(good)
+        draw = by_patient if rule == "patient" else by_image
+        divided, how = draw(good, val, test, seed, keep_test=keep), _how(rule, own, keep)
+    table = pd.concat([divided, bad.assign(split="")]).sort_index() if len(bad) else divided
+    return table.reset_index(drop=True), how
+
+
+def _how(rule: str, own: bool, keep: bool) -> str:
+    kept = "; the data set's own test images are kept, "
+    if rule == "image":
+        how = "divided at random by image: patients may be on two sides, so validation flatters"
+        return how + (f"{kept}which show none of these patients" if keep else "")
+    if keep:
+        return f"divided by patient{kept}as none of their patients is elsewhere"
+    shared = "; the data set's own test images share patients with the rest, so all images were "
+    return "divided by patient" + (f"{shared}divided anew" if own else "")
+
+
+def _official(good: pd.DataFrame, val: float, seed: int) -> tuple[pd.DataFrame, str]:
+    if (good["split"] == "").any():
+        raise ValueError(
+            "split='official' wants train, val and test folders, and these images lie in none; "
+            "use split='patient'"
+        )
+    how = "divided as the data set's own folders say"
+    if (good["split"] == "val").any():
+        return good, how
+    train = good[good["split"] == "train"].assign(split="")
+    rest = by_patient(train, val, 0.0, seed)
+    divided = pd.concat([rest, good[good["split"] == "test"]]).sort_index()
+    return divided, f"{how}; validation patients taken from train"
+
+
+def _test_is_shared(good: pd.DataFrame) -> bool:
+    """Whether a patient or a file of the test images occurs elsewhere too."""
+    group, test = _groups(checked(good)), (good["split"] == "test").to_numpy()
+    return bool(group[~test].isin(set(group[test])).any())
 
 
 def by_patient(
@@ -29,43 +107,57 @@ def by_patient(
     test: float = 0.15,
     seed: int = 0,
     keep_test: bool = False,
-    drop_leaks: bool = True,
 ) -> pd.DataFrame:
     """Split so that no patient is on two sides, each side with its share of every class.
 
+    Patients are assigned one by one, the largest first, each to the side that lacks its classes
+    most. On the file names of the chest and OCT sets every class comes within 0.05 percentage
+    points of its share.
+
     Parameters
     ----------
-    records : columns path, split, label, patient. With sha256 (see `records.inspect`), patients who share a
-        file byte for byte stay together as well.
-    val, test : shares of the images, 0 to 1, together below 1; 0 makes no such side.
-    seed : another seed gives another split; the same seed the same one, whatever the order of the rows.
-    keep_test : leave the test rows where they are, divide the others into train and val (`test` is ignored).
-    drop_leaks : with keep_test, leave out rows whose patient is in test (a warning counts them); False keeps
-        them in train and val, where the audit will find them.
+    records : DataFrame with path, split, label, patient. With sha256 (see `records.inspect`),
+        patients who share a file byte for byte stay together as well.
+    val, test : float, shares of the images, together below 1; 0 makes no such side.
+    seed : int, another one gives another split, the same one the same, whatever the order of rows.
+    keep_test : bool, whether to leave the test rows where they are, and divide the others into
+        train and val; those whose patient or file is in test are left out, with a warning.
 
     Returns
     -------
-    Records in the given order with the new split column; numbered anew where rows are left out.
+    DataFrame in the given order with the new split column; numbered anew where rows are left out.
 
     Raises
     ------
-    ValueError for impossible shares, missing patients, or a class with fewer patients than there are sides.
+    ValueError
+        For impossible shares, missing patients, or a class with fewer patients than there are
+        sides.
 
-    Patients are dealt out, the largest first, each to the side that lacks its classes most. On the file names
-    of the chest and OCT sets every class comes within 0.05 percentage points of its share.
-
-    Taught in notebook 02.
+    Examples
+    --------
+    >>> rows = [(f"{n}-{i}.png", "", "AB"[n % 2], str(n)) for n in range(20) for i in range(3)]
+    >>> records = pd.DataFrame(rows, columns=["path", "split", "label", "patient"])
+    >>> divided = by_patient(records, val=0.2, test=0.2)
+    >>> divided.groupby("split").size().to_dict()
+    {'test': 12, 'train': 36, 'val': 12}
+    >>> int(divided.groupby("patient")["split"].nunique().max())
+    1
     """
     shares = _shares(val, 0.0 if keep_test else test)
-    records, index = _checked(records), records.index
-    group = _groups(records)
-    pool = _pool(records, keep_test)
-    if keep_test:
-        records, group, pool = _without_leaks(records, group, pool, drop_leaks)
+    records, index = checked(records), records.index
+    group, pool = _groups(records), _pool(records, keep_test)
+    leak = pool & group.isin(set(group[~pool]))
+    if leak.any():
+        warnings.warn(
+            f"left out {leak.sum():,} of {pool.sum():,} images whose patient or file is in test "
+            "too; keep_test=False draws a new test set",
+            stacklevel=2,
+        )
+        records, group, pool = records[~leak], group[~leak], pool[~leak]
     table = pd.crosstab(group[pool], records["label"][pool])
     table = table.reindex(columns=sorted(records["label"].unique()), fill_value=0)
-    sides = _best_deal(table, shares, seed)
-    split = records["split"].mask(pool, group.map(pd.Series(sides, index=table.index, dtype="str")))
+    sides = pd.Series(_best_assignment(table, shares, seed), index=table.index, dtype="str")
+    split = records["split"].mask(pool, group.map(sides))
     return _numbered(records.assign(split=split.astype("str")), index)
 
 
@@ -76,15 +168,29 @@ def by_image(
     seed: int = 0,
     keep_test: bool = False,
 ) -> pd.DataFrame:
-    """Split at random image by image, class by class: the usual way, and the wrong one for medical images.
+    """Split at random image by image: the usual way, and the wrong one for medical images.
 
-    Scans of one patient are nearly the same picture, so a network examined on patients it has learned from
-    looks better than it is. Here to measure by how much. Parameters as for `by_patient`.
+    Scans of one patient are nearly the same picture, so a network examined on patients it has
+    learned from looks better than it is. Here to measure by how much.
 
-    Taught in notebook 04.
+    Parameters
+    ----------
+    records : DataFrame with path, split, label, patient.
+    val, test : float, shares of each class, together below 1; 0 makes no such side.
+    seed : int, another one gives another split, the same one the same, whatever the order of rows.
+    keep_test : bool, whether to leave the test rows where they are.
+
+    Returns
+    -------
+    DataFrame in the given order with the new split column.
+
+    Raises
+    ------
+    ValueError
+        For impossible shares or missing patients.
     """
     shares = _shares(val, 0.0 if keep_test else test)
-    records, index = _checked(records), records.index
+    records, index = checked(records), records.index
     split = records["split"].copy()
     draw = np.random.default_rng(seed)
     for _, rows in records[_pool(records, keep_test)].sort_values("path").groupby("label"):
@@ -105,14 +211,26 @@ def _shares(val: float, test: float) -> dict[str, float]:
             f"the shares val={val} and test={test} leave nothing to train on or are no shares; "
             "expected numbers from 0 to 1 that together stay below 1, such as 0.15 and 0.15"
         )
-    return {
-        side: share
-        for side, share in zip(SPLITS, (1 - val - test, val, test), strict=True)
-        if share > 0
-    }
+    shares = zip(SPLITS, (1 - val - test, val, test), strict=True)
+    return {side: share for side, share in shares if share > 0}
 
 
-def _checked(records: pd.DataFrame) -> pd.DataFrame:
+def checked(records: pd.DataFrame) -> pd.DataFrame:
+    """Make sure that a table can be divided or compared.
+
+    Parameters
+    ----------
+    records : DataFrame
+
+    Returns
+    -------
+    DataFrame, the same, numbered from 0.
+
+    Raises
+    ------
+    ValueError
+        Where a column or the patient of a row is missing, or there are no rows.
+    """
     if absent := [name for name in ("path", "split", "label", "patient") if name not in records]:
         raise ValueError(
             f"the records lack the column {', '.join(absent)}; make them with records.scan"
@@ -127,6 +245,21 @@ def _checked(records: pd.DataFrame) -> pd.DataFrame:
     return records.reset_index(drop=True)
 
 
+def comparable(records: pd.DataFrame) -> pd.Series:
+    """Which files have contents that can be compared: read, and whole.
+
+    Parameters
+    ----------
+    records : DataFrame with sha256, and problem where it is known.
+
+    Returns
+    -------
+    Series of bool, row by row.
+    """
+    fine = records["problem"] == "" if "problem" in records else True
+    return (records["sha256"].fillna("") != "") & fine
+
+
 def _pool(records: pd.DataFrame, keep_test: bool) -> pd.Series:
     """bool, row by row: whether the image is to be given a side."""
     kept = records["split"] == "test"
@@ -138,18 +271,12 @@ def _pool(records: pd.DataFrame, keep_test: bool) -> pd.Series:
     return ~kept if keep_test else pd.Series(True, records.index)
 
 
-def _whole(records: pd.DataFrame) -> pd.Series:
-    """bool, row by row: whether the file has contents that can be compared."""
-    fine = records["problem"] == "" if "problem" in records else True
-    return (records["sha256"].fillna("") != "") & fine
-
-
 def _groups(records: pd.DataFrame) -> pd.Series:
-    """Row by row the name of those who stay together: a patient, or the first of several who share a file."""
+    """Row by row who stay together: the patient, or the first of several who share a file."""
     codes, patients = pd.factorize(records["patient"], sort=True)
     if "sha256" not in records:
         return pd.Series(patients[codes], records.index)
-    whole = _whole(records).to_numpy()
+    whole = comparable(records).to_numpy()
     files = pd.factorize(records["sha256"][whole])[0] + len(patients)
     nodes = len(patients) + len(records)
     tied = coo_array((np.ones(len(files)), (codes[whole], files)), shape=(nodes, nodes))
@@ -158,38 +285,30 @@ def _groups(records: pd.DataFrame) -> pd.Series:
     return pd.Series(first[codes], records.index)
 
 
-def _without_leaks(
-    records: pd.DataFrame, group: pd.Series, pool: pd.Series, drop: bool
-) -> tuple[pd.DataFrame, pd.Series, pd.Series]:
-    leak = pool & group.isin(set(group[~pool]))
-    if not (drop and leak.any()):
-        return records, group, pool
-    warnings.warn(
-        f"left out {leak.sum():,} of {pool.sum():,} images whose patient or file is in test too; "
-        "drop_leaks=False keeps them, keep_test=False draws a new test set",
-        stacklevel=3,
-    )
-    return records[~leak], group[~leak], pool[~leak]
-
-
-def _best_deal(table: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
-    """The side (name) of each row of a table of groups x labels: the best of several seeded deals."""
-    _refuse_few(table, shares)
+def _best_assignment(table: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
+    """The side (name) of each row of a table of groups x labels: the best of several tries."""
+    patients = (table > 0).sum()
+    if few := [f"{label} has {n}" for label, n in patients.items() if n < len(shares)]:
+        raise ValueError(
+            f"found too few patients to give each of {', '.join(shares)} one of every class: "
+            f"{', '.join(few)} (who share a file count as one); expected {len(shares)} a class; "
+            "set val or test to 0, join or leave out the class, or collect more patients"
+        )
     counts, share = table.to_numpy(np.float64), np.array(list(shares.values()))
     best, least = None, np.inf
-    for attempt in range(TRIES):
-        side = _deal(counts, share, np.random.default_rng([seed, attempt]))
+    for attempt in range(_TRIES):
+        side = _assigned(counts, share, np.random.default_rng([seed, attempt]))
         off = _deviation(counts, share, side)
         if off < least:
             best, least = side, off
-        if least <= CLOSE:
+        if least <= _CLOSE:
             break
     if best is None:
         raise ValueError(
             f"found no way to give each of {', '.join(shares)} a patient of every class, as "
             f"{len(table)} patients in all are too few; set val or test to 0, or collect more"
         )
-    if least > FAR:
+    if least > _FAR:
         warnings.warn(
             f"{len(table)} patients cannot be divided as wished: a share is {least:.0%} off; look "
             "at the counts",
@@ -198,23 +317,19 @@ def _best_deal(table: pd.DataFrame, shares: dict[str, float], seed: int) -> np.n
     return np.array(list(shares))[best]
 
 
-def _refuse_few(table: pd.DataFrame, shares: dict[str, float]) -> None:
-    patients = (table > 0).sum()
-    few = [f"{label} has {n}" for label, n in patients.items() if n < len(shares)]
-    if few:
-        raise ValueError(
-            f"found too few patients to give each of {', '.join(shares)} one of every class: "
-            f"{', '.join(few)} (who share a file count as one); expected {len(shares)} a class; "
-            "set val or test to 0, join or leave out the class, or collect more patients"
-        )
-
-
-def _deal(counts: np.ndarray, share: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+def _assigned(counts: np.ndarray, share: np.ndarray, draw: np.random.Generator) -> np.ndarray:
     """The side (int (groups,), position in share) of each group; counts float (groups, classes)."""
     target, held = np.outer(share, counts.sum(0)), np.zeros((len(share), counts.shape[1]))
-    # The largest first, roughly: another order each time finds better deals of few patients.
+    # The largest first, roughly: another order each time finds better sides for few patients.
     order = np.argsort(-counts.max(1) * draw.uniform(0.5, 1.5, len(counts)), kind="stable")
-    side = _one_of_each(counts, share, order, held)
+    side = np.full(len(counts), -1)
+    # Each side first gets a small group of every class, the rarest class first.
+    for label in np.argsort((counts > 0).sum(0), kind="stable"):
+        for this in np.argsort(share, kind="stable"):
+            free = order[(side[order] < 0) & (counts[order, label] > 0)]
+            if held[this, label] == 0 and len(free):
+                side[free[-1]] = this
+                held[this] += counts[free[-1]]
     for group in order[side[order] < 0]:
         wanted = counts[group]
         # Growth of the chi-square distance between what the sides hold and what they should.
@@ -223,230 +338,82 @@ def _deal(counts: np.ndarray, share: np.ndarray, draw: np.random.Generator) -> n
     return side
 
 
-def _one_of_each(
-    counts: np.ndarray, share: np.ndarray, order: np.ndarray, held: np.ndarray
-) -> np.ndarray:
-    """Give each side a small group of every class, the rarest class first; -1 for groups not yet given."""
-    side = np.full(len(counts), -1)
-    for label in np.argsort((counts > 0).sum(0), kind="stable"):
-        for place in np.argsort(share, kind="stable"):
-            free = order[(side[order] < 0) & (counts[order, label] > 0)]
-            if held[place, label] == 0 and len(free):
-                side[free[-1]] = place
-                held[place] += counts[free[-1]]
-    return side
-
-
 def _deviation(counts: np.ndarray, share: np.ndarray, side: np.ndarray) -> float:
-    """Largest distance of a class, or of all images, from its share; inf where a side lacks a class."""
-    held = np.stack([counts[side == place].sum(0) for place in range(len(share))])
+    """Largest distance of a class, or of all, from its share; inf where a side lacks a class."""
+    held = np.stack([counts[side == this].sum(0) for this in range(len(share))])
     if (held == 0).any():
         return np.inf
     held = np.column_stack([held, held.sum(1)])
     return float(np.abs(held / held.sum(0) - share[:, None]).max())
 
 
-# column -> (check, verdict where found, meaning where found, meaning where not)
-SHARED = {
-    "patient": (
-        "patient in two splits",
-        "leak",
-        "{found:,} of {of:,} {second} images show a patient whom {first} shows too, so a score on "
-        "them rewards knowing the patient.",
-        "No patient of {first} is in {second}.",
-    ),
-    "sha256": (
-        "identical bytes in two splits",
-        "leak",
-        "{found:,} of {of:,} {second} images are in {first} too, byte for byte, so a score on them "
-        "rewards memory.",
-        "No readable file of {first} is in {second}.",
-    ),
-    "name": (
-        "base name in two splits",
-        "warning",
-        "{found:,} of {of:,} {second} images have a file name that is in {first} too; they may be other "
-        "scans or copies.",
-        "No file name of {first} is in {second}.",
-    ),
-}
+def seen_and_unseen_patients(
+    records: pd.DataFrame, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Divide twice, to examine on the same images of patients unseen in training and seen.
 
+    Half of the images that a test patient has of a class leave the test set. In the first division
+    they take no part; in the second they are training images, in place of as many others of that
+    class. So both examine on the other half, and both train on as many images of each class: what
+    differs is whether the patients were seen.
 
-def audit(records: pd.DataFrame) -> pd.DataFrame:
-    """Everything by which one split may know another, and what else may spoil an examination.
+    Parameters
+    ----------
+    records : DataFrame with train and test by patient.
+    seed : int, of what is drawn.
 
-    Returns one row a check and pair of splits: check, splits ("train & test", or "all"), found (images of the
-    second-named split concerned), of, share (0 to 1), verdict ("leak", "warning" or "ok"), examples (up to
-    three paths) and meaning (a sentence). Patients and names count in all rows that have a split; files are
-    compared where the records have sha256 (see `records.inspect`), without the unreadable ones.
+    Returns
+    -------
+    tuple of two DataFrames (unseen, seen), without the images that take no part.
 
-    Taught in notebook 01.
+    Raises
+    ------
+    ValueError
+        Where no test patient has two images of one class.
     """
-    records = _checked(records)
-    records["name"] = records["path"].str.rsplit("/", n=1).str[-1]
-    parts = {
-        split: records[records["split"] == split]
-        for split in SPLITS
-        if split in set(records["split"])
-    }
-    columns = [column for column in SHARED if column in records]
-    rows = [_shared(parts, pair, column) for column in columns for pair in combinations(parts, 2)]
-    if "sha256" in records:
-        rows += [_two_labels(records)]
-        rows += [_copies(split, part) for split, part in (parts or {"all": records}).items()]
-    rows += [_unknown(records)] + ([_unreadable(records)] if "problem" in records else [])
-    rows += [_missing_classes(records, split, part) for split, part in parts.items()]
-    rows += [_small(parts["val"])] if "val" in parts else []
-    return pd.DataFrame(rows)
-
-
-def _counted(hits: pd.Series, one: str, several: str = "") -> str:
-    return f"{len(hits):,} {one if len(hits) == 1 else several or one + 's'}"
-
-
-def _row(
-    check: str, splits: str, hits: pd.Series | list[str], of: int, verdict: str, bad: str, good: str
-) -> dict:
-    found = len(hits)
-    return {
-        "check": check,
-        "splits": splits,
-        "found": found,
-        "of": of,
-        "share": found / of,
-        "verdict": verdict if found else "ok",
-        "examples": ", ".join(list(hits)[:3]),
-        "meaning": bad if found else good,
-    }
-
-
-def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], column: str) -> dict:
-    first, second = (parts[split] for split in pair)
-    if column == "sha256":
-        first, second = first[_whole(first)], second[_whole(second)]
-    hits = second["path"][second[column].isin(set(first[column]))]
-    check, verdict, bad, good = SHARED[column]
-    of = len(parts[pair[1]])
-    words = {"first": pair[0], "second": pair[1], "found": len(hits), "of": of}
-    return _row(
-        check, " & ".join(pair), hits, of, verdict, bad.format(**words), good.format(**words)
-    )
-
-
-def _two_labels(records: pd.DataFrame) -> dict:
-    whole = records[_whole(records)]
-    hits = whole["path"][whole.groupby("sha256")["label"].transform("nunique") > 1]
-    return _row(
-        "identical bytes under two labels",
-        "all",
-        hits,
-        len(records),
-        "warning",
-        f"{len(hits):,} images are the same files under different labels, so some labels are wrong.",
-        "No readable file has two labels.",
-    )
-
-
-def _copies(split: str, part: pd.DataFrame) -> dict:
-    whole = part[_whole(part)]
-    hits = whole["path"][whole["sha256"].duplicated()]
-    return _row(
-        "identical bytes within a split",
-        split,
-        hits,
-        len(part),
-        "warning",
-        f"{_counted(hits, 'image is a copy', 'images are copies')} of another in the same place, counted twice.",
-        "No readable file is there twice.",
-    )
-
-
-def _unknown(records: pd.DataFrame) -> dict:
-    hits = records["path"][records["patient"].str.startswith("?")]
-    return _row(
-        "unknown patient",
-        "all",
-        hits,
-        len(records),
-        "warning",
-        f"For {_counted(hits, 'image')} no patient is known; each counts as one of its own, so the same "
-        "person on two sides would go unseen.",
-        "The patient of every image is known.",
-    )
-
-
-def _unreadable(records: pd.DataFrame) -> dict:
-    hits = records["path"][records["problem"].fillna("") != ""]
-    return _row(
-        "unreadable file",
-        "all",
-        hits,
-        len(records),
-        "warning",
-        f"{_counted(hits, 'file')} cannot be read and take no part.",
-        "Every file can be read.",
-    )
-
-
-def _missing_classes(records: pd.DataFrame, split: str, part: pd.DataFrame) -> dict:
-    classes = set(records["label"])
-    gone = sorted(classes - set(part["label"]))
-    return _row(
-        "class missing in a split",
-        split,
-        gone,
-        len(classes),
-        "warning",
-        f"There is no image of {', '.join(gone)} in {split}.",
-        f"Every class is in {split}.",
-    )
-
-
-def _small(val: pd.DataFrame) -> dict:
-    n = len(val)
-    width = f"a share measured on {n:,} images is known to within {0.98 / np.sqrt(n):.2f} at worst (95 %)"
-    return _row(
-        "validation set too small",
-        "val",
-        val["path"] if n < SMALL else [],
-        n,
-        "warning",
-        f"Too few to choose a model by: {width}.",
-        f"Large enough: {width}.",
-    )
-
-
-def leaks(audit: pd.DataFrame) -> bool:
-    """Whether a split leaks, by the table that `audit` made."""
-    return bool((audit["verdict"] == "leak").any())
-
-
-def leak_verdict(audit: pd.DataFrame) -> str:
-    """The audit in one sentence, for a caption: the largest leak, or what was compared without finding one.
-
-    Taught in notebook 01.
-    """
-    if leaks(audit):
-        worst = audit.loc[audit["found"].where(audit["verdict"] == "leak", -1).idxmax()]
-        first, second = worst["splits"].split(" & ")
-        how = (
-            f"share a patient with {first}"
-            if "patient" in worst["check"]
-            else f"look like images of {first}"
-            if "near" in worst["check"]
-            else f"are files of {first} too"
+    records = records[records["split"] != ""]
+    test, train = (records[records["split"] == split] for split in ("test", "train"))
+    draw = np.random.default_rng(seed)
+    order = pd.Series(draw.permutation(len(test)), test.index)
+    order = order.groupby([test["patient"], test["label"]])
+    first, alone = order.rank() <= order.transform("size") // 2, order.transform("size") < 2
+    moved = test.index[first]
+    if len(moved) == 0:
+        raise ValueError(
+            "no test patient has two images of one class, so none can be seen in training; use "
+            "images with several of a patient, and a division by patient"
         )
-        return f"LEAK: {worst['found']:,} of {worst['of']:,} {second} images {how}"
-    total = audit.groupby("check")["found"].sum()
-    words = {
-        "patient in two splits": "patient",
-        "identical bytes in two splits": "file",
-        "base name in two splits": "name",
-    }
-    clean = [word for check, word in words.items() if total.get(check) == 0]
-    if not clean:
-        return "there are no two splits to compare"
-    sentence = f"no {', '.join(clean[:-1])}{' or ' if clean[1:] else ''}{clean[-1]} is on two sides"
-    sentence += "" if "identical bytes in two splits" in total else "; files were not compared"
-    unknown = total["unknown patient"]
-    return sentence + (f"; the patient of {unknown:,} images is unknown" if unknown else "")
+    needed = records.loc[moved, "label"].value_counts().sort_index()
+    replaced = [
+        draw.choice(train.index[train["label"] == label], n, replace=False)
+        for label, n in needed.items()
+    ]
+    rest = records.drop(test.index[alone])
+    seen = rest.drop(np.concatenate(replaced))
+    seen = seen.assign(split=seen["split"].mask(seen.index.isin(moved), "train"))
+    return rest.drop(moved).reset_index(drop=True), seen.reset_index(drop=True)
+
+
+def sample(records: pd.DataFrame, limit: int, seed: int = 0) -> pd.DataFrame:
+    """Take fewer images, the same share of every split and class.
+
+    Parameters
+    ----------
+    records : DataFrame with split, label, patient.
+    limit : int, about so many images; two patients of each split and class at the least. 0 takes
+        all.
+    seed : int, of what is drawn.
+
+    Returns
+    -------
+    DataFrame in the given order, numbered anew; the same one where all are taken.
+    """
+    if not limit or limit >= len(records):
+        return records
+    draw, patients, keep = np.random.default_rng(seed), records["patient"].to_numpy(), []
+    for rows in records.groupby(["split", "label"]).indices.values():
+        rows = draw.permutation(rows)
+        two = np.sort(np.unique(patients[rows], return_index=True)[1])[:2]  # first of two patients
+        rows = np.r_[rows[two], np.delete(rows, two)]
+        keep.append(rows[: max(2, round(len(rows) * limit / len(records)))])
+    return records.iloc[np.sort(np.concatenate(keep))].reset_index(drop=True)

@@ -9,12 +9,9 @@ Taught in notebook 05.
 from __future__ import annotations
 
 import copy
-import importlib
 import itertools
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -24,6 +21,7 @@ from torch import Tensor, nn
 from torchvision import models as zoo
 
 from ..core.devices import Machine
+from ..core.packages import needed
 from ..evaluation.predict import prepared
 from ..models.build import last_conv, probabilities
 from ..models.prefix import eval_mode
@@ -240,17 +238,3 @@ def _layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
         raise ValueError(
             f"there is no layer {layer!r} ({error}); the last convolution is {last[0]!r}"
         ) from None
-
-
-def needed(module: str, package: str) -> ModuleType:
-    """Import a module that only single functions need. Raises ImportError naming what to install."""
-    try:
-        with (
-            warnings.catch_warnings()
-        ):  # captum and cleanlab miss notebook widgets that nothing here shows
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"this needs {package}, which cannot be imported ({error}); pip install {package}"
-        ) from error

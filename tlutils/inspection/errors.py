@@ -21,13 +21,14 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..core.devices import Machine
+from ..core.packages import needed
 from ..data import loaders
 from ..evaluation.metrics import who
 from ..evaluation.predict import prepared
 from ..evaluation.thresholds import classes_of
 from ..models.build import probabilities
 from ..models.prefix import eval_mode
-from .attribution import grad_cam, needed, occlusion, random_weights_check
+from .attribution import grad_cam, occlusion, random_weights_check
 
 __all__ = [
     "confused_pairs",

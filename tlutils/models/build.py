@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models as zoo
 
+from ..core.packages import needed
 from .random_weights import settle
 from .weights import resolve
 
@@ -513,10 +514,7 @@ def _no_such_module(model: nn.Module, wanted: str) -> str:
 
 
 def _torchsummary() -> Callable[..., None]:
-    try:
-        from torchsummary import summary as describe
-    except ImportError as error:
-        raise ImportError("models.summary needs torchsummary: pip install torchsummary") from error
+    describe = needed("torchsummary", "torchsummary").summary
     if "batch_size" not in inspect.signature(describe).parameters:
         raise ImportError(
             "another package, torch-summary, has taken torchsummary's name: "

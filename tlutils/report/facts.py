@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..data import division, records
+from ..data import records
 from ..evaluation import comparison
 from ..models.build import build, count
 from ..runs.folder import Run, load
@@ -351,7 +351,7 @@ def made_with(run: Run) -> dict[str, str]:
         "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
         f"processes: {machine['processes']}",
-        "seeds": f"training {run.recipe.seed}, division {division.seed_of(run.recipe)}, "
+        "seeds": f"training {run.recipe.seed}, division {run.recipe.division_seed}, "
         f"intervals {how['seed']}",
         "weights before": _weights(run),
         "data": f"folder {run.root.name}, {images(data['images'])}, "

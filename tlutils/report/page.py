@@ -14,8 +14,8 @@ import pandas as pd
 
 from ..core import files
 from ..core.images import UnreadableImage
-from ..data import loaders, records, splits
-from ..data.audit import NEEDED, audit_rows, measure_shortcuts
+from ..data import loaders, records
+from ..data.audit import audit_all
 from ..evaluation import calibration, metrics, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
@@ -95,7 +95,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
 
 def _sections(run: Run) -> dict[str, Html | None]:
     """The page from top to bottom; None where a run has nothing to say to a title."""
-    measured, predictions, audit = run.metrics, run.predictions, _audit(run.records)
+    measured, predictions, audit = run.metrics, run.predictions, audit_all(run.records)
     part = predictions[predictions["split"] == main_split(measured)].reset_index(drop=True)
     # Broken at spaces only, as a browser would break after the first hyphen of --set.
     words = [text(tag("span", word), " ") for word in facts.command(run).split(" ")]
@@ -115,14 +115,6 @@ def _sections(run: Run) -> dict[str, Html | None]:
 
 def _id(name: str) -> str:
     return name.lower().replace(" ", "-")
-
-
-def _audit(records: pd.DataFrame) -> pd.DataFrame:
-    """What the splits share, and what the files alone tell of the label."""
-    parts = [splits.audit(records)]
-    if set(NEEDED) <= set(records):
-        parts.append(audit_rows(measure_shortcuts(records)))
-    return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
 def _top(run: Run, title: str, names: list[str]) -> Html:

@@ -116,6 +116,11 @@ class Recipe:
             "seed": self.seed,
         }
 
+    @property
+    def division_seed(self) -> int:
+        """What the division is drawn with: split_seed, or the seed where there is none."""
+        return self.seed if self.split_seed is None else self.split_seed
+
     def reading(self) -> dict:
         """The part that `loaders.make` and `loaders.read_image` take: size, resize, channels."""
         return {"size": self.size, "resize": self.resize, "channels": self.channels}

@@ -29,7 +29,8 @@ from torch import nn
 
 from ..core import devices
 from ..core.devices import Machine
-from ..data import division, loaders, records, sources, splits
+from ..data import loaders, records, sources, splits
+from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
 from ..evaluation import calibration, thresholds
 from ..evaluation.metrics import compute_metrics, headline, save_metrics
@@ -171,7 +172,7 @@ def train_seeds(
 
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:
     """The same run with another seed but the same images on the same sides."""
-    recipe = dataclasses.replace(run.recipe, seed=seed, split_seed=division.seed_of(run.recipe))
+    recipe = dataclasses.replace(run.recipe, seed=seed, split_seed=run.recipe.division_seed)
     folder = run.folder / f"seed-{seed}"
     if _is_begun(folder):
         sibling, data = load(folder), run.about["data"]
@@ -253,7 +254,7 @@ def _settled(
     root = (source.parent if source.is_file() else source).resolve()
     if run:
         _same_run(run, recipe, weights, limit, patient, root)
-    table = division.sample(records.scan(source, patient=patient), limit, recipe.seed)
+    table = splits.sample(records.scan(source, patient=patient), limit, recipe.seed)
     table = records.inspect(table, root, decode=run is None, progress=show)
     if run is None:
         return _begun(recipe, data, table, root, out, weights, limit, machine, patient, log)
@@ -304,7 +305,8 @@ def _begun(
             f"left out {len(bad)} of {len(table)} files that are no whole images, e.g. {bad['path'].iloc[0]} "
             f"({bad['problem'].iloc[0]}); records.csv names them all"
         )
-    table, how = division.divide(table, recipe)
+    seed = recipe.division_seed
+    table, how = splits.divide(table, recipe.split, recipe.val, recipe.test, seed)
     log(how)
     classes = records.classes_of(table)
     if len(classes) < 2:
@@ -320,7 +322,7 @@ def _begun(
         **recipe.model_arguments(len(classes)), weights="random", device="meta"
     )  # raises where it cannot be
     _warn_of_missing(table, classes)
-    audit = splits.audit(table)
+    audit = audit_splits(table)
     about = {
         "recipe": recipe.to_dict(),
         "weights": {"asked": weights},
@@ -336,7 +338,7 @@ def _begun(
             "own_splits": _own_splits(good),
             "split": how,
         },
-        "audit": {"verdict": splits.leak_verdict(audit), "leak": bool(splits.leaks(audit))},
+        "audit": {"verdict": leak_verdict(audit), "leak": leaks(audit)},
         "machine": machine.describe(),
         "versions": versions(),
         "started": _now(),
