@@ -68,7 +68,7 @@ def compute_metrics(
     >>> metrics["n"], metrics["patients"], metrics["accuracy"]["value"], metrics["auc"]["value"]
     (4, 3, 0.75, 0.75)
     >>> as_text(metrics["sensitivity"]), as_text(metrics["specificity"])
-    ('1.000 (0.342-1.000)', '0.500 (0.095-0.905)')
+    ('1.000 (0.342-1.000)', '0.500 (0.055-0.945)')
     """
     check_bootstrap(repeats, level)
     classes = checked(predictions)

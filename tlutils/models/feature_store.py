@@ -51,7 +51,7 @@ class Store:
     Made by `open_store`. `fill` computes what is missing; `read` gives the rows of a batch. Where
     the augmentation is the identity, all views are view 0.
 
-    Attributes
+    Parameters
     ----------
     folder : Path, where it lies
     images : ndarray of bytes (n,), of each image a hash of what its features depend on
@@ -61,6 +61,9 @@ class Store:
     augmentation, seed, views : see `open_store`
     shape : tuple of int, of one image's features
     description : dict, all that the contents depend on
+
+    Attributes
+    ----------
     seconds : float, spent filling so far, in this process
     computed, copied : int, how many images that took
     """
@@ -75,11 +78,11 @@ class Store:
     views: int
     shape: tuple[int, ...]
     description: dict
-    seconds: float = 0.0
-    computed: int = 0
-    copied: int = 0
-    _bad: dict[int, np.ndarray] = field(default_factory=dict)  # of each view that was filled here
-    _tried: set[int] = field(default_factory=set)  # rows that could not be read, in this process
+    seconds: float = field(default=0.0, init=False)
+    computed: int = field(default=0, init=False)
+    copied: int = field(default=0, init=False)
+    _bad: dict[int, np.ndarray] = field(default_factory=dict, init=False)  # of each filled view
+    _tried: set[int] = field(default_factory=set, init=False)  # unreadable rows, in this process
 
     @property
     def n(self) -> int:
@@ -379,12 +382,14 @@ def open_store(
     shape, images, description = _shape(prefix, size), None, None
     if rank() == 0:  # one look at the files: they may change
         images = _image_hashes(loader)
+        # Under the names that stores have had from the first; others would make other keys.
+        reader = {"fit" if name == "resize" else name: v for name, v in loader.settings.items()}
         description = {
             "images": hashlib.sha256(images.tobytes()).hexdigest(),
-            "reader": loader.settings,
+            "reader": reader,
             "augmentation": {} if augmentation.identity else {**vars(augmentation), "seed": seed},
             "views": views,
-            "normalization": numbers,
+            "normalisation": numbers,
             "prefix": fingerprint(prefix),
             "shape": shape,
             "compiled": compiled,

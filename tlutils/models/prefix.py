@@ -50,7 +50,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 class Split:
     """A model cut in two: tail(prefix(x)) is model(x). The parts share the model's modules.
 
-    Attributes
+    Parameters
     ----------
     prefix, tail : fx.GraphModule
     name : str, the last layer of the prefix, such as "classifier.1"
