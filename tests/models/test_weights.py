@@ -210,7 +210,7 @@ def test_a_name_means_the_published_file(cache, monkeypatch, backbone, given, na
     )
 
 
-def test_weights_with_their_own_normalisation_and_without_a_classifier_say_so(cache):
+def test_weights_with_their_own_normalization_and_without_a_classifier_say_so(cache):
     small = {
         "features.0.weight": torch.ones(2, 3),
         "classifier.0.weight": torch.full((2, 2), torch.nan),

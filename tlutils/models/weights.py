@@ -122,7 +122,8 @@ def folders() -> list[Path]:
     own, cache = os.environ.get("TLUTILS_WEIGHTS"), os.environ.get("XDG_CACHE_HOME")
     homes = [os.environ.get("TORCH_HOME"), cache and f"{cache}/torch", "~/.cache/torch"]
     hubs = [Path(torch.hub.get_dir()), *(Path(one).expanduser() / "hub" for one in homes if one)]
-    return list(dict.fromkeys([Path(own)] * bool(own) + [hub / "checkpoints" for hub in hubs]))
+    first = [Path(own)] if own else []
+    return list(dict.fromkeys(first + [hub / "checkpoints" for hub in hubs]))
 
 
 def read(file: str | Path) -> dict[str, torch.Tensor]:
