@@ -136,10 +136,10 @@ def test_predictions_and_maps_are_the_cpus_and_a_model_comes_back_from_there_who
             predict(model, parts["val"], machine)["p_patch"],
             predict(model, parts["val"], machine, store=tmp_path)["p_patch"],
             predict(model, parts["val"], machine, views=2, augmentation=VIEWS)["p_patch"],
-            errors.top_k(model, image[0], ["noise", "patch"], machine=machine)["probability"],
-            attribution.grad_cam(model, image, machine=machine),
-            attribution.occlusion(model, image, window=8, target=[1], machine=machine),
-            attribution.random_weights_check(model, image[0], machine=machine),
+            errors.top_k(model, image[0], ["noise", "patch"])["probability"],
+            attribution.grad_cam(model, image),
+            attribution.occlusion(model, image, window=8, target=[1]),
+            attribution.random_weights_check(model, image[0]),
         )
 
     with there():

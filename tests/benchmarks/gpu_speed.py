@@ -53,7 +53,7 @@ def filling(quick: bool) -> Result:
         )
         store.run_prefix(
             torch.zeros(
-                feature_store.CHUNK, 1, SIZE, SIZE, dtype=torch.uint8, device=machine.device
+                feature_store.CHUNK_ROWS, 1, SIZE, SIZE, dtype=torch.uint8, device=machine.device
             )
         )
         took = seconds(lambda: store.fill(0, show=False), warm_up=lambda: first.fill(0, show=False))

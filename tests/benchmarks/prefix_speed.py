@@ -44,7 +44,7 @@ def filling(n: int, repeats: int) -> tuple[Result, float]:
             for i in range(repeats)
         ]
         pixels = torch.cat([batch.images for batch in source.reader(stores[0].chunks())]).split(
-            feature_store.CHUNK
+            feature_store.CHUNK_ROWS
         )
         alone, filled = [], []
         for store in stores:  # turn by turn, so that both meet the same moods of the machine

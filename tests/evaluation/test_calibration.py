@@ -241,8 +241,8 @@ def test_the_fitted_temperature_is_no_worse_than_none_and_moves_no_answer(logits
     scores = after[["p_A", "p_B", "p_C"]].to_numpy()
     assert 0.05 <= temperature <= 20 and after["loss"].mean() <= before["loss"].mean() + 1e-4
     assert np.allclose(scores.sum(1), 1) and (scores >= 0).all() and (scores <= 1).all()
-    said = [f"p_{name}" for name in before["predicted"]]
-    assert all(after.loc[i, name] >= scores[i].max() - 1e-12 for i, name in enumerate(said))
+    names = [f"p_{name}" for name in before["predicted"]]
+    assert all(after.loc[i, name] >= scores[i].max() - 1e-12 for i, name in enumerate(names))
 
 
 @TRIED

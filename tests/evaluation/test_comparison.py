@@ -80,17 +80,17 @@ def test_without_disagreement_nothing_is_shown():
 
 
 @pytest.mark.parametrize(
-    "measure", ["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "ppv"]
+    "metric", ["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "ppv"]
 )
-def test_the_bootstrap_is_the_difference_on_the_same_drawn_patients(pair, measure):
-    found = comparison.paired_bootstrap(*pair, measure, repeats=60, seed=2)
+def test_the_bootstrap_is_the_difference_on_the_same_drawn_patients(pair, metric):
+    found = comparison.paired_bootstrap(*pair, metric, repeats=60, seed=2)
     drawn = np.random.default_rng(2).integers(50, size=(60, 50))
     differences = []
-    for who in drawn:  # plainly: put the drawn patients' rows together and measure both
-        both = [pd.concat([one[one["patient"] == f"p{i}"] for i in who]) for one in pair]
-        differences.append(np.diff([plainly(one, measure) for one in both])[0])
+    for patients in drawn:  # plainly: put the drawn patients' rows together and metric both
+        both = [pd.concat([one[one["patient"] == f"p{i}"] for i in patients]) for one in pair]
+        differences.append(np.diff([plainly(one, metric) for one in both])[0])
     assert found["value"] == pytest.approx(
-        np.diff([plainly(one, measure) for one in pair])[0], abs=1e-9
+        np.diff([plainly(one, metric) for one in pair])[0], abs=1e-9
     )
     assert [found["low"], found["high"]] == pytest.approx(
         np.percentile(differences, [2.5, 97.5]).tolist(), abs=1e-9
@@ -99,16 +99,16 @@ def test_the_bootstrap_is_the_difference_on_the_same_drawn_patients(pair, measur
     assert found["second_better"] == pytest.approx(ahead)
 
 
-def plainly(one, measure):
-    truth, said = one["label"] == "ILL", one["predicted"] == "ILL"
+def plainly(one, metric):
+    truth, predicted = one["label"] == "ILL", one["predicted"] == "ILL"
     return {
-        "accuracy": lambda: sk.accuracy_score(truth, said),
+        "accuracy": lambda: sk.accuracy_score(truth, predicted),
         "auc": lambda: sk.roc_auc_score(truth, one["p_ILL"]),
-        "balanced_accuracy": lambda: sk.balanced_accuracy_score(truth, said),
-        "sensitivity": lambda: sk.recall_score(truth, said),
-        "specificity": lambda: sk.recall_score(~truth, ~said),
-        "ppv": lambda: sk.precision_score(truth, said),
-    }[measure]()
+        "balanced_accuracy": lambda: sk.balanced_accuracy_score(truth, predicted),
+        "sensitivity": lambda: sk.recall_score(truth, predicted),
+        "specificity": lambda: sk.recall_score(~truth, ~predicted),
+        "ppv": lambda: sk.precision_score(truth, predicted),
+    }[metric]()
 
 
 def test_a_model_does_not_differ_from_itself_whatever_the_order_of_rows(pair):
@@ -124,7 +124,7 @@ def test_resampled_values_are_those_of_the_metrics(pair):
     assert all(metrics[name]["value"] == pytest.approx(value) for name, value in values.items())
 
 
-def test_an_unknown_measure_is_refused(pair):
+def test_an_unknown_metric_is_refused(pair):
     with pytest.raises(ValueError, match="'kappa'.*accuracy, balanced_accuracy"):
         comparison.paired_bootstrap(*pair, "kappa")
 
@@ -204,9 +204,9 @@ def test_rates_that_nobody_defines_are_nan():
 
 def test_tables_of_other_images_or_labels_are_refused(pair):
     with pytest.raises(ValueError, match="150 and 149 images.*0000.png"):
-        comparison.matched(pair[0], pair[1].iloc[1:])
+        comparison.mcnemar(pair[0], pair[1].iloc[1:])
     with pytest.raises(ValueError, match="disagree about labels, e.g. of 0003.png"):
-        comparison.matched(
+        comparison.mcnemar(
             pair[0],
             pair[1].assign(
                 label=pair[1]["label"].where(
@@ -309,11 +309,11 @@ def test_one_training_of_each_ranks_no_recipes_however_clear(pair):
     labels = pair[0]["label"] == "ILL"
     good, bad = answers(np.ones(150), labels), answers(np.arange(150) % 2, labels)
     for sides, names in (((bad, good), "BG"), ((good, bad), "GB"), (([bad], [good]), "BG")):
-        said = comparison.verdict(*sides, list(names))
-        assert said.startswith(
+        text = comparison.verdict(*sides, list(names))
+        assert text.startswith(
             f"One training of each cannot tell whether {names[0]} or {names[1]} is better:"
         )
-        assert "of these two trained models G is ahead" in said and "is better (" not in said
+        assert "of these two trained models G is ahead" in text and "is better (" not in text
     assert "cannot tell the two models apart" in comparison.verdict(good, good, ["G", "H"])
     more = [good, good.assign(**{"p_ILL": good["p_ILL"] * 0.9})]
     assert comparison.verdict(bad, more, ["B", "G"]).startswith("One training of B cannot tell")
@@ -331,9 +331,9 @@ def test_seeds_that_span_more_than_the_difference_tell_nothing(pair):
     ]
     singles = [comparison.paired_bootstrap(one, two, repeats=200) for one, two in zip(*runs)]
     assert all(one["low"] > 0 for one in singles)
-    said = comparison.verdict(*runs, ["A", "B"], repeats=200)
+    text = comparison.verdict(*runs, ["A", "B"], repeats=200)
     assert (
-        said.startswith("These runs and images cannot tell A and B apart") and "of the runs" in said
+        text.startswith("These runs and images cannot tell A and B apart") and "of the runs" in text
     )
 
 
@@ -354,25 +354,6 @@ def test_several_seeds_are_summed_up():
     assert found.loc["accuracy", ["mean", "sd", "min", "max"]].tolist() == pytest.approx(
         [0.85, 0.05, 0.8, 0.9]
     )
-
-
-def test_medmnists_numbers():
-    draw = np.random.default_rng(0)
-    labels, scores = draw.integers(0, 4, 200), draw.dirichlet(np.ones(4), 200)
-    names = ["A", "B", "C", "D"]
-    many = pd.DataFrame(scores, columns=[f"p_{name}" for name in names]).assign(
-        split="test",
-        path=[str(i) for i in range(200)],
-        patient="",
-        label=[names[i] for i in labels],
-        predicted="A",
-        loss=0.0,
-    )
-    found = comparison.medmnist(many)
-    assert found["auc"] == pytest.approx(sk.roc_auc_score(labels, scores, multi_class="ovr"))
-    assert found["accuracy"] == pytest.approx((scores.argmax(1) == labels).mean())
-    two = table([0.2, 0.5, 0.7, 0.9], np.array([False, True, False, True]))
-    assert comparison.medmnist(two) == {"auc": 0.75, "accuracy": 0.5}  # 0.5 itself is no yes
 
 
 # Against other packages
@@ -469,7 +450,7 @@ def test_an_image_that_occurs_twice_is_never_paired_with_another(pair):
         table_.iloc[rows].assign(label="ILL") for table_, rows in zip(pair, ([0, 0, 1], [0, 1, 1]))
     )
     with pytest.raises(ValueError, match="1 of 3 rows repeat an image, e.g. 0000.png"):
-        comparison.matched(one, two)
+        comparison.mcnemar(one, two)
 
 
 def test_tables_that_disagree_about_patients_are_refused(pair):
@@ -480,8 +461,8 @@ def test_tables_that_disagree_about_patients_are_refused(pair):
     assert comparison.paired_bootstrap(nobody, nan, repeats=5)["value"] is not None
 
 
-@pytest.mark.parametrize("measure", ["accuracy", "auc", "sensitivity", "specificity", "ppv", "npv"])
-def test_the_order_of_the_columns_changes_nothing(pair, measure):
+@pytest.mark.parametrize("metric", ["accuracy", "auc", "sensitivity", "specificity", "ppv", "npv"])
+def test_the_order_of_the_columns_changes_nothing(pair, metric):
     columns = [
         *pair[1].columns.drop(["p_ALL RIGHT", "p_ILL", "loss"]),
         "p_ILL",
@@ -490,8 +471,8 @@ def test_the_order_of_the_columns_changes_nothing(pair, measure):
     ]
     turned = pair[1][columns]
     assert thresholds.classes_of(turned) != thresholds.classes_of(pair[1])
-    assert comparison.paired_bootstrap(pair[0], turned, measure, 40) == comparison.paired_bootstrap(
-        *pair, measure, 40
+    assert comparison.paired_bootstrap(pair[0], turned, metric, 40) == comparison.paired_bootstrap(
+        *pair, metric, 40
     )
     pd.testing.assert_series_equal(comparison.delong(pair[0], turned), comparison.delong(*pair))
 
@@ -519,7 +500,7 @@ def test_one_right_always_and_the_other_never_has_the_ends_of_wilson():
     assert [found["value"], found["low"], found["high"]] == pytest.approx([1, 2 * low - 1, 1])
 
 
-def test_a_measure_that_is_undefined_is_said_to_be():
+def test_a_metric_that_is_undefined_is_called_so():
     ill = np.ones(6, bool)
     one, two = table(np.linspace(0.2, 0.9, 6), ill), table(np.linspace(0.3, 0.8, 6), ill)
     assert set(comparison.paired_bootstrap(one, two, "auc", repeats=5).values()) == {None}
@@ -538,11 +519,11 @@ def test_delong_claims_nothing_where_there_is_no_error_to_measure_by():
 
 def test_the_verdict_gives_the_size_with_its_sign_and_no_p_of_zero():
     labels = np.arange(150) % 2 == 0
-    said = comparison.verdict(
+    text = comparison.verdict(
         answers(np.ones(150), labels), answers(np.arange(150) % 3 > 0, labels), ["G", "B"]
     )
     assert (
-        "accuracy of B minus G: -0.333, 95 % interval -0.4" in said and "McNemar p < 0.001" in said
+        "accuracy of B minus G: -0.333, 95 % interval -0.4" in text and "McNemar p < 0.001" in text
     )
 
 
@@ -576,9 +557,9 @@ def pairs(draw, models=2):
 
 @TRIED
 @given(pairs(), st.sampled_from(["accuracy", "balanced_accuracy", "auc", "specificity", "ppv"]))
-def test_turning_two_models_round_turns_the_difference_round(pair, measure):
+def test_turning_two_models_round_turns_the_difference_round(pair, metric):
     found, turned = (
-        comparison.paired_bootstrap(*both, measure, repeats=30) for both in (pair, pair[::-1])
+        comparison.paired_bootstrap(*both, metric, repeats=30) for both in (pair, pair[::-1])
     )
     if found["value"] is None:
         assert set(turned.values()) == {None}
@@ -602,13 +583,13 @@ def test_turning_two_models_round_turns_the_difference_round(pair, measure):
 
 @TRIED
 @given(pairs(models=5), st.sampled_from(["accuracy", "macro_f1", "auc"]))
-def test_recipes_of_any_runs_have_an_interval_around_their_difference(runs, measure):
+def test_recipes_of_any_runs_have_an_interval_around_their_difference(runs, metric):
     sides = runs[:2], runs[2:]
-    found = comparison.compare_recipes(*sides, measure, repeats=20)
-    assert comparison.verdict(*sides, ["A", "B"], measure, repeats=20)
+    found = comparison.compare_recipes(*sides, metric, repeats=20)
+    assert comparison.verdict(*sides, ["A", "B"], metric, repeats=20)
     if found["value"] is not None:
         of = [
-            np.mean([compute_metrics(one, repeats=1)[measure]["value"] for one in side])
+            np.mean([compute_metrics(one, repeats=1)[metric]["value"] for one in side])
             for side in sides
         ]
         assert found["value"] == pytest.approx(of[1] - of[0], abs=1e-8)

@@ -17,10 +17,10 @@ from torchvision.transforms.functional import normalize
 
 from tlutils.core.devices import Machine
 from tlutils.data import loaders
+from tlutils.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints, prefix
 from tlutils.models.build import (
-    IMAGENET,
     build,
     check_size,
     count,
@@ -29,6 +29,7 @@ from tlutils.models.build import (
     last_conv,
     probabilities,
     summary,
+    table,
     train_mode,
     trainable_parameters,
 )
@@ -51,7 +52,7 @@ TRACED = (
 
 @pytest.fixture(scope="module")
 def vgg16():
-    """The article's network, once for all tests, as it takes half a gigabyte."""
+    """The original work's network, once for all tests, as it takes half a gigabyte."""
     return build("vgg16", 4, "mlp", weights="random")
 
 
@@ -106,7 +107,7 @@ def test_the_original_works_have_these_counts(arguments, total, trainable):
 
 
 def test_the_convolutions_of_vgg16_hold_what_they_held():
-    blocks = build.table(build("vgg16", 4, "mlp", device="meta")).set_index("module")
+    blocks = table(build("vgg16", 4, "mlp", device="meta")).set_index("module")
     assert list(blocks.columns) == ["kind", "parameters", "trainable", "frozen"]
     assert list(blocks.index) == ["features", "avgpool", "classifier"]
     assert blocks.loc["features"].tolist() == ["Sequential", 14_714_688, 0, 14_714_688]
@@ -118,7 +119,7 @@ def test_the_convolutions_of_vgg16_hold_what_they_held():
 )  # a ViT has a parameter outside all blocks
 def test_the_rows_of_the_table_add_up_to_the_model(backbone):
     model = build(backbone, device="meta")
-    sums = build.table(model)[["parameters", "trainable", "frozen"]].sum()
+    sums = table(model)[["parameters", "trainable", "frozen"]].sum()
     assert sums.tolist() == list(count(model).values())
 
 
@@ -218,10 +219,10 @@ def test_every_family_answers_the_same_from_a_store_as_from_the_files(backbone, 
     draw, size = np.random.default_rng(0), FAMILIES[backbone]
     for i in range(3):
         Image.fromarray(draw.integers(0, 255, (size, size), np.uint8)).save(tmp_path / f"{i}.png")
-    table = pd.DataFrame(
+    records = pd.DataFrame(
         {"path": [f"{i}.png" for i in range(3)], "label": ["a", "b", "c"], "patient": ""}
     )
-    loader = loaders.make(table, tmp_path, size=size, workers=0)
+    loader = loaders.make(records, tmp_path, size=size, workers=0)
     model = build(backbone, 3, "linear", freeze="all")
     for frozen in (model, up_to_the_middle(copy.deepcopy(model))):
         alone, stored = (
@@ -257,14 +258,14 @@ def kinds(model):
 
 
 def test_the_heads_are_made_of_these_layers():
-    article, gap, linear = (build("vgg16", 4, head, dropout=0.25, device="meta") for head in HEADS)
-    assert kinds(article) == ["Linear", "ReLU", "Dropout", "Linear", "LogSoftmax"]
-    assert article.classifier[6][2].p == gap.classifier[2].p == 0.25
+    mlp, gap, linear = (build("vgg16", 4, head, dropout=0.25, device="meta") for head in HEADS)
+    assert kinds(mlp) == ["Linear", "ReLU", "Dropout", "Linear", "LogSoftmax"]
+    assert mlp.classifier[6][2].p == gap.classifier[2].p == 0.25
     assert kinds(gap) == ["Linear", "ReLU", "Dropout", "Linear"] and gap.avgpool.output_size == 1
     assert kinds(linear) == ["Linear"] and linear.classifier[6].out_features == 4
-    names = [head_name(model) for model in (article, gap, linear)]
+    names = [head_name(model) for model in (mlp, gap, linear)]
     assert names == ["classifier.6", "classifier", "classifier.6"]
-    assert (article.classifier[6][0].out_features, gap.classifier[0].in_features) == (256, 512)
+    assert (mlp.classifier[6][0].out_features, gap.classifier[0].in_features) == (256, 512)
 
 
 def test_the_rest_keeps_the_names_that_torchvision_gives():
@@ -275,10 +276,10 @@ def test_the_rest_keeps_the_names_that_torchvision_gives():
     assert theirs == ours and len(ours) == 120
 
 
-def test_log_probabilities_come_from_the_article_and_logits_from_the_others():
+def test_log_probabilities_come_from_the_mlp_and_logits_from_the_others():
     images = torch.randn(3, 3, 64, 64)
-    article, linear = (build("resnet18", 4, head).eval()(images) for head in ("mlp", "linear"))
-    assert torch.allclose(article.exp().sum(1), torch.ones(3), atol=1e-5)
+    mlp, linear = (build("resnet18", 4, head).eval()(images) for head in ("mlp", "linear"))
+    assert torch.allclose(mlp.exp().sum(1), torch.ones(3), atol=1e-5)
     assert not torch.allclose(linear.exp().sum(1), torch.ones(3), atol=1e-2)
 
 
@@ -384,7 +385,7 @@ def test_pretrained_inceptions_get_their_own_normalization(tmp_path):
     model = build("googlenet", 2, "linear", weights=state_file(tmp_path, "googlenet"))
     pixels = torch.rand(1, 3, 8, 8)
     model.transform_input = True  # torchvision's way: turns ImageNet's normalization into theirs
-    theirs = model._transform_input(normalize(pixels, IMAGENET["mean"], IMAGENET["std"]))
+    theirs = model._transform_input(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD))
     assert torch.allclose(theirs, normalize(pixels, model.tl["mean"], model.tl["std"]), atol=1e-5)
 
 
@@ -406,6 +407,11 @@ def test_what_was_built_is_written_on_the_model():
         "sha256": None,
     }
     assert freeze(model, "none").tl["freeze"] == "none"
+
+
+def test_the_old_name_of_the_head_of_two_layers_is_still_understood():
+    model = build("resnet18", 2, "article", device="meta")
+    assert model.tl["head"] == "mlp" and kinds(model)[-1] == "LogSoftmax"
 
 
 # Freezing
@@ -479,10 +485,10 @@ def test_a_batchnorm_without_weights_goes_on_learning_its_statistics():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"backbone": "vgg61"}, "vgg61.*vgg16"),
-        ({"head": "round"}, "round.*article, gap, linear"),
+        ({"head": "round"}, "round.*mlp, gap, linear"),
         ({"n_classes": 1}, "n_classes is 1"),
         ({"n_classes": 3, "outputs": 1}, "outputs is 1 for 3 classes"),
         ({"outputs": 7}, "outputs is 7"),
@@ -499,20 +505,20 @@ def test_a_batchnorm_without_weights_goes_on_learning_its_statistics():
         ({"weights": "IMAGENET1K_V9"}, "IMAGENET1K_V9.*IMAGENET1K_V1"),
     ],
 )
-def test_wrong_arguments_are_named_with_those_allowed(arguments, said):
-    with pytest.raises((ValueError, FileNotFoundError), match=said):
+def test_wrong_arguments_are_named_with_those_allowed(arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         build(**{"device": "meta", **arguments})
 
 
 def test_a_model_without_a_new_head_says_so():
-    with pytest.raises(ValueError, match="models.build"):
+    with pytest.raises(ValueError, match="models.build.build"):
         head_name(zoo.squeezenet1_1(weights=None))
     with pytest.raises(ValueError, match="no convolution"):
         last_conv(nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize(
-    ("backbone", "size", "device", "head", "said"),
+    ("backbone", "size", "device", "head", "message"),
     [
         ("vgg16", 128, "mps", "mlp", "4 x 4 to 7 x 7.*mps"),
         ("vgg16", 16, "cpu", "gap", "16 x 16.*small"),
@@ -520,8 +526,10 @@ def test_a_model_without_a_new_head_says_so():
         ("vit_b_16", 128, "cpu", "linear", "128 x 128"),
     ],
 )
-def test_sizes_that_a_network_or_device_cannot_take_are_refused(backbone, size, device, head, said):
-    with pytest.raises(ValueError, match=said):
+def test_sizes_that_a_network_or_device_cannot_take_are_refused(
+    backbone, size, device, head, message
+):
+    with pytest.raises(ValueError, match=message):
         check_size(backbone, size, device, head)
 
 

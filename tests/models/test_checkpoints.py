@@ -13,6 +13,7 @@ from tlutils import __main__
 from tlutils.core import devices
 from tlutils.models import checkpoints
 from tlutils.models.build import build
+from tlutils.models.weights import without_prefixes
 from tlutils.runs import recipes
 from tlutils.runs.train import prepare
 from tlutils.training.loop import Options
@@ -39,9 +40,17 @@ def test_wrappers_leave_no_prefix_in_the_keys(model, tmp_path):
     wrapped = nn.DataParallel(model)
     checkpoints.save(tmp_path / "w.pt", wrapped, ["a", "b"])
     assert checkpoints.load(tmp_path / "w.pt")["state"].keys() == model.state_dict().keys()
-    assert list(checkpoints.normalized({"module._orig_mod.fc.weight": torch.ones(1)})) == [
-        "fc.weight"
-    ]
+    compiled = {"module._orig_mod.fc.weight": torch.ones(1)}
+    assert list(without_prefixes(compiled)) == ["fc.weight"] and without_prefixes({}) == {}
+
+
+def test_a_checkpoint_that_has_the_heads_old_name_is_read(tmp_path):
+    model = build("resnet18", 2, "mlp")
+    model.tl["head"] = "article"
+    checkpoints.save(tmp_path / "best.pt", model, ["a", "b"])
+    again, content = checkpoints.load_model(tmp_path / "best.pt")
+    assert again.tl["head"] == content["model"]["head"] == "mlp"
+    assert torch.equal(again.fc[0].weight, model.fc[0].weight)
 
 
 class Evil:
@@ -88,11 +97,11 @@ def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_cod
         "size=32",
     ]
     assert __main__.main(command) == 2
-    said = " ".join(capsys.readouterr().err.split())
+    message = " ".join(capsys.readouterr().err.split())
     assert (
-        "last.pt cannot be loaded" in said
-        and "could run code and is refused" in said
-        and "delete it" in said
+        "last.pt cannot be loaded" in message
+        and "could run code and is refused" in message
+        and "delete it" in message
     )
     assert not (tmp_path / "ran").exists()
 
@@ -132,7 +141,7 @@ def test_a_small_file_of_one_number_seen_a_million_times_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_whatever_is_wrong_with_a_file_is_said_in_one_way(tmp_path, legacy):
+def test_whatever_is_wrong_with_a_file_is_told_in_one_way(tmp_path, legacy):
     draw, path = random.Random(0), tmp_path / "last.pt"
     torch.save(
         {"a": torch.ones(9), "b": [1, "x", {"c": 0.5}]},

@@ -162,7 +162,7 @@ def test_without_a_network_the_error_names_everything_needed_to_go_on(cache):
     with pytest.raises(FileNotFoundError) as error:
         resolve("vgg16", url=url)
     text = str(error.value)
-    for said in (
+    for part in (
         "vgg16",
         "IMAGENET1K_V1",
         "527.8 MB",
@@ -174,7 +174,7 @@ def test_without_a_network_the_error_names_everything_needed_to_go_on(cache):
         "not pretrained",
         *map(str, weights.folders()),
     ):
-        assert said in text
+        assert part in text
     assert "\n" not in text
 
 
@@ -210,7 +210,7 @@ def test_a_name_means_the_published_file(cache, monkeypatch, backbone, given, na
     )
 
 
-def test_weights_with_their_own_normalisation_and_without_a_classifier_say_so(cache):
+def test_weights_with_their_own_normalization_and_without_a_classifier_say_so(cache):
     small = {
         "features.0.weight": torch.ones(2, 3),
         "classifier.0.weight": torch.full((2, 2), torch.nan),
@@ -462,10 +462,10 @@ ODD = {
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("build, said", ODD.values(), ids=ODD)
-def test_tensors_that_would_fill_the_memory_or_are_none_are_refused(tmp_path, build, said):
+@pytest.mark.parametrize("build, message", ODD.values(), ids=ODD)
+def test_tensors_that_would_fill_the_memory_or_are_none_are_refused(tmp_path, build, message):
     (tmp_path / "mine.pth").write_bytes(build())
-    with pytest.raises(ValueError, match=f"mine.pth.*({said})"):
+    with pytest.raises(ValueError, match=f"mine.pth.*({message})"):
         weights.read(tmp_path / "mine.pth")
 
 

@@ -1,0 +1,10 @@
+"""How good a model is: in comes a predictions table, out come numbers with intervals.
+
+predict      a model and a loader to the predictions table; the one module here that knows torch
+metrics      the numbers of a split, and the tables behind its pictures
+thresholds   from probabilities to answers, chosen on validation images
+calibration  probabilities made true: temperature and prior
+comparison   two models, or two recipes trained several times, on the same images
+
+Notebooks: 04, 05, 06, 07.
+"""

@@ -1,9 +1,4 @@
-"""Making probabilities true: one temperature from validation, another prior from unlabelled scores.
-
-Works on predictions tables alone.
-
-Taught in notebook 07.
-"""
+"""Making probabilities true: a temperature from validation, a prior from unlabelled scores."""
 
 from __future__ import annotations
 
@@ -14,40 +9,50 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from .thresholds import checked, classes_of
+from .thresholds import checked, classes_of, refuse_all_but_validation, scores_of
 
-SMALLEST = np.finfo(float).tiny
-COLDEST, HOTTEST = 0.05, 20.0
+_COLDEST, _HOTTEST = 0.05, 20.0
 
 
 def fit_temperature(predictions: pd.DataFrame) -> float:
     """The temperature that makes the validation images likeliest.
 
-    predictions : of validation images, with labels. Above 1 the model was too sure, below 1 not sure enough.
-    Within 0.05 to 20. Where every answer is right no temperature is likeliest (the colder the likelier, without
-    end): 1 is returned, which leaves the probabilities as they are, with a warning.
+    Above 1 the model was too sure, below 1 not sure enough. Where every answer is right no
+    temperature is likeliest (the colder the likelier, without end): 1 is returned, which leaves the
+    probabilities as they are, with a warning. Source: Guo et al., On Calibration of Modern Neural
+    Networks, ICML 2017.
+
+    Parameters
+    ----------
+    predictions : DataFrame, a predictions table of validation images, with labels
+
+    Returns
+    -------
+    float, from 0.05 to 20
 
     Raises
     ------
-    ValueError for test images (it would fit their errors) and training images (the model knows them by heart).
+    ValueError
+        For test and training images.
 
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
-
-    Taught in notebook 07.
+    Examples
+    --------
+    >>> val = pd.DataFrame({"split": "val", "label": ["A", "A", "A", "B"], "p_A": 0.9, "p_B": 0.1})
+    >>> temperature = fit_temperature(val)
+    >>> round(temperature, 1)
+    2.0
+    >>> apply_temperature(val, temperature)["p_A"].round(2).tolist()
+    [0.75, 0.75, 0.75, 0.75]
     """
-    if used := sorted({"test", "train"} & set(predictions["split"])):
-        raise ValueError(
-            f"these are {' and '.join(used)} images; fit the temperature on the validation images and "
-            "apply it to the test images"
-        )
+    refuse_all_but_validation(predictions, "temperature")
     classes = checked(predictions)
-    log_p = _log_scores(predictions)
+    log_p, rows = _log_scores(predictions), np.arange(len(predictions))
     truth = predictions["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(int)
-    rows = np.arange(len(truth))
     if (log_p.argmax(1) == truth).all():
         warnings.warn(
-            f"all {len(truth)} validation images are answered rightly, which tells nothing about how "
-            "sure the model may be; the temperature stays at 1. More validation images would help",
+            f"all {len(truth)} validation images are answered rightly, which tells nothing about "
+            "how sure the model may be; the temperature stays at 1. More validation images would "
+            "help",
             stacklevel=2,
         )
         return 1.0
@@ -55,34 +60,44 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
     def loss(log_t: float) -> float:
         return -_normalized(log_p / math.exp(log_t))[rows, truth].mean()
 
-    found = math.exp(
-        minimize_scalar(loss, bounds=(math.log(COLDEST), math.log(HOTTEST)), method="bounded").x
-    )
-    if found > 0.99 * HOTTEST:
+    bounds = math.log(_COLDEST), math.log(_HOTTEST)
+    found = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    if found > 0.99 * _HOTTEST:
         warnings.warn(
-            f"the temperature is at its end of {HOTTEST:g}: on these {len(truth)} images even odds are likelier "
-            "than the probabilities at any temperature; they may lean to one class, which a temperature "
-            "cannot mend, so look at the confusion matrix",
+            f"the temperature is at its end of {_HOTTEST:g}: on these {len(truth)} images even "
+            "odds are likelier than the probabilities at any temperature; they may lean to one "
+            "class, which a temperature cannot mend, so look at the confusion matrix",
             stacklevel=2,
         )
     return float(found)
 
 
 def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """The same table with probabilities at this temperature, losses renewed and a column `calibrated`.
+    """The same table with probabilities at this temperature.
 
-    `predicted` stays, also where a threshold gave it: the likeliest class is the same at every temperature. The
-    column `calibrated` (bool) is there so that a table read from a file still says so.
+    `predicted` stays, also where a threshold gave it: the likeliest class is the same at every
+    temperature.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    temperature : float, above 0
+
+    Returns
+    -------
+    DataFrame
+        Losses renewed; the column `calibrated` (bool) is there so that a table read from a file
+        still says so.
 
     Raises
     ------
-    ValueError where the temperature is not above 0, or infinite.
+    ValueError
+        Where the temperature is not above 0, or infinite.
     """
     if not 0 < temperature < math.inf:
         raise ValueError(f"temperature is {temperature}; it wants a finite number above 0")
-    return _with_scores(predictions, _normalized(_log_scores(predictions) / temperature)).assign(
-        calibrated=True
-    )
+    cooled = _with_scores(predictions, _normalized(_log_scores(predictions) / temperature))
+    return cooled.assign(calibrated=True)
 
 
 def adjust_prior(
@@ -93,25 +108,30 @@ def adjust_prior(
 ) -> tuple[pd.DataFrame, dict[str, float], int]:
     """Estimate how common each class is among these images, and correct the probabilities for it.
 
+    It assumes that only the shares differ between training and these images, and that the
+    probabilities were true before. Source: Saerens, Latinne and Decaestecker, Neural Computation
+    2002.
+
     Parameters
     ----------
-    predictions : of new images; their labels are not looked at (but for `loss`).
-    train_shares : share of each class that the model was trained with, as the loss or the sampler weighed it: the
-        counts' shares for a plain loss, equal shares where class_weights="auto" made the classes count the same.
-    rounds, tolerance : of the expectation maximisation; all rounds used means that it has not settled.
+    predictions : DataFrame of new images; their labels are not looked at (but for `loss`)
+    train_shares : dict of str to float
+        The share of each class that the model was trained with, as the loss or the sampler weighed
+        it: the counts' shares for a plain loss, equal shares where class_weights="auto" made the
+        classes count the same.
+    rounds : int, at most, of the expectation maximization; all used means that it has not settled
+    tolerance : float, of the shares
 
     Returns
     -------
-    The table with corrected probabilities and answers, the estimated shares, and the rounds it took.
+    DataFrame, with corrected probabilities and answers
+    dict of str to float, the estimated shares
+    int, the rounds it took
 
     Raises
     ------
-    ValueError where train_shares are not shares of the same classes, or there are no images.
-
-    Source: Saerens, Latinne and Decaestecker, Neural Computation 2002. It assumes that only the shares differ between
-    training and these images, and that the probabilities were true before.
-
-    Taught in notebook 07.
+    ValueError
+        Where train_shares are not shares of the same classes, or there are no images.
     """
     classes = classes_of(predictions)
     if predictions.empty:
@@ -127,13 +147,12 @@ def adjust_prior(
         )
     old = np.array([train_shares[name] for name in classes])
     scores = np.exp(_log_scores(predictions))
-    new = old.copy()
-    for done in range(1, rounds + 1):
+    new, moved, done = old.copy(), math.inf, 0
+    while done < rounds and not moved < tolerance:
         weighted = scores * (new / old)
         posterior = weighted / weighted.sum(1, keepdims=True)
         moved, new = np.abs(posterior.mean(0) - new).max(), posterior.mean(0)
-        if moved < tolerance:
-            break
+        done += 1
     with np.errstate(divide="ignore"):
         corrected = _normalized(np.log(scores) + np.log(new / old))
     table = _with_scores(predictions, corrected)
@@ -142,11 +161,7 @@ def adjust_prior(
 
 
 def _log_scores(predictions: pd.DataFrame) -> np.ndarray:
-    return np.log(
-        np.maximum(
-            predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float), SMALLEST
-        )
-    )
+    return np.log(np.maximum(scores_of(predictions), np.finfo(float).tiny))
 
 
 def _normalized(logits: np.ndarray) -> np.ndarray:

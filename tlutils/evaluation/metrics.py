@@ -1,61 +1,25 @@
 """Numbers with intervals from a predictions table, and the tables behind its pictures.
 
-Everything works on the predictions table alone (split, path, patient, label, predicted, p_<class>..., loss),
-so it serves any model that can fill one. scikit-learn computes each number; its interval comes from
-resampling patients (`intervals`). How the table is made is in `predicting`, how a probability becomes an
-answer in `thresholds`; both can be had from here as well.
-
-Taught in notebook 04.
+Everything works on the predictions table alone (split, path, patient, label, predicted,
+p_<class>..., loss), so it serves any model that can fill one. `rates` of a confusion matrix and
+`weighted_auc` give each number; its interval is from the same of resampled patients.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from ..core import files
 from ..core.intervals import check_bootstrap, interval, json_number, resamples, weighted_auc
-from .predict import predict
-from .thresholds import (
-    apply_threshold,
-    checked,
-    choose_threshold,
-    classes_of,
-    merge_classes,
-    negative_of,
-    positive_of,
-    pr,
-    roc,
-)
+from .thresholds import apply_threshold, checked, classes_of, negative_of, positive_of, scores_of
 
-__all__ = [
-    "accuracy_by",
-    "apply_threshold",
-    "as_text",
-    "calibration_table",
-    "choose_threshold",
-    "classes_of",
-    "confusion",
-    "expected_calibration_error",
-    "headline",
-    "merge_classes",
-    "compute_metrics",
-    "per_class_table",
-    "pr",
-    "predict",
-    "resampled",
-    "roc",
-    "save_metrics",
-    "top_k_accuracy",
-]
-BINS = 15  # of the calibration error, as in Guo et al. 2017
-MEASURES = ("recall", "precision", "f1", "auc")
+_OF_A_CLASS = ("recall", "precision", "f1", "auc")
+_BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
 def compute_metrics(
@@ -70,26 +34,41 @@ def compute_metrics(
 
     Parameters
     ----------
-    predictions : of one split, with labels.
-    repeats, seed, level : of the bootstrap; intervals are percentiles.
-    threshold : two classes only: answer `positive` from this probability on. None takes `predicted` as it is.
-    positive : the second of two classes unless named.
+    predictions : DataFrame of one split, with labels
+    repeats : int, of the bootstrap
+    seed : int, of the bootstrap
+    threshold : float, two classes only: answer `positive` from this probability on
+        None takes `predicted` as it is.
+    level : float, of the intervals, which are percentiles
+    positive : str, the second of two classes unless named
 
     Returns
     -------
-    dict of plain values, None where a number is undefined: n, patients; accuracy, balanced_accuracy,
-    macro_f1, auc (one against the rest; means over the classes that occur), each {"value", "low", "high"}
-    (see `intervals.interval`); for two classes sensitivity, specificity, ppv, npv likewise, threshold and
-    positive; top2, top3... up to 5; baseline (accuracy of always giving the commonest answer); loss; ece;
-    brier (squares summed over the classes, 0 to 2); level; per_class {class: {n, recall, precision, f1,
-    auc}}; confusion (rows true, columns predicted); classes.
+    dict of plain values, None where a number is undefined
+        n, patients; accuracy, balanced_accuracy, macro_f1, auc (one against the rest; means over
+        the classes that occur), each {"value", "low", "high"} (see `intervals.interval`); for two
+        classes sensitivity, specificity, ppv, npv likewise, threshold and positive; top2, top3...
+        up to 5; baseline (accuracy of always giving the commonest answer); loss; ece; brier
+        (squares summed over the classes, 0 to 2); level; per_class {class: {n, recall, precision,
+        f1, auc}}; confusion (rows true, columns predicted); classes.
 
     Raises
     ------
-    ValueError for an empty table, several splits, labels that the model does not know, a threshold for other
-    than two classes, no repeats, or a level that is no share.
+    ValueError
+        For an empty table, several splits, labels that the model does not know, a threshold for
+        other than two classes, no repeats, or a level that is no share.
 
-    Taught in notebook 04.
+    Examples
+    --------
+    >>> table = pd.DataFrame({
+    ...     "split": "test", "path": list("abcd"), "patient": list("1123"), "label": list("NNPP"),
+    ...     "predicted": list("NPPP"), "p_N": [0.9, 0.3, 0.2, 0.4], "p_P": [0.1, 0.7, 0.8, 0.6],
+    ...     "loss": [0.11, 1.2, 0.22, 0.51]})
+    >>> metrics = compute_metrics(table, repeats=100)
+    >>> metrics["n"], metrics["patients"], metrics["accuracy"]["value"], metrics["auc"]["value"]
+    (4, 3, 0.75, 0.75)
+    >>> as_text(metrics["sensitivity"]), as_text(metrics["specificity"])
+    ('1.000 (0.342-1.000)', '0.500 (0.055-0.945)')
     """
     check_bootstrap(repeats, level)
     classes = checked(predictions)
@@ -99,17 +78,22 @@ def compute_metrics(
         predictions = apply_threshold(predictions, threshold, positive)
     coded = _coded(predictions)
     overall, per_class = _with_intervals(coded, repeats, seed, level, positive)
-    top = {
-        f"top{k}": json_number(top_k_accuracy(predictions, k))
-        for k in range(2, min(len(classes), 6))
-    }
+    if two:
+        overall |= two_class_rates(lambda rate, name: per_class[name][rate], classes, positive)
+        likeliest = (coded.predicted == coded.scores.argmax(1)).all()  # else there was a threshold
+        used = float(threshold) if threshold is not None else 0.5 if likeliest else None
+        overall |= {"positive": positive, "threshold": used}
+    squares = ((coded.scores - np.eye(len(classes))[coded.truth]) ** 2).sum(1)
+    ks = range(2, min(len(classes), 6))
     return {
         "n": len(predictions),
         "patients": coded.patients,
         **overall,
-        **(_binary(coded, per_class, threshold, positive) if two else {}),
-        **top,
-        **_without_intervals(coded, predictions),
+        **{f"top{k}": json_number(top_k_accuracy(predictions, k)) for k in ks},
+        "baseline": json_number(coded.counts.max() / coded.counts.sum()),
+        "loss": json_number(predictions["loss"].mean()),
+        "ece": json_number(expected_calibration_error(predictions)),
+        "brier": json_number(squares.mean()),
         "level": level,
         "per_class": per_class,
         "confusion": confusion(predictions).to_numpy().tolist(),
@@ -118,55 +102,111 @@ def compute_metrics(
 
 
 def resampled(
-    predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0, positive: str | None = None
+    predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """The overall numbers of a split, and the same on resampled patients.
 
-    Two tables of the same images in the same order are resampled alike, so their rows may be subtracted.
+    Two tables of the same images in the same order are resampled alike, so their rows may be
+    subtracted.
+
+    Parameters
+    ----------
+    predictions : DataFrame of one split, with labels
+    repeats : int
+    seed : int
 
     Returns
     -------
-    {measure: value} and {measure: (repeats,)} of accuracy, balanced_accuracy, macro_f1, auc; for two classes also
-    sensitivity, specificity, ppv, npv. NaN where undefined.
+    dict of str to float
+        accuracy, balanced_accuracy, macro_f1, auc; for two classes also sensitivity, specificity,
+        ppv, npv. NaN where undefined.
+    dict of str to ndarray (repeats,), the same
     """
     classes = checked(predictions)
-    positive = positive_of(classes, positive) if len(classes) == 2 else None
+    positive = positive_of(classes) if len(classes) == 2 else None
     coded = _coded(predictions)
-    blocks = [
-        _resampled(coded, often)
-        for often in resamples(coded.patients, repeats, seed, len(coded.truth))
-    ]
-    spread = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    values, spreads = (
-        {**_overall(one, coded, positive), **_of_two(one, coded, positive)}
-        for one in (_values(coded), spread)
-    )
+
+    def of(draws: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+        found = _measured(coded, draws)
+        two = {}
+        if positive:
+            column = classes.index
+            two = two_class_rates(
+                lambda rate, name: found[rate][:, column(name)], classes, positive
+            )
+        return _overall(found, coded, positive) | two
+
+    values, spreads = of(coded.once), of(coded.draws(repeats, seed))
     return {name: float(value[0]) for name, value in values.items()}, spreads
 
 
-def _of_two(
-    of_classes: dict[str, np.ndarray], coded: _Coded, positive: str | None
-) -> dict[str, np.ndarray]:
-    if positive is None:
-        return {}
-    one, other = (
-        coded.classes.index(name) for name in (positive, negative_of(coded.classes, positive))
-    )
+def rates(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """The rates of confusion matrices, NaN where undefined.
+
+    Parameters
+    ----------
+    counts : ndarray (..., classes, classes), rows true and columns predicted
+
+    Returns
+    -------
+    dict of accuracy (...), and recall, precision, f1 (..., classes)
+    """
+    right, is_, called = np.einsum("...ii->...i", counts), counts.sum(-1), counts.sum(-2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return {
+            "accuracy": right.sum(-1) / is_.sum(-1),
+            "recall": right / is_,
+            "precision": right / called,
+            "f1": np.where(is_, 2 * right / (is_ + called), np.nan),
+        }
+
+
+def two_class_rates(
+    rate_of: Callable[[str, str], object], classes: Sequence[str], positive: str
+) -> dict[str, object]:
+    """The rates of two classes under the names that medicine has for them.
+
+    Parameters
+    ----------
+    rate_of : Callable, gives a rate ("recall", "precision") of a class: (rate, class)
+    classes : list of str, two
+    positive : str, one of them
+
+    Returns
+    -------
+    dict of sensitivity, specificity, ppv, npv
+    """
+    negative = negative_of(classes, positive)
     return {
-        "sensitivity": of_classes["recall"][:, one],
-        "specificity": of_classes["recall"][:, other],
-        "ppv": of_classes["precision"][:, one],
-        "npv": of_classes["precision"][:, other],
+        "sensitivity": rate_of("recall", positive),
+        "specificity": rate_of("recall", negative),
+        "ppv": rate_of("precision", positive),
+        "npv": rate_of("precision", negative),
     }
 
 
+def patients_of(predictions: pd.DataFrame) -> pd.Series:
+    """Whose each image is; one of unknown patient is of a patient of its own.
+
+    Parameters
+    ----------
+    predictions : DataFrame, or records: path and patient ("" or missing where unknown)
+
+    Returns
+    -------
+    Series of str
+    """
+    known = predictions["patient"].notna() & (predictions["patient"] != "")
+    return predictions["patient"].astype(str).where(known, "?" + predictions["path"])
+
+
 class _Coded(NamedTuple):
-    """A predictions table as numbers: truth, said, patient are indices (n,), scores (n, classes)."""
+    """A predictions table as numbers: truth, predicted, patient are indices (n,)."""
 
     classes: list[str]
     truth: np.ndarray
-    said: np.ndarray
-    scores: np.ndarray
+    predicted: np.ndarray
+    scores: np.ndarray  # (n, classes)
     patient: np.ndarray
     patients: int
 
@@ -175,98 +215,43 @@ class _Coded(NamedTuple):
         """Images of each class."""
         return np.bincount(self.truth, minlength=len(self.classes))
 
+    @property
+    def once(self) -> list[np.ndarray]:
+        """Every patient once, in place of resamples."""
+        return [np.ones((1, self.patients))]
+
+    def draws(self, repeats: int, seed: int) -> Iterable[np.ndarray]:
+        """How often each patient is drawn, (some repeats, patients) at a time."""
+        return resamples(self.patients, repeats, seed, len(self.truth))
+
 
 def _coded(predictions: pd.DataFrame) -> _Coded:
     classes = classes_of(predictions)
     index = {name: i for i, name in enumerate(classes)}
-    truth, said = (
+    truth, predicted = (
         predictions[column].map(index).to_numpy(int) for column in ("label", "predicted")
     )
-    patient, names = pd.factorize(who(predictions))
-    return _Coded(classes, truth, said, _scores(predictions), patient, len(names))
+    patient, names = pd.factorize(patients_of(predictions))
+    return _Coded(classes, truth, predicted, scores_of(predictions), patient, len(names))
 
 
-def who(predictions: pd.DataFrame) -> pd.Series:
-    """Whose each image of a table is; one of unknown patient ("" or none) is of a patient of its own."""
-    known = predictions["patient"].notna() & (predictions["patient"] != "")
-    return predictions["patient"].astype(str).where(known, "?" + predictions["path"])
-
-
-def _scores(predictions: pd.DataFrame) -> np.ndarray:
-    return predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float)
-
-
-def _with_intervals(
-    coded: _Coded, repeats: int, seed: int, level: float, positive: str | None
-) -> tuple[dict[str, dict], dict[str, dict]]:
-    """The overall numbers and those of each class: values by scikit-learn, ends from resampled patients."""
-    draws = resamples(coded.patients, repeats, seed, len(coded.truth))
-    blocks = [_resampled(coded, often) for often in draws]
-    spread = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    values, spreads = _values(coded), _overall(spread, coded, positive)
-    patients = pd.Series(coded.patient).groupby(coded.truth).nunique()  # of each class
-    trials = {"accuracy": coded.patients}
-    overall = {
-        name: interval(value[0], spreads[name], level, trials.get(name, patients.min()))
-        for name, value in _overall(values, coded, positive).items()
-    }
-    per_class = {
-        name: {"n": int(coded.counts[i])}
-        | {
-            measure: interval(
-                values[measure][0, i], spread[measure][:, i], level, patients.get(i, 1)
-            )
-            for measure in MEASURES
-        }
-        for i, name in enumerate(coded.classes)
-    }
-    return overall, per_class
-
-
-def _values(coded: _Coded) -> dict[str, np.ndarray]:
-    """accuracy (1,) and the measures of each class (1, classes) by scikit-learn; NaN where undefined."""
-    every, n = list(range(len(coded.classes))), coded.counts
-    precision, recall, f1, _ = sk.precision_recall_fscore_support(
-        coded.truth, coded.said, labels=every, zero_division=np.nan
-    )
-    auc = [
-        sk.roc_auc_score(coded.truth == i, coded.scores[:, i]) if 0 < n[i] < n.sum() else np.nan
-        for i in every
-    ]
-    return {
-        "accuracy": np.array([sk.accuracy_score(coded.truth, coded.said)]),
-        "recall": recall[None],
-        "precision": precision[None],
-        "f1": np.where(n, f1, np.nan)[None],
-        "auc": np.array(auc)[None],
-    }
-
-
-def _resampled(coded: _Coded, often: np.ndarray) -> dict[str, np.ndarray]:
-    """The same for each row of `often` (repeats, patients): its confusion matrix is a sum over patients."""
-    k = len(coded.classes)
-    pairs = np.zeros((coded.patients, k * k))
-    np.add.at(pairs, (coded.patient, coded.truth * k + coded.said), 1)
-    table = (often @ pairs).reshape(-1, k, k)
-    right, is_, called = np.einsum("rii->ri", table), table.sum(2), table.sum(1)
-    weights = often[:, coded.patient]
-    auc = [weighted_auc(coded.truth == i, coded.scores[:, i], weights) for i in range(k)]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return {
-            "accuracy": right.sum(1) / table.sum((1, 2)),
-            "recall": right / is_,
-            "precision": right / called,
-            "f1": np.where(is_, 2 * right / (is_ + called), np.nan),
-            "auc": np.stack(auc, 1),
-        }
+def _measured(coded: _Coded, draws: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """For each row of the draws accuracy (repeats,), and recall... auc (repeats, classes)."""
+    k, blocks = len(coded.classes), []
+    pairs = np.zeros((coded.patients, k * k))  # a confusion matrix is a sum over patients
+    np.add.at(pairs, (coded.patient, coded.truth * k + coded.predicted), 1)
+    for often in draws:
+        weights = often[:, coded.patient]
+        auc = [weighted_auc(coded.truth == i, coded.scores[:, i], weights) for i in range(k)]
+        blocks.append(rates((often @ pairs).reshape(-1, k, k)) | {"auc": np.stack(auc, 1)})
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _overall(
     of_classes: dict[str, np.ndarray], coded: _Coded, positive: str | None
 ) -> dict[str, np.ndarray]:
     """Means over the classes that the table holds; NaN for a resample that lacks one of them."""
-    occur = coded.counts > 0
-    auc = of_classes["auc"]
+    occur, auc = coded.counts > 0, of_classes["auc"]
     return {
         "accuracy": of_classes["accuracy"],
         "balanced_accuracy": of_classes["recall"][:, occur].mean(1),
@@ -275,109 +260,149 @@ def _overall(
     }
 
 
-def _binary(
-    coded: _Coded, per_class: dict[str, dict], threshold: float | None, positive: str
-) -> dict:
-    of, other = per_class[positive], per_class[negative_of(coded.classes, positive)]
-    at_half = bool(
-        (coded.said == coded.scores.argmax(1)).all()
-    )  # else some threshold was applied before
-    return {
-        "sensitivity": of["recall"],
-        "specificity": other["recall"],
-        "ppv": of["precision"],
-        "npv": other["precision"],
-        "positive": positive,
-        "threshold": float(threshold) if threshold is not None else 0.5 if at_half else None,
-    }
-
-
-def _without_intervals(coded: _Coded, predictions: pd.DataFrame) -> dict[str, float | None]:
-    squares = ((coded.scores - np.eye(len(coded.classes))[coded.truth]) ** 2).sum(1)
-    return {
-        "baseline": json_number(coded.counts.max() / coded.counts.sum()),
-        "loss": json_number(predictions["loss"].mean()),
-        "ece": json_number(expected_calibration_error(predictions)),
-        "brier": json_number(squares.mean()),
-    }
+def _with_intervals(
+    coded: _Coded, repeats: int, seed: int, level: float, positive: str | None
+) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The overall numbers and those of each class."""
+    values = _measured(coded, coded.once)
+    spread = _measured(coded, coded.draws(repeats, seed))
+    spreads = _overall(spread, coded, positive)
+    patients = pd.Series(coded.patient).groupby(coded.truth).nunique()  # of each class
+    overall, per_class = {}, {}
+    for name, value in _overall(values, coded, positive).items():
+        trials = coded.patients if name == "accuracy" else patients.min()
+        overall[name] = interval(value[0], spreads[name], level, trials)
+    for i, name in enumerate(coded.classes):
+        per_class[name] = {"n": int(coded.counts[i])}
+        for rate in _OF_A_CLASS:
+            ends = values[rate][0, i], spread[rate][:, i]
+            per_class[name][rate] = interval(*ends, level, patients.get(i, 1))
+    return overall, per_class
 
 
 def top_k_accuracy(predictions: pd.DataFrame, k: int) -> float:
-    """Share of images whose true class is among the k most probable; k is clipped to the classes' number."""
+    """Share of images whose true class is among the most probable ones.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    k : int, clipped to 1 ... number of classes
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> scores = {"p_A": [0.5, 0.2], "p_B": [0.3, 0.3], "p_C": [0.2, 0.5]}
+    >>> table = pd.DataFrame({"label": ["B", "C"], **scores})
+    >>> top_k_accuracy(table, 1), top_k_accuracy(table, 2)
+    (0.5, 1.0)
+    """
     index = {name: i for i, name in enumerate(classes_of(predictions))}
-    best = np.argsort(-_scores(predictions), axis=1, kind="stable")[:, : max(k, 1)]
+    best = np.argsort(-scores_of(predictions), axis=1, kind="stable")[:, : max(k, 1)]
     return float((best == predictions["label"].map(index).to_numpy()[:, None]).any(1).mean())
 
 
-def confusion(predictions: pd.DataFrame, normalize: bool = False) -> pd.DataFrame:
-    """Counts, rows true and columns predicted, in class order; normalized, the shares of each row."""
+def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """How many images of each class were predicted to be of each.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    DataFrame of int, rows true and columns predicted, in class order
+
+    Examples
+    --------
+    >>> labels, predicted = ["A", "A", "B"], ["A", "B", "B"]
+    >>> table = pd.DataFrame({"label": labels, "predicted": predicted, "p_A": 0.5, "p_B": 0.5})
+    >>> confusion(table).to_numpy().tolist()
+    [[1, 1], [0, 1]]
+    """
     classes = classes_of(predictions)
-    counts = sk.confusion_matrix(
-        predictions["label"],
-        predictions["predicted"],
-        labels=classes,
-        normalize="true" if normalize else None,
-    )
+    counts = sk.confusion_matrix(predictions["label"], predictions["predicted"], labels=classes)
     return pd.DataFrame(counts, pd.Index(classes, name="true"), pd.Index(classes, name="predicted"))
 
 
-def per_class_table(predictions: pd.DataFrame, ks: Sequence[int] = (1, 2, 5)) -> pd.DataFrame:
-    """A row a class: n, top-1, top-2, top-5 (those that can be wrong), loss, recall, precision, f1.
+def per_class_table(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The numbers of each class without intervals.
 
-    Top-1 goes by the probabilities and recall by `predicted`: they differ only after `apply_threshold`. NaN
-    where undefined.
+    Top-1 goes by the probabilities and recall by `predicted`: they differ only after
+    `apply_threshold`.
 
-    Taught in notebook 04.
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    DataFrame
+        A row a class: n, top-1, top-2, top-5 (those that can be wrong), loss, recall, precision,
+        f1. NaN where undefined.
     """
-    classes = classes_of(predictions)
-    precision, recall, f1, n = sk.precision_recall_fscore_support(
-        predictions["label"], predictions["predicted"], labels=classes, zero_division=np.nan
-    )
+    classes, counts = classes_of(predictions), confusion(predictions).to_numpy()
     parts = [predictions[predictions["label"] == name] for name in classes]
-    tops = {
-        f"top-{k}": [top_k_accuracy(part, k) if len(part) else np.nan for part in parts]
-        for k in sorted({1, *(k for k in ks if 1 < k < len(classes))})
-    }
-    columns = {
-        "n": n,
-        **tops,
-        "loss": [part["loss"].mean() for part in parts],
-        "recall": recall,
-        "precision": precision,
-        "f1": np.where(n, f1, np.nan),
-    }
+    columns = {"n": counts.sum(1)}
+    for k in [1, *(k for k in (2, 5) if k < len(classes))]:
+        shares = [top_k_accuracy(part, k) if len(part) else np.nan for part in parts]
+        columns[f"top-{k}"] = shares
+    columns["loss"] = [part["loss"].mean() for part in parts]
+    of_classes = rates(counts)
+    columns |= {name: of_classes[name] for name in ("recall", "precision", "f1")}
     return pd.DataFrame(columns, pd.Index(classes, name="class"))
 
 
 def calibration_table(
-    predictions: pd.DataFrame, bins: int = BINS, repeats: int = 1000, seed: int = 0
+    predictions: pd.DataFrame, bins: int = _BINS, repeats: int = 1000
 ) -> pd.DataFrame:
-    """The likeliest classes by their probability in bins of equal width: confidence (mean), accuracy, n.
+    """The likeliest classes by their probability, in bins of equal width.
 
-    Also low and high, the 95 % interval of the accuracy by bootstrap over the bin's patients. Empty bins are left out; a
-    threshold plays no part. Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    A threshold plays no part. Source: Guo et al., On Calibration of Modern Neural Networks, ICML
+    2017.
 
-    Taught in notebook 04.
+    Parameters
+    ----------
+    predictions : DataFrame
+    bins : int
+    repeats : int, of the bootstrap over the bin's patients
+
+    Returns
+    -------
+    DataFrame
+        confidence (mean), accuracy, n, and low and high, the 95 % interval of the accuracy; empty
+        bins are left out.
     """
     table, bin_ = _in_bins(predictions, bins)
     means = table.groupby(bin_)["confidence"].mean()
-    return pd.concat(
-        [means, _by_group(table["right"], who(predictions), bin_, repeats, seed)], axis=1
-    )[["confidence", "accuracy", "n", "low", "high"]].reset_index(drop=True)
+    groups = _by_group(table["right"], patients_of(predictions), bin_, repeats)
+    columns = ["confidence", "accuracy", "n", "low", "high"]
+    return pd.concat([means, groups], axis=1)[columns].reset_index(drop=True)
 
 
 def _in_bins(predictions: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, pd.Series]:
     """Confidence and rightness of each image's likeliest class, and its bin, from 1 on."""
-    scores, classes = _scores(predictions), np.array(classes_of(predictions))
+    scores, classes = scores_of(predictions), np.array(classes_of(predictions))
     right = classes[scores.argmax(1)] == predictions["label"].to_numpy()
-    table = pd.DataFrame(
-        {"confidence": scores.max(1), "right": right.astype(float)}, predictions.index
-    )
+    columns = {"confidence": scores.max(1), "right": right.astype(float)}
+    table = pd.DataFrame(columns, predictions.index)
     return table, np.ceil(table["confidence"] * bins).clip(1, bins)
 
 
-def expected_calibration_error(predictions: pd.DataFrame, bins: int = BINS) -> float:
-    """Mean distance of confidence and accuracy over the bins of `calibration_table`, weighted by images."""
+def expected_calibration_error(predictions: pd.DataFrame, bins: int = _BINS) -> float:
+    """Mean distance of confidence and accuracy over the bins of `calibration_table`.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    bins : int, weighted by their images
+
+    Returns
+    -------
+    float, 0 to 1
+    """
     table, bin_ = _in_bins(predictions, bins)
     sums = table.groupby(bin_).sum()
     return float((sums["confidence"] - sums["right"]).abs().sum() / len(table))
@@ -388,25 +413,43 @@ def accuracy_by(
     values: pd.Series | str,
     bins: int | Sequence[float] | None = None,
     repeats: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
-    """Accuracy of each group of images, the group as index: n, patients, accuracy, low, high.
+    """Accuracy of each group of images.
 
-    values : a column's name, or a Series with the table's index; images without a value are a group too.
-    bins : for numbers: how many groups of about equal size, or their edges. Without, most images come first.
-    repeats, seed : of the bootstrap over the group's patients that low and high (95 %) are of; where all resamples agree,
-        as with one patient, the interval is Wilson's for so many patients, see `intervals.interval`. Of fewer than
-        about ten patients it is rather too narrow: mind the column patients.
+    The interval (95 %) is by bootstrap over the group's patients; where all resamples agree, as
+    with one patient, it is Wilson's for so many patients, see `intervals.interval`. Of fewer than
+    about ten patients it is rather too narrow: mind the column patients.
 
-    Raises ValueError for an empty table, labels that the model does not know, fewer than one bin or repeat.
+    Parameters
+    ----------
+    predictions : DataFrame
+    values : str, a column's name, or a Series with the table's index
+        Images without a value are a group too.
+    bins : for numbers: how many groups of about equal size, or their edges
+    repeats : int, of the bootstrap
 
-    Taught in notebook 05.
+    Returns
+    -------
+    DataFrame, the group as index: n, patients, accuracy, low, high
+        Without bins, most images come first.
+
+    Raises
+    ------
+    ValueError
+        For an empty table, labels that the model does not know, fewer than one bin or repeat.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"path": list("abc"), "patient": list("123"), "p_A": 0.5, "p_B": 0.5,
+    ...                       "label": ["A", "B", "B"], "predicted": ["A", "B", "A"]})
+    >>> accuracy_by(table, "label")[["n", "patients", "accuracy"]].to_dict("index")["B"]
+    {'n': 2, 'patients': 2, 'accuracy': 0.5}
     """
     values = predictions[values] if isinstance(values, str) else values
     if unknown := sorted(set(predictions["label"].astype(str)) - set(classes_of(predictions))):
         raise ValueError(
-            f"found the labels {', '.join(map(repr, unknown))}, which the model does not know; leave out "
-            "images without a known label, as none of them can be right"
+            f"found the labels {', '.join(map(repr, unknown))}, which the model does not know; "
+            "leave out images without a known label, as none of them can be right"
         )
     if predictions.empty or repeats < 1:
         raise ValueError(
@@ -414,23 +457,26 @@ def accuracy_by(
         )
     groups = values if bins is None else _binned(values, bins)
     right = (predictions["label"] == predictions["predicted"]).astype(float)
-    table = _by_group(right, who(predictions), groups, repeats, seed)
+    table = _by_group(right, patients_of(predictions), groups, repeats)
     return table if bins is not None else table.sort_values("n", ascending=False, kind="stable")
 
 
 def _by_group(
-    right: pd.Series, who: pd.Series, groups: pd.Series, repeats: int, seed: int
+    right: pd.Series, patient: pd.Series, groups: pd.Series, repeats: int
 ) -> pd.DataFrame:
-    """n, patients, accuracy, low, high of each group; a patient with images in two groups counts in each."""
-    found = pd.DataFrame({"right": right, "who": who}).groupby(groups, observed=True, dropna=False)
-    table = found.agg(n=("right", "size"), patients=("who", "nunique"), accuracy=("right", "mean"))
-    ends = [_accuracy_of(part, repeats, seed) for _, part in found]
+    """n, patients, accuracy, low, high of each; a patient with images in two counts in each."""
+    table = pd.DataFrame({"right": right, "patient": patient})
+    found = table.groupby(groups, observed=True, dropna=False)
+    ends = [_accuracy_of(part, repeats) for _, part in found]
+    table = found.agg(
+        n=("right", "size"), patients=("patient", "nunique"), accuracy=("right", "mean")
+    )
     return table.assign(**{end: [one[end] for one in ends] for end in ("low", "high")})
 
 
-def _accuracy_of(images: pd.DataFrame, repeats: int, seed: int) -> dict[str, float]:
-    each = images.groupby("who", sort=False)["right"].agg(["sum", "size"]).to_numpy()
-    sums = np.concatenate([often @ each for often in resamples(len(each), repeats, seed)])
+def _accuracy_of(images: pd.DataFrame, repeats: int) -> dict[str, float]:
+    each = images.groupby("patient", sort=False)["right"].agg(["sum", "size"]).to_numpy()
+    sums = np.concatenate([often @ each for often in resamples(len(each), repeats, seed=0)])
     return interval(images["right"].mean(), sums[:, 0] / sums[:, 1], 0.95, len(each))
 
 
@@ -440,9 +486,9 @@ def _binned(values: pd.Series, bins: int | Sequence[float]) -> pd.Series:
         raise ValueError(f"bins is {bins}; it wants 1 group or more, or the groups' edges")
     if numbers.isna().all():
         return numbers
-    edges = np.unique(
-        np.nanquantile(numbers, np.linspace(0, 1, bins + 1)) if np.ndim(bins) == 0 else bins
-    )
+    if np.ndim(bins) == 0:
+        bins = np.nanquantile(numbers, np.linspace(0, 1, bins + 1))
+    edges = np.unique(bins)
     edges = edges if len(edges) > 1 else np.array([edges[0], np.nextafter(edges[0], np.inf)])
     for digits in range(6, 18):  # as few as tell the groups apart
         names = [f"{low:.{digits}g} to {high:.{digits}g}" for low, high in zip(edges, edges[1:])]
@@ -452,25 +498,36 @@ def _binned(values: pd.Series, bins: int | Sequence[float]) -> pd.Series:
 
 
 def as_text(value: object) -> str:
-    """A number, or one with its interval, for a person: "0.873 (0.842-0.901)"."""
+    """A number, or one with its interval, for a person.
+
+    Parameters
+    ----------
+    value : float, int, None, or a dict of "value", "low", "high"
+
+    Returns
+    -------
+    str, such as "0.873 (0.842-0.901)"
+    """
     if isinstance(value, dict):
-        ends = (
-            f" ({as_text(value['low'])}-{as_text(value['high'])})"
-            if value["low"] is not None
-            else ""
-        )
+        low, high = as_text(value["low"]), as_text(value["high"])
+        ends = f" ({low}-{high})" if value["low"] is not None else ""
         return as_text(value["value"]) + ends
-    return (
-        "undefined"
-        if value is None
-        else f"{value:.3f}"
-        if isinstance(value, float)
-        else f"{value:,}"
-    )
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def headline(metrics: dict) -> str:
-    """One line: "accuracy 0.873 (95 % interval 0.842-0.901, 212 images of 71 patients), AUC ..."."""
+    """The main numbers in a line.
+
+    Parameters
+    ----------
+    metrics : dict, see `compute_metrics`
+
+    Returns
+    -------
+    str: "accuracy 0.873 (95 % interval 0.842-0.901, 212 images of 71 patients), AUC ..."
+    """
     n, patients, accuracy = metrics["n"], metrics["patients"], metrics["accuracy"]
     behind = f"{n:,} image{'s' * (n != 1)} of {patients:,} patient{'s' * (patients != 1)}"
     more = ("sensitivity", "specificity") if "sensitivity" in metrics else ("balanced_accuracy",)
@@ -482,6 +539,20 @@ def headline(metrics: dict) -> str:
     )
 
 
-def save_metrics(path: str | Path, metrics: dict) -> None:
-    """Write metrics as JSON, whole or not at all. Raises ValueError for NaN, which JSON does not have."""
-    files.write_text(path, json.dumps(metrics, indent=1, allow_nan=False))
+def to_json(metrics: dict) -> str:
+    """Metrics as JSON.
+
+    Parameters
+    ----------
+    metrics : dict, see `compute_metrics`
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        For NaN, which JSON does not have.
+    """
+    return json.dumps(metrics, indent=1, allow_nan=False)

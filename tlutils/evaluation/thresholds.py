@@ -1,8 +1,7 @@
 """From probabilities to answers: curves, thresholds chosen on validation images, coarser classes.
 
-Everything here takes a predictions table (split, path, patient, label, predicted, p_<class>..., loss).
-
-Taught in notebook 04.
+Everything here takes a predictions table: split, path, patient, label, predicted, p_<class>...,
+loss.
 """
 
 from __future__ import annotations
@@ -15,16 +14,49 @@ from sklearn import metrics as sk
 
 
 def classes_of(predictions: pd.DataFrame) -> list[str]:
-    """Class names in index order: that of the p_ columns."""
+    """Class names in index order.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    list of str, in the order of the p_ columns
+    """
     return [name[2:] for name in predictions if name.startswith("p_")]
+
+
+def scores_of(predictions: pd.DataFrame) -> np.ndarray:
+    """The probabilities.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    ndarray, float64 (n, classes)
+    """
+    return predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float)
 
 
 def checked(predictions: pd.DataFrame) -> list[str]:
     """The classes of a table that is fit for measuring.
 
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    list of str, see `classes_of`
+
     Raises
     ------
-    ValueError for an empty table, several splits, labels that the model does not know, or missing probabilities.
+    ValueError
+        For an empty table, several splits, labels that the model does not know, or missing
+        probabilities.
     """
     classes, splits = classes_of(predictions), predictions["split"].astype(str).unique()
     if len(predictions) == 0:
@@ -39,18 +71,51 @@ def checked(predictions: pd.DataFrame) -> list[str]:
             f"found the labels {', '.join(map(repr, unknown))} but the model knows "
             f"{', '.join(classes)}; leave out images without a known label"
         )
-    if lost := int(predictions[[f"p_{name}" for name in classes]].isna().any(axis=1).sum()):
+    if lost := int(np.isnan(scores_of(predictions)).any(1).sum()):
         raise ValueError(
-            f"{lost} of {len(predictions)} predictions have no probabilities (NaN); a training that "
-            "diverged gives such answers, look at its losses"
+            f"{lost} of {len(predictions)} predictions have no probabilities (NaN); a training "
+            "that diverged gives such answers, look at its losses"
         )
     return classes
+
+
+def refuse_all_but_validation(predictions: pd.DataFrame, what: str) -> None:
+    """Refuse test images, whose errors it would fit, and training images, known by heart.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    what : str, what is to be chosen, for the error
+
+    Raises
+    ------
+    ValueError
+        For such images.
+    """
+    if used := sorted({"test", "train"} & set(predictions["split"])):
+        raise ValueError(
+            f"these are {' and '.join(used)} images: a {what} chosen on test images fits the "
+            "errors of exactly these patients, and training images the model knows by heart. "
+            "Choose it on the validation images and apply it to the test images"
+        )
 
 
 def positive_of(classes: list[str], positive: str | None = None) -> str:
     """The positive one of two classes: as named, else the second (PNEUMONIA after NORMAL).
 
-    Raises ValueError for other than two classes, or an unknown name.
+    Parameters
+    ----------
+    classes : list of str
+    positive : str
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        For other than two classes, or an unknown name.
     """
     if len(classes) != 2:
         raise ValueError(
@@ -63,17 +128,37 @@ def positive_of(classes: list[str], positive: str | None = None) -> str:
 
 
 def negative_of(classes: list[str], positive: str) -> str:
-    """The other one of two classes."""
+    """The other one of two classes.
+
+    Parameters
+    ----------
+    classes : list of str
+    positive : str
+
+    Returns
+    -------
+    str
+    """
     return next(name for name in classes if name != positive)
 
 
 def roc(predictions: pd.DataFrame, cls: str) -> pd.DataFrame:
-    """The ROC curve of a class against the rest, from its probabilities: fpr, tpr, threshold.
+    """The ROC curve of a class against the rest, from its probabilities.
 
-    The first row calls nothing positive (threshold inf), the last everything. Raises ValueError where there
-    are only images of the class, or none.
+    Parameters
+    ----------
+    predictions : DataFrame
+    cls : str, the class
 
-    Taught in notebook 04.
+    Returns
+    -------
+    DataFrame of fpr, tpr, threshold
+        The first row calls nothing positive (threshold inf), the last everything.
+
+    Raises
+    ------
+    ValueError
+        Where there are only images of the class, or none.
     """
     fpr, tpr, threshold = sk.roc_curve(
         *_one_against_rest(predictions, cls), drop_intermediate=False
@@ -82,11 +167,25 @@ def roc(predictions: pd.DataFrame, cls: str) -> pd.DataFrame:
 
 
 def pr(predictions: pd.DataFrame, cls: str) -> pd.DataFrame:
-    """The precision-recall curve of a class against the rest: recall, precision, threshold. Else as `roc`."""
+    """The precision-recall curve of a class against the rest, from its probabilities.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    cls : str, the class
+
+    Returns
+    -------
+    DataFrame of recall, precision, threshold
+
+    Raises
+    ------
+    ValueError
+        Where there are only images of the class, or none.
+    """
     precision, recall, threshold = sk.precision_recall_curve(*_one_against_rest(predictions, cls))
-    return pd.DataFrame(
-        {"recall": recall, "precision": precision, "threshold": np.r_[threshold, np.inf]}
-    )
+    threshold = np.r_[threshold, np.inf]
+    return pd.DataFrame({"recall": recall, "precision": precision, "threshold": threshold})
 
 
 def _one_against_rest(predictions: pd.DataFrame, cls: str) -> tuple[pd.Series, pd.Series]:
@@ -103,47 +202,71 @@ def _one_against_rest(predictions: pd.DataFrame, cls: str) -> tuple[pd.Series, p
 def choose_threshold(
     predictions: pd.DataFrame, how: str = "youden", positive: str | None = None
 ) -> float:
-    """Choose, on validation images, from which probability on the answer is `positive` (two classes).
+    """Choose, on validation images, from which probability on the answer is `positive`.
 
-    how : "youden" (largest sensitivity + specificity; Youden 1950), "sensitivity>=0.95" or
-    "specificity>=0.95" (the best of the other where this holds), or "cost=5" (a missed positive costs as much
-    as 5 false alarms).
+    Parameters
+    ----------
+    predictions : DataFrame of validation images, two classes
+    how : str
+        "youden" (largest sensitivity + specificity; Youden 1950), "sensitivity>=0.95" or
+        "specificity>=0.95" (the best of the other where this holds), or "cost=5" (a missed positive
+        costs as much as 5 false alarms).
+    positive : str, the second of two classes unless named
 
-    Returns the middle between two neighbouring scores, so that no image lies on it; above all scores where
-    nothing may be called positive, 0 where everything must.
+    Returns
+    -------
+    float
+        The middle between two neighboring scores, so that no image lies on it; above all scores
+        where nothing may be called positive, 0 where everything must.
 
     Raises
     ------
-    ValueError for test images (a threshold chosen on them fits their errors), training images (the model
-    knows them), other than two classes, images of one class only, or an unknown rule.
+    ValueError
+        For test and training images, other than two classes, images of one class only, or an
+        unknown rule.
 
-    Taught in notebook 04.
+    Examples
+    --------
+    >>> names = ["NORMAL", "PNEUMONIA", "PNEUMONIA"]
+    >>> val = pd.DataFrame({"split": "val", "label": names, "p_PNEUMONIA": [0.25, 0.5, 0.75]})
+    >>> val.insert(2, "p_NORMAL", 1 - val["p_PNEUMONIA"])
+    >>> choose_threshold(val)
+    0.375
+    >>> apply_threshold(val, 0.625)["predicted"].tolist()
+    ['NORMAL', 'NORMAL', 'PNEUMONIA']
     """
-    if used := sorted({"test", "train"} & set(predictions["split"])):
-        raise ValueError(
-            f"these are {' and '.join(used)} images: a threshold chosen on test images fits the "
-            "errors of exactly these patients, and training images the model knows by heart. "
-            "Choose it on the validation images and apply it to the test images"
-        )
+    refuse_all_but_validation(predictions, "threshold")
     positive = positive_of(checked(predictions), positive)
     curve = roc(predictions, positive)
     share = (predictions["label"] == positive).mean()
-    return _middle(
-        curve["threshold"].to_numpy(),
-        _preferred(curve["tpr"].to_numpy(), curve["fpr"].to_numpy(), share, how),
-    )
+    row = _preferred(curve["tpr"].to_numpy(), curve["fpr"].to_numpy(), share, how)
+    return _middle(curve["threshold"].to_numpy(), row)
 
 
 def check_rule(how: str) -> re.Match | None:
-    """The parts of a rule of `choose_threshold`; None for "", which is none. ValueError for anything else."""
+    """The parts of a rule of `choose_threshold`.
+
+    Parameters
+    ----------
+    how : str
+
+    Returns
+    -------
+    re.Match, or None for "", which is no rule
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
     found = re.fullmatch(
         r"(youden)|(sensitivity|specificity) *>= *(0?\.\d+|0|1|1\.0+)|cost *= *(\d*\.?\d+)",
         how.strip(),
     )
     if how and not found:
         raise ValueError(
-            f"a threshold cannot be chosen by {how!r}; the rule is youden, sensitivity>=0.95, specificity>=0.95 or cost=5, "
-            "with numbers of your own, rates from 0 to 1"
+            f"a threshold cannot be chosen by {how!r}; the rule is youden, sensitivity>=0.95, "
+            "specificity>=0.95 or cost=5, with numbers of your own, rates from 0 to 1"
         )
     return found
 
@@ -161,7 +284,7 @@ def _preferred(tpr: np.ndarray, fpr: np.ndarray, share: float, how: str) -> int:
 
 
 def _middle(thresholds: np.ndarray, row: int) -> float:
-    """Between the lowest score called positive at this row (1 where none is) and the next one below."""
+    """Between the lowest score called positive at this row (1 if none) and the next one below."""
     if row == len(thresholds) - 1:
         return 0.0
     upper, lower = min(thresholds[row], 1.0), thresholds[row + 1]
@@ -172,7 +295,24 @@ def _middle(thresholds: np.ndarray, row: int) -> float:
 def apply_threshold(
     predictions: pd.DataFrame, threshold: float, positive: str | None = None
 ) -> pd.DataFrame:
-    """The same table with `predicted` positive from this probability of the positive class on."""
+    """The same table with `predicted` positive from a probability of the positive class on.
+
+    Parameters
+    ----------
+    predictions : DataFrame, two classes
+    threshold : float
+    positive : str, the second of two classes unless named
+
+    Returns
+    -------
+    DataFrame
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"p_NORMAL": [0.75, 0.25], "p_PNEUMONIA": [0.25, 0.75]})
+    >>> apply_threshold(table, 0.25)["predicted"].tolist()
+    ['PNEUMONIA', 'PNEUMONIA']
+    """
     classes = classes_of(predictions)
     positive = positive_of(classes, positive)
     called = predictions[f"p_{positive}"] >= threshold
@@ -180,10 +320,29 @@ def apply_threshold(
 
 
 def merge_classes(predictions: pd.DataFrame, groups: dict[str, list[str]]) -> pd.DataFrame:
-    """The same predictions for coarser classes: probabilities add up, e.g. {"NORMAL": [...], "disease":
-    [...]}.
+    """The same predictions for coarser classes: probabilities add up.
 
-    Raises ValueError where the groups are not a division of the classes. Taught in notebook 04.
+    Parameters
+    ----------
+    predictions : DataFrame
+    groups : dict, such as {"NORMAL": ["NORMAL"], "disease": ["CNV", "DME", "DRUSEN"]}
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    ValueError
+        Where the groups are not a division of the classes.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"split": "val", "path": ["1.png"], "patient": "1", "label": "DME"})
+    >>> table = table.assign(p_CNV=0.375, p_DME=0.25, p_NORMAL=0.375)
+    >>> merged = merge_classes(table, {"NORMAL": ["NORMAL"], "disease": ["CNV", "DME"]})
+    >>> merged[["label", "predicted", "p_disease"]].values.tolist()
+    [['disease', 'disease', 0.625]]
     """
     classes, named = classes_of(predictions), [name for group in groups.values() for name in group]
     if sorted(named) != sorted(classes):
@@ -191,16 +350,11 @@ def merge_classes(predictions: pd.DataFrame, groups: dict[str, list[str]]) -> pd
             f"the groups hold {', '.join(sorted(named))}; they must divide "
             f"{', '.join(sorted(classes))}"
         )
-    scores = pd.DataFrame(
-        {
-            name: predictions[[f"p_{part}" for part in parts]].sum(axis=1)
-            for name, parts in groups.items()
-        }
-    )
+    columns = {name: [f"p_{part}" for part in parts] for name, parts in groups.items()}
+    scores = pd.DataFrame({name: predictions[of].sum(axis=1) for name, of in columns.items()})
     group_of = {part: name for name, parts in groups.items() for part in parts}
-    label = pd.Series(
-        [group_of.get(name, "") for name in predictions["label"]], predictions.index, dtype=str
-    )
+    labels = [group_of.get(name, "") for name in predictions["label"]]
+    label = pd.Series(labels, predictions.index, dtype=str)
     true = sum(scores[name].where(label == name, 0) for name in groups)
     loss = -np.log(true.clip(lower=np.finfo(float).tiny)).where(label != "")
     merged = predictions[["split", "path", "patient"]].assign(

@@ -2,8 +2,6 @@
 
 Maps are hypotheses about a network, and persuasive ones; `occlusion` asks the network itself, and
 `random_weights_check` tells whether a map depends on what was learned at all. captum computes them.
-
-Taught in notebook 05.
 """
 
 from __future__ import annotations
@@ -18,68 +16,58 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torchvision import models as zoo
 
-from ..core.devices import Machine
 from ..core.packages import needed
 from ..evaluation.predict import prepared
 from ..models.build import last_conv, probabilities
 from ..models.prefix import eval_mode
 
-Target = (
-    int | Sequence[int] | Tensor | None
-)  # class index: one for all, one an image; None = the answer
+Target = int | Sequence[int] | Tensor | None  # class index: for all, or of each; None = the answer
 
 
 def grad_cam(
-    model: nn.Module,
-    images: Tensor,
-    target: Target = None,
-    layer: str | nn.Module | None = None,
-    machine: Machine | None = None,
+    model: nn.Module, images: Tensor, target: Target = None, layer: str | nn.Module | None = None
 ) -> np.ndarray:
-    """Which places of a layer's maps speak for a class, by Grad-CAM (Selvaraju et al., ICCV 2017).
+    """Which places of a layer's maps speak for a class, by Grad-CAM.
+
+    The score looked at is the one before the softmax: behind it a sure answer has no gradient left.
+    Source: Selvaraju et al., ICCV 2017.
 
     Parameters
     ----------
-    images : uint8 (N, 1 or 3, H, W).
-    target : class index, one for all or one an image; None takes the model's answers.
-    layer : name or module; None takes the last convolution.
-    machine : None computes where the model lies.
+    model : nn.Module, computes where it lies
+    images : Tensor, uint8 (N, 1 or 3, H, W)
+    target : class index, one for all or one an image; None takes the model's answers
+    layer : name or module; None takes the last convolution
 
     Returns
     -------
-    float32 (N, H, W), 1 at the strongest place of each image, zeros where nothing speaks for the class. The
-    score looked at is the one before the softmax: behind it a sure answer has no gradient left.
+    ndarray, float32 (N, H, W)
+        1 at the strongest place of each image, zeros where nothing speaks for the class.
 
     Raises
     ------
-    ValueError where there is no such layer or class, the layer gives no maps, or a transformer has none (ViT, Swin);
-    ImportError without captum.
-
-    Taught in notebook 05.
+    ValueError
+        Where there is no such layer or class, the layer gives no maps, or a transformer has none
+        (ViT, Swin).
     """
-    signed = torch.from_numpy(_signed_maps(model, images, target, layer, machine))
+    signed = torch.from_numpy(_signed_maps(model, images, target, layer))
     maps = F.interpolate(signed.clamp(min=0)[:, None], images.shape[-2:], mode="bilinear")[:, 0]
     top = maps.amax((1, 2), keepdim=True)
     return (maps / torch.where(top > 0, top, 1.0)).numpy()
 
 
 def _signed_maps(
-    model: nn.Module,
-    images: Tensor,
-    target: Target,
-    layer: str | nn.Module | None,
-    machine: Machine | None,
+    model: nn.Module, images: Tensor, target: Target, layer: str | nn.Module | None = None
 ) -> np.ndarray:
-    """The weighted sum of a layer's maps, float32 (N, h, w), evidence against the class included."""
+    """The weighted sum of a layer's maps, float32 (N, h, w), evidence against it included."""
     layer = _layer(model, layer)
     with eval_mode(model), _before_softmax(model):
-        inputs = prepared(model, images, machine)
+        inputs = prepared(model, images)
         with torch.no_grad():
             target = _targets(_scores(model, inputs), target)
-        # captum begins the gradient at the layer, so nothing before it need be trainable, and copies the
-        # layer's maps before an in-place activation can change them.
+        # captum begins the gradient at the layer, so nothing before it need be trainable, and
+        # copies the layer's maps before an in-place activation can change them.
         method = needed("captum.attr", "captum").LayerGradCam(lambda x: _scores(model, x), layer)
         maps = method.attribute(inputs, target)
     if maps.ndim != 4:
@@ -96,16 +84,28 @@ def occlusion(
     window: int | None = None,
     stride: int | None = None,
     target: Target = None,
-    machine: Machine | None = None,
 ) -> np.ndarray:
-    """How much the probability of a class falls where a square is covered: float32 (N, H, W), -1 to 1.
+    """How much the probability of a class falls where a square is covered.
 
-    images, target, machine : as for `grad_cam`. window : side of the square in pixels; None takes a seventh
-    of the image. stride : None takes half the window. The cover has the image's own mean grey, so that it
-    adds little of its own. Costs a forward pass a place. Source: Zeiler and Fergus, ECCV 2014; computed by
-    captum.
+    The cover has the image's own mean grey, so that it adds little of its own. Costs a forward pass
+    a place. Source: Zeiler and Fergus, ECCV 2014.
 
-    Raises ValueError for a window larger than the image; ImportError without captum. Taught in notebook 05.
+    Parameters
+    ----------
+    model : nn.Module, computes where it lies
+    images : Tensor, uint8 (N, 1 or 3, H, W)
+    window : int, side of the square in pixels; None takes a seventh of the image
+    stride : int, pixels; None takes half the window
+    target : as for `grad_cam`
+
+    Returns
+    -------
+    ndarray, float32 (N, H, W), -1 to 1
+
+    Raises
+    ------
+    ValueError
+        For a window larger than the image, or no such class.
     """
     window = window or max(min(images.shape[-2:]) // 7, 1)
     stride = stride or max(window // 2, 1)
@@ -114,57 +114,61 @@ def occlusion(
             f"window is {window} and stride {stride} for images of {tuple(images.shape[-2:])} "
             "pixels; they want 1 <= stride <= window <= side"
         )
+    sizes = (3, window, window), (3, stride, stride)
     with eval_mode(model), torch.no_grad():
-        inputs = prepared(model, images, machine)
+        inputs = prepared(model, images)
         target = _targets(probabilities(model(inputs)), target)
         cover = inputs.mean((2, 3), keepdim=True).expand_as(inputs)
         method = needed("captum.attr", "captum").Occlusion(lambda x: probabilities(model(x)))
-        maps = method.attribute(
-            inputs,
-            (3, window, window),
-            (3, stride, stride),
-            cover,
-            target,
-            perturbations_per_eval=16,
-        )
+        maps = method.attribute(inputs, *sizes, cover, target, perturbations_per_eval=16)
     return maps[:, 0].float().cpu().numpy()  # every channel has the same number
 
 
 def random_weights_check(
-    model: nn.Module,
-    image: Tensor,
-    target: int | None = None,
-    layer: str | None = None,
-    machine: Machine | None = None,
-    repeats: int = 3,
-    seed: int = 0,
+    model: nn.Module, image: Tensor, target: int | None = None, repeats: int = 3
 ) -> float:
-    """How much the Grad-CAM map resembles that of the same network with random weights, -1 to 1.
+    """How much the Grad-CAM map resembles that of the same network with random weights.
 
-    image : uint8 (1 or 3, H, W). target, layer, machine : as for `grad_cam`. repeats : random networks, their
-    mean is taken. Compared is the strength of evidence, for or against, by rank correlation over the places
-    of the layer: near 1 the map shows the picture and the architecture, near 0 it shows what was learned. NaN
-    where the map is flat; flat ones of random networks are left out. Source: Adebayo et al., Sanity Checks
-    for Saliency Maps, NeurIPS 2018.
+    Compared is the strength of evidence, for or against, by rank correlation over the places of the
+    last convolution: near 1 the map shows the picture and the architecture, near 0 it shows what
+    was learned. Source: Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018.
 
-    Taught in notebook 05.
+    Parameters
+    ----------
+    model : nn.Module, computes where it lies
+    image : Tensor, uint8 (1 or 3, H, W)
+    target : int, as for `grad_cam`
+    repeats : int, random networks, their mean is taken
+
+    Returns
+    -------
+    float, -1 to 1
+        NaN where the map is flat; flat ones of random networks are left out.
     """
     with eval_mode(model), torch.no_grad():
-        target = _targets(_scores(model, prepared(model, image[None], machine)), target)
-    nets = itertools.chain([model], (randomised(model, seed + repeat) for repeat in range(repeats)))
-    maps = [np.abs(_signed_maps(net, image[None], target, layer, machine)).ravel() for net in nets]
+        target = _targets(_scores(model, prepared(model, image[None])), target)
+    nets = itertools.chain([model], (randomized(model, seed) for seed in range(repeats)))
+    maps = [np.abs(_signed_maps(net, image[None], target)).ravel() for net in nets]
     own, *others = (one if one.min() < one.max() else None for one in maps)
-    found = [
-        spearmanr(own, other).statistic for other in others if own is not None and other is not None
-    ]
+    pairs = [(own, other) for other in others if own is not None and other is not None]
+    found = [spearmanr(*pair).statistic for pair in pairs]
     return float(np.mean(found)) if found else float("nan")
 
 
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
     """A copy of a model with random weights; torch's own random state is left alone.
 
-    Convolutions and linear layers are drawn as in He et al. 2015, which keeps signals alive in deep networks;
-    other layers begin as they do by default.
+    Convolutions and linear layers are drawn as in He et al. 2015, which keeps signals alive in deep
+    networks; other layers begin as they do by default.
+
+    Parameters
+    ----------
+    model : nn.Module
+    seed : int
+
+    Returns
+    -------
+    nn.Module
     """
     model = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -173,9 +177,7 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                weight = torch.empty(
-                    module.weight.shape
-                )  # on the CPU: the same numbers on every device
+                weight = torch.empty(module.weight.shape)  # on the CPU: the same on every device
                 module.weight.copy_(nn.init.kaiming_normal_(weight, nonlinearity="relu"))
                 if module.bias is not None:
                     module.bias.zero_()
@@ -192,40 +194,38 @@ def _scores(model: nn.Module, inputs: Tensor) -> Tensor:
 def _before_softmax(model: nn.Module) -> Iterator[None]:
     """Let a model that ends in (log-)softmax answer with its logits for the time of a block."""
     last = [module for module in model.modules() if not list(module.children())][-1]
-    ends_so = isinstance(last, (nn.LogSoftmax, nn.Softmax))
-    hook = (
-        last.register_forward_hook(lambda module, inputs, outputs: inputs[0]) if ends_so else None
-    )
+    if not isinstance(last, (nn.LogSoftmax, nn.Softmax)):
+        yield
+        return
+    hook = last.register_forward_hook(lambda module, inputs, outputs: inputs[0])
     try:
         yield
     finally:
-        if hook:
-            hook.remove()
+        hook.remove()
 
 
 def _targets(scores: Tensor, target: Target) -> Tensor:
     """The class looked at in each image, int64 (N,)."""
     if target is None:
         return scores.argmax(1)
+    n, classes = scores.shape
     chosen = torch.as_tensor(target, device=scores.device)
-    if (
-        chosen.numel() not in (1, len(scores))
-        or chosen.min() < 0
-        or chosen.max() >= scores.shape[1]
-    ):
+    if chosen.numel() not in (1, n) or chosen.min() < 0 or chosen.max() >= classes:
         raise ValueError(
-            f"target is {target}; it is a class index from 0 to {scores.shape[1] - 1}, one for "
-            f"all or one for each of {len(scores)} images"
+            f"target is {target}; it is a class index from 0 to {classes - 1}, one for all or one "
+            f"for each of {n} images"
         )
-    return chosen.expand(len(scores))
+    return chosen.expand(n)
 
 
 def _layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module:
+    from torchvision import models as zoo
+
     if isinstance(model, (zoo.VisionTransformer, zoo.SwinTransformer)):
         raise ValueError(
             f"a {type(model).__name__} has no maps (N, channels, h, w) for Grad-CAM to weigh, but "
-            "those that cut the image into patches before all else; use occlusion, which asks the network "
-            "itself"
+            "those that cut the image into patches before all else; use occlusion, which asks the "
+            "network itself"
         )
     if isinstance(layer, nn.Module):
         return layer

@@ -1,9 +1,6 @@
-"""Where and why a model is wrong: single answers, the worst errors, confused classes, labels to doubt.
+"""Where a model is wrong: single answers, the worst errors, confused classes, labels to doubt.
 
-All but `top_k` work on the predictions table alone. The maps of what counted for an answer are in
-`attribution` and can be had from here as well.
-
-Taught in notebook 05.
+All but `top_k` and `out_of_fold` work on the predictions table alone.
 """
 
 from __future__ import annotations
@@ -20,30 +17,17 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from ..core.devices import Machine
 from ..core.packages import needed
 from ..data import loaders
-from ..evaluation.metrics import who
+from ..evaluation.metrics import patients_of
 from ..evaluation.predict import prepared
-from ..evaluation.thresholds import classes_of
+from ..evaluation.thresholds import classes_of, scores_of
 from ..models.build import probabilities
 from ..models.prefix import eval_mode
-from .attribution import grad_cam, occlusion, random_weights_check
 
-__all__ = [
-    "confused_pairs",
-    "easiest",
-    "grad_cam",
-    "hardest",
-    "most_confident_errors",
-    "occlusion",
-    "random_weights_check",
-    "suspected_wrong_labels",
-    "top_k",
-    "with_file_properties",
-    "worst_errors",
-]
-FILE_PROPERTIES = ("width", "height", "mode", "bytes", "brightness")
+_FILE_PROPERTIES = ("width", "height", "mode", "bytes", "brightness")
+_PNEUMONIAS = {"bacteria": "bacterial", "virus": "viral"}
+_TINY = np.finfo(float).tiny
 
 
 def top_k(
@@ -51,22 +35,30 @@ def top_k(
     image: Tensor | str | Path,
     classes: Sequence[str],
     k: int = 4,
-    machine: Machine | None = None,
     **reading: object,
 ) -> pd.DataFrame:
-    """The k likeliest classes of one image: class, probability, the likeliest first.
+    """The likeliest classes of one image.
 
-    image : uint8 (1 or 3, H, W), or a file, which `loaders.read_image` reads with `reading` (size, fit,
-    channels: as in training). k : clipped to 1 ... number of classes. machine : None computes where the model
-    lies.
+    Parameters
+    ----------
+    model : nn.Module
+    image : Tensor, uint8 (1 or 3, H, W), or a file
+    classes : list of str, in index order
+    k : int, clipped to 1 ... number of classes
+    **reading : how `loaders.read_image` is to read a file (size, fit, channels: as in training)
 
-    Raises ValueError where the model has another number of classes, `loaders.UnreadableImage` for a bad file.
+    Returns
+    -------
+    DataFrame of class, probability, the likeliest first
 
-    Taught in notebook 05.
+    Raises
+    ------
+    ValueError
+        Where the model has another number of classes.
     """
     image = image if isinstance(image, Tensor) else loaders.read_image(image, **reading)
     with eval_mode(model), torch.inference_mode():
-        p = probabilities(model(prepared(model, image[None], machine)))[0].cpu().double()
+        p = probabilities(model(prepared(model, image[None])))[0].cpu().double()
     if len(p) != len(classes):
         raise ValueError(
             f"found {len(classes)} classes ({', '.join(classes)}) but the model answers with "
@@ -78,37 +70,73 @@ def top_k(
 
 
 def worst_errors(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """The wrong answers with the highest loss: the truth seemed least probable. Taught in notebook 05."""
+    """The wrong answers with the highest loss: the truth seemed least probable.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    n : int, at most so many
+
+    Returns
+    -------
+    DataFrame, rows of predictions
+    """
     return _wrong(predictions).nlargest(n, "loss").reset_index(drop=True)
 
 
 def most_confident_errors(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """The wrong answers that the model was surest of, with their probability as `confidence`.
+    """The wrong answers that the model was surest of.
 
-    Taught in notebook 05.
+    Parameters
+    ----------
+    predictions : DataFrame
+    n : int, at most so many
+
+    Returns
+    -------
+    DataFrame, rows of predictions with the answer's probability as `confidence`
     """
-    wrong, classes = _wrong(predictions), classes_of(predictions)
-    scores = wrong[[f"p_{name}" for name in classes]].to_numpy(float)
-    said = wrong["predicted"].map({name: i for i, name in enumerate(classes)}).to_numpy(int)
-    confidence = scores[np.arange(len(wrong)), said]
+    wrong = _wrong(predictions)
+    index = {name: i for i, name in enumerate(classes_of(predictions))}
+    answer = wrong["predicted"].map(index).to_numpy(int)
+    confidence = scores_of(wrong)[np.arange(len(wrong)), answer]
     return wrong.assign(confidence=confidence).nlargest(n, "confidence").reset_index(drop=True)
 
 
 def easiest(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """The images with the lowest loss. Taught in notebook 05."""
+    """The images with the lowest loss.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    n : int, at most so many
+
+    Returns
+    -------
+    DataFrame, rows of predictions
+    """
     return _labelled(predictions).nsmallest(n, "loss").reset_index(drop=True)
 
 
-def hardest(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
-    """The images with the highest loss, answered rightly or not. Taught in notebook 05."""
-    return _labelled(predictions).nlargest(n, "loss").reset_index(drop=True)
-
-
 def confused_pairs(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Which class is taken for which: true, predicted, n, share (of the true class), patients.
+    """Which class is taken for which.
 
-    Most images come first: ten errors of one patient are another problem than ten errors of ten.
-    Taught in notebook 05.
+    Ten errors of one patient are another problem than ten errors of ten.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    DataFrame of true, predicted, n, share (of the true class), patients; most images first
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"path": list("abc"), "patient": list("112"), "label": ["A"] * 3,
+    ...                       "predicted": ["B", "B", "A"]})
+    >>> confused_pairs(table)[["true", "predicted", "n", "patients"]].values.tolist()
+    [['A', 'B', 2, 1]]
     """
     wrong = _wrong(predictions).rename(columns={"label": "true"}).groupby(["true", "predicted"])
     pairs = wrong.agg(n=("path", "size"), patients=("patient", "nunique")).reset_index()
@@ -133,17 +161,26 @@ def _wrong(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:
-    """Predictions with the width, height, mode, bytes (and brightness) of their files, for `evaluation.accuracy_by`.
+    """Predictions with the properties of their files, for `metrics.accuracy_by`.
 
-    records : as after `records.inspect`, or `similar.perceptual_hashes` for brightness.
-    Raises ValueError where it lacks those columns or an image.
+    Parameters
+    ----------
+    predictions : DataFrame
+    records : as after `records.inspect`, or `near_duplicates.perceptual_hashes` for brightness
 
-    Taught in notebook 05.
+    Returns
+    -------
+    DataFrame, predictions with width, height, mode, bytes (and brightness)
+
+    Raises
+    ------
+    ValueError
+        Where records lack those columns, or an image.
     """
-    columns = [name for name in FILE_PROPERTIES if name in records]
+    columns = [name for name in _FILE_PROPERTIES if name in records]
     if not columns:
         raise ValueError(
-            f"the records have {', '.join(records)} and none of {', '.join(FILE_PROPERTIES)}; "
+            f"the records have {', '.join(records)} and none of {', '.join(_FILE_PROPERTIES)}; "
             "records.inspect adds them"
         )
     if lost := sorted(set(predictions["path"]) - set(records["path"])):
@@ -154,106 +191,103 @@ def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd
     return predictions.join(records.drop_duplicates("path").set_index("path")[columns], on="path")
 
 
-KINDS = {"bacteria": "bacterial", "virus": "viral"}
-
-
 def with_kind(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of chest X-rays with the `kind` that the file name tells: bacterial, viral, or the label itself.
+    """Predictions of chest X-rays with the kind of pneumonia that the file name tells.
 
-    Taught in notebook 07.
+    Parameters
+    ----------
+    predictions : DataFrame
+
+    Returns
+    -------
+    DataFrame, predictions with `kind`: bacterial, viral, or the label itself
     """
-    told = predictions["path"].str.extract(r"(?i)(bacteria|virus)[^/]*$")[0].str.lower().map(KINDS)
-    return predictions.assign(kind=told.fillna(predictions["label"]))
+    word = predictions["path"].str.extract(r"(?i)(bacteria|virus)[^/]*$")[0].str.lower()
+    return predictions.assign(kind=word.map(_PNEUMONIAS).fillna(predictions["label"]))
 
 
 def out_of_fold(
     features: np.ndarray, records: pd.DataFrame, folds: int = 5, seed: int = 0
 ) -> pd.DataFrame:
-    """What logistic regression on the frozen part's outputs says of each image, trained without its patient.
+    """Predictions of each image by logistic regression trained without its patient.
 
     Parameters
     ----------
-    features : float (N, D), see `runs.frozen_features`. records : their N rows, in order.
-    folds : of the cross-validation, by patient and stratified by class.
+    features : ndarray, float (N, D), see `runs.use.frozen_features`
+    records : DataFrame, their N rows, in order
+    folds : int, of the cross-validation, by patient and stratified by class
+    seed : int, of the folds
 
     Returns
     -------
-    predictions table, split "fold 1"...; the loss of each image from the model that did not see it.
+    DataFrame
+        Predictions table, split "fold 1"...; the loss of each image from the model that did not
+        see it.
 
     Raises
     ------
-    ValueError for fewer than two classes, or where a class has fewer patients than there are folds.
-
-    Source: scikit-learn's StratifiedGroupKFold and LogisticRegression.
-
-    Taught in notebook 05.
+    ValueError
+        For fewer than two classes, or where a class has fewer patients than there are folds.
     """
-    labels = records["label"].to_numpy()
-    patients = who(records).to_numpy()
-    classes, fewest = (
-        np.unique(labels),
-        records.assign(who=patients).groupby("label")["who"].nunique().min(),
-    )
+    labels, patients = records["label"].to_numpy(), patients_of(records)
+    classes, fewest = np.unique(labels), patients.groupby(labels).nunique().min()
     if len(classes) < 2:
         raise ValueError(
-            f"found {len(classes)} classes among {len(labels)} records; a classifier wants two or more"
+            f"found {len(classes)} classes among {len(labels)} records; a classifier wants two or "
+            "more"
         )
     if fewest < folds:
         raise ValueError(
             f"a class has {fewest} patients, too few for {folds} folds; take fewer folds"
         )
     scores, fold_of = np.zeros((len(labels), len(classes))), np.zeros(len(labels), int)
-    dealt = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(
-        features, labels, patients
-    )
-    for fold, (known, new) in enumerate(dealt, 1):
+    folding = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    parts = folding.split(features, labels, patients.to_numpy())
+    for fold, (seen, unseen) in enumerate(parts, 1):
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-        scores[new], fold_of[new] = (
-            model.fit(features[known], labels[known]).predict_proba(features[new]),
-            fold,
-        )
+        model.fit(features[seen], labels[seen])
+        scores[unseen], fold_of[unseen] = model.predict_proba(features[unseen]), fold
     true = scores[np.arange(len(labels)), np.searchsorted(classes, labels)]
     table = records[["path", "patient", "label"]].reset_index(drop=True)
     table.insert(0, "split", [f"fold {fold}" for fold in fold_of])
     table["predicted"] = classes[scores.argmax(1)]
-    return table.join(pd.DataFrame(scores, columns=[f"p_{name}" for name in classes])).assign(
-        loss=-np.log(np.maximum(true, np.finfo(float).tiny))
-    )
+    answers = pd.DataFrame(scores, columns=[f"p_{name}" for name in classes])
+    return table.join(answers).assign(loss=-np.log(np.maximum(true, _TINY)))
 
 
 def suspected_wrong_labels(predictions: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
     """Images whose label the model contradicts so surely that one of the two is wrong.
 
+    A reading list for an expert, no reason to change a label. Source: Northcutt et al., Confident
+    Learning, JAIR 2021.
+
     Parameters
     ----------
-    predictions : of images that the model was not trained on: validation, test, or out of fold.
-    n : at most so many.
+    predictions : of images that the model was not trained on: validation, test, or out of fold
+    n : int, at most so many
 
     Returns
     -------
-    Rows of predictions with `quality`, from 0 (surely mislabelled) to 1, the most doubtful first. A reading
-    list for an expert, no reason to change a label. Source: Northcutt et al., Confident Learning, JAIR 2021.
+    DataFrame
+        Rows of predictions with `quality`, from 0 (surely mislabelled) to 1, the most doubtful
+        first.
 
     Raises
     ------
-    ValueError without labels or with one class only; ImportError without cleanlab.
-
-    Taught in notebook 05.
+    ValueError
+        Without labels or with one class only.
     """
     filtering, ranking = needed("cleanlab.filter", "cleanlab"), needed("cleanlab.rank", "cleanlab")
     known, names = _labelled(predictions), classes_of(predictions)
-    occurring = [
-        name for name in names if (known["label"] == name).any()
-    ]  # cleanlab wants images of each
+    occurring = [name for name in names if (known["label"] == name).any()]  # cleanlab wants such
     scores = known[[f"p_{name}" for name in occurring]].to_numpy(float)
-    scores = scores / np.maximum(scores.sum(1, keepdims=True), np.finfo(float).tiny)
+    scores = scores / np.maximum(scores.sum(1, keepdims=True), _TINY)
     labels = known["label"].map({name: i for i, name in enumerate(occurring)}).to_numpy(int)
     if len(occurring) < 2:
         raise ValueError(
             f"all {len(known)} images are labelled {occurring[0]}; doubts need two classes"
         )
-    worst = filtering.find_label_issues(
-        labels, scores, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
-    quality = ranking.get_label_quality_scores(labels, scores, method="self_confidence")
+    by = "self_confidence"
+    worst = filtering.find_label_issues(labels, scores, return_indices_ranked_by=by, n_jobs=1)
+    quality = ranking.get_label_quality_scores(labels, scores, method=by)
     return known.assign(quality=quality).iloc[worst[:n]].reset_index(drop=True)

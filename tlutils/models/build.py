@@ -1,10 +1,7 @@
-"""A backbone that torchvision knows, with a new head: build it, freeze parts of it, count and describe it.
+"""A backbone that torchvision knows, with a new head: build it, freeze parts of it, count it.
 
-    model = build("vgg16", n_classes=4, head="mlp", weights="imagenet")   # all frozen but the new head
-    freeze(model, "up to features")                                           # classifier learns too
-    print(summary(model))
-
-Modules keep torchvision's names (`model.features`, `model.layer4`); what `build` did is in `model.tl`.
+Modules keep torchvision's names (`model.features`, `model.layer4`); what `build` did is in
+`model.tl`.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
 import inspect
 import io
 from collections.abc import Callable, Iterator
@@ -20,15 +18,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision import models as zoo
 
 from ..core.packages import needed
+from ..data.augment import IMAGENET_MEAN, IMAGENET_STD
 from .random_weights import settle
 from .weights import resolve
 
 HEADS = ("mlp", "gap", "linear")
-HIDDEN = {"mlp": 256, "gap": 128}  # units before the last layer, as in the original works
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+OLD_HEADS = {"article": "mlp"}  # names that recipes and checkpoints of old still hold
+_HIDDEN_UNITS = {"mlp": 256, "gap": 128}  # before the last layer, as in the original works
 _INCEPTIONS = ("googlenet", "inception_v3")  # their pretrained weights want pixels from -1 to 1
 
 
@@ -48,53 +46,66 @@ def build(
 
     Parameters
     ----------
-    backbone : any name in `torchvision.models.list_models(module=torchvision.models)`.
-    n_classes : 2 or more. outputs : None gives one output a class; 1 gives a single logit (two classes only).
-    head : what becomes of the end of the network:
+    backbone : str, any of `torchvision.models.list_models(module=torchvision.models)`
+    n_classes : int, 2 or more
+    head : str, what becomes of the end of the network
         "mlp": its last linear layer is replaced by Linear 256, ReLU, Dropout, Linear, LogSoftmax;
-        "gap": its last maps are averaged, then Linear 128, ReLU, Dropout, Linear (VGG loses its classifier);
-        "linear": its last linear layer is replaced by one with as many outputs as wanted.
-    dropout : of the new head, from 0 to below 1. backbone_dropout : of the backbone's own dropout layers
-        (VGG16 has two of 0.5 after its linear layers); None keeps them as they are.
-    freeze : see `freeze`. weights : "random", "imagenet", another name or a file: see `weights.resolve`.
-    seed : of all random weights (a random backbone is settled, see `randomness`); torch's own random state is left alone.
-    device : None takes torch's default; "meta" gives shapes without memory.
+        "gap": its last maps are averaged, then Linear 128, ReLU, Dropout, Linear (VGG loses its
+        classifier); "linear": its last linear layer is replaced by one of as many `outputs`.
+    outputs : int, one for each class where None; 1 is a single logit (two classes only)
+    dropout : float, of the new head, from 0 to below 1
+    freeze : str, see `freeze`
+    weights : str, "random", "imagenet", another name or a file, see `weights.resolve`
+    seed : int, of all random weights (settled, see `random_weights`)
+    device : None takes torch's default; "meta" gives shapes without memory
+    backbone_dropout : float, of the backbone's own dropout layers
+        VGG16 has two of 0.5 after its linear layers; None keeps them as they are.
 
     Returns
     -------
-    The model, in train mode: float (N, 3, H, W) in; (N, outputs) out, log-probabilities from head "mlp"
-    (a logit where outputs is 1), logits from the others. Its `tl` is a dict of plain values: backbone,
-    n_classes, head, outputs (the number), dropout, freeze, weights (source, name, file, sha256), mean and std
-    (of the normalization that the weights expect) and head_name.
+    nn.Module
+        In train mode. Float (N, 3, H, W) in; (N, outputs) out, log-probabilities from head "mlp"
+        (a logit where outputs is 1), logits from the others. Its `tl` is a dict of plain values:
+        the arguments, weights (source, name, file, sha256), mean and std (of the normalization
+        that the weights expect) and head_name. torch's own random state is left alone.
 
     Raises
     ------
-    ValueError for values not allowed and for weights of another architecture; `weights.WeightsMissing`.
+    ValueError
+        For values not allowed, and for weights of another architecture or without numbers.
+    WeightsMissing
+        Where pretrained weights are neither here nor to be had.
 
-    Taught in notebook 03.
+    Examples
+    --------
+    >>> model = build("vgg16", n_classes=4, head="mlp", device="meta")
+    >>> count(model)
+    {'total': 135310404, 'trainable': 1049860, 'frozen': 134260544}
+    >>> head_name(model), model(torch.empty(2, 3, 224, 224, device="meta")).shape
+    ('classifier.6', torch.Size([2, 4]))
     """
+    head = OLD_HEADS.get(head, head)
     outputs = _checked_outputs(n_classes, head, outputs, dropout)
-    device = (
-        torch.device(device) if device is not None else torch.empty(0).device
-    )  # older torchs tell a context so alone
-    place = torch.device("meta" if device.type == "meta" else "cpu")
+    # An older torch tells the device of a context by a new tensor alone.
+    device = torch.device(device) if device is not None else torch.empty(0).device
+    made_on = torch.device("meta" if device.type == "meta" else "cpu")
     with torch.device("cpu"), _seeded(seed, 1):
         state, info = resolve(backbone, weights)
-        model = _whole(backbone, state, info, place)
-    with place, _seeded(seed, 0):  # the head is the same whatever the backbone's weights
+        model = _whole(backbone, state, info, made_on)
+    with made_on, _seeded(seed, 0):  # the head is the same whatever the backbone's weights
         name = _put_head(model, head, outputs, dropout)
-    if any(part != name for part in info.get("unusable", [])):
+    if any(part != name for part in info["unusable"]):
         raise ValueError(
             f"the weights {info['name']} of {backbone} hold no numbers (NaN) in "
             f"{', '.join(info['unusable'])}; use head='gap', which drops VGG's classifier, "
             "or weights='imagenet'."
         )
-    for module in model.modules() if backbone_dropout is not None else ():
-        if isinstance(module, nn.Dropout) and module not in set(
-            model.get_submodule(name).modules()
-        ):
-            module.p = backbone_dropout
-    if place.type == "cpu":
+    if backbone_dropout is not None:
+        own = set(model.get_submodule(name).modules())
+        for module in set(model.modules()) - own:
+            if isinstance(module, nn.Dropout):
+                module.p = backbone_dropout
+    if made_on.type == "cpu":
         with torch.device("cpu"), _seeded(seed, 1):
             _fill(model)
             if info["source"] == "random":
@@ -115,14 +126,23 @@ def build(
 
 
 def freeze(model: nn.Module, what: str) -> nn.Module:
-    """Say which parameters of a built model do not learn; all others do. Returns the model.
+    """Say which parameters of a built model do not learn; all others do.
 
-    what : "none"; "all", all but the new head; or "up to NAME", every parameter defined before or in the
-    module NAME: "up to bn1" freezes conv1 and bn1 of a ResNet, "up to features" all convolutions of a VGG16.
+    Parameters
+    ----------
+    model : as `build` makes it; changed in place
+    what : "none"; "all", all but the new head; or "up to NAME"
+        The last is every parameter defined before or in the module NAME: "up to bn1" freezes conv1
+        and bn1 of a ResNet, "up to features" all convolutions of a VGG16.
 
-    Raises ValueError for an unknown module (naming those there are) and where nothing would be left to train.
+    Returns
+    -------
+    nn.Module, the same
 
-    Taught in notebook 07.
+    Raises
+    ------
+    ValueError
+        For an unknown module (naming those there are) and where nothing would be left to train.
     """
     what = what.strip()
     frozen = _frozen_names(model, what)
@@ -141,45 +161,77 @@ _freeze = freeze  # `build` has an argument of that name
 
 
 def train_mode(model: nn.Module) -> nn.Module:
-    """Put a model into train mode, but its frozen BatchNorm into eval mode, so that the statistics stay.
+    """Put a model into train mode, but its frozen BatchNorm into eval mode: the statistics stay.
 
-    BatchNorm is frozen where it has weights and none of them learns. Dropout stays active in frozen parts,
-    as in the article: VGG16's own two (p = 0.5) go on blurring what the new head sees. Returns the model.
+    BatchNorm is frozen where it has weights and none of them learns. Dropout stays active in frozen
+    parts: VGG16's own two (p = 0.5) go on blurring what the new head sees.
 
-    Taught in notebook 07.
+    Parameters
+    ----------
+    model : nn.Module, changed in place
+
+    Returns
+    -------
+    nn.Module, the same
     """
     model.train()
     for module in model.modules():
-        own = list(module.parameters(recurse=False))
-        if (
-            isinstance(module, _BatchNorm)
-            and own
-            and not any(parameter.requires_grad for parameter in own)
-        ):
-            module.eval()
+        if isinstance(module, _BatchNorm):
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
     return model
 
 
 def head_name(model: nn.Module) -> str:
-    """The new head's name in a built model: "classifier.6" in VGG16 with head "mlp", "fc" in a ResNet."""
+    """Where the new head is: "classifier.6" in VGG16 with head "mlp", "fc" in a ResNet.
+
+    Parameters
+    ----------
+    model : as `build` makes it
+
+    Returns
+    -------
+    str, the name of a module
+
+    Raises
+    ------
+    ValueError
+        For a model that `build` has not made.
+    """
     try:
         return model.tl["head_name"]
     except (AttributeError, KeyError):
         raise ValueError(
-            f"this {type(model).__name__} has no new head; make it with models.build(...), or "
-            "pass the model that is inside the wrapper."
+            f"this {type(model).__name__} has no new head; make it with models.build.build(...), "
+            "or pass the model that is inside the wrapper."
         ) from None
 
 
 def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that learn, in order: what an optimizer is to be given."""
+    """The parameters that learn, in order: what an optimizer is to be given.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    list of nn.Parameter
+    """
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def count(model: nn.Module) -> dict[str, int]:
-    """How many numbers a model's parameters hold: {"total", "trainable", "frozen"}; shared ones count once.
+    """How many numbers a model's parameters hold; shared ones count once.
 
-    Taught in notebook 03.
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    dict of "total", "trainable", "frozen"
     """
     total = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in trainable_parameters(model))
@@ -187,48 +239,56 @@ def count(model: nn.Module) -> dict[str, int]:
 
 
 def table(model: nn.Module) -> pd.DataFrame:
-    """What is frozen: a row per top-level block with module, kind, and its numbers of parameters, trainable
-    and frozen ones.
+    """What is frozen, block by block.
 
-    Taught in notebook 03.
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    DataFrame
+        A row for each top-level block: module, kind, parameters, trainable, frozen (numbers).
     """
-    blocks = {
-        **dict(model.named_children()),
-        **dict(model.named_parameters(recurse=False)),
-    }  # ViT's token
-    rows = [
-        {
-            "module": name,
-            "kind": type(block).__name__,
-            **count(block if isinstance(block, nn.Module) else nn.ParameterList([block])),
-        }
-        for name, block in blocks.items()
-    ]
+    # A ViT's token is a parameter outside all modules.
+    blocks = {**dict(model.named_children()), **dict(model.named_parameters(recurse=False))}
+    rows = []
+    for name, block in blocks.items():
+        counted = count(block if isinstance(block, nn.Module) else nn.ParameterList([block]))
+        rows.append({"module": name, "kind": type(block).__name__, **counted})
     return pd.DataFrame(rows).rename(columns={"total": "parameters"})
 
 
 def summary(model: nn.Module, size: int = 224) -> str:
     """torchsummary's table of a model's layers and of the shapes that they give, as text.
 
-    A copy on the CPU in eval mode runs on random images of size x size, so nothing happens to the model, its
-    BatchNorm or the random state. The counts below the table are `count`'s; torchsummary's own sums are left
-    out, for it counts shared layers twice and misses parameters outside layers. Where it cannot follow a
-    network (DenseNet, ViT), the text says so and gives `table`.
+    A copy on the CPU in eval mode runs on random images, so nothing happens to the model, its
+    BatchNorm or the random state. The counts below the table are `count`'s: torchsummary counts
+    shared layers twice and misses parameters outside layers. Where it cannot follow a network
+    (DenseNet, ViT), the text says so and gives `table`.
 
-    Raises ImportError without torchsummary, ValueError where the network cannot take images of that size.
+    Parameters
+    ----------
+    model : nn.Module
+    size : int, side of the images in pixels
 
-    Taught in notebook 03.
+    Returns
+    -------
+    str, many lines
+
+    Raises
+    ------
+    ImportError
+        Without torchsummary.
+    ValueError
+        Where the network cannot take images of that size.
     """
     describe, printed = _torchsummary(), io.StringIO()
     twin = copy.deepcopy(model).eval()
     twin = twin.to_empty(device="cpu") if next(model.parameters()).is_meta else twin.cpu()
+    silent = contextlib.redirect_stdout(printed)
     try:
-        with (
-            torch.device("cpu"),
-            torch.no_grad(),
-            _seeded(0, 0),
-            contextlib.redirect_stdout(printed),
-        ):
+        with torch.device("cpu"), torch.no_grad(), _seeded(0, 0), silent:
             describe(twin, (3, size, size), batch_size=-1, device="cpu")
         text = printed.getvalue().split("\nTotal params")[0]
     except (AttributeError, TypeError) as error:
@@ -244,12 +304,28 @@ def summary(model: nn.Module, size: int = 224) -> str:
 
 
 def probabilities(outputs: Tensor) -> Tensor:
-    """What a model says, as probabilities: float32 (N, classes), rows summing to 1.
+    """A model's outputs as probabilities.
 
-    outputs : (N, classes) logits or log-probabilities (softmax leaves the latter as they are), or (N, 1) one
-    logit of the second of two classes. Raises ValueError for another shape.
+    Parameters
+    ----------
+    outputs : Tensor (N, classes) of logits or log-probabilities, or (N, 1)
+        Softmax leaves log-probabilities as they are. A single column is one logit of the second of
+        two classes.
 
-    Taught in notebook 04.
+    Returns
+    -------
+    Tensor, float32 (N, classes), rows summing to 1
+
+    Raises
+    ------
+    ValueError
+        For another shape.
+
+    Examples
+    --------
+    >>> probabilities(torch.tensor([[0.0], [200.0]]))
+    tensor([[0.5000, 0.5000],
+            [0.0000, 1.0000]])
     """
     if outputs.ndim != 2 or outputs.shape[1] == 0:
         raise ValueError(
@@ -262,15 +338,23 @@ def probabilities(outputs: Tensor) -> Tensor:
 
 
 def last_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Name and module of the last convolution by definition, where class activation maps look.
+    """The last convolution by definition, where class activation maps look.
 
-    Raises ValueError where there is none.
+    Parameters
+    ----------
+    model : nn.Module
 
-    Taught in notebook 05.
+    Returns
+    -------
+    its name, and the module
+
+    Raises
+    ------
+    ValueError
+        Where there is none.
     """
-    found = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
-    ]
+    named = list(model.named_modules())
+    found = [(name, module) for name, module in named if isinstance(module, nn.Conv2d)]
     if not found:
         raise ValueError(f"this {type(model).__name__} has no convolution, so no map to look at.")
     return found[-1]
@@ -279,23 +363,34 @@ def last_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
 def check_size(
     backbone: str, size: int, device: str | torch.device = "cpu", head: str = "mlp"
 ) -> None:
-    """Raise ValueError where a backbone cannot take images of size x size on a device; needs no memory.
+    """Refuse a size of images that a backbone cannot take on a device; needs no memory.
 
     On Apple's mps an adaptive pooling fails unless one side is a multiple of the other: of 128 px
     VGG16 pools 4 x 4 maps to 7 x 7.
+
+    Parameters
+    ----------
+    backbone : str, as for `build`
+    size : int, side of the images in pixels
+    device : str or torch.device
+    head : str, as for `build`
+
+    Raises
+    ------
+    ValueError
+        Where they cannot be taken.
     """
+    from torchvision import models as zoo
+
     model = build(backbone, head=head, device="meta").eval()
     images = torch.empty(2, 3, size, size, device="meta")
     try:
         model(images)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(_wrong_size(backbone, size, error)) from error
-    if (
-        torch.device(device).type != "mps"
-        or head == "gap"
-        or not isinstance(model, (zoo.VGG, zoo.AlexNet))
-    ):
-        return  # all others pool to 1 x 1
+    pools = isinstance(model, (zoo.VGG, zoo.AlexNet)) and head != "gap"  # else to 1 x 1
+    if torch.device(device).type != "mps" or not pools:
+        return
     side, wanted = model.features(images).shape[-1], model.avgpool.output_size[-1]
     if max(side, wanted) % min(side, wanted):
         raise ValueError(
@@ -327,70 +422,77 @@ def _checked_outputs(n_classes: int, head: str, outputs: int | None, dropout: fl
 
 @contextlib.contextmanager
 def _seeded(seed: int, stream: int) -> Iterator[None]:
-    """Random numbers of our own; torch's CPU state comes back after, those of GPUs are never touched."""
+    """Random numbers of our own; torch's CPU state comes back, those of GPUs are not touched."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(2 * seed + stream)
         yield
 
 
 def _whole(
-    name: str, state: dict[str, Tensor] | None, info: dict, place: torch.device
+    name: str, state: dict[str, Tensor] | None, info: dict, device: torch.device
 ) -> nn.Module:
-    """The network for ImageNet's 1000 classes; as yet without numbers on meta, and a VGG too, for `_fill`."""
-    drawn_now = state is None and place.type == "cpu" and not name.startswith("vgg")
+    """The network for ImageNet's 1000 classes; on meta without numbers, and a VGG for `_fill`."""
+    drawn_now = state is None and device.type == "cpu" and not name.startswith("vgg")
     model = _made(name, "cpu" if drawn_now else "meta")
     if state is not None:
+        whole = {key: value.contiguous() for key, value in state.items()}
         try:
-            model.load_state_dict(
-                {key: value.contiguous() for key, value in state.items()}, assign=True
-            )
+            model.load_state_dict(whole, assign=True)
         except RuntimeError as error:
-            raise ValueError(_another(name, model, state, info)) from error
-    if getattr(
-        model, "aux_logits", False
-    ):  # GoogLeNet and Inception: more than one output in train mode
+            raise ValueError(_misfit(name, model, state, info)) from error
+    if getattr(model, "aux_logits", False):  # more than one output in train mode: both inceptions
         model.aux_logits, model.aux1, model.aux2, model.AuxLogits = False, None, None, None
     return model
 
 
 def _made(name: str, device: str) -> nn.Module:
     """As torchvision makes it, random; on meta names and shapes without numbers."""
+    from torchvision import models as zoo
+
     if name.startswith("regnet") and device == "meta":  # computes its widths with tensors
         return _made(name, "cpu").to("meta")
-    silent = (
-        {"init_weights": True} if name in _INCEPTIONS else {}
-    )  # what they do anyway, with a warning
+    # What inceptions do anyway, but with a warning.
+    silent = {"init_weights": True} if name in _INCEPTIONS else {}
     with torch.device(device):
         model = zoo.get_model(name, weights=None, **silent)
     if isinstance(model, zoo.MNASNet):
-        model.__class__ = _MNASNet
+        model.__class__ = _of_present_version(type(model))
     return model
 
 
-class _MNASNet(zoo.MNASNet):
-    """torchvision's refuses weights that do not say of which version they are; of the present one, unless they do."""
+@functools.cache
+def _of_present_version(mnasnet: type[nn.Module]) -> type[nn.Module]:
+    """torchvision's MNASNet refuses weights that do not say of which version they are."""
 
-    def _load_from_state_dict(self, state: dict, prefix: str, about: dict, *rest: object) -> None:
-        super()._load_from_state_dict(state, prefix, {"version": self._version, **about}, *rest)
+    class MNASNet(mnasnet):
+        def _load_from_state_dict(self, state: dict, prefix: str, about: dict, *rest: object):
+            about = {"version": self._version, **about}
+            super()._load_from_state_dict(state, prefix, about, *rest)
+
+    return MNASNet
 
 
-def _another(name: str, model: nn.Module, state: dict[str, Tensor], info: dict) -> str:
+def _misfit(name: str, model: nn.Module, state: dict[str, Tensor], info: dict) -> str:
     """Why a state dict does not fit, and what it is."""
+    from torchvision import models as zoo
+
     wanted, found = _shapes(model.state_dict()), _shapes(state)
     wrong = [key for key in [*wanted, *found] if found.get(key) != wanted.get(key)]
     key = next((key for key in wrong if not key.endswith("num_batches_tracked")), wrong[0])
-    alike = {
-        other: _likeness(found, _shapes(_made(other, "meta").state_dict()))
-        for other in zoo.list_models(module=zoo)
-        if not other.startswith("regnet")
-    }
+    alike = {}
+    for other in zoo.list_models(module=zoo):
+        if not other.startswith("regnet"):
+            shapes = _shapes(_made(other, "meta").state_dict()).items()
+            # The share of what both hold in what either holds: ResNet-101 has all of ResNet-50.
+            alike[other] = len(found.items() & shapes) / len(found.items() | shapes)
     likely = max(alike, key=lambda other: alike[other])
     what = likely if alike[likely] > 0.5 else "no architecture that torchvision has"
     what += " with another last layer" if likely == name else ""
     return (
-        f"{info['file']} holds weights of {what}, not {name}'s for ImageNet's 1000 classes: {key} has "
-        f"shape {found.get(key, 'none (missing)')} there and {wanted.get(key, 'none (unknown)')} in "
-        f"{name}. Pass the architecture that the file is of as backbone, or {name}'s own weights."
+        f"{info['file']} holds weights of {what}, not {name}'s for ImageNet's 1000 classes: {key} "
+        f"has shape {found.get(key, 'none (missing)')} there and "
+        f"{wanted.get(key, 'none (unknown)')} in {name}. Pass the architecture that the file is of "
+        f"as backbone, or {name}'s own weights."
     )
 
 
@@ -398,41 +500,33 @@ def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items()}
 
 
-def _likeness(a: dict, b: dict) -> float:
-    """The share of what both hold in all that either holds, for ResNet-101 has all that ResNet-50 has."""
-    return len(a.items() & b.items()) / len(a.items() | b.items())
-
-
 def _put_head(model: nn.Module, kind: str, outputs: int, dropout: float) -> str:
     """Replace the end of the network; returns the new head's name."""
+    from torchvision import models as zoo
+
     pooled = kind == "gap" or isinstance(model, zoo.SqueezeNet)
     name, width = _pooled_end(model) if pooled else _last_linear(model)
     head: nn.Module = nn.Linear(width, outputs)
-    if kind in HIDDEN:
-        head = nn.Sequential(
-            nn.Linear(width, HIDDEN[kind]),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(HIDDEN[kind], outputs),
-        )
+    if units := _HIDDEN_UNITS.get(kind):
+        body, last = nn.Linear(width, units), nn.Linear(units, outputs)
+        head = nn.Sequential(body, nn.ReLU(), nn.Dropout(dropout), last)
     if kind == "mlp" and outputs > 1:
         head.append(nn.LogSoftmax(dim=1))
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, head)
+    parent, _, last_name = name.rpartition(".")
+    setattr(model.get_submodule(parent), last_name, head)
     return name
 
 
 def _last_linear(model: nn.Module) -> tuple[str, int]:
     """Name and number of inputs of the layer that gives the 1000 classes."""
-    return [
-        (name, layer.in_features)
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear)
-    ][-1]
+    named = reversed(list(model.named_modules()))
+    return next((name, one.in_features) for name, one in named if isinstance(one, nn.Linear))
 
 
 def _pooled_end(model: nn.Module) -> tuple[str, int]:
-    """Cut a network after its averaged maps; returns name and number of inputs of what is to come there."""
+    """Cut a network after its averaged maps; name and number of inputs of what is to come there."""
+    from torchvision import models as zoo
+
     if isinstance(model, zoo.VisionTransformer):
         raise ValueError(
             "head='gap' averages the last maps and a ViT has none; use 'linear' or 'mlp'."
@@ -474,13 +568,10 @@ def _fill(model: nn.Module) -> None:
 
 
 def _normalization(backbone: str, info: dict) -> dict[str, list[float]]:
-    if backbone in _INCEPTIONS and info["source"] != "random":
-        return {
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-        }  # what torchvision's transform_input computes inside
-    own = info.get("transforms") or IMAGENET
-    return {"mean": list(own["mean"]), "std": list(own["std"])}
+    if backbone in _INCEPTIONS and info["source"] != "random":  # torchvision's transform_input
+        return {"mean": [0.5] * 3, "std": [0.5] * 3}
+    own = info["transforms"] or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    return {key: list(own[key]) for key in ("mean", "std")}
 
 
 def _frozen_names(model: nn.Module, what: str) -> set[str]:

@@ -1,7 +1,4 @@
-"""The frozen part of a network: where it ends, and a copy of it made for running only.
-
-Taught in notebook 03.
-"""
+"""The frozen part of a network: where it ends, what it depends on, a copy made for running only."""
 
 from __future__ import annotations
 
@@ -22,17 +19,24 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core.devices import Machine
 
-_RANDOM = ("dropout", "stochastic_depth", "rand", "bernoulli")
-_BOOKKEEPING = {*vars(nn.Module())} - {
-    "_parameters",
-    "_buffers",
-    "_modules",
-}  # of every module; hooks apart
+_RANDOM_FUNCTIONS = ("dropout", "stochastic_depth", "rand", "bernoulli")
+_RANDOM_LAYERS = ("dropout", "stochasticdepth", "dropblock")
+# What every module has, and what says nothing of what it computes; hooks apart.
+_BOOKKEEPING = {*vars(nn.Module())} - {"_parameters", "_buffers", "_modules"}
 
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode for the time of a block; then every module has its own mode again, a frozen BatchNorm too."""
+    """Eval mode for the time of a block; then every module has its own mode again.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Yields
+    ------
+    None
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -44,9 +48,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Split:
-    """A model cut in two: tail(prefix(x)) is model(x). The parts share the model's own modules and weights.
+    """A model cut in two: tail(prefix(x)) is model(x). The parts share the model's modules.
 
-    name : the last layer of the prefix, e.g. "classifier.1".
+    Parameters
+    ----------
+    prefix, tail : fx.GraphModule
+    name : str, the last layer of the prefix, such as "classifier.1"
     """
 
     prefix: fx.GraphModule
@@ -55,24 +62,36 @@ class Split:
 
 
 class _Tracer(fx.Tracer):
-    """Keeps torchvision's random layers whole, so that their train/eval mode is looked up at run time."""
+    """Keeps torchvision's random layers whole: their train/eval mode is looked up at run time."""
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return type(module).__name__ in (
-            "StochasticDepth",
-            "DropBlock2d",
-        ) or super().is_leaf_module(module, name)
+        kept = type(module).__name__ in ("StochasticDepth", "DropBlock2d")
+        return kept or super().is_leaf_module(module, name)
 
 
 def split(model: nn.Module) -> Split | None:
     """Cut a model after its longest leading part that is frozen and deterministic.
 
-    Such a layer has no trainable parameter, draws no random numbers, and its BatchNorm is frozen (which
-    `models.train_mode` keeps in eval). The cut is where a single tensor passes.
+    Such a layer has no trainable parameter, draws no random numbers, and its BatchNorm is frozen
+    (which `build.train_mode` keeps in eval). The cut is where a single tensor passes.
 
-    Returns None where nothing worth keeping is frozen, or the model cannot be traced by torch.fx.
+    Parameters
+    ----------
+    model : nn.Module
 
-    Taught in notebook 03.
+    Returns
+    -------
+    Split or None
+        None where nothing worth keeping is frozen, or torch.fx cannot trace the model.
+
+    Examples
+    --------
+    >>> from tlutils.models.build import build
+    >>> cut = split(build("resnet18", head="linear", freeze="all", device="meta"))
+    >>> cut.name
+    'avgpool'
+    >>> [name for name, parameter in cut.tail.named_parameters()]
+    ['fc.weight', 'fc.bias']
     """
     try:
         graph = _Tracer().trace(model)
@@ -82,12 +101,12 @@ def split(model: nn.Module) -> Split | None:
     frozen = next(i for i, node in enumerate(nodes) if not _is_fixed(node, model))
     position = {node: i for i, node in enumerate(nodes)}
     cut = next((i for i in range(frozen - 1, 0, -1) if _single_crossing(nodes, position, i)), 0)
-    if not any(_has_weights(node, model) for node in nodes[: cut + 1]):
+    calls = [node.target for node in nodes[: cut + 1] if node.op == "call_module"]
+    if not any(list(model.get_submodule(name).parameters()) for name in calls):
         return None
     prefix = fx.GraphModule(model, _part(nodes[: cut + 1], None))
     tail = fx.GraphModule(model, _part(nodes[cut + 1 :], nodes[cut]))
-    named = [node.target for node in nodes[: cut + 1] if node.op == "call_module"]
-    return Split(prefix, tail, named[-1])
+    return Split(prefix, tail, calls[-1])
 
 
 def _is_fixed(node: fx.Node, model: nn.Module) -> bool:
@@ -97,42 +116,26 @@ def _is_fixed(node: fx.Node, model: nn.Module) -> bool:
         return not getattr(operator.attrgetter(node.target)(model), "requires_grad", False)
     if node.op in ("call_function", "call_method"):
         name = node.target if isinstance(node.target, str) else node.target.__name__
-        return not any(word in name for word in _RANDOM) and not any(
-            "dropout" in key and value != 0 for key, value in node.kwargs.items()
-        )  # of an attention
-    if node.op == "call_module":
-        module = model.get_submodule(node.target)
-        if isinstance(module, _BatchNorm) and not any(True for _ in module.parameters()):
-            return False  # `train_mode` leaves it learning its statistics
-        stochastic = any(
-            word in type(module).__name__.lower()
-            for word in ("dropout", "stochasticdepth", "dropblock")
-        )
-        return (
-            not (stochastic and getattr(module, "p", 1) > 0)
-            and not getattr(module, "dropout", 0)
-            and not any(p.requires_grad for p in module.parameters())
-        )
-    return True
+        attention = any("dropout" in key and value != 0 for key, value in node.kwargs.items())
+        return not attention and not any(word in name for word in _RANDOM_FUNCTIONS)
+    return node.op != "call_module" or _is_fixed_module(model.get_submodule(node.target))
 
 
-def _has_weights(node: fx.Node, model: nn.Module) -> bool:
-    return node.op == "call_module" and any(
-        True for _ in model.get_submodule(node.target).parameters()
-    )
+def _is_fixed_module(module: nn.Module) -> bool:
+    parameters, kind = list(module.parameters()), type(module).__name__.lower()
+    if isinstance(module, _BatchNorm) and not parameters:
+        return False  # `train_mode` leaves it learning its statistics
+    if any(word in kind for word in _RANDOM_LAYERS) and getattr(module, "p", 1) > 0:
+        return False
+    return not getattr(module, "dropout", 0) and not any(p.requires_grad for p in parameters)
 
 
 def _single_crossing(nodes: list[fx.Node], position: dict[fx.Node, int], cut: int) -> bool:
-    crossing = [
-        node for node in nodes[: cut + 1] if any(position[user] > cut for user in node.users)
-    ]
-    several = any(
-        user.target is operator.getitem and isinstance(user.args[1], int)
-        for user in nodes[cut].users
-    )
-    return (
-        crossing == [nodes[cut]] and not several
-    )  # what is taken apart by number is no tensor but several
+    """Whether the node at the cut alone is used beyond, and not taken apart there by number."""
+    last, users = nodes[cut], nodes[cut].users
+    crossing = [one for one in nodes[: cut + 1] if any(position[user] > cut for user in one.users)]
+    parts = (user.args[1] for user in users if user.target is operator.getitem)
+    return crossing == [last] and not any(isinstance(part, int) for part in parts)
 
 
 def _part(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
@@ -140,37 +143,41 @@ def _part(nodes: list[fx.Node], entry: fx.Node | None) -> fx.Graph:
     if entry is not None:
         copies[entry] = graph.placeholder("features")
     for node in nodes:
-        copies[node] = graph.node_copy(node, lambda old: copies[old])
+        copies[node] = graph.node_copy(node, copies.__getitem__)
     if nodes[-1].op != "output":
         graph.output(copies[nodes[-1]])
     return graph
 
 
 def fingerprint(prefix: fx.GraphModule) -> str:
-    """A hash of all that a prefix's outputs depend on: its layers' kinds, settings, weights and buffers, the functions
-    between them with their arguments, and how all are joined. The same in every process."""
+    """A hash of all that a prefix's outputs depend on, the same in every process.
+
+    That is its layers' kinds, settings, weights and buffers, the functions between them with their
+    arguments, and how all are joined.
+
+    Parameters
+    ----------
+    prefix : fx.GraphModule, see `split`
+
+    Returns
+    -------
+    str, SHA-256 in hex
+    """
     seen: dict[int, int] = {}
-    told = [
-        [
-            node.op,
-            node.name,
-            _told(_target(node, prefix), seen),
-            _told(node.args, seen),
-            _told(node.kwargs, seen),
-        ]
-        for node in prefix.graph.nodes
-    ]
+    told = []
+    for node in prefix.graph.nodes:
+        target: object = node.target
+        if node.op == "get_attr":
+            target = operator.attrgetter(node.target)(prefix)
+        elif node.op == "call_module":
+            target = prefix.get_submodule(node.target)
+        parts = [_told(part, seen) for part in (target, node.args, node.kwargs)]
+        told.append([node.op, node.name, *parts])
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
-def _target(node: fx.Node, prefix: fx.GraphModule) -> object:
-    if node.op == "get_attr":
-        return operator.attrgetter(node.target)(prefix)
-    return prefix.get_submodule(node.target) if node.op == "call_module" else node.target
-
-
 def _told(value: object, seen: dict[int, int]) -> object:
-    """A value in JSON, without names of places in memory; `seen` numbers what may come again."""
+    """A value in JSON, without addresses in memory; `seen` numbers what may come again."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, fx.Node):
@@ -202,34 +209,29 @@ def _settings(value: object) -> object:
     if isinstance(value, nn.Module):
         own = {name: held for name, held in vars(value).items() if name not in _BOOKKEEPING}
         return own, [*value._forward_pre_hooks.values()], [*value._forward_hooks.values()]
-    return (
-        vars(value) if hasattr(value, "__dict__") else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
-    )
+    if hasattr(value, "__dict__"):
+        return vars(value)
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _code(function: object) -> object:
-    """What a function of one's own does; torch's do the same under the same name, as its version is in the key."""
+    """What a user's function does; torch's do the same under one name, and its version is kept."""
     code = getattr(function, "__code__", function)
-    room = str(getattr(function, "__module__", "")).partition(".")[0]
-    if not isinstance(code, types.CodeType) or room in ("torch", "torchvision"):
+    package = str(getattr(function, "__module__", "")).partition(".")[0]
+    if not isinstance(code, types.CodeType) or package in ("torch", "torchvision"):
         return None
-    constants = [
-        _code(item) if isinstance(item, types.CodeType) else item for item in code.co_consts
-    ]
+    inner = [_code(one) if isinstance(one, types.CodeType) else one for one in code.co_consts]
     held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
-    return [
-        code.co_code.hex(),
-        code.co_names,
-        constants,
-        held,
-        getattr(function, "__defaults__", None),
-        getattr(function, "__kwdefaults__", None),
-    ]
+    defaults = [getattr(function, name, None) for name in ("__defaults__", "__kwdefaults__")]
+    return [code.co_code.hex(), code.co_names, inner, held, *defaults]
 
 
 class _Halve(nn.Module):
-    """MaxPool2d(2) for a CPU: torch's own also finds where each maximum was and takes six times as long in bf16
-    (2.3 ms against 0.4 ms an image after VGG16's second layer; 1 part in 15 of the whole prefix)."""
+    """MaxPool2d(2) for a CPU: torch's own also finds where each maximum was.
+
+    It takes six times as long in bf16 (2.3 ms against 0.4 ms an image after VGG16's second layer;
+    1 part in 15 of the whole prefix).
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         height, width = (side // 2 * 2 for side in maps.shape[-2:])
@@ -238,20 +240,25 @@ class _Halve(nn.Module):
 
 
 def _halves(module: nn.Module) -> bool:
-    plain = isinstance(module, nn.MaxPool2d) and not (module.ceil_mode or module.return_indices)
-    return plain and (module.kernel_size, module.stride, module.padding, module.dilation) == (
-        2,
-        2,
-        0,
-        1,
-    )
+    if not isinstance(module, nn.MaxPool2d) or module.ceil_mode or module.return_indices:
+        return False
+    return (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
 
 
 def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
-    """A copy of a prefix for running only: eval mode, on the device, weights of matrix layers cast once.
+    """A copy of a prefix for running only: eval mode, on the device, weights cast once.
 
-    Autocast casts frozen weights anew for every batch (411 MB for VGG16's first linear layer); cast beforehand,
-    the numbers are the same.
+    Autocast casts frozen weights of matrix layers anew for every batch (411 MB for VGG16's first
+    linear layer); cast beforehand, the numbers are the same.
+
+    Parameters
+    ----------
+    prefix : nn.Module, see `split`
+    machine : Machine
+
+    Returns
+    -------
+    nn.Module
     """
     prefix = copy.deepcopy(prefix).eval().requires_grad_(False)
     if machine.precision != "fp32":
@@ -260,8 +267,6 @@ def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
                 module.to(machine.dtype)
     if machine.device.type == "cpu" and machine.channels_last:
         for name in [name for name, module in prefix.named_modules() if _halves(module)]:
-            above, _, last = name.rpartition(".")
-            setattr(
-                prefix.get_submodule(above), last, _Halve()
-            )  # set_submodule is newer than torch 2.4
+            above, _, last = name.rpartition(".")  # torch 2.4 has no set_submodule
+            setattr(prefix.get_submodule(above), last, _Halve())
     return machine.place(prefix)

@@ -1,17 +1,20 @@
 """Random weights that pass on what they see.
 
-A deep ReLU network with textbook random weights answers almost the same to every image: what its layers have in common
-grows with depth and drowns what differs (VGG16's features of two scans correlate at 0.98). A head cannot learn from
-that. `settle` shifts and scales each layer, on noise and without any image of the task, so that its outputs have mean 0
-and deviation 1: the random network becomes a fair sample of random features.
+A deep ReLU network with textbook random weights answers almost the same to every image: what its
+layers have in common grows with depth and drowns what differs (VGG16's features of two scans
+correlate at 0.98). A head cannot learn from that. `settle` shifts and scales each layer, on noise
+and without any image of the task, so that its outputs have mean 0 and deviation 1: the random
+network becomes a fair sample of random features.
 
-Residual networks have another ailment: each block adds as much as it is given, and after the 50 blocks of a ResNet-152
-two images differ by chaos. Their branches begin at a tenth instead, near the zero of Goyal et al. (Accurate, large
-minibatch SGD, 2017). On phantom chests at 96 pixels, logistic regression on what the random ResNet-152 says then reaches
-an AUC of 0.92 (0.57 without), on ResNet-18 0.96 (0.85).
+Residual networks have another ailment: each block adds as much as it is given, and after the 50
+blocks of a ResNet-152 two images differ by chaos. Their branches begin at a tenth instead, near the
+zero of Goyal et al. (Accurate, large minibatch SGD, 2017). On phantom chests at 96 pixels, logistic
+regression on the features of the random ResNet-152 then reaches an AUC of 0.92 (0.57 without), on
+those of ResNet-18 0.96 (0.85).
 
-The idea is that of Mishkin and Matas (All you need is a good init, ICLR 2016) and Krähenbühl et al. (Data-dependent
-initializations of convolutional neural networks, ICLR 2016). Weights settled so are still random: no image taught them.
+The idea is that of Mishkin and Matas (All you need is a good init, ICLR 2016) and Krähenbühl et al.
+(Data-dependent initializations of convolutional neural networks, ICLR 2016). Weights settled so are
+still random: no image taught them.
 """
 
 from __future__ import annotations
@@ -20,17 +23,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
-BRANCH = 0.1  # what a random residual branch adds, as a share of what it is given
+_BRANCH_SCALE = 0.1  # what a random residual branch adds, as a share of what it is given
+_NOISE_SCALES = (1, 2, 4, 8, 16, 32)  # pixels
 
 
 def settle(model: nn.Module, head: str) -> nn.Module:
-    """Give each layer of a random network, but its head, outputs of mean 0 and deviation 1 on noise images.
+    """Give each layer of a random network outputs of mean 0 and deviation 1 on noise images.
 
-    Networks with BatchNorm get its running statistics from the noise; networks with other norms are left as they are.
+    Networks with BatchNorm get its running statistics from the noise; networks with other norms are
+    left as they are.
 
-    model : on the CPU, changed in place and returned. head : name of the module to leave alone.
+    Parameters
+    ----------
+    model : nn.Module on the CPU, changed in place
+    head : str, name of the module to leave alone
+
+    Returns
+    -------
+    nn.Module, the same
     """
     norms = [m for m in model.modules() if isinstance(m, (_BatchNorm, nn.LayerNorm, nn.GroupNorm))]
     with torch.no_grad():
@@ -38,22 +49,19 @@ def settle(model: nn.Module, head: str) -> nn.Module:
             _settle_layers(model, head)
         elif all(isinstance(norm, _BatchNorm) for norm in norms):
             for norm in _ends_of_branches(model):
-                norm.weight.fill_(BRANCH)
+                norm.weight.fill_(_BRANCH_SCALE)
             _settle_statistics(model, norms)
     return model
 
 
 def _settle_layers(model: nn.Module, head: str) -> None:
-    layers = [
-        module
+    hooks = [
+        module.register_forward_hook(_settle_one)
         for name, module in model.named_modules()
         if isinstance(module, (nn.Conv2d, nn.Linear)) and not f"{name}.".startswith(f"{head}.")
     ]
-    hooks = [layer.register_forward_hook(_settle_one) for layer in layers]
     was_training = model.training
-    model.eval()(
-        noise_images()
-    )  # front to back: each layer sees what the settled ones before it give
+    model.eval()(noise_images())  # front to back: each layer sees what the settled before it give
     model.train(was_training)
     for hook in hooks:
         hook.remove()
@@ -61,28 +69,25 @@ def _settle_layers(model: nn.Module, head: str) -> None:
 
 def _settle_one(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
     mean = output.mean((0, 2, 3) if output.ndim == 4 else 0)
-    shape = (1, -1) + (1,) * (output.ndim - 2)
-    centred = output - mean.view(shape)
-    spread = centred.square().mean().sqrt().clamp(min=1e-6)
+    centered = output - mean.view((1, -1) + (1,) * (output.ndim - 2))
+    spread = centered.square().mean().sqrt().clamp(min=1e-6)
     layer.weight.div_(spread)
     if layer.bias is not None:
         layer.bias.copy_((layer.bias - mean) / spread)
-    return centred / spread
+    return centered / spread
 
 
 def _ends_of_branches(model: nn.Module) -> list[_BatchNorm]:
     """The last norm of every residual branch of torchvision's ResNets and MobileNets."""
-    ends = [
-        block.bn3 if isinstance(block, Bottleneck) else block.bn2
-        for block in model.modules()
-        if isinstance(block, (BasicBlock, Bottleneck))
-    ]
-    return ends + [
-        block.conv[-1]
-        for block in model.modules()
-        if getattr(block, "use_res_connect", False)
-        and isinstance(getattr(block, "conv", [None])[-1], _BatchNorm)
-    ]
+    from torchvision.models.resnet import BasicBlock, Bottleneck
+
+    ends = []
+    for block in model.modules():
+        if isinstance(block, (BasicBlock, Bottleneck)):
+            ends.append(block.bn3 if isinstance(block, Bottleneck) else block.bn2)
+        elif getattr(block, "use_res_connect", False) and hasattr(block, "conv"):
+            ends += [norm for norm in [block.conv[-1]] if isinstance(norm, _BatchNorm)]
+    return ends
 
 
 def _settle_statistics(model: nn.Module, norms: list[_BatchNorm]) -> None:
@@ -100,16 +105,20 @@ def _settle_statistics(model: nn.Module, norms: list[_BatchNorm]) -> None:
 
 
 def noise_images(n: int = 16, size: int = 96) -> Tensor:
-    """Grey noise with structure of every size, as pictures have (about 1/f): float (n, 3, size, size), mean 0,
-    deviation 1; always the same."""
-    draw = torch.Generator().manual_seed(0)
-    layers = [
-        F.interpolate(
-            torch.randn(n, 1, size // k, size // k, generator=draw), (size, size), mode="bilinear"
-        )
-        for k in (1, 2, 4, 8, 16, 32)
-    ]
-    noise = sum(layer * k**0.5 for layer, k in zip(layers, (1, 2, 4, 8, 16, 32)))
-    return ((noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)).expand(
-        -1, 3, -1, -1
-    )
+    """Grey noise with structure of every size, as pictures have (about 1/f); always the same.
+
+    Parameters
+    ----------
+    n : int, how many
+    size : int, side in pixels
+
+    Returns
+    -------
+    Tensor, float32 (n, 3, size, size), mean 0, deviation 1
+    """
+    generator, noise = torch.Generator().manual_seed(0), 0
+    for k in _NOISE_SCALES:
+        coarse = torch.randn(n, 1, size // k, size // k, generator=generator)
+        noise = noise + F.interpolate(coarse, (size, size), mode="bilinear") * k**0.5
+    noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)
+    return noise.expand(-1, 3, -1, -1)

@@ -1,13 +1,9 @@
-"""Pretrained weights: find them, check them, load them without running code, or say exactly what is missing.
+"""Pretrained weights: found, checked, loaded without running code; or what is missing is named.
 
-torchvision checks a hash only while it downloads, loads a cached file with full pickle, which runs code, and
-waits for ever behind a proxy that drops packets. Here every file is checked against the hash in its name if it
-bears one, loaded with `weights_only=True`, and each wait has an end. Random weights come only to those who ask for them.
-
-    state, info = resolve("vgg16")                          # ImageNet, IMAGENET1K_V1
-    state, info = resolve("resnet152", "IMAGENET1K_V2")     # another set of torchvision's
-    state, info = resolve("mobilenet_v2", "mine.pth")       # a file
-    state, info = resolve("vgg16", "random")                # (None, {"source": "random", ...})
+torchvision checks a hash only while it downloads, loads a cached file with full pickle, which runs
+code, and waits for ever behind a proxy that drops packets. Here every file is checked against the
+hash in its name if it bears one, `load_tensors` runs nothing, and each wait has an end. Random
+weights come only to those who ask for them.
 """
 
 from __future__ import annotations
@@ -19,24 +15,18 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 
 import torch
-from torchvision import models
-from torchvision.models import WeightsEnum
 
+from ..data.augment import IMAGENET_MEAN, IMAGENET_STD
 from ..data.downloads import DownloadError, digest, download
 
-DEFAULT = "IMAGENET1K_V1"  # for every backbone, so that results compare with the original works
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "state",
-)  # where others put the tensors in a file
-SWELL = 10  # the most that tensors may take in memory, in times their file
-PREFIXES = ("module.", "_orig_mod.")  # from (Distributed)DataParallel and torch.compile
+_DEFAULT = "IMAGENET1K_V1"  # for every backbone, so that results compare with the original works
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "state")  # where others put the tensors
+_PREFIXES = ("module.", "_orig_mod.")  # from (Distributed)DataParallel and torch.compile
+_SWELL = 10  # the most that tensors may take in memory, in times their file
 
 
 class WeightsMissing(FileNotFoundError):
@@ -44,135 +34,221 @@ class WeightsMissing(FileNotFoundError):
 
 
 def resolve(
-    backbone: str,
-    weights: str | Path = "imagenet",
-    timeout: float = 20,
-    progress: bool = True,
-    url: str | None = None,
+    backbone: str, weights: str | Path = "imagenet", timeout: float = 20, url: str | None = None
 ) -> tuple[dict[str, torch.Tensor] | None, dict]:
     """The weights of a torchvision backbone as a state dict, and what they are.
 
     Parameters
     ----------
-    backbone : a name that torchvision knows, such as "vgg16".
-    weights : "imagenet" (the enum's IMAGENET1K_V1), another name of the enum ("IMAGENET1K_V2",
+    backbone : str, a name that torchvision knows, such as "vgg16"
+    weights : str or Path
+        "imagenet" (IMAGENET1K_V1), another name that torchvision has ("IMAGENET1K_V2",
         "IMAGENET1K_FEATURES"), "random", or a file with a state dict (one that bears the hash of
         torchvision's in its name gets the normalization that goes with it).
-    timeout : seconds for the connection and for each silence of the server.
-    url : another address of the same file.
+    timeout : float, seconds for the connection and for each silence of the server
+    url : str, another address of the same file
 
     Returns
     -------
-    state : names -> tensors on the CPU, floating ones float32, no prefixes; None for random weights.
-    info : plain values: source ("imagenet", "random", "file"), name, file, sha256 (of the whole file),
-        transforms ({"mean", "std"} where the weights expect another normalization than ImageNet's, else None)
-        and unusable (the parts whose numbers are NaN, such as the classifier of IMAGENET1K_FEATURES).
+    state : dict of str to Tensor
+        On the CPU, floating ones float32, no prefixes; None for random weights.
+    info : dict of plain values
+        source ("imagenet", "random", "file"), name, file, sha256 (of the whole file), transforms
+        ({"mean", "std"} where the weights expect another normalization than ImageNet's, else None)
+        and unusable (the parts that hold NaN, such as the classifier of IMAGENET1K_FEATURES).
 
     Raises
     ------
-    WeightsMissing (a FileNotFoundError) where the file is neither here nor to be had; ValueError for an
-    unknown backbone and for a file that is no state dict, would run code, or is not what the hash in its name
-    says (digits alone, such as a date, count as a hash where torchvision has a file of that hash).
+    WeightsMissing
+        Where the file is neither here nor to be had.
+    ValueError
+        For an unknown backbone, and for a file that is no state dict, would run code, or is not
+        what the hash in its name says (digits alone, such as a date, count as a hash where
+        torchvision has a file of that hash).
 
-    Taught in notebook 03.
+    Examples
+    --------
+    >>> resolve("vgg16", "random")[1]["source"]
+    'random'
     """
-    enum = _enum(backbone)
-    if str(weights).lower() == "random":
+    enum, wanted = _enum(backbone), str(weights)
+    if wanted.lower() == "random":
         return None, _info("random", "random")
-    name = DEFAULT if str(weights).lower() == "imagenet" else str(weights).upper()
+    name = _DEFAULT if wanted.lower() == "imagenet" else wanted.upper()
     if name in enum.__members__:
         chosen = enum[name]
-        file = _pretrained(backbone, chosen, url or chosen.url, timeout, progress)
+        file = _pretrained(backbone, chosen, url or chosen.url, timeout)
         return _described("imagenet", chosen.name, file, _normalization(chosen))
-    if str(weights).lower() == "imagenet":
-        raise ValueError(
-            f"torchvision has no {DEFAULT} for {backbone}; choose one of "
-            f"{', '.join(enum.__members__)}."
+    names = ", ".join(enum.__members__)
+    if wanted.lower() == "imagenet":
+        raise ValueError(f"torchvision has no {_DEFAULT} for {backbone}; choose one of {names}.")
+    file = Path(weights).expanduser()
+    if not file.is_file():
+        raise WeightsMissing(
+            f"weights={wanted!r} is no file here ({file.absolute()}) and no name that {backbone} "
+            f"knows; allowed are imagenet, random, {names}, or a file's path."
         )
-    file = _own(backbone, enum, weights)
     claimed = _hash(file.name)
     known = next((one for one in enum if claimed and claimed == _hash(Path(one.url).name)), None)
-    return _described(
-        "file",
-        file.name,
-        file,
-        _normalization(known) if known else None,
-        claimed if known or claimed and not claimed.isdigit() else None,
-    )
+    if claimed and claimed.isdigit() and not known:  # a date
+        claimed = None
+    return _described("file", file.name, file, _normalization(known) if known else None, claimed)
 
 
-def locate(backbone: str, weights: str = "imagenet") -> str:
+def locate(backbone: str) -> str:
     """Where the pretrained weights of a backbone lie, or that they are missing, in a line.
 
-    Taught in notebook 03.
+    Parameters
+    ----------
+    backbone : str, a name that torchvision knows
+
+    Returns
+    -------
+    str
     """
-    chosen = _enum(backbone)[DEFAULT if weights == "imagenet" else weights]
-    file = _cached(Path(chosen.url).name)
-    missing = f"not here ({Path(chosen.url).name}, {_megabytes(chosen)}; fetched when needed)"
-    return str(file) if file else missing
+    chosen = _enum(backbone)[_DEFAULT]
+    name = Path(chosen.url).name
+    file = _cached(name)
+    return str(file or f"not here ({name}, {_megabytes(chosen)}; fetched when needed)")
 
 
 def folders() -> list[Path]:
-    """Every folder in which torch may have kept weights, the one that it uses now first."""
-    places = [Path(os.environ[key]) for key in ("TLUTILS_WEIGHTS",) if os.environ.get(key)]
-    places.append(Path(torch.hub.get_dir()) / "checkpoints")
-    homes = [
-        os.environ.get("TORCH_HOME"),
-        os.environ.get("XDG_CACHE_HOME") and os.path.join(os.environ["XDG_CACHE_HOME"], "torch"),
-        "~/.cache/torch",
-    ]
-    places += [Path(home).expanduser() / "hub" / "checkpoints" for home in homes if home]
-    return list(dict.fromkeys(places))
+    """Every folder in which torch may have kept weights, the one that it uses now first.
+
+    Returns
+    -------
+    list of Path, after that of TLUTILS_WEIGHTS where it is set
+    """
+    own, cache = os.environ.get("TLUTILS_WEIGHTS"), os.environ.get("XDG_CACHE_HOME")
+    homes = [os.environ.get("TORCH_HOME"), cache and f"{cache}/torch", "~/.cache/torch"]
+    hubs = [Path(torch.hub.get_dir()), *(Path(one).expanduser() / "hub" for one in homes if one)]
+    first = [Path(own)] if own else []
+    return list(dict.fromkeys(first + [hub / "checkpoints" for hub in hubs]))
 
 
 def read(file: str | Path) -> dict[str, torch.Tensor]:
-    """A state dict from a file, without running anything in it: tensors on the CPU, floating ones float32.
+    """A state dict from a file, without running anything in it.
 
-    A dict that holds the state dict (under state_dict, model_state_dict, model or state) is opened, the
-    prefixes of DataParallel and torch.compile are cut off. Raises ValueError where the file is damaged, no
-    state dict, or would run code or take far more memory than it has bytes.
+    A dict that holds the state dict (under state_dict, model_state_dict, model or state) is opened,
+    the prefixes of DataParallel and torch.compile are cut off.
+
+    Parameters
+    ----------
+    file : str or Path
+
+    Returns
+    -------
+    dict of str to Tensor, on the CPU, floating ones float32
+
+    Raises
+    ------
+    ValueError
+        Where the file is damaged, no state dict, or would run code or take far more memory than it
+        has bytes.
     """
     try:
-        content = unpickled(file)
+        content = load_tensors(file)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: it is no file of plain tensors but a pickle that would run "
             "code when opened, or damaged, or of another format. Where it comes from, save the "
             "state dict alone: torch.save(model.state_dict(), file)."
         ) from error
-    except (
-        Exception
-    ) as error:  # torch lets pass whatever a damaged file makes its parser stumble over
+    except Exception as error:  # whatever a damaged file makes torch's parser stumble over
         raise ValueError(
             f"{file} cannot be read as weights ({first_line(error)}); it is damaged or of "
             "another format than torch.save's."
         ) from error
-    return _normalized(content, file)
+    return _plain_state(content, file)
 
 
-def _most(file: str | Path) -> int:
-    """The bytes that the content of a file may take: torch.save packs nothing, but torch.load unpacks."""
-    return SWELL * os.path.getsize(file)
+def load_tensors(file: str | Path) -> object:
+    """What torch.save wrote, on the CPU, without running code: the one place that opens such files.
 
+    Parameters
+    ----------
+    file : str or Path
 
-def unpickled(file: str | Path) -> object:
-    """What torch.save wrote, on the CPU: without running code, or taking far more memory than the file has bytes."""
+    Returns
+    -------
+    object, of plain types and tensors
+
+    Raises
+    ------
+    ValueError
+        Where it would take far more memory than the file has bytes; what is damaged, or would run
+        code, raises what torch does.
+    """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as bundle:
             size = sum(info.file_size for info in bundle.infolist())
         if size > _most(file):
             raise ValueError(
-                f"unpacked it would take {size:,} bytes, more than {SWELL} times the file"
+                f"unpacked it would take {size:,} bytes, more than {_SWELL} times the file"
             )
     return torch.load(file, weights_only=True, map_location="cpu")
 
 
+def refuse_swollen(state: Mapping[str, object], file: str | Path) -> None:
+    """Refuse tensors far larger than their file, such as one number seen a billion times.
+
+    Parameters
+    ----------
+    state : dict, of which the tensors are looked at
+    file : str or Path, where they came from
+
+    Raises
+    ------
+    ValueError
+        For such tensors.
+    """
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    size = sum(value.numel() * value.element_size() for value in tensors)
+    if size > _most(file):
+        raise ValueError(
+            f"{file} is refused: its tensors would take {size:,} bytes, more than {_SWELL} times "
+            "the file; save a state dict of contiguous tensors."
+        )
+
+
+def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict without the prefixes that all its keys have from DataParallel and compile.
+
+    Parameters
+    ----------
+    state : dict of str to Tensor
+
+    Returns
+    -------
+    dict of str to Tensor
+    """
+    while state and (found := [one for one in _PREFIXES if all(k.startswith(one) for k in state)]):
+        state = {key.removeprefix(found[0]): value for key, value in state.items()}
+    return dict(state)
+
+
 def first_line(error: Exception) -> str:
-    """What an error says first, or its kind where it says nothing."""
+    """The first line of an error, or its kind where it has none.
+
+    Parameters
+    ----------
+    error : Exception
+
+    Returns
+    -------
+    str, at most 200 characters
+    """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _enum(backbone: str) -> type[WeightsEnum]:
+def _most(file: str | Path) -> int:
+    """The bytes that a file's content may take: torch.save packs nothing, torch.load unpacks."""
+    return _SWELL * os.path.getsize(file)
+
+
+def _enum(backbone: str) -> type[Enum]:
+    from torchvision import models
+
     known = models.list_models(module=models)
     if backbone not in known:
         close = difflib.get_close_matches(backbone, known, n=3)
@@ -185,14 +261,9 @@ def _enum(backbone: str) -> type[WeightsEnum]:
 
 
 def _info(source: str, name: str, file: Path | None = None, transforms: dict | None = None) -> dict:
-    return {
-        "source": source,
-        "name": name,
-        "file": str(file) if file else None,
-        "sha256": digest(file) if file else None,
-        "transforms": transforms,
-        "unusable": [],
-    }
+    path, sha256 = (str(file), digest(file)) if file else (None, None)
+    about = {"source": source, "name": name, "file": path, "sha256": sha256}
+    return about | {"transforms": transforms, "unusable": []}
 
 
 def _described(
@@ -206,146 +277,90 @@ def _described(
             f"{claimed} is no hash."
         )
     state = read(file)
-    info["unusable"] = sorted(
-        {
-            key.split(".")[0]
-            for key, value in state.items()
-            if value.is_floating_point() and bool(value.isnan().any())
-        }
-    )
+    lost = [k for k, value in state.items() if value.is_floating_point() and value.isnan().any()]
+    info["unusable"] = sorted({key.split(".")[0] for key in lost})
     return state, info
 
 
-def _normalization(chosen: WeightsEnum) -> dict | None:
+def _normalization(chosen: Enum) -> dict | None:
     """The mean and std that the weights were trained with, None where they are the usual ones."""
-    preset = chosen.transforms()
-    own = {key: tuple(getattr(preset, key, IMAGENET[key])) for key in IMAGENET}
-    return None if own == IMAGENET else {key: list(value) for key, value in own.items()}
+    preset, usual = chosen.transforms(), {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    own = {key: tuple(getattr(preset, key, usual[key])) for key in usual}
+    return None if own == usual else {key: list(value) for key, value in own.items()}
 
 
-def _pretrained(
-    backbone: str, chosen: WeightsEnum, url: str, timeout: float, progress: bool
-) -> Path:
+def _pretrained(backbone: str, chosen: Enum, url: str, timeout: float) -> Path:
     """The file with torchvision's weights, from a cache or the network, its hash checked."""
     name = next(name for name in (Path(url).name, Path(chosen.url).name) if _hash(name))
-    found = _cached(name)
-    if found:
+    if found := _cached(name):
         return found
     to = Path(torch.hub.get_dir()) / "checkpoints" / name
     try:
-        return download(url, to, sha256=_hash(name), timeout=timeout, progress=progress)
+        return download(url, to, sha256=_hash(name), timeout=timeout)
     except DownloadError as error:
-        raise _missing(backbone, chosen, url, to, error) from error
+        reason = str(error).split(" URL: ")[0].rstrip(".")
+        raise WeightsMissing(
+            f"the pretrained weights {chosen.name} of {backbone} are missing: {name}, "
+            f"{_megabytes(chosen)}, sha256 beginning with {_hash(name)}. Searched "
+            f"{', '.join(map(str, folders()))}; then {reason}. Ways out: fetch {url} elsewhere and "
+            f"place it at {to}; or pass weights=<path of a file that you have>; or pass "
+            'weights="random", which is not pretrained: the backbone then knows nothing of '
+            "pictures, and every result says so."
+        ) from error
 
 
 def _cached(name: str) -> Path | None:
-    """The first file of that name whose content fits the hash in it; a warning names those that do not."""
+    """The first file of that name whose hash fits; a warning names those that do not."""
     for file in (folder / name for folder in folders()):
-        if not file.is_file():
-            continue
-        actual = digest(file)
-        if actual.startswith(_hash(name) or ""):
-            return file
-        warnings.warn(
-            f"{file} is not used: its sha256 is {actual}, expected to begin with {_hash(name)}; "
-            "delete it.",
-            stacklevel=4,
-        )
+        if file.is_file():
+            actual = digest(file)
+            if actual.startswith(_hash(name) or ""):
+                return file
+            warnings.warn(
+                f"{file} is not used: its sha256 is {actual}, expected to begin with "
+                f"{_hash(name)}; delete it.",
+                stacklevel=4,
+            )
     return None
 
 
 def _hash(name: str) -> str | None:
-    """The beginning of the sha256, from a file name of torchvision's: vgg16-397923af.pth -> "397923af"."""
+    """The hash's beginning in a name of torchvision's: vgg16-397923af.pth -> "397923af"."""
     match = re.search(r"-([0-9a-f]{8,64})\.", name)
     return match[1] if match else None
 
 
-def _megabytes(chosen: WeightsEnum) -> str:
+def _megabytes(chosen: Enum) -> str:
     size = chosen.meta.get("_file_size")  # in MiB, which torchvision's pages call MB
     return f"{size:.1f} MB" if size else "size unknown"
 
 
-def _missing(
-    backbone: str, chosen: WeightsEnum, url: str, to: Path, why: Exception
-) -> WeightsMissing:
-    reason = str(why).split(" URL: ")[0].rstrip(".")
-    return WeightsMissing(
-        f"the pretrained weights {chosen.name} of {backbone} are missing: {to.name}, {_megabytes(chosen)}, "
-        f"sha256 beginning with {_hash(to.name)}. Searched {', '.join(map(str, folders()))}; then {reason}. "
-        f"Ways out: fetch {url} elsewhere and place it at {to}; or pass weights=<path of a file that you "
-        'have>; or pass weights="random", which is not pretrained: the backbone then knows nothing '
-        "of pictures, and every result says so."
-    )
-
-
-def _own(backbone: str, enum: type[WeightsEnum], weights: str | Path) -> Path:
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        names = ", ".join(enum.__members__)
-        raise WeightsMissing(
-            f"weights={str(weights)!r} is no file here ({path.absolute()}) and no name that "
-            f"{backbone} knows; allowed are imagenet, random, {names}, or a file's path."
-        )
-    return path
-
-
-def _normalized(content: object, file: str | Path) -> dict[str, torch.Tensor]:
-    for key in WRAPPERS:
+def _plain_state(content: object, file: str | Path) -> dict[str, torch.Tensor]:
+    for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if (
-        not isinstance(content, Mapping)
-        or not content
-        or not all(
-            isinstance(key, str) and isinstance(value, torch.Tensor)
-            for key, value in content.items()
-        )
-    ):
+    items = list(content.items()) if isinstance(content, Mapping) else []
+    if not items or not all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in items):
         raise ValueError(
             f"{file} holds no state dict (names -> tensors) but {type(content).__name__}; save "
             "it with torch.save(model.state_dict(), file)."
         )
-    odd = [
-        key
-        for key, value in content.items()
-        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu"
-    ]
-    if odd:
-        raise ValueError(
-            f"{file}: {odd[0]} is no plain tensor but sparse, quantized or without numbers (meta); save "
-            "the state dict of a model of plain float tensors."
-        )
+    for key, value in items:
+        if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise ValueError(
+                f"{file}: {key} is no plain tensor but sparse, quantized or without numbers "
+                "(meta); save the state dict of a model of plain float tensors."
+            )
     refuse_swollen(content, file)
-    state = {
-        _old_name(key): value.float() if value.is_floating_point() else value
-        for key, value in content.items()
-    }
-    if len(state) < len(content):
+    state = {_new_name(k): v.float() if v.is_floating_point() else v for k, v in items}
+    if len(state) < len(items):
         raise ValueError(
-            f"{file} holds some layers twice, under the names norm.1 and norm1 of DenseNet; save it "
-            "with torch.save(model.state_dict(), file)."
+            f"{file} holds some layers twice, under the names norm.1 and norm1 of DenseNet; save "
+            "it with torch.save(model.state_dict(), file)."
         )
-    for prefix in PREFIXES * 2:  # in either order
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
+    return without_prefixes(state)
 
 
-def refuse_swollen(state: Mapping[str, object], file: str | Path) -> None:
-    """ValueError for tensors far larger than their file: one may be one number seen a billion times, and a thousand
-    may be one."""
-    size = sum(
-        value.numel() * value.element_size()
-        for value in state.values()
-        if isinstance(value, torch.Tensor)
-    )
-    if size > _most(file):
-        raise ValueError(
-            f"{file} is refused: its tensors would take {size:,} bytes, more than {SWELL} times the "
-            "file; save a state dict of contiguous tensors."
-        )
-
-
-def _old_name(key: str) -> str:
+def _new_name(key: str) -> str:
     """torchvision's DenseNet files were written with norm.1 for what is norm1 today."""
     return re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.", r"\1\2.", key)

@@ -27,13 +27,13 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..core import devices
+from ..core import devices, files
 from ..core.devices import Machine
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
 from ..evaluation import calibration, thresholds
-from ..evaluation.metrics import compute_metrics, headline, save_metrics
+from ..evaluation.metrics import compute_metrics, headline, to_json
 from ..models import checkpoints
 from ..models.build import build, check_size, count
 from ..training import loop, tuning
@@ -642,7 +642,7 @@ def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | 
         run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen}
     )
     metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
-    save_metrics(run.folder / "metrics.json", metrics)
+    files.write_text(run.folder / "metrics.json", to_json(metrics))
     if log:
         for part in ("val", "test"):
             if part in metrics:

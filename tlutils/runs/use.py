@@ -16,12 +16,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..core import devices
+from ..core import devices, files
 from ..core.devices import Machine
 from ..data import loaders, records, sources
 from ..evaluation import calibration, thresholds
 from ..evaluation import predict as predict_module
-from ..evaluation.metrics import compute_metrics, save_metrics
+from ..evaluation.metrics import compute_metrics, to_json
 from ..evaluation.predict import NothingToPredict, normalization
 from ..models import checkpoints, feature_store, prefix
 from .folder import Run, load
@@ -160,19 +160,14 @@ def evaluate(
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
         target = run.folder / "evaluations" / _name_of(used)
         records.save(predictions, f"{target}.csv")
-        save_metrics(
-            Path(f"{target}.json"),
-            {
-                split: metrics,
-                "notes": run.about["notes"],
-                "used": {
-                    **used,
-                    "asked": str(data),
-                    "images": len(table),
-                    "fingerprint": records.fingerprint(table),
-                },
-            },
-        )
+        about = {
+            **used,
+            "asked": str(data),
+            "images": len(table),
+            "fingerprint": records.fingerprint(table),
+        }
+        content = {split: metrics, "notes": run.about["notes"], "used": about}
+        files.write_text(f"{target}.json", to_json(content))
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     return metrics
