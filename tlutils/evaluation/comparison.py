@@ -1,4 +1,4 @@
-"""Two models on the same images: what may be said of their difference.
+"""Two models on the same images: how they differ, and how sure that is.
 
 Every function takes predictions tables of one split. Patients are drawn where intervals are given;
 the tests of McNemar and DeLong treat images as independent and say so.
@@ -313,8 +313,8 @@ def verdict(
         f" by {len(sides[0])} and {len(sides[1])} runs; standard error "
         f"{found['patients_error']:.3f} of the patients, {found['runs_error']:.3f} of the runs"
     )
-    said = f"{ahead} is better" if apart else f"These runs and images cannot tell {both} apart"
-    return f"{said} ({numbers})."
+    result = f"{ahead} is better" if apart else f"These runs and images cannot tell {both} apart"
+    return f"{result} ({numbers})."
 
 
 def _of_trained_models(
@@ -361,7 +361,7 @@ def over_seeds(metrics: Sequence[dict]) -> pd.DataFrame:
     names = [name for name, value in first if isinstance(value, dict) and "value" in value]
     if not names:
         raise ValueError(
-            f"found no measure with a value among {', '.join(metrics[0])}; pass the metrics of one "
+            f"found no metric with a value among {', '.join(metrics[0])}; pass the metrics of one "
             "split, such as run.metrics['test']"
         )
     rows = [{name: one[name]["value"] for name in names} for one in metrics]
