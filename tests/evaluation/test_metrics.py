@@ -248,7 +248,7 @@ def test_an_interval_over_images_is_narrower_than_one_over_patients_that_are_rig
 
 def test_the_size_of_the_blocks_changes_nothing(monkeypatch):
     whole = compute_metrics(drawn(), repeats=90)
-    monkeypatch.setattr(intervals, "_AT_ONCE", 7 * 200)
+    monkeypatch.setattr(intervals, "_BLOCK", 7 * 200)
     assert compute_metrics(drawn(), repeats=90) == whole
 
 
