@@ -11,7 +11,7 @@ import pandas as pd
 from ..data import division, records
 from ..evaluation import comparison
 from ..models.build import build, count
-from ..runs.folder import Run, load
+from ..runs.folder import Run
 from ..runs.recipes import RECIPES, Recipe
 from ..training import monitors
 
@@ -64,7 +64,7 @@ def _best(rows: list[dict], monitor: str, margin: float) -> dict:
 
 def over_seeds(run: Run) -> pd.Series | None:
     """Accuracy over the run and its further seeds (`runs.train_seeds`): mean, sd, min, max, runs; or None."""
-    found = [load(path.parent).metrics for path in sorted(run.folder.glob("seed-*/metrics.json"))]
+    found = [Run.load(path.parent).metrics for path in sorted(run.folder.glob("seed-*/metrics.json"))]
     split = main_split(run.metrics)
     return (
         comparison.over_seeds([one[split] for one in (run.metrics, *found)]).loc["accuracy"]
@@ -236,13 +236,14 @@ def command(run: Run) -> str:
     patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
     if fields is None:
         return (
-            f"from tlutils import runs\nruns.train(runs.load({str(run.folder)!r}).recipe, {data['asked']!r}, "
+            "from tlutils.runs.folder import Run\nfrom tlutils.runs.train import train\n"
+            f"train(Run.load({str(run.folder)!r}).recipe, {data['requested']!r}, "
             f"{name + '-again'!r}, weights={run.weights!r}, limit={limit}, patient={patient!r}, "
             f"precision={precision!r})"
         )
     words = ["python", "-m", "tlutils", "train", run.recipe.name]
     words += (
-        _option("data", data["asked"])
+        _option("data", data["requested"])
         + _option("out", f"{name}-again")
         + _option("weights", run.weights)
     )

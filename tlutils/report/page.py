@@ -26,7 +26,7 @@ from ..evaluation.metrics import (
 from ..inspection import errors
 from ..plots import of_results, of_training
 from ..plots.style import style
-from ..runs.folder import Run, load
+from ..runs.folder import Run
 from . import caveats, facts
 from .facts import SPLITS, images, main_split
 from .html import Html, chart, document, number, picture, span, table, tag, text
@@ -75,7 +75,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     NotARun where the folder holds no run or an unfinished one, ValueError where its files are not what a run writes.
     Images that are no longer there are no error: the page shows their places and says so.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = run if isinstance(run, Run) else Run.load(run)
     try:
         return _written(run, out)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
