@@ -25,7 +25,7 @@ from tlutils.report.html import chart
 from tlutils.report.page import ERRORS, MEASURES, OF_A_CLASS, SINGLE, write
 from tlutils.runs import recipes
 from tlutils.runs import train as train_module
-from tlutils.runs.folder import NotARun, Run, load
+from tlutils.runs.folder import NotARun, Run
 from tlutils.runs.train import checkpoints
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
@@ -145,7 +145,7 @@ def as_shown(value: object) -> str:
 
 def test_the_page_lies_in_the_run_unless_told_otherwise(copy, tmp_path):
     assert write(copy) == copy / "report.html" and (copy / "report.html").is_file()
-    assert write(load(copy), tmp_path / "sub" / "x.html") == tmp_path / "sub" / "x.html"
+    assert write(Run.load(copy), tmp_path / "sub" / "x.html") == tmp_path / "sub" / "x.html"
 
 
 def test_the_page_needs_nothing_outside_it(run, binary, tmp_path):
@@ -295,10 +295,10 @@ def test_a_class_of_any_name_is_shown_by_it(name, copy, tmp_path):
 @pytest.mark.parametrize("name", ["<b>n</b>", "a\"b'c", "A & B", "two\nlines", "$x^$", "-o"])
 def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
     about = json.loads((copy / "recipe.json").read_text())
-    about["data"] |= {"root": f"{about['data']['root']}{name}", "asked": name}
+    about["data"] |= {"root": f"{about['data']['root']}{name}", "requested": name}
     about["data"]["top"] = about["data"]["root"]
     about["notes"].insert(0, name)
-    about["weights"]["asked"] = name
+    about["weights"]["requested"] = name
     (copy / "recipe.json").write_text(json.dumps(about))
     seen = written(copy.rename(tmp_path / name.replace("/", ":")), tmp_path)
     assert "b" not in seen.tags or "<b>n" not in seen.source
@@ -309,7 +309,9 @@ def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
     about = json.loads((copy / "recipe.json").read_text())
     about["data"]["root"] = str(tmp_path / "gone")
     (copy / "recipe.json").write_text(json.dumps(about))
-    wrong = int((load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum())
+    wrong = int(
+        (Run.load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum()
+    )
     shown = min(wrong, ERRORS)
     errors = written(copy, tmp_path).sections["worst-errors"]
     assert shown and f"{shown} of the {shown} pictures could not be read" in errors
@@ -375,11 +377,13 @@ def test_the_limits_follow_from_the_run(run, copy):
     } <= titles(run)
     assert not {"The images are phantoms", "The splits leak", "Part of the data"} & titles(run)
     about = json.loads((copy / "recipe.json").read_text())
-    about["audit"]["leak"], about["limit"], about["weights"]["asked"] = True, 60, "imagenet"
+    about["audit"]["leak"], about["limit"], about["weights"]["requested"] = True, 60, "imagenet"
     about["notes"].insert(0, "phantom images (drawings, not patients)")
     (copy / "recipe.json").write_text(json.dumps(about))
-    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(load(copy))
-    assert "The weights were random" not in titles(load(copy))
+    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(
+        Run.load(copy)
+    )
+    assert "The weights were random" not in titles(Run.load(copy))
 
 
 @pytest.mark.parametrize(
@@ -397,9 +401,9 @@ def test_the_verdict_weighs_the_interval_against_a_constant_answer(
     metrics["test"] |= {"accuracy": {"value": value, "low": low, "high": high}, "baseline": 0.25}
     (copy / "metrics.json").write_text(json.dumps(metrics))
     about = json.loads((copy / "recipe.json").read_text())
-    about["weights"]["asked"] = "imagenet"
+    about["weights"]["requested"] = "imagenet"
     (copy / "recipe.json").write_text(json.dumps(about))
-    sentence, found = facts.summary(load(copy))
+    sentence, found = facts.summary(Run.load(copy))
     assert said in sentence and found == tone
 
 
@@ -407,7 +411,7 @@ def test_a_leak_is_in_the_verdict_whatever_the_accuracy(copy):
     about = json.loads((copy / "recipe.json").read_text())
     about["audit"]["leak"] = True
     (copy / "recipe.json").write_text(json.dumps(about))
-    sentence, tone = facts.summary(load(copy))
+    sentence, tone = facts.summary(Run.load(copy))
     assert "too good" in sentence and tone == "bad"
 
 
@@ -417,7 +421,7 @@ def test_further_seeds_are_in_the_verdict(copy):
     metrics["test"]["accuracy"]["value"] = 0.123
     (again / "metrics.json").write_text(json.dumps(metrics))
     again.rename(copy / "seed-1")
-    one = load(copy)
+    one = Run.load(copy)
     assert "12.3\u00a0%" in facts.summary(one)[0] and "2 seeds, one division" in titles(one)
 
 
@@ -474,7 +478,7 @@ def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     done = odd_run(tiny_folder, tmp_path, precision="fp32")
     assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
-    again = load("-a run-again")
+    again = Run.load("-a run-again")
     assert (
         again.about["data"] == done.about["data"]
         and again.metrics == done.metrics
@@ -487,7 +491,7 @@ def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, word
     about = json.loads((copy / "recipe.json").read_text())
     about["data"]["patient"] = patient
     (copy / "recipe.json").write_text(json.dumps(about))
-    said = asked_for(load(copy))
+    said = asked_for(Run.load(copy))
     assert [
         word for i, word in enumerate(said) if "--patient" in said[max(0, i - 1) : i + 1]
     ] == words
@@ -498,9 +502,9 @@ def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
     about = json.loads((copy / "recipe.json").read_text())
     about["recipe"]["name"] = "mine"
     (copy / "recipe.json").write_text(json.dumps(about))
-    said = facts.command(load(copy))
+    said = facts.command(Run.load(copy))
     compile(said, "command", "exec")
-    assert about["data"]["asked"] in said and "patient='auto'" in said
+    assert about["data"]["requested"] in said and "patient='auto'" in said
 
 
 def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
@@ -509,7 +513,7 @@ def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
 
 
 def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):
-    run = load(copy)
+    run = Run.load(copy)
     kept, history = facts.kept_epoch(run), run.history
     other = history["epoch"] != kept
     history.loc[other, ["val_loss", "val_images"]] = 0.0, 1

@@ -18,7 +18,7 @@ from tlutils.evaluation.metrics import compute_metrics
 from tlutils.models import checkpoints
 from tlutils.runs import recipes
 from tlutils.runs import train as train_module
-from tlutils.runs.folder import NotARun, load, read_predictions
+from tlutils.runs.folder import NotARun, Run, read_predictions
 from tlutils.runs.train import (
     finish,
     fit,
@@ -35,7 +35,6 @@ from tlutils.runs.use import (
     predict_records,
 )
 from tlutils.training import loop
-from tlutils.training.loop import _count
 
 SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
 FILES = {
@@ -201,7 +200,7 @@ def test_a_class_the_model_does_not_know_is_refused(run, tiny_folder, tmp_path):
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m tlutils train"):
-        load(tmp_path)
+        Run.load(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -548,12 +547,14 @@ def test_a_manifest_that_names_other_patients_or_splits_is_another_run(data, tmp
 def test_images_that_have_moved_are_known_by_their_content(begun, data, tmp_path):
     said = []
     again = begin(data.rename(tmp_path / "elsewhere"), begun.folder, log=said.append)
-    assert again.root == load(begun.folder).root == tmp_path / "elsewhere" and "moved" in said[0]
+    assert (
+        again.root == Run.load(begun.folder).root == tmp_path / "elsewhere" and "moved" in said[0]
+    )
 
 
 def test_a_run_whose_data_lie_as_they_did_goes_on_also_with_a_limit(data, tmp_path):
     one = begin(data, tmp_path / "run", limit=40)
-    assert begin(data, tmp_path / "run", limit=40).records.equals(load(one.folder).records)
+    assert begin(data, tmp_path / "run", limit=40).records.equals(Run.load(one.folder).records)
     with pytest.raises(ValueError, match="limit was 40 and is 41"):
         begin(data, tmp_path / "run", limit=41)
 
@@ -570,7 +571,7 @@ def test_a_file_that_was_left_out_as_unreadable_makes_no_other_run(data, tmp_pat
     path.unlink() if fate == "removed" else shutil.copy(
         first(data), path
     ) if fate == "mended" else None
-    assert begin(data, tmp_path / "run").records.equals(load(one.folder).records)
+    assert begin(data, tmp_path / "run").records.equals(Run.load(one.folder).records)
 
 
 def test_taking_up_a_run_hashes_its_images_and_decodes_none(begun, data, monkeypatch):
@@ -612,7 +613,9 @@ def test_further_seeds_move_with_the_images(data, tmp_path):
     moved = data.rename(tmp_path / "elsewhere")
     one = train(moved, one.folder, small(epochs="2"))
     other = train_seeds(one, 2, **where)[1]
-    assert other.root == load(other.folder).root == one.root == moved and len(other.history) == 2
+    assert (
+        other.root == Run.load(other.folder).root == one.root == moved and len(other.history) == 2
+    )
 
 
 def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_says_so_in_recipe_json(
@@ -660,9 +663,9 @@ def test_a_run_that_stopped_early_is_not_made_longer_by_epochs_but_by_patience(
         and "is finished already" in said[1]
         and len(done.history) == 2
     )
-    assert load(done.folder).recipe.epochs == 5
+    assert Run.load(done.folder).recipe.epochs == 5
     more = train(tiny_folder, done.folder, small(**stopping, patience="2"), log=said.append)
-    assert len(more.history) == 3 and load(done.folder).recipe.patience == 2
+    assert len(more.history) == 3 and Run.load(done.folder).recipe.patience == 2
 
 
 def test_a_finished_run_whose_rates_depend_on_its_length_is_not_made_longer(tiny_folder, tmp_path):
@@ -674,7 +677,7 @@ def test_a_finished_run_whose_rates_depend_on_its_length_is_not_made_longer(tiny
 
 
 def test_training_anew_in_steps_takes_the_old_measurements_away_first(run, tmp_path):
-    again = load(shutil.copytree(run.folder, tmp_path / "run"))
+    again = Run.load(shutil.copytree(run.folder, tmp_path / "run"))
     model, parts = make_model(again), make_loaders(again)
     where = {"machine": devices.choose("cpu", "fp32"), "show": False, "log": None}
     with warnings.catch_warnings():
@@ -688,7 +691,7 @@ def test_training_anew_in_steps_takes_the_old_measurements_away_first(run, tmp_p
 def test_measurements_stay_where_training_cannot_go_on_from_what_was_saved(
     run, tiny_folder, tmp_path
 ):
-    kept = load(shutil.copytree(run.folder, tmp_path / "run"))
+    kept = Run.load(shutil.copytree(run.folder, tmp_path / "run"))
     last = checkpoints.read(kept.folder / "last.pt")
     del last["settings"]["views_drawn_by"]  # as before views were drawn by content
     checkpoints.write(kept.folder / "last.pt", last)
@@ -702,7 +705,7 @@ def test_measurements_stay_where_training_cannot_go_on_from_what_was_saved(
 def test_a_run_goes_on_with_fewer_images_at_once_where_that_is_asked_for(
     run, tiny_folder, tmp_path, monkeypatch
 ):
-    parts, count = [], _count
+    parts, count = [], loop._count
     monkeypatch.setattr(
         loop, "_count", lambda each, *of: (parts.append(len(each)), count(each, *of))[1]
     )
@@ -736,8 +739,8 @@ def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):
 
 
 HOLD = (
-    "import sys, time; from tlutils import runs\n"
-    "with runs.alone(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    "import sys, time; from tlutils.runs.folder import reserved\n"
+    "with reserved(sys.argv[1]): print('held', flush=True); time.sleep(60)"
 )
 
 
@@ -750,14 +753,14 @@ def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_fo
         with pytest.raises(files.Busy, match="at work on the run"):
             train(tiny_folder, out, small(epochs="3"))
         with pytest.raises(files.Busy):
-            fit(load(out), run.model(), make_loaders(run), show=False, log=None)
+            fit(Run.load(out), run.model(), make_loaders(run), show=False, log=None)
         assert evaluate(out, device="cpu", precision="fp32", show=False) == run.metrics["test"]
         other.kill()
     assert len(train(tiny_folder, out, small(epochs="3")).history) == 3
 
 
 def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_folder, tmp_path):
-    copy = load(
+    copy = Run.load(
         shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
     )
     for site in ("siteA", "siteB"):
@@ -828,7 +831,7 @@ def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_pa
         (data / part / "DME").rename(data / part / '=D$M,E\n"x"')
     asked = {"recipe": small(epochs="1"), "patient": r"(?P<patient>[^/]+)-\d+\.jpeg"}
     run = train(data, tmp_path / "run", **asked)
-    back, said = load(run.folder), run.predictions
+    back, said = Run.load(run.folder), run.predictions
     assert back.records[list(records.COLUMNS)].equals(run.records[list(records.COLUMNS)])
     assert set(back.records["patient"]) >= set(odd) and '=D$M,E\n"x"' in run.classes
     known = run.records.set_index("path")
@@ -886,7 +889,7 @@ def test_a_run_that_somebody_has_edited_is_refused_in_one_sentence(run, tmp_path
     )
     harm(folder)
     with pytest.raises(ValueError, match="is not what a run writes"):
-        load(folder)
+        Run.load(folder)
 
 
 def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, tmp_path):
@@ -898,7 +901,7 @@ def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, tmp_p
     path = run.predictions["path"].iloc[0]
     replaced("predictions.csv", path, "../../secret.jpeg")(folder)
     with pytest.raises(ValueError, match="secret.jpeg is not in records.csv"):
-        load(folder).predictions
+        Run.load(folder).predictions
 
 
 def test_a_manifest_above_its_images_makes_a_run_that_can_be_opened(data, tmp_path):
@@ -906,7 +909,7 @@ def test_a_manifest_above_its_images_makes_a_run_that_can_be_opened(data, tmp_pa
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run = begin(tmp_path / "tables" / "some.csv", tmp_path / "run")
-        assert load(run.folder).records["path"].str.startswith("../").all()
+        assert Run.load(run.folder).records["path"].str.startswith("../").all()
         assert run.about["data"]["top"] == str(tmp_path)
 
 

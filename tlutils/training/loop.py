@@ -40,10 +40,11 @@ _OUT_OF_MEMORY = (
     "not enough memory",
 )
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
-# What a checkpoint holds to go on from, and names that it had once.
+# What a checkpoint holds to go on from, and what it called some of it once.
 _BEST = ("best", "best_epoch", "best_state")
 _SAVED = ("settings", "model", "history", "state", "optimizer", *_BEST, "rng", "micro")
 _OLD_NAMES = {"optimiser": "optimizer"}
+_OLD_HEADS = {"article": "mlp"}
 
 
 class TrainingError(RuntimeError):
@@ -144,7 +145,9 @@ def fit(
     devices.take_from_rank_0(machine.place(model))
     train, val, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
     net = cut.tail if cut else torch.compile(model) if compiled else model
-    state = State(model, net, options, machine, loaders["train"])
+    labels, classes = loaders["train"].labels, loaders["train"].classes
+    weights = losses.class_weights(options.class_weights, labels, classes)
+    state = State(model, net, options, machine, weights)
     if checkpoint and Path(checkpoint).is_file():
         state.resume(checkpoint)
         log(f"going on after epoch {state.epoch} from {checkpoint}")
@@ -519,19 +522,23 @@ class State:
         How to train.
     machine : Machine
         What to compute on.
-    loader : Loader
-        The training images, whose classes may be weighted.
+    class_weights : Tensor
+        float32 (n_classes,), of each class in the loss.
     """
 
     def __init__(
-        self, model: nn.Module, net: nn.Module, options: Options, machine: Machine, loader: Loader
+        self,
+        model: nn.Module,
+        net: nn.Module,
+        options: Options,
+        machine: Machine,
+        class_weights: Tensor,
     ) -> None:
         self.model, self.net, self.options, self.machine = model, net, options, machine
         names = ("optimizer", "learning_rate", "momentum", "weight_decay", "layer_decay")
         settings = {name: getattr(options, name) for name in names}
         self.optimizer = make_optimizer(net, machine.device, model, **settings)
-        weights = losses.class_weights(options.class_weights, loader.labels, loader.classes)
-        self.class_weights = weights.to(machine.device)
+        self.class_weights = class_weights.to(machine.device)
         self.micro: int = options.micro_batch if isinstance(options.micro_batch, int) else 0
         self.history: list[dict] = []
         self.best, self.best_epoch, self.best_state = math.nan, 0, {}
@@ -644,7 +651,8 @@ def _read(path: str | Path, options: Options, model: nn.Module) -> dict:
     now, then = _settings(options), _with_new_names(saved["settings"])
     if options.schedule.startswith(("constant", "step")):
         now.pop("epochs")  # the length changes nothing that was done
-    differing = _differing(then, now) + _differing(_unplaced(saved["model"]), _unplaced(model.tl))
+    differing = _differing(then, now)
+    differing += _differing(_comparable(saved["model"]), _comparable(model.tl))
     if differing:
         raise ValueError(
             f"{path} was made with other settings: {'; '.join(differing)}. Go on with the same "
@@ -669,17 +677,13 @@ def _settings(options: Options) -> dict:
     return settings
 
 
-def _unplaced(description: dict) -> dict:
+def _comparable(description: dict) -> dict:
     """A model's description without the folder of its weights, which may lie elsewhere today."""
-    weights = description.get("weights") or {}
-    return {
-        **description,
-        "weights": {key: value for key, value in weights.items() if key != "file"},
-    }
+    weights, head = dict(description.get("weights") or {}), description.get("head")
+    weights.pop("file", None)
+    return {**description, "head": _OLD_HEADS.get(head, head), "weights": weights}
 
 
 def _differing(then: dict, now: dict) -> list[str]:
-    pairs = {name: (then.get(name), value) for name, value in now.items()}
-    return [
-        f"{name} was {was!r} and is {is_!r}" for name, (was, is_) in pairs.items() if was != is_
-    ]
+    differing = [name for name in now if now[name] != then.get(name)]
+    return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in differing]

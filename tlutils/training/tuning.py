@@ -18,7 +18,7 @@ from ..data.loaders import Loader
 from ..evaluation.predict import normalization
 from ..models import checkpoints
 from ..models.build import freeze, train_mode
-from . import monitors
+from . import losses, monitors
 from .batches import Batches
 from .loop import Fit, State, step
 from .options import Options
@@ -91,18 +91,19 @@ def _rising(
     train_mode(machine.place(model))
     views = {name: getattr(options, name) for name in ("augmentation", "views", "seed")}
     source = Batches(loader, machine, *normalization(model), **views)
-    state = State(model, model, options, machine, loader)
+    weights = losses.class_weights(options.class_weights, loader.labels, loader.classes)
+    state = State(model, model, options, machine, weights)
     batches = (batch for epoch in range(len(rates)) for batch in source.batches(epoch))
     batches = (batch for batch in batches if len(batch[1]))
     shown = bar(batches, what="learning rates", total=len(rates), unit="step", show=show)
-    losses: list[float] = []
+    found: list[float] = []
     for rate, (inputs, labels, _) in zip(rates, shown):
         state.set_rate(rate)
         loss_sum, _, seen = step(state, inputs, labels).tolist()
-        losses.append(loss_sum / seen)
-        if not losses[-1] <= 4 * min(losses):  # NaN, too
+        found.append(loss_sum / seen)
+        if not found[-1] <= 4 * min(found):  # NaN, too
             break
-    curve = pd.DataFrame({"learning_rate": rates[: len(losses)], "loss": losses})
+    curve = pd.DataFrame({"learning_rate": rates[: len(found)], "loss": found})
     return curve[np.isfinite(curve["loss"])].reset_index(drop=True)
 
 
