@@ -131,7 +131,7 @@ def test_frozen_weights_and_batchnorm_statistics_do_not_move_and_the_others_do(
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     quiet_fit(model, parts, epochs=1, store=store and tmp_path)
     after = model.state_dict()
-    for name, p in model.named_parameters():
+    for name, _ in model.named_parameters():
         assert torch.equal(before[name], after[name]) == (name in frozen), name
     for name in (n for n in before if n.endswith("running_mean")):
         assert torch.equal(before[name], after[name]) == (
