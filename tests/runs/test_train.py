@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import begin, first, small, train
+from small_runs import CPU, begin, first, small, train
 
 from tlutils.core import devices
 from tlutils.data import cleaning, phantoms, records, splits

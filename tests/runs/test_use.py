@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import small, train
+from small_runs import CPU, small, train
 
 from tlutils.core import devices
 from tlutils.models import checkpoints
