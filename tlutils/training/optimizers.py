@@ -57,8 +57,8 @@ def schedule_factor(schedule: str, epoch: float, epochs: int) -> float:
     if schedule == "one-cycle" and share < 0.3:
         return 0.1 + 0.9 * share / 0.3
     if schedule in ("cosine", "one-cycle"):
-        done = share if schedule == "cosine" else (share - 0.3) / 0.7
-        return 0.5 * (1 + math.cos(math.pi * done))
+        angle = math.pi * share if schedule == "cosine" else math.pi * (share - 0.3) / 0.7
+        return 0.5 * (1 + math.cos(angle))
     raise ValueError(
         f"schedule is {schedule!r}; it is constant, step:EPOCHS:FACTOR, cosine or one-cycle"
     )
