@@ -231,6 +231,19 @@ def test_a_checkpoint_of_another_model_is_refused(parts, tmp_path):
         quiet_fit(resnet(head="linear"), parts, epochs=2, checkpoint=tmp_path / "last.pt")
 
 
+def test_a_checkpoint_with_names_of_before_is_gone_on_from(parts, tmp_path):
+    how = {"patience": 0, "optimizer": "sgd", "checkpoint": tmp_path / "last.pt"}
+    quiet_fit(resnet(head="mlp"), parts, epochs=1, **how)
+    saved = checkpoints.read(tmp_path / "last.pt")
+    for values in (saved, saved["settings"]):
+        values["optimiser"] = values.pop("optimizer")
+    saved["model"]["head"] = "article"
+    checkpoints.write(tmp_path / "last.pt", saved)
+    resumed = quiet_fit(resnet(head="mlp"), parts, epochs=2, **how)
+    straight = quiet_fit(resnet(head="mlp"), parts, epochs=2, **how | {"checkpoint": None})
+    assert same(resumed.model, straight.model) and len(resumed.history) == 2
+
+
 def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
     model = resnet("none", "linear")
     done = quiet_fit(model, parts, epochs=30, patience=2, learning_rate=0.3, optimizer="sgd")

@@ -63,10 +63,10 @@ class Options:
     --------
     >>> Options(epochs=3, optimizer="sgd").learning_rate
     0.001
-    >>> Options(monitor="accuracy")
+    >>> Options(loss="hinge")
     Traceback (most recent call last):
         ...
-    ValueError: monitor is 'accuracy'; it is one of val_loss, val_accuracy, train_loss, ...
+    ValueError: loss is 'hinge'; it is one of cross_entropy, nll, bce, focal
     """
 
     epochs: int = 30
