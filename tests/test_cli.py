@@ -258,17 +258,30 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny_folder, tmp_path, 
     assert "head was 'gap'" in said()[1]
 
 
-def test_an_audit_does_not_wait_for_torch(tiny_folder):
+HEAVY = ("numpy", "pandas", "torch", "sklearn", "matplotlib")
+
+
+@pytest.mark.parametrize(
+    ("words", "lacks", "said"),
+    [
+        (["--help"], HEAVY, "finished run as one HTML page"),
+        ([], HEAVY, "are required: COMMAND"),
+        (["train", "--help"], HEAVY, "change a field of the recipe"),
+        (["audit", "DATA", "--near"], ["torch"], "no patient, file or name is on two sides"),
+        (["fetch", "phantom-oct", "--to", "DRAWN"], ["torch"], "phantom-oct"),
+    ],
+    ids=["help", "no command", "help of a command", "audit", "fetch"],
+)
+def test_a_command_imports_no_more_than_it_needs(words, lacks, said, tiny_folder, drawn_folder):
+    folders = {"DATA": str(tiny_folder), "DRAWN": str(drawn_folder)}
     script = (
-        "import sys, tlutils.__main__ as cli; "
-        f"cli.main(['audit', {str(tiny_folder)!r}, '--near']); print('torch' in sys.modules)"
+        "import sys, tlutils.__main__ as cli\n"
+        f"try: cli.main({[folders.get(word, word) for word in words]})\n"
+        "except SystemExit: pass\n"
+        f"print(sorted(set({list(lacks)}) & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
-    )
-    assert "no patient, file or name is on two sides" in done.stdout and done.stdout.endswith(
-        "False\n"
-    ), done.stderr
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert said in done.stdout + done.stderr and done.stdout.endswith("[]\n"), done
 
 
 def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(

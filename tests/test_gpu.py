@@ -20,9 +20,9 @@ from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints
 from tlutils.models.build import build, train_mode
 from tlutils.training import tuning
-from tlutils.training.batches import FileBatches
-from tlutils.training.loop import Options, fit, step
-from tlutils.training.state import State, TrainingError
+from tlutils.training.batches import Batches
+from tlutils.training.loop import State, TrainingError, fit, step
+from tlutils.training.options import Options
 
 pytestmark = pytest.mark.gpu
 VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5, brightness=0.1)
@@ -83,15 +83,13 @@ def test_views_are_the_same_pixels_on_the_gpu(parts):
 def test_a_step_never_makes_the_host_wait_for_the_device(parts):
     machine, model = devices.choose("cuda"), build("resnet18", 2, "linear", freeze="none")
     train_mode(machine.place(model))
-    state = State(model, model, Options(), machine)
-    weights = torch.ones(2, device=machine.device)
-    inputs, labels, _ = next(
-        FileBatches(parts["train"], machine, (0.5,) * 3, (0.2,) * 3).batches(0)
-    )
-    step(model, inputs, labels, state, weights, machine)  # the first one sets things up
+    state = State(model, model, Options(), machine, torch.ones(2))
+    source = Batches(parts["train"], machine, (0.5,) * 3, (0.2,) * 3)
+    inputs, labels, _ = next(source.batches(0))
+    step(state, inputs, labels)  # the first one sets things up
     torch.cuda.set_sync_debug_mode("error")
     try:
-        step(model, inputs, labels, state, weights, machine)
+        step(state, inputs, labels)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -168,16 +166,13 @@ def test_micro_batch_auto_finds_what_fits_where_memory_really_runs_out(parts):
     machine, whole = devices.choose("cuda", "fp32"), torch.cuda.mem_get_info()[1]
     model, inputs = build("vgg11", 2, "gap", freeze="none"), torch.randn(64, 3, 224, 224)
     train_mode(machine.place(model))
-    state, weights = (
-        State(model, model, Options(micro_batch="auto"), machine),
-        torch.ones(2, device=machine.device),
-    )
+    state = State(model, model, Options(micro_batch="auto"), machine, torch.ones(2))
     inputs, labels = machine.place(inputs), torch.zeros(64, dtype=torch.long, device=machine.device)
     torch.cuda.set_per_process_memory_fraction(
         (torch.cuda.memory_reserved() + 2**31) / whole
     )  # 2 GiB more
     try:
-        totals = step(model, inputs, labels, state, weights, machine)
+        totals = step(state, inputs, labels)
         peak = torch.cuda.max_memory_reserved()
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
@@ -187,7 +182,7 @@ def test_micro_batch_auto_finds_what_fits_where_memory_really_runs_out(parts):
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**31) / whole)
         try:
-            step(model, inputs, labels, state, weights, machine)
+            step(state, inputs, labels)
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
 
@@ -225,16 +220,19 @@ def test_with_deterministic_algorithms_two_trainings_are_bit_for_bit_the_same(tm
         torch.use_deterministic_algorithms(True)
         sys.path.insert(0, sys.argv[1])
         import two_processes
-        from tlutils import devices, loaders, models, training
+        from tlutils.core import devices
+        from tlutils.data import loaders
+        from tlutils.models.build import build
+        from tlutils.training.loop import fit
         warnings.simplefilter("ignore")
         folder = Path(sys.argv[2]) / "images"
         table = two_processes.images(folder)
         parts = {name: loaders.make(table, folder, ["noise", "patch"], 64, batch_size=13, workers=0)
                  for name in ("train", "val")}
-        model = models.build("resnet18", 2, "gap", freeze="up to layer1")
+        model = build("resnet18", 2, "gap", freeze="up to layer1")
         machine = devices.choose("cuda")
         assert not torch.backends.cudnn.benchmark
-        training.fit(model, parts, epochs=3, machine=machine, show=False, log=None)
+        fit(model, parts, epochs=3, machine=machine, show=False, log=None)
         digest = hashlib.sha256()
         for value in model.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())

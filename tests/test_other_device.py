@@ -18,9 +18,9 @@ from tlutils.evaluation.predict import predict
 from tlutils.inspection import attribution, errors
 from tlutils.models import checkpoints
 from tlutils.training import tuning
-from tlutils.training.batches import FileBatches
-from tlutils.training.loop import Options, fit, step
-from tlutils.training.state import State
+from tlutils.training.batches import Batches
+from tlutils.training.loop import State, fit, step
+from tlutils.training.options import Options
 
 pytestmark = pytest.mark.filterwarnings("ignore:the validation set has")
 HERE, OTHER = devices.Machine(torch.device("cpu")), devices.Machine(NAME)
@@ -159,11 +159,10 @@ def test_the_learning_rate_finder_runs_there(parts):
 def test_no_step_of_an_epoch_makes_the_host_wait(parts):
     with there():
         model = OTHER.place(dropout_net())
-        state, weights = State(model, model, Options(), OTHER), torch.ones(2, device=NAME)
+        state = State(model, model, Options(), OTHER, torch.ones(2))
+        source = Batches(parts["train"], OTHER, (0.5,) * 3, (0.2,) * 3, VIEWS)
         waits.clear()
-        for inputs, labels, _ in FileBatches(
-            parts["train"], OTHER, (0.5,) * 3, (0.2,) * 3, VIEWS
-        ).batches(0):
-            step(model, inputs, labels, state, weights, OTHER)
+        for inputs, labels, _ in source.batches(0):
+            step(state, inputs, labels)
         assert waits == []
-        assert float(weights.sum()) == 2 and waits == ["_local_scalar_dense"]
+        assert float(state.class_weights.sum()) == 2 and waits == ["_local_scalar_dense"]

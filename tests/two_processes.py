@@ -26,7 +26,8 @@ from tlutils.runs import recipes
 from tlutils.runs.folder import Run
 from tlutils.runs.use import predict_records
 from tlutils.training import loop
-from tlutils.training.loop import Fit, Options, _share_statistics
+from tlutils.training.loop import Fit, _share_statistics
+from tlutils.training.options import Options
 
 DEVICE = "cpu"
 

@@ -10,8 +10,8 @@ from common import SIZE, Result, Skip, cuda, images, loader, seconds
 from tlutils.models import feature_store
 from tlutils.models.build import build, train_mode
 from tlutils.models.prefix import split
-from tlutils.training.loop import Options, step
-from tlutils.training.state import State
+from tlutils.training.loop import State, step
+from tlutils.training.options import Options
 
 GOALS = (
     ("fine-tuning on a GPU", "VGG16, all layers, 224 px, images/s", 4000),
@@ -23,13 +23,13 @@ def fine_tuning(quick: bool) -> Result:
     """Steps on a batch in the GPU's memory: forward, backward, optimizer."""
     machine, n = cuda(), 64 if quick else 256
     model = train_mode(machine.place(build("vgg16", 4, "mlp", freeze="none", weights="random")))
-    state, weights = State(model, model, Options(), machine), torch.ones(4, device=machine.device)
+    state = State(model, model, Options(), machine, torch.ones(4))
     inputs = machine.place(torch.randn(n, 3, 224, 224))
     labels = torch.randint(0, 4, (n,), device=machine.device)
 
     def steps() -> None:
         for _ in range(10):
-            step(model, inputs, labels, state, weights, machine)
+            step(state, inputs, labels)
 
     took = seconds(steps, 5, warm_up=steps)
     return Result(

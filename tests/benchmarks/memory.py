@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from common import Result, loader
 
+from tlutils.core import devices
 from tlutils.evaluation.predict import normalization
 from tlutils.models import feature_store, prefix
 from tlutils.models.build import build, train_mode
-from tlutils.training.loop import devices, fit
+from tlutils.training.loop import fit
 
 
 def resident() -> dict[str, float]:

@@ -49,8 +49,8 @@ def filling(n: int, repeats: int) -> tuple[Result, float]:
         alone, filled = [], []
         for store in stores:  # turn by turn, so that both meet the same moods of the machine
             store.run_prefix(pixels[0])
-            alone += seconds(lambda: [store.run_prefix(part) for part in pixels])
-            filled += seconds(lambda: store.fill(0, show=False))
+            alone += seconds(lambda store=store: [store.run_prefix(part) for part in pixels])
+            filled += seconds(lambda store=store: store.fill(0, show=False))
     ratio = summed_up(alone)["median"] / summed_up(filled)["median"]
     goal = 0.95 if machine.device.type == "cuda" else 0.9
     return Result(

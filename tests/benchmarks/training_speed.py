@@ -18,7 +18,8 @@ from tlutils.core import devices
 from tlutils.data import augment
 from tlutils.models.build import build
 from tlutils.runs import recipes
-from tlutils.training.loop import Options, fit
+from tlutils.training.loop import fit
+from tlutils.training.options import Options
 
 NORMALISE = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 PLAIN = transforms.Compose([transforms.Resize((SIZE, SIZE)), transforms.ToTensor(), NORMALISE])

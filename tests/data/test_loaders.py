@@ -15,7 +15,7 @@ from PIL import Image
 from tlutils.core import devices, images
 from tlutils.data import loaders
 from tlutils.evaluation.predict import predict
-from tlutils.training.batches import FileBatches
+from tlutils.training.batches import Batches
 
 
 @pytest.fixture
@@ -297,5 +297,5 @@ def test_memory_is_pinned_only_where_a_cuda_gpu_computes(monkeypatch, tmp_path):
     loader = loaders.make(table, tmp_path, ["a", "b"], 8, workers=0)
     predict(model, loader, devices.Machine(torch.device("cpu")))
     assert not loader.pinned and not loader._loader.pin_memory
-    FileBatches(loader, devices.Machine(torch.device("cuda")), (0.5,) * 3, (0.2,) * 3)
+    Batches(loader, devices.Machine(torch.device("cuda")), (0.5,) * 3, (0.2,) * 3)
     assert loader.pinned

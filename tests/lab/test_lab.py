@@ -32,12 +32,14 @@ CALM = [
 ]
 TRAINING = """
 from pathlib import Path
-from tlutils import checkpoints, recipes, runs
+from tlutils.models import checkpoints
+from tlutils.runs import recipes
+from tlutils.runs.train import train
 begun = Path("run/last.pt").exists()
 epochs = len(checkpoints.read("run/last.pt")["history"]) + 2 if begun else 100_000  # the second time, two more
 recipe = recipes.get("oct-vgg16").changed({{"backbone": "resnet18", "size": 32, "batch_size": 8, "views": 1,
                                            "patience": 0, "epochs": epochs}})
-runs.train(recipe, "{data}", "run", weights="random")
+train(recipe, "{data}", "run", weights="random")
 print("this run has ended")
 """
 

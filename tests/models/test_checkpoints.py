@@ -16,8 +16,8 @@ from tlutils.models.build import build
 from tlutils.models.weights import without_prefixes
 from tlutils.runs import recipes
 from tlutils.runs.train import prepare
-from tlutils.training.loop import Options
-from tlutils.training.state import State
+from tlutils.training.loop import State
+from tlutils.training.options import Options
 
 
 @pytest.fixture(scope="module")
@@ -165,9 +165,9 @@ def test_whatever_is_wrong_with_a_file_is_told_in_one_way(tmp_path, legacy):
 @pytest.mark.parametrize("content", [{}, [1, 2], {"history": [], "state": {}}])
 def test_a_file_that_holds_no_training_is_refused_by_training(model, content, tmp_path):
     checkpoints.write(tmp_path / "last.pt", content)
-    state = State(model, model, Options(), devices.choose("cpu", "fp32"))
+    state = State(model, model, Options(), devices.choose("cpu", "fp32"), torch.ones(2))
     with pytest.raises(ValueError, match="no state of a training that can go on.*last.pt"):
-        state.resume(checkpoints.read(tmp_path / "last.pt"), tmp_path / "last.pt")
+        state.resume(tmp_path / "last.pt")
 
 
 def test_missing_damaged_and_foreign_files_are_told_apart(model, tmp_path):

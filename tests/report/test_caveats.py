@@ -11,7 +11,7 @@ from finished_runs import (
 
 from tlutils.data.audit import audit_splits
 from tlutils.report import caveats
-from tlutils.runs.folder import Run, load
+from tlutils.runs.folder import Run
 
 
 def titles(run: Run) -> set[str]:
@@ -27,10 +27,12 @@ def test_the_caveats_follow_from_the_run(run, copy):
     } <= titles(run)
     assert not {"The images are phantoms", "The splits leak", "Part of the data"} & titles(run)
     with edited(copy / "recipe.json") as about:
-        about["audit"]["leak"], about["limit"], about["weights"]["asked"] = True, 60, "imagenet"
+        about["audit"]["leak"], about["limit"], about["weights"]["requested"] = True, 60, "imagenet"
         about["notes"].insert(0, "phantom images (drawings, not patients)")
-    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(load(copy))
-    assert "The weights were random" not in titles(load(copy))
+    assert {"The images are phantoms", "The splits leak", "Part of the data"} <= titles(
+        Run.load(copy)
+    )
+    assert "The weights were random" not in titles(Run.load(copy))
 
 
 GOOD = {
@@ -54,14 +56,14 @@ OF_NUMBERS = {
 def test_a_caveat_of_the_numbers_is_there_where_they_say_so_and_nowhere_else(copy, title):
     with edited(copy / "metrics.json") as metrics:
         metrics.update(val=GOOD, test=GOOD)
-    assert not titles(load(copy)) & {*OF_NUMBERS, "The validation set is small"}
+    assert not titles(Run.load(copy)) & {*OF_NUMBERS, "The validation set is small"}
     with edited(copy / "metrics.json") as metrics:
         metrics["test"] = GOOD | OF_NUMBERS[title]
-    assert titles(load(copy)) & set(OF_NUMBERS) == {title}
+    assert titles(Run.load(copy)) & set(OF_NUMBERS) == {title}
 
 
 def test_without_validation_nothing_could_be_chosen(copy):
     with edited(copy / "metrics.json") as metrics:
         del metrics["val"]
-    found = titles(load(copy))
+    found = titles(Run.load(copy))
     assert "There was no validation set" in found and "The validation set is small" not in found

@@ -24,7 +24,7 @@ from tlutils.models import checkpoints
 from tlutils.report import facts
 from tlutils.runs import recipes
 from tlutils.runs import train as training
-from tlutils.runs.folder import Run, load
+from tlutils.runs.folder import Run
 from tlutils.runs.recipes import Recipe
 
 
@@ -43,15 +43,15 @@ def test_the_verdict_weighs_the_interval_against_a_constant_answer(
         accuracy = {"value": value, "low": low, "high": high}
         metrics["test"] |= {"accuracy": accuracy, "baseline": 0.25}
     with edited(copy / "recipe.json") as about:
-        about["weights"]["asked"] = "imagenet"
-    sentence, found = facts.summary(load(copy))
+        about["weights"]["requested"] = "imagenet"
+    sentence, found = facts.summary(Run.load(copy))
     assert said in sentence and found == tone
 
 
 def test_a_leak_is_in_the_verdict_whatever_the_accuracy(copy):
     with edited(copy / "recipe.json") as about:
         about["audit"]["leak"] = True
-    sentence, tone = facts.summary(load(copy))
+    sentence, tone = facts.summary(Run.load(copy))
     assert "too good" in sentence and tone == "bad"
 
 
@@ -60,7 +60,7 @@ def test_further_seeds_are_in_the_verdict(copy):
     with edited(again / "metrics.json") as metrics:
         metrics["test"]["accuracy"]["value"] = 0.123
     again.rename(copy / "seed-1")
-    one = load(copy)
+    one = Run.load(copy)
     assert "12.3\u00a0%" in facts.summary(one)[0] and facts.over_seeds(one)["runs"] == 2
 
 
@@ -110,7 +110,7 @@ def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     done = odd_run(tiny_folder, tmp_path, precision="fp32")
     assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
-    again = load("-a run-again")
+    again = Run.load("-a run-again")
     assert again.about["data"] == done.about["data"]
     assert again.metrics == done.metrics and again.recipe == done.recipe
 
@@ -177,7 +177,7 @@ def test_every_field_of_a_recipe_is_told_where_it_is_not_the_default(run):
 def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, words):
     with edited(copy / "recipe.json") as about:
         about["data"]["patient"] = patient
-    said = asked_for(load(copy))
+    said = asked_for(Run.load(copy))
     at = said.index("--patient") if words else len(said)
     assert said[at : at + 2] == words and said.count("--patient") == len(words) // 2
     assert cli._parser().parse_args(said).patient == patient
@@ -186,11 +186,11 @@ def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, word
 def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
     with edited(copy / "recipe.json") as about:
         about["recipe"]["name"] = "mine"
-    said = facts.command(load(copy))
+    said = facts.command(Run.load(copy))
     *imports, call = said.splitlines()
     exec("\n".join(imports))  # what it names is there
     compile(call, "command", "eval")
-    assert about["data"]["asked"] in said and "patient='auto'" in said
+    assert about["data"]["requested"] in said and "patient='auto'" in said
 
 
 def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
@@ -199,7 +199,7 @@ def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
 
 
 def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):
-    run = load(copy)
+    run = Run.load(copy)
     kept, history = facts.kept_epoch(run), run.history
     other = history["epoch"] != kept
     history.loc[other, ["val_loss", "val_images"]] = 0.0, 1

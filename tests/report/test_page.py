@@ -24,7 +24,7 @@ from finished_runs import (
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.report.page import _ERRORS, _MEASURES, _NUMBERS, _OF_A_CLASS, write
-from tlutils.runs.folder import NotARun, Run, load
+from tlutils.runs.folder import NotARun, Run
 
 EVIL = "<script>alert(1)</script>&\"'.jpeg"
 
@@ -103,7 +103,7 @@ def as_shown(value: object) -> str:
 
 def test_the_page_lies_in_the_run_unless_told_otherwise(copy, tmp_path):
     assert write(copy) == copy / "report.html" and (copy / "report.html").is_file()
-    assert write(load(copy), tmp_path / "sub" / "x.html") == tmp_path / "sub" / "x.html"
+    assert write(Run.load(copy), tmp_path / "sub" / "x.html") == tmp_path / "sub" / "x.html"
 
 
 def test_the_page_needs_nothing_outside_it(run, binary, tmp_path):
@@ -252,10 +252,10 @@ def test_a_class_of_any_name_is_shown_by_it(name, copy, tmp_path):
 @pytest.mark.parametrize("name", ["<b>n</b>", "a\"b'c", "A & B", "two\nlines", "$x^$", "-o"])
 def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
     with edited(copy / "recipe.json") as about:
-        about["data"] |= {"root": f"{about['data']['root']}{name}", "asked": name}
+        about["data"] |= {"root": f"{about['data']['root']}{name}", "requested": name}
         about["data"]["top"] = about["data"]["root"]
         about["notes"].insert(0, name)
-        about["weights"]["asked"] = name
+        about["weights"]["requested"] = name
     seen = written(copy.rename(tmp_path / name.replace("/", ":")), tmp_path)
     assert "b" not in seen.tags or "<b>n" not in seen.source
     assert seen.words.count(" ".join(name.split())) >= 3
@@ -264,7 +264,9 @@ def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
 def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
     with edited(copy / "recipe.json") as about:
         about["data"]["root"] = str(tmp_path / "gone")
-    wrong = int((load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum())
+    wrong = int(
+        (Run.load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum()
+    )
     shown = min(wrong, _ERRORS)
     errors = written(copy, tmp_path).sections["worst-errors"]
     assert shown and f"{shown} of the {shown} pictures could not be read" in errors

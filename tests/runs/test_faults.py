@@ -50,7 +50,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes
 fresh = multiprocessing.get_context(
     "forkserver"
 )  # its children start with torch imported, in no time
-fresh.set_forkserver_preload(["tlutils.runs", "pytest"])
+fresh.set_forkserver_preload(["tlutils.runs.train", "pytest"])
 
 
 def die_at(

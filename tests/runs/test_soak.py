@@ -22,12 +22,12 @@ EPOCHS, PROCESSES, CALLS, MEGABYTE = 2000, 4, 50, 2**20
 # What a process says of its predictions: the distinct answers, and its memory after a fifth and after all of them.
 PREDICT = """
 import json, sys
-from tlutils import runs
+from tlutils.runs.use import predict
 from test_soak import rss
 run, images, calls = sys.argv[1], sys.argv[2], int(sys.argv[3])
 answers, memory = set(), []
 for _ in range(calls):
-    said = runs.predict(run, [images], device="cpu", precision="fp32", show=False)
+    said = predict(run, [images], device="cpu", precision="fp32", show=False)
     answers.add(said.drop(columns="path").to_csv(index=False))
     memory.append(rss())
 print(json.dumps([sorted(answers), memory[calls // 5], memory[-1]]))

@@ -15,9 +15,9 @@ from tlutils.data.augment import (
     normalize,
     view,
 )
-from tlutils.models import prefix
+from tlutils.models import feature_store, prefix
 from tlutils.models.build import build, train_mode
-from tlutils.training.batches import FileBatches, StoreBatches
+from tlutils.training.batches import Batches
 
 FP32 = devices.choose("cpu", "fp32")
 TURNED = Augmentation(flip=0.5, rotate=20)
@@ -34,7 +34,7 @@ def loader(tmp_path_factory):
 
 
 def of_files(loader, views=2, augmentation=TURNED):
-    return FileBatches(loader, FP32, IMAGENET_MEAN, IMAGENET_STD, augmentation, views, 5)
+    return Batches(loader, FP32, IMAGENET_MEAN, IMAGENET_STD, augmentation, views, 5)
 
 
 def test_an_epoch_gives_each_image_once_in_the_view_of_that_epoch(loader):
@@ -51,19 +51,24 @@ def test_an_epoch_gives_each_image_once_in_the_view_of_that_epoch(loader):
 
 
 def test_views_0_means_a_new_view_each_epoch(loader):
-    assert [
-        FileBatches(loader, FP32, (0,), (1,), views=0).view_of(epoch) for epoch in (0, 1, 7)
-    ] == [0, 1, 7]
-    assert [
-        FileBatches(loader, FP32, (0,), (1,), views=3).view_of(epoch) for epoch in (0, 1, 7)
-    ] == [0, 1, 1]
+    assert [Batches(loader, FP32, (0,), (1,), views=0).view_of(epoch) for epoch in (0, 1, 7)] == [
+        0,
+        1,
+        7,
+    ]
+    assert [Batches(loader, FP32, (0,), (1,), views=3).view_of(epoch) for epoch in (0, 1, 7)] == [
+        0,
+        1,
+        1,
+    ]
 
 
 def test_the_store_gives_what_the_prefix_says_of_the_same_batches(loader, tmp_path):
     cut = prefix.split(train_mode(build("resnet18", 3, "linear", weights="random")))
-    stored = StoreBatches(
-        cut.prefix, tmp_path, False, loader, FP32, IMAGENET_MEAN, IMAGENET_STD, TURNED, 2, 5
-    )
+    how = {"machine": FP32, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    how |= {"augmentation": TURNED, "views": 2, "seed": 5}
+    store = feature_store.open_store(tmp_path, cut.prefix, loader, **how)
+    stored = Batches(loader, **how, store=store)
     for epoch in (0, 1, 2):
         assert (stored.prepare(epoch, False) > 0) == (epoch < 2)
         for (kept, labels, n), (inputs, same, m) in zip(

@@ -153,13 +153,15 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp
 
 LATE = """
 import sys, time
-from tlutils import devices, recipes, runs
+from tlutils.core import devices
+from tlutils.runs import recipes
+from tlutils.runs.train import make_model, prepare
 data, out, seconds = sys.argv[1:]
 with devices.processes("cpu"):
     time.sleep(float(seconds) * devices.rank())  # the first has written the run when this one looks
     recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
-    run = runs.prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
-    runs.make_model(run)
+    run = prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
+    make_model(run)
     print(f"rank {devices.rank()} has {len(run.records)} images of {run.root.name}, "
           f"{run.about['data']['fingerprint']}, {run.about['weights']['source']}", flush=True)
 """
@@ -208,7 +210,7 @@ def test_a_folder_that_is_in_use_is_refused_by_all_processes(tiny_folder, tmp_pa
 
 BY_FIRST = """
 import sys
-from tlutils import devices
+from tlutils.core import devices
 
 class Odd(Exception):
     def __init__(self, one, two):

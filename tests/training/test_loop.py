@@ -18,8 +18,7 @@ from tlutils.data.augment import Augmentation
 from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints
 from tlutils.models.build import build
-from tlutils.training import optimizers, state
-from tlutils.training.loop import Options, fit
+from tlutils.training.loop import TrainingError, fit
 
 FP32 = devices.choose("cpu", "fp32")
 VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5)
@@ -132,7 +131,7 @@ def test_frozen_weights_and_batchnorm_statistics_do_not_move_and_the_others_do(
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     quiet_fit(model, parts, epochs=1, store=store and tmp_path)
     after = model.state_dict()
-    for name, p in model.named_parameters():
+    for name, _ in model.named_parameters():
         assert torch.equal(before[name], after[name]) == (name in frozen), name
     for name in (n for n in before if n.endswith("running_mean")):
         assert torch.equal(before[name], after[name]) == (
@@ -232,6 +231,19 @@ def test_a_checkpoint_of_another_model_is_refused(parts, tmp_path):
         quiet_fit(resnet(head="linear"), parts, epochs=2, checkpoint=tmp_path / "last.pt")
 
 
+def test_a_checkpoint_with_names_of_before_is_gone_on_from(parts, tmp_path):
+    how = {"patience": 0, "optimizer": "sgd", "checkpoint": tmp_path / "last.pt"}
+    quiet_fit(resnet(head="mlp"), parts, epochs=1, **how)
+    saved = checkpoints.read(tmp_path / "last.pt")
+    for values in (saved, saved["settings"]):
+        values["optimiser"] = values.pop("optimizer")
+    saved["model"]["head"] = "article"
+    checkpoints.write(tmp_path / "last.pt", saved)
+    resumed = quiet_fit(resnet(head="mlp"), parts, epochs=2, **how)
+    straight = quiet_fit(resnet(head="mlp"), parts, epochs=2, **how | {"checkpoint": None})
+    assert same(resumed.model, straight.model) and len(resumed.history) == 2
+
+
 def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
     model = resnet("none", "linear")
     done = quiet_fit(model, parts, epochs=30, patience=2, learning_rate=0.3, optimizer="sgd")
@@ -268,7 +280,7 @@ def test_without_validation_it_says_so_and_keeps_the_last_epoch(parts):
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(parts):
-    with pytest.raises(state.TrainingError, match="learning_rate"):
+    with pytest.raises(TrainingError, match="learning_rate"):
         quiet_fit(resnet("none", "linear"), parts, epochs=3, learning_rate=1e9, optimizer="sgd")
 
 
@@ -286,7 +298,7 @@ class Hungry(torch.nn.Module):
 
 
 def test_out_of_memory_names_the_batch_and_a_smaller_one(parts):
-    with pytest.raises(state.TrainingError, match="16 images at once.*batch_size=8"):
+    with pytest.raises(TrainingError, match="16 images at once.*batch_size=8"):
         quiet_fit(Hungry(5), parts, epochs=1)
 
 
@@ -315,56 +327,9 @@ def test_one_line_an_epoch_is_logged_and_no_bar_where_nobody_watches(parts, caps
     assert "\r" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("schedule", "at", "factor"),
-    [
-        ("constant", 5, 1),
-        ("step:7:0.1", 6.9, 1),
-        ("step:7:0.1", 7, 0.1),
-        ("step:7:0.1", 14, 0.01),
-        ("cosine", 0, 1),
-        ("cosine", 5, 0.5),
-        ("cosine", 10, 0),
-        ("one-cycle", 0, 0.1),
-        ("one-cycle", 3, 1),
-        ("one-cycle", 10, 0),
-    ],
-)
-def test_schedules_are_functions_of_the_moment(schedule, at, factor):
-    assert math.isclose(optimizers.schedule_factor(schedule, at, 10), factor, abs_tol=1e-9)
-
-
 def test_a_stepped_schedule_is_really_stepped(parts):
     done = quiet_fit(resnet(), parts, epochs=3, patience=0, schedule="step:2:0.1")
     assert np.allclose(done.history["learning_rate"], [1e-3, 1e-3, 1e-4])
-
-
-@pytest.mark.parametrize("optimizer", optimizers.OPTIMIZERS)
-def test_only_trainable_parameters_are_in_the_optimizer(optimizer):
-    model = resnet()
-    inside = {
-        id(p)
-        for group in optimizers.make_optimizer(
-            model, Options(optimizer=optimizer), torch.device("cpu")
-        ).param_groups
-        for p in group["params"]
-    }
-    assert inside == {id(p) for p in model.parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"loss": "hinge"},
-        {"monitor": "val_f9"},
-        {"epochs": 0},
-        {"views": -1},
-        {"label_smoothing": 1.0},
-    ],
-)
-def test_impossible_options_are_refused(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Options(**wrong)
 
 
 def test_a_batch_of_which_nothing_can_be_read_is_passed_over(data, tmp_path):
@@ -459,7 +424,7 @@ def test_an_epoch_that_saw_nothing_ends_training_and_the_epochs_before_are_kept(
 ):
     outage = Outage(data, tmp_path / "images")
     outage.hidden = outage.table["path"][rows].tolist()
-    with pytest.raises(state.TrainingError, match=f"none of the .* {part} images could be read"):
+    with pytest.raises(TrainingError, match=f"none of the .* {part} images could be read"):
         outage.fit({1: outage.begin}, epochs=3, checkpoint=tmp_path / "last.pt")
     outage.end()
     done = outage.fit({}, epochs=3, checkpoint=tmp_path / "last.pt")
@@ -535,7 +500,7 @@ def test_what_is_no_number_in_the_store_is_not_blamed_on_the_learning_rate(parts
         numbers[min(7, len(numbers) - 1), 3] = np.inf
         numbers.flush()
     with pytest.raises(
-        state.TrainingError, match="what the frozen part answers for 1 of 48 images.*7.png"
+        TrainingError, match="what the frozen part answers for 1 of 48 images.*7.png"
     ) as error:
         quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
     assert "learning_rate" not in str(error.value)

@@ -12,7 +12,7 @@ from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints
 from tlutils.models.build import build
 from tlutils.training import loop, tuning
-from tlutils.training.loop import Options
+from tlutils.training.options import Options
 
 FP32 = devices.choose("cpu", "fp32")
 
@@ -37,6 +37,16 @@ def parts(tmp_path_factory):
 
 def resnet(freeze: str = "none"):
     return build("resnet18", 2, "linear", freeze=freeze)
+
+
+def head_then_rest(model, parts, options, head_epochs, rate=1e-3, *, log, checkpoint=None):
+    """Both parts, trained as a caller of `tuning.head_then_rest` does."""
+    fits = []
+    how = {"fits": fits, "checkpoint": checkpoint, "log": log}
+    for part, file in tuning.head_then_rest(model, options, head_epochs, rate, **how):
+        place = {"machine": FP32, "show": False, "log": log}
+        fits.append(loop.fit(model, parts, part, checkpoint=file, **place))
+    return fits[-1]
 
 
 def find(model, parts, **settings):
@@ -86,14 +96,12 @@ def test_the_finder_is_repeatable(parts):
 def test_the_head_is_trained_first_and_then_the_rest(parts, tmp_path):
     model = resnet("up to layer1")
     before, lines = checkpoints.copy_of_state(model), []
-    done = tuning.head_then_rest(
+    done = head_then_rest(
         model,
         parts,
         Options(epochs=2, learning_rate=1e-3, views=1),
         head_epochs=3,
-        machine=FP32,
         checkpoint=tmp_path / "last.pt",
-        show=False,
         log=lines.append,
     )
     assert done.history["part"].tolist() == ["head"] * 3 + ["all"] * 2
@@ -114,12 +122,10 @@ def test_the_head_is_trained_first_and_then_the_rest(parts, tmp_path):
 def test_the_best_epoch_of_either_part_is_kept(parts):
     ruinous = Options(epochs=1, learning_rate=0.5, views=1)
     model = resnet()
-    done = tuning.head_then_rest(
-        model, parts, ruinous, head_epochs=4, machine=FP32, show=False, log=None
-    )
+    done = head_then_rest(model, parts, ruinous, head_epochs=4, log=None)
     assert done.history["part"][done.best_epoch - 1] == "head"
     alone = resnet("all")
-    tuning.training.fit(
+    loop.fit(
         alone, parts, Options(epochs=4, views=1, patience=0), machine=FP32, show=False, log=None
     )
     assert all(
@@ -142,14 +148,12 @@ def test_a_part_that_saw_fewer_validation_images_loses_whatever_its_loss(parts):
             for name in hidden:
                 (folder / f"{name}.away").rename(folder / name)
 
-    done = tuning.head_then_rest(
+    done = head_then_rest(
         model,
         parts,
         Options(epochs=1, views=1, learning_rate=1e-9),
         head_epochs=1,
-        head_learning_rate=1e-9,
-        machine=FP32,
-        show=False,
+        rate=1e-9,
         log=log,
     )
     assert done.history["val_images"].tolist() == [3, 16] and done.history["val_loss"].idxmin() == 0
@@ -160,12 +164,10 @@ def test_what_shall_learn_is_not_forgotten_when_the_heads_part_is_stopped(parts,
     def stopped(*of):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train_epoch", stopped)
+    monkeypatch.setattr(loop, "step", stopped)
     model = build("resnet18", 2, "linear", freeze="none", weights="random")
     with pytest.raises(KeyboardInterrupt):
-        tuning.head_then_rest(
-            model, parts, Options(epochs=1), head_epochs=1, machine=FP32, show=False, log=None
-        )
+        head_then_rest(model, parts, Options(epochs=1), head_epochs=1, log=None)
     assert model.tl["freeze"] == "none" and all(
         parameter.requires_grad for parameter in model.parameters()
     )

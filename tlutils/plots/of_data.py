@@ -162,7 +162,7 @@ def audit(audit: pd.DataFrame, ax: Axes | None = None, caption: str = "") -> Axe
 
     Parameters
     ----------
-    audit : what `splits.audit` gives
+    audit : what `audit.audit_splits` gives
     ax, caption : see `tlutils.plots`
 
     Returns
@@ -170,7 +170,7 @@ def audit(audit: pd.DataFrame, ax: Axes | None = None, caption: str = "") -> Axe
     Axes
     """
     columns = ("check", "splits", "found", "of", "share", "verdict")
-    require(audit, columns, "pass what splits.audit gives")
+    require(audit, columns, "pass what audit.audit_splits gives")
     (ax,) = panels(ax, 1.1 + 0.26 * len(audit))
     ax.barh(range(len(audit)), audit["share"], color=audit["verdict"].map(VERDICTS))
     names = []

@@ -12,7 +12,7 @@ import pandas as pd
 from ..data import records
 from ..evaluation import comparison
 from ..models.build import build, count
-from ..runs.folder import Run, load
+from ..runs.folder import Run
 from ..runs.recipes import RECIPES, Recipe
 from ..training import monitors
 
@@ -144,7 +144,9 @@ def over_seeds(run: Run) -> pd.Series | None:
     pd.Series or None
         mean, sd, min, max and runs; None where there is one seed.
     """
-    found = [load(path.parent).metrics for path in sorted(run.folder.glob("seed-*/metrics.json"))]
+    found = [
+        Run.load(path.parent).metrics for path in sorted(run.folder.glob("seed-*/metrics.json"))
+    ]
     metrics = [one[main_split(run.metrics)] for one in (run.metrics, *found)]
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
 
@@ -312,12 +314,12 @@ def command(run: Run) -> str:
     changes = _changed(run.recipe)
     if changes is None:
         return (
-            "from tlutils.runs.folder import load\nfrom tlutils.runs.train import train\n"
-            f"train(load({str(run.folder)!r}).recipe, {data['asked']!r}, {name + '-again'!r}, "
+            "from tlutils.runs.folder import Run\nfrom tlutils.runs.train import train\n"
+            f"train(Run.load({str(run.folder)!r}).recipe, {data['requested']!r}, {name + '-again'!r}, "
             f"weights={run.weights!r}, limit={limit}, patient={patient!r}, "
             f"precision={precision!r})"
         )
-    options = {"data": data["asked"], "out": f"{name}-again", "weights": run.weights}
+    options = {"data": data["requested"], "out": f"{name}-again", "weights": run.weights}
     if limit:
         options["limit"] = limit
     if patient != "auto":

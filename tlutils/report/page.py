@@ -19,7 +19,7 @@ from ..data.audit import audit_all
 from ..evaluation import calibration, metrics, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
-from ..runs.folder import Run, load
+from ..runs.folder import Run
 from . import caveats, facts
 from .facts import SPLIT_NAMES, images, main_split
 from .html import Html, chart, document, interval, number, picture, table, tag, text
@@ -71,7 +71,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     ValueError
         Where its files are not what a run writes.
     """
-    run = run if isinstance(run, Run) else load(run)
+    run = run if isinstance(run, Run) else Run.load(run)
     title = f"{run.recipe.name} on {run.root.name}"
     try:
         with plt.rc_context():

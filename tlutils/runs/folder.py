@@ -1,7 +1,4 @@
-"""A run's folder of plain files, and what was settled when it began.
-
-Taught in notebook 03.
-"""
+"""A run's folder of plain files, and what was settled when it began."""
 
 from __future__ import annotations
 
@@ -17,20 +14,21 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 from torch import nn
 
 from .. import __version__
 from ..core import devices, files
-from ..data import records as records_module
+from ..data import records
 from ..models import checkpoints
 from .recipes import Recipe
 
+# What tells a run that was begun.
+BEGUN = ("recipe.json", "records.csv")
 # What recipe.json holds beside the recipe, by the path of its keys.
-WANTED = {
-    "weights.asked": str,
+_KEPT = {
+    "weights.requested": str,
     "limit": int,
-    "data.asked": str,
+    "data.requested": str,
     "data.root": str,
     "data.classes": list,
     "data.images": int,
@@ -53,8 +51,18 @@ class NotARun(FileNotFoundError):
 class Run:
     """A run's folder and what was settled when it began.
 
-    folder : where its files lie. recipe : as used. records : the table with its splits. root : where the images
-    lie. about : the rest of recipe.json.
+    Parameters
+    ----------
+    folder : Path
+        Where its files lie.
+    recipe : Recipe
+        As used.
+    records : DataFrame
+        The table of images with their splits.
+    root : Path
+        Where the images lie.
+    about : dict
+        The rest of recipe.json.
     """
 
     folder: Path
@@ -63,6 +71,42 @@ class Run:
     root: Path
     about: dict = field(default_factory=dict)
 
+    @classmethod
+    def load(cls, folder: str | Path) -> Run:
+        """Open a run's folder.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Where a training wrote it; names of before in its recipe.json are understood.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        NotARun
+            Where recipe.json or records.csv is missing.
+        ValueError
+            Where they are not what a run writes, or name images outside the folder of its data, as
+            in a run that somebody else has made.
+        """
+        folder = Path(folder)
+        for name in BEGUN:
+            if not (folder / name).is_file():
+                raise NotARun(
+                    f"{folder} is no run's folder: it has no {name}. Train one into it first "
+                    f"(python -m tlutils train RECIPE --data DATA --out {folder})"
+                )
+        about = _checked(_with_new_names(_json(folder / "recipe.json")), folder / "recipe.json")
+        try:
+            recipe = Recipe.from_dict(about["recipe"])
+        except ValueError as error:
+            raise _damaged(folder / "recipe.json", error) from None
+        table = _records(folder / "records.csv", about)
+        return cls(folder, recipe, table, Path(about["data"]["root"]), about)
+
     @property
     def classes(self) -> list[str]:
         """Class names in index order."""
@@ -70,8 +114,8 @@ class Run:
 
     @property
     def weights(self) -> str:
-        """What the backbone's weights were asked to be: "imagenet", "random" or a path."""
-        return self.about["weights"]["asked"]
+        """What weights were requested for the backbone: "imagenet", "random" or a path."""
+        return self.about["weights"]["requested"]
 
     @property
     def history(self) -> pd.DataFrame:
@@ -84,7 +128,7 @@ class Run:
 
     @property
     def predictions(self) -> pd.DataFrame:
-        """What the model said of each validation and test image."""
+        """What the model answered for each validation and test image."""
         file = self._file("predictions.csv")
         try:
             predictions = read_predictions(file)
@@ -98,104 +142,112 @@ class Run:
     @property
     def metrics(self) -> dict:
         """Numbers with intervals, for each split."""
-        return _dict_in(self._file("metrics.json"))
+        return _json(self._file("metrics.json"))
 
     @property
     def finished(self) -> bool:
         """Whether all of it is there, measured."""
         return all((self.folder / name).is_file() for name in ("metrics.json", "best.pt"))
 
-    def settle(self) -> None:
-        """Write recipe.json, with the recipe as used."""
-        self.about["recipe"] = self.recipe.to_dict()
-        files.write_text(self.folder / "recipe.json", json.dumps(self.about, indent=1))
-
-    def model(self) -> nn.Module:
-        """The trained model with the weights of its best epoch, in eval mode, on the CPU."""
-        return checkpoints.load_model(self._file("best.pt"))[0]
-
     @property
     def threshold(self) -> float | None:
-        """From which probability on the second of two classes is answered; None answers the likelier one.
+        """From which probability on the second of two classes is answered; None: the likelier.
 
-        Raises NotARun where the recipe wants one that has not been chosen yet.
+        NotARun where the recipe wants one that has not been chosen yet.
         """
         content = checkpoints.load(self._file("best.pt"))
         if self.recipe.threshold and "threshold" not in content:
             raise NotARun(
-                f"{self.folder} was stopped before its threshold was chosen, by which it answers. Run the same "
-                "training again; it goes on where it stopped"
+                f"{self.folder} was stopped before its threshold was chosen, by which it answers. "
+                "Run the same training again; it goes on where it stopped"
             )
         return content.get("threshold")
-
-    def part(self, split: str) -> pd.DataFrame:
-        """The records of one split."""
-        return self.records[self.records["split"] == split].reset_index(drop=True)
-
-    def store(self, place: str | Path | None = "auto") -> str | Path | None:
-        """The folder of the feature store: beside the run for "auto"; None where views never come back."""
-        if self.recipe.views == 0 and not self.recipe.head_epochs:
-            return None
-        return self.folder / "features" if place == "auto" else place
 
     @property
     def caption(self) -> str:
         """What must be said beside every result of this run, in one line."""
         return "; ".join(self.about["notes"])
 
+    def model(self) -> nn.Module:
+        """The trained model.
+
+        Returns
+        -------
+        nn.Module
+            With the weights of its best epoch, in eval mode, on the CPU.
+        """
+        return checkpoints.load_model(self._file("best.pt"))[0]
+
+    def part(self, split: str) -> pd.DataFrame:
+        """The records of one split.
+
+        Parameters
+        ----------
+        split : str
+            "train", "val" or "test".
+
+        Returns
+        -------
+        DataFrame
+        """
+        return self.records[self.records["split"] == split].reset_index(drop=True)
+
+    def store(self, folder: str | Path | None = "auto") -> str | Path | None:
+        """The folder of the feature store.
+
+        Parameters
+        ----------
+        folder : str, Path or None
+            "auto" is beside the run.
+
+        Returns
+        -------
+        str, Path or None
+            None where views never come back.
+        """
+        if self.recipe.views == 0 and not self.recipe.head_epochs:
+            return None
+        return self.folder / "features" if folder == "auto" else folder
+
+    def write(self) -> None:
+        """Write recipe.json, with the recipe as used."""
+        self.about["recipe"] = self.recipe.to_dict()
+        files.write_text(self.folder / "recipe.json", json.dumps(self.about, indent=1))
+
     def _file(self, name: str) -> Path:
         path = self.folder / name
         if not path.is_file():
             raise NotARun(
-                f"{self.folder} has no {name}: the run was not finished. Run the same training again; "
-                "it goes on where it stopped"
+                f"{self.folder} has no {name}: the run was not finished. Run the same training "
+                "again; it goes on where it stopped"
             )
         return path
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A predictions table from its file; patients and labels stay text."""
-    return pd.read_csv(
-        path,
-        dtype=dict.fromkeys(("split", "path", "patient", "label", "predicted"), str),
-        keep_default_na=False,
-        na_values={"loss": [""]},
-    )
+    """A predictions table from its file; patients and labels stay text.
 
+    Parameters
+    ----------
+    path : str or Path
+        predictions.csv, or what `predict` wrote.
 
-def load(folder: str | Path) -> Run:
-    """Open a run's folder.
-
-    Raises
-    ------
-    NotARun where recipe.json or records.csv is missing. ValueError where they are not what a run writes, or name
-    images outside the folder of its data, as in a run that somebody else has made.
+    Returns
+    -------
+    DataFrame
     """
-    folder = Path(folder)
-    for name in ("recipe.json", "records.csv"):
-        if not (folder / name).is_file():
-            raise NotARun(
-                f"{folder} is no run's folder: it has no {name}. Train one into it first "
-                f"(python -m tlutils train RECIPE --data DATA --out {folder})"
-            )
-    about = _checked(_dict_in(folder / "recipe.json"), folder / "recipe.json")
-    try:
-        recipe = Recipe.from_dict(about["recipe"])
-    except ValueError as error:
-        raise _damaged(folder / "recipe.json", error) from None
-    return Run(
-        folder, recipe, _records(folder / "records.csv", about), Path(about["data"]["root"]), about
-    )
+    texts = dict.fromkeys(("split", "path", "patient", "label", "predicted"), str)
+    return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={"loss": [""]})
 
 
 def _damaged(file: Path, why: object) -> ValueError:
     return ValueError(
-        f"{file} is not what a run writes: {why}. Take it from a copy of the run, or remove the run's "
-        "folder and train it again"
+        f"{file} is not what a run writes: {why}. Take it from a copy of the run, or remove the "
+        "run's folder and train it again"
     )
 
 
-def _dict_in(file: Path) -> dict:
+def _json(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -205,17 +257,23 @@ def _dict_in(file: Path) -> dict:
     return content
 
 
+def _with_new_names(about: dict) -> dict:
+    """What was requested was called "asked" once."""
+    for name in ("weights", "data"):
+        if isinstance(about.get(name), dict) and "asked" in about[name]:
+            about[name].setdefault("requested", about[name].pop("asked"))
+    return about
+
+
 def _checked(about: dict, file: Path) -> dict:
-    for name, kind in {"recipe": dict, **WANTED}.items():
+    for name, kind in {"recipe": dict, **_KEPT}.items():
         value = about
         for key in name.split("."):
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise _damaged(file, f"{name} is {value!r} and no {kind.__name__}")
-    if (
-        not all(isinstance(text, str) for text in about["data"]["classes"] + about["notes"])
-        or not about["notes"]
-    ):
+    notes = about["notes"]
+    if not notes or not all(isinstance(text, str) for text in about["data"]["classes"] + notes):
         raise _damaged(file, "its classes and notes are not all texts")
     if not isinstance(about["data"].get("patient"), (str, type(None))):
         raise _damaged(file, f"data.patient is {about['data']['patient']!r} and no text")
@@ -224,7 +282,7 @@ def _checked(about: dict, file: Path) -> dict:
 
 def _records(file: Path, about: dict) -> pd.DataFrame:
     try:
-        table = records_module.load(file)
+        table = records.load(file)
         sides, labels = set(table["split"]), set(table.loc[table["problem"] == "", "label"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from None
@@ -232,42 +290,51 @@ def _records(file: Path, about: dict) -> pd.DataFrame:
         raise _damaged(file, f"it knows a split or class {min(odd)!r} that recipe.json does not")
     root, top = about["data"]["root"], about["data"].get("top")
     leaving = table["path"][table["path"].str.contains(r"^[/\\]|:|(?:^|[/\\])\.\.(?:[/\\]|$)")]
-    outside = [path for path in leaving if not _is_below(os.path.join(root, path), top or root)]
+    whole = {path: Path(os.path.normpath(os.path.join(root, path))) for path in leaving}
+    outside = [path for path in leaving if not whole[path].is_relative_to(top or root)]
     if outside and (top or os.path.isabs(outside[0])):
-        raise _damaged(
-            file,
-            f"{len(outside)} of its images lie outside the folder of the data, e.g. {outside[0]}",
-        )
-    if (
-        outside
-    ):  # a manifest's run of a time when recipe.json did not say below which folder all images lie
-        warnings.warn(
-            f"{file} names {len(outside)} images outside {root}, e.g. {outside[0]}", stacklevel=3
-        )
+        where = f"lie outside the folder of the data, e.g. {outside[0]}"
+        raise _damaged(file, f"{len(outside)} of its images {where}")
+    if outside:  # a manifest's run of before recipe.json named the folder of all images
+        where = f"outside {root}, e.g. {outside[0]}"
+        warnings.warn(f"{file} names {len(outside)} images {where}", stacklevel=3)
     return table
 
 
-def _is_below(path: str, folder: str) -> bool:
-    return Path(os.path.normpath(path)).is_relative_to(folder)
-
-
 @contextlib.contextmanager
-def alone(folder: str | Path) -> Iterator[None]:
+def reserved(folder: str | Path) -> Iterator[None]:
     """Keep the folder of a run for this training; of several processes the first holds it for all.
+
+    Parameters
+    ----------
+    folder : str or Path
+        May be reserved several times over by one thread.
+
+    Yields
+    ------
+    None
 
     Raises
     ------
-    files.Busy, in every process, where another training is at work there.
+    files.Busy
+        In every process, where another training is at work there.
     """
+    lock = files.locked(Path(folder) / ".lock", f"the run {folder}")
     with contextlib.ExitStack() as held:
-        devices.by_first(
-            lambda: held.enter_context(files.locked(Path(folder) / ".lock", f"the run {folder}"))
-        )
+        devices.by_first(lambda: held.enter_context(lock))
         yield
 
 
 def versions() -> dict[str, str]:
-    """What the run was made with."""
+    """What a run is made with.
+
+    Returns
+    -------
+    dict
+        Versions by name.
+    """
+    import torchvision
+
     return {
         "tlutils": __version__,
         "python": platform.python_version(),

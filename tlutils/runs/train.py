@@ -1,30 +1,29 @@
-"""The whole street for one recipe; what comes out is a folder of plain files.
+"""The whole way of one recipe, from data to numbers; what comes out is a folder of plain files.
 
-    recipe.json      the recipe as used, seeds, versions, device, precision, weights, data fingerprint
+    recipe.json      the recipe as used, versions, device, precision, weights, data fingerprint
     records.csv      the table of images with its splits
     history.csv      one row an epoch
     best.pt last.pt  checkpoints of plain types
-    predictions.csv  what the model said of each validation and test image
+    predictions.csv  what the model answered for each validation and test image
     metrics.json     numbers with intervals, the audit's verdict, what must be said beside them
 
-`train` walks it at once; `prepare`, `make_loaders`, `make_model`, `fit`, `finish` are its steps.
-
-Taught in notebooks 03 and 06.
+`train` goes it at once; `prepare`, `make_model`, `make_loaders`, `fit`, `finish` are its steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import warnings
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import nn
 
 from ..core import devices, files
@@ -37,31 +36,11 @@ from ..evaluation.metrics import compute_metrics, headline, to_json
 from ..models import checkpoints
 from ..models.build import build, check_size, count
 from ..training import loop, tuning
-from ..training.loop import Fit, refuse_other
-from .folder import NotARun, Run, alone, load, read_predictions, versions
+from ..training.loop import Fit
+from . import recipes
+from .folder import BEGUN, Run, reserved, versions
 from .recipes import Recipe
-from .recipes import get as get_recipe
-from .use import evaluate, frozen_features, predict, predict_records
-
-__all__ = [
-    "NotARun",
-    "Run",
-    "evaluate",
-    "finish",
-    "fit",
-    "frozen_features",
-    "load",
-    "make_loaders",
-    "make_model",
-    "measure",
-    "predict",
-    "predict_records",
-    "prepare",
-    "read_predictions",
-    "train",
-    "train_seeds",
-    "versions",
-]
+from .use import predict_records
 
 
 def train(
@@ -75,70 +54,53 @@ def train(
     precision: str = "auto",
     store: str | Path | None = "auto",
     compiled: bool = False,
-    patient: str = "auto",
+    patient: str | None = "auto",
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> Run:
     """Train and evaluate one recipe; the same call again goes on where a killed run stopped.
 
-    A finished run is given back as it is, or goes on where more epochs are asked for. Other data, weights or settings
-    in a run's folder are refused.
+    A finished run is given back as it is, or goes on where more epochs are asked for. Other data,
+    weights or settings in a run's folder are refused.
 
     Parameters
     ----------
-    recipe : a Recipe or its name. data : a source's name, a folder or a manifest. out : the run's folder.
-    weights : "imagenet", "random" (said in every result) or a file. limit : images used, 0 for all.
-    device, precision : see `devices.choose`. store : folder for the frozen part's outputs; "auto" puts them
-    beside the run, None does without. patient : see `records.scan`.
+    recipe : Recipe or str
+        Itself or its name.
+    data : str or Path
+        A source's name, a folder or a manifest.
+    out : str or Path
+        The run's folder.
+    weights : str
+        "imagenet", "random" (said in every result) or a file.
+    limit : int
+        Images used, 0 for all.
+    device, precision : str
+        See `devices.choose`.
+    store : str, Path or None
+        Folder for the frozen part's outputs; "auto" is beside the run, None does without.
+    compiled : bool
+        Whether to compile the frozen part, or the whole model where nothing is kept.
+    patient : str or None
+        See `records.scan`.
+    show : bool, optional
+        Progress bars or not; None decides.
+    log : Callable, optional
+        Called with lines for a person; None for silence.
 
     Returns
     -------
-    Run, finished.
-
-    Taught in notebook 06.
+    Run
+        Finished.
     """
-    log = log if log and devices.rank() == 0 else (lambda line: None)
-    machine = devices.choose(device, precision)
-    with alone(out):
-        run = prepare(
-            recipe,
-            data,
-            out,
-            weights=weights,
-            limit=limit,
-            machine=machine,
-            patient=patient,
-            show=show,
-            log=log,
-        )
-        return _walk(run, machine, store, compiled, show, log)
-
-
-def _walk(
-    run: Run,
-    machine: Machine,
-    store: str | Path | None,
-    compiled: bool,
-    show: bool | None,
-    log: Callable[[str], None],
-) -> Run:
-    """The street from a prepared run to its end."""
-    if devices.by_first(
-        lambda: run.finished and run.recipe == Recipe.from_dict(run.about["recipe"])
-    ):  # else it goes on
-        found = run.metrics
-        log(
-            f"{run.folder} is finished already{': ' + headline(found['test']) if 'test' in found else ''}"
-        )
-        return run
-    model, parts = make_model(run), make_loaders(run)
-    counts = count(model)
-    log(
-        f"{run.recipe.name}: {counts['total']:,} parameters, {counts['trainable']:,} of them trained; "
-        f"{machine.device} in {machine.precision} ({machine.why})"
-    )
-    fit(run, model, parts, machine=machine, store=store, compiled=compiled, show=show, log=log)
-    finish(run, model, parts, machine=machine, store=store, show=show, log=log)
+    log, machine = _of_first(log), devices.choose(device, precision)
+    how = {"machine": machine, "show": show, "log": log}
+    with reserved(out):
+        run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
+        if not _is_done(run, log):
+            model, parts = _made(run, machine, log)
+            fit(run, model, parts, store=store, compiled=compiled, **how)
+            finish(run, model, parts, store=store, **how)
     return run
 
 
@@ -153,44 +115,92 @@ def train_seeds(
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> list[Run]:
-    """A finished run and the same with the next seeds: other first weights, views and orders, the same division.
+    """A finished run and the same with the next seeds: other first weights, views and orders.
 
-    seeds : how many runs in all. The further ones lie in <run>/seed-<number>. Returns them, the given one first.
+    All share one division of the images.
 
-    Taught in notebook 06.
+    Parameters
+    ----------
+    run : Run
+        Finished.
+    seeds : int
+        How many runs in all. The further ones lie in <run>/seed-<number>.
+    device, precision, store, compiled, show, log
+        As for `train`.
+
+    Returns
+    -------
+    list of Run
+        The given one first.
+
+    Raises
+    ------
+    ValueError
+        For less than one run, or where one of the further folders holds another run.
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it wants a whole number of runs, 1 or more")
-    log = log if log and devices.rank() == 0 else (lambda line: None)
-    machine, several = devices.choose(device, precision), [run]
+    log, machine, several = _of_first(log), devices.choose(device, precision), [run]
+    how = {"machine": machine, "show": show, "log": log}
     for seed in range(run.recipe.seed + 1, run.recipe.seed + seeds):
-        with alone(run.folder / f"seed-{seed}"):
-            sibling = devices.by_first(lambda: _sibling(run, seed, machine, log))
-            several.append(_walk(sibling, machine, store, compiled, show, log))
+        with reserved(run.folder / f"seed-{seed}"):
+            several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
+            if not _is_done(several[-1], log):
+                model, parts = _made(several[-1], machine, log)
+                fit(several[-1], model, parts, store=store, compiled=compiled, **how)
+                finish(several[-1], model, parts, store=store, **how)
     return several
+
+
+def _of_first(log: Callable[[str], None] | None) -> Callable[[str], None]:
+    return log if log and devices.rank() == 0 else (lambda line: None)
+
+
+def _is_done(run: Run, log: Callable[[str], None]) -> bool:
+    """Whether the run is finished and shall not go on."""
+
+    def done() -> bool:
+        return run.finished and run.recipe == Recipe.from_dict(run.about["recipe"])
+
+    if not devices.by_first(done):
+        return False
+    test = run.metrics.get("test")
+    log(f"{run.folder} is finished already{f': {headline(test)}' if test else ''}")
+    return True
+
+
+def _made(
+    run: Run, machine: Machine, log: Callable[[str], None]
+) -> tuple[nn.Module, dict[str, loaders.Loader]]:
+    model, parts = make_model(run), make_loaders(run)
+    counts = count(model)
+    log(
+        f"{run.recipe.name}: {counts['total']:,} parameters, {counts['trainable']:,} of them "
+        f"trained; {machine.device} in {machine.precision} ({machine.why})"
+    )
+    return model, parts
 
 
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:
     """The same run with another seed but the same images on the same sides."""
     recipe = dataclasses.replace(run.recipe, seed=seed, split_seed=run.recipe.division_seed)
+    made = {"machine": machine.describe(), "started": _now(), "versions": versions()}
     folder = run.folder / f"seed-{seed}"
-    if _is_begun(folder):
-        sibling, data = load(folder), run.about["data"]
-        _same_run(sibling, recipe, run.weights, run.about["limit"], data.get("patient"), run.root)
-        if sibling.about["data"]["fingerprint"] != data["fingerprint"]:
-            raise _another_run(folder, ["its images were others"])
-        if sibling.root != run.root:
-            _move(sibling, run.root, data["asked"], log)
-        return _gone_on(sibling, recipe, log)
-    about = {**run.about, "machine": machine.describe(), "started": _now(), "versions": versions()}
-    sibling = Run(folder, recipe, run.records, run.root, about)
-    records.save(run.records, folder / "records.csv")
-    sibling.settle()
-    return sibling
+    wanted = Run(folder, recipe, run.records, run.root, {**run.about, **made})
+    if not _is_begun(folder):
+        records.save(run.records, folder / "records.csv")
+        wanted.write()
+        return wanted
+    sibling = Run.load(folder)
+    _refuse_other_run(sibling, wanted)
+    if sibling.about["data"]["fingerprint"] != run.about["data"]["fingerprint"]:
+        raise _another_run(folder, ["its images were others"])
+    _follow(sibling, wanted, log)
+    return _gone_on(sibling, recipe, log)
 
 
 def _is_begun(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ("recipe.json", "records.csv"))
+    return all((folder / name).is_file() for name in BEGUN)
 
 
 def _now() -> str:
@@ -205,338 +215,360 @@ def prepare(
     weights: str = "imagenet",
     limit: int = 0,
     machine: Machine | None = None,
-    patient: str = "auto",
+    patient: str | None = "auto",
     show: bool | None = None,
     log: Callable[[str], None] = print,
 ) -> Run:
-    """Settle what a run is made of: read the data, divide it, and write recipe.json and records.csv.
+    """Settle what a run is made of: read the data, divide it, write recipe.json and records.csv.
 
-    A folder that holds the same run already is taken up: its images are read once more, to see that they are those
-    that it began with. It may train longer, be more patient, or take fewer images at once.
+    A folder that holds the same run already is taken up: its images are read once more, to see that
+    they are those that it began with. It may train longer, be more patient, or take fewer images at
+    once.
+
+    Parameters
+    ----------
+    recipe, data, out, weights, limit
+        As for `train`.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    patient, show, log
+        As for `train`.
+
+    Returns
+    -------
+    Run
+        Begun, or taken up.
 
     Raises
     ------
-    ValueError where the folder holds another run, or the data do not suffice; files.Busy where another process trains
-    into it.
+    ValueError
+        Where the folder holds another run, or the data do not suffice.
+    files.Busy
+        Where another process trains into it.
     """
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    out, machine = Path(out), machine or devices.choose()
+    recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
+    machine = machine or devices.choose()
     if limit < 0:
         raise ValueError(f"limit is {limit}; it wants a number of images, or 0 for all")
     if not isinstance(patient, (str, type(None))):
         raise ValueError(
-            f"patient is {patient!r}, which recipe.json cannot keep; give auto, None, or a pattern with a "
-            "group named patient"
+            f"patient is {patient!r}, which recipe.json cannot keep; give auto, None, or a pattern "
+            "with a group named patient"
         )
-    with alone(out):
-        return devices.by_first(
-            lambda: _settled(recipe, data, out, str(weights), limit, machine, patient, show, log)
-        )
+    about = {
+        "recipe": recipe.to_dict(),
+        "weights": {"requested": str(weights)},
+        "limit": limit,
+        "data": {"requested": str(data), "patient": patient},
+        "machine": machine.describe(),
+    }
+    wanted = Run(Path(out), recipe, pd.DataFrame(), Path(), about)
+    with reserved(out):
+        return devices.by_first(lambda: _settled(wanted, data, machine.device, show, log))
 
 
 def _settled(
-    recipe: Recipe,
+    wanted: Run,
     data: str | Path,
-    out: Path,
-    weights: str,
-    limit: int,
-    machine: Machine,
-    patient: str | None,
+    device: torch.device,
     show: bool | None,
     log: Callable[[str], None],
 ) -> Run:
-    """The run that the folder holds, if it is this one; else a new one."""
-    run = load(out) if _is_begun(out) else None
+    """The run that the folder holds, if it is the wanted one; else the wanted one, begun."""
+    recipe, about = wanted.recipe, wanted.about
+    run = Run.load(wanted.folder) if _is_begun(wanted.folder) else None
     if run is None:
-        _refuse_remains(out)
-        check_size(recipe.backbone, recipe.size, machine.device, recipe.head)
+        _refuse_remains(wanted.folder)
+        check_size(recipe.backbone, recipe.size, device, recipe.head)
     source = sources.get(data)
-    root = (source.parent if source.is_file() else source).resolve()
+    wanted.root = (source.parent if source.is_file() else source).resolve()
     if run:
-        _same_run(run, recipe, weights, limit, patient, root)
-    table = splits.sample(records.scan(source, patient=patient), limit, recipe.seed)
-    table = records.inspect(table, root, decode=run is None, progress=show)
+        _refuse_other_run(run, wanted)
+    found = records.scan(source, patient=about["data"]["patient"])
+    found = splits.sample(found, about["limit"], recipe.seed)
+    wanted.records = records.inspect(found, wanted.root, decode=run is None, progress=show)
     if run is None:
-        return _begun(recipe, data, table, root, out, weights, limit, machine, patient, log)
-    _same_images(run, table)
-    if run.root != root:
-        _move(run, root, str(data), log)
+        return _begun(wanted, log)
+    _refuse_other_images(run, wanted.records)
+    _follow(run, wanted, log)
     return _gone_on(run, recipe, log)
 
 
-def _move(run: Run, root: Path, asked: str, log: Callable[[str], None]) -> None:
-    """Write down that the same images lie elsewhere now."""
-    log(f"the images of {run.folder} have moved from {run.root} to {root}")
-    run.root = root
-    run.about["data"] |= {"asked": asked, "root": str(root), "top": _top(run.records, root)}
-    run.settle()
+def _follow(run: Run, wanted: Run, log: Callable[[str], None]) -> None:
+    """Write down where the same images lie now, if they have moved."""
+    if run.root != wanted.root:
+        log(f"the images of {run.folder} have moved from {run.root} to {wanted.root}")
+        run.root, requested = wanted.root, wanted.about["data"]["requested"]
+        top = _top(run.records, run.root)
+        run.about["data"] |= {"requested": requested, "root": str(run.root), "top": top}
+        run.write()
 
 
 def _refuse_remains(out: Path) -> None:
-    """Refuse a folder with results or weights of a run that nobody can tell of what: they would pass for the new run's."""
+    """Refuse results or weights of an unknown run, which would pass for the new one's."""
     for name in ("metrics.json", "best.pt", "last.pt", "head.pt"):
         if (out / name).is_file():
             raise ValueError(
-                f"{out} has a {name} but not both recipe.json and records.csv, so of what run it is cannot be "
-                "told. Put those back, choose another folder, or remove this one first"
+                f"{out} has a {name} but not both recipe.json and records.csv, so of what run it "
+                "is cannot be told. Put those back, choose another folder, or remove this one first"
             )
 
 
-def _begun(
-    recipe: Recipe,
-    data: str | Path,
-    table: pd.DataFrame,
-    root: Path,
-    out: Path,
-    weights: str,
-    limit: int,
-    machine: Machine,
-    patient: str | None,
-    log: Callable[[str], None],
-) -> Run:
-    bad, good = records.problems(table), records.readable(table)
-    if len(good) == 0:
-        raise ValueError(
-            f"none of the {len(table)} files in {root} is a readable image, e.g. {bad['path'].iloc[0]}: "
-            f"{bad['problem'].iloc[0]}; fetch or copy the data again"
-        )
-    if len(bad):
-        log(
-            f"left out {len(bad)} of {len(table)} files that are no whole images, e.g. {bad['path'].iloc[0]} "
-            f"({bad['problem'].iloc[0]}); records.csv names them all"
-        )
-    seed = recipe.division_seed
-    table, how = splits.divide(table, recipe.split, recipe.val, recipe.test, seed)
+def _begun(run: Run, log: Callable[[str], None]) -> Run:
+    """The run with its images divided, written down."""
+    recipe, root, about = run.recipe, run.root, run.about
+    good = _readable(run, log)
+    run.records, how = splits.divide(
+        run.records, recipe.split, recipe.val, recipe.test, recipe.division_seed
+    )
     log(how)
-    classes = records.classes_of(table)
+    classes = records.classes_of(run.records)
     if len(classes) < 2:
         raise ValueError(
-            f"found only the class {classes[0]!r} in {root}; a classifier needs two or more class folders"
+            f"found only the class {classes[0]!r} in {root}; a classifier needs two or more class "
+            "folders"
         )
     if recipe.threshold and len(classes) != 2:
         raise ValueError(
-            f"threshold is {recipe.threshold!r} and {root} has {len(classes)} classes; a threshold divides "
-            'two, so leave it "" here'
+            f"threshold is {recipe.threshold!r} and {root} has {len(classes)} classes; a threshold "
+            'divides two, so leave it "" here'
         )
-    build(
-        **recipe.model_arguments(len(classes)), weights="random", device="meta"
-    )  # raises where it cannot be
-    _warn_of_missing(table, classes)
-    audit = audit_splits(table)
-    about = {
-        "recipe": recipe.to_dict(),
-        "weights": {"asked": weights},
-        "limit": limit,
-        "data": {
-            "asked": str(data),
-            "root": str(root),
-            "top": _top(table, root),
-            "patient": patient,
-            "classes": classes,
-            "images": len(table),
-            "fingerprint": records.fingerprint(table),
-            "own_splits": _own_splits(good),
-            "split": how,
-        },
-        "audit": {"verdict": leak_verdict(audit), "leak": leaks(audit)},
-        "machine": machine.describe(),
-        "versions": versions(),
-        "started": _now(),
+    # Raises where it cannot be.
+    build(**recipe.model_arguments(len(classes)), weights="random", device="meta")
+    _warn_of_missing(run.records, classes)
+    about["data"] |= {
+        "root": str(root),
+        "top": _top(run.records, root),
+        "classes": classes,
+        "images": len(run.records),
+        "fingerprint": records.fingerprint(run.records),
+        "own_splits": _own_splits(good),
+        "split": how,
     }
-    about["notes"] = _notes(root / table["path"].iloc[0], weights, about["audit"])
-    run = Run(out, recipe, table, root, about)
-    records.save(table, out / "records.csv")
-    run.settle()
+    found = audit_splits(run.records)
+    audit = {"verdict": leak_verdict(found), "leak": leaks(found)}
+    about |= {"audit": audit, "versions": versions(), "started": _now(), "notes": _notes(run)}
+    about["notes"].append(audit["verdict"])
+    records.save(run.records, run.folder / "records.csv")
+    run.write()
     return run
 
 
+def _readable(run: Run, log: Callable[[str], None]) -> pd.DataFrame:
+    """The records of whole images; a line names one that is none."""
+    table, bad = run.records, records.problems(run.records)
+    if len(bad):
+        example, problem = bad[["path", "problem"]].iloc[0]
+    if len(bad) == len(table):
+        raise ValueError(
+            f"none of the {len(table)} files in {run.root} is a readable image, e.g. {example}: "
+            f"{problem}; fetch or copy the data again"
+        )
+    if len(bad):
+        log(
+            f"left out {len(bad)} of {len(table)} files that are no whole images, e.g. {example} "
+            f"({problem}); records.csv names them all"
+        )
+    return records.readable(table)
+
+
 def _own_splits(good: pd.DataFrame) -> str:
-    """16 hexadecimal digits that change where the data set itself divides its images in another way."""
+    """16 hexadecimal digits that change where the data set divides its images in another way."""
     return records.fingerprint(good.assign(label=good["split"]))
 
 
 def _top(table: pd.DataFrame, root: Path) -> str:
-    """The folder below which all images lie; a manifest may name some that are not below its own."""
-    return os.path.commonpath(
-        [root, *(os.path.normpath(root / path) for path in table["path"] if ".." in path)]
-    )
+    """The folder below which all images lie; a manifest may name some not below its own."""
+    above = [os.path.normpath(root / path) for path in table["path"] if ".." in path]
+    return os.path.commonpath([root, *above])
 
 
 def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
     for split in ("train", "val", "test"):
-        missing = sorted(
-            set(classes)
-            - set(table.loc[(table["split"] == split) & (table["problem"] == ""), "label"])
-        )
+        there = table.loc[(table["split"] == split) & (table["problem"] == ""), "label"]
+        missing = ", ".join(sorted(set(classes) - set(there)))
         if missing and split == "train":
             raise ValueError(
-                f"no readable training image of {', '.join(missing)} is left; add images, raise the limit, "
-                "or take the class out"
+                f"no readable training image of {missing} is left; add images, raise the limit, or "
+                "take the class out"
             )
         if missing:
-            warnings.warn(f"the {split} images lack {', '.join(missing)}", stacklevel=6)
+            warnings.warn(f"the {split} images lack {missing}", stacklevel=6)
 
 
-def _notes(image: Path, weights: str, audit: dict) -> list[str]:
-    """What must be said beside every result; phantoms are known by a file above them, also where a manifest names them."""
-    drawn = any((folder / MARKER).exists() for folder in Path(os.path.realpath(image)).parents)
+def _notes(run: Run) -> list[str]:
+    """What must be said beside every result, but for the audit's verdict."""
+    # Phantoms are known by a file above them, also where a manifest names them.
+    image = Path(os.path.realpath(run.root / run.records["path"].iloc[0]))
+    drawn = any((folder / MARKER).exists() for folder in image.parents)
     notes = ["phantom images (drawings, not patients)"] if drawn else []
-    notes += (
-        ["random weights, no pretraining"]
-        if weights == "random"
-        else [f"weights: {Path(str(weights)).name}"]
-    )
-    return notes + [audit["verdict"]]
+    if run.weights == "random":
+        return [*notes, "random weights, no pretraining"]
+    return [*notes, f"weights: {Path(run.weights).name}"]
 
 
-def _same_run(
-    run: Run, recipe: Recipe, weights: str, limit: int, patient: str | None, root: Path
-) -> None:
-    """Refuse what another recipe, other weights or another place of the images was asked for; images that have moved
-    are told from others by their contents."""
-    free = {"epochs", "patience", "micro_batch"}
-    then, now = _plain(run.recipe.to_dict()), _plain(recipe.to_dict())
-    rows = [(name, then[name], now[name]) for name in now if name not in free]
-    rows += [
-        ("weights", run.weights, weights),
-        ("limit", run.about["limit"], limit),
-        ("patient", run.about["data"].get("patient"), patient),
-    ]
+def _refuse_other_run(run: Run, wanted: Run) -> None:
+    """Refuse another recipe, other weights or another place of the images than the run's own.
+
+    Images that have moved are told from others by their contents.
+    """
+    then, now = run.recipe.to_dict(), wanted.recipe.to_dict()
+    free = ("epochs", "patience", "micro_batch")
+    pairs = {name: (then[name], now[name]) for name in now if name not in free}
+    pairs["weights"] = run.weights, wanted.weights
+    pairs["limit"] = run.about["limit"], wanted.about["limit"]
+    pairs["patient"] = tuple(one.about["data"].get("patient") for one in (run, wanted))
     if run.root.exists():
-        rows.append(("data", str(run.root), str(root)))
-    if differing := [f"{name} was {a!r} and is {b!r}" for name, a, b in rows if a != b]:
+        pairs["data"] = str(run.root), str(wanted.root)
+    differing = [f"{name} was {a!r} and is {b!r}" for name, (a, b) in pairs.items() if a != b]
+    if differing:
         raise _another_run(run.folder, differing)
 
 
 def _another_run(folder: Path, differing: list[str]) -> ValueError:
     return ValueError(
-        f"{folder} holds another run: {'; '.join(differing)}. Choose another folder, or remove this one "
-        "first"
+        f"{folder} holds another run: {'; '.join(differing)}. Choose another folder, or remove "
+        "this one first"
     )
 
 
-def _same_images(run: Run, table: pd.DataFrame) -> None:
-    """Refuse a table of other images, labels, patients or own splits; a file that was left out as unreadable does not
-    matter, whatever has become of it."""
+def _refuse_other_images(run: Run, table: pd.DataFrame) -> None:
+    """Refuse a table of other images, labels, patients or own splits.
+
+    A file that was left out as unreadable does not matter, whatever has become of it.
+    """
     broken = set(run.records.loc[run.records["problem"] != "", "path"])
+    columns = ["path", "label", "patient", "sha256"]
     then, now = (
         {
-            row[0]: row[1:]
-            for row in zip(*(part[name] for name in ("path", "label", "patient", "sha256")))
-            if row[0] not in broken
+            path: about
+            for path, *about in part[columns].itertuples(index=False)
+            if path not in broken
         }
         for part in (run.records, table)
     )
-    differing = {
+    paths = {
         "new": sorted(now.keys() - then.keys()),
         "gone": sorted(then.keys() - now.keys()),
         "changed": sorted(path for path in then.keys() & now.keys() if then[path] != now[path]),
     }
-    if any(differing.values()):
+    if any(paths.values()):
         raise _another_run(
             run.folder,
             [
-                f"{len(paths):,} of its images {'is' if len(paths) == 1 else 'are'} {what}, "
-                f"e.g. {paths[0]}"
-                for what, paths in differing.items()
-                if paths
+                f"{len(found):,} of its images {'is' if len(found) == 1 else 'are'} {what}, "
+                f"e.g. {found[0]}"
+                for what, found in paths.items()
+                if found
             ],
         )
-    if run.about["data"].get("own_splits") not in (
-        None,
-        _own_splits(table[~table["path"].isin(broken)]),
-    ):
+    own = _own_splits(table[~table["path"].isin(broken)])
+    if run.about["data"].get("own_splits") not in (None, own):
         raise _another_run(run.folder, ["the data set divides its images in another way"])
 
 
 def _gone_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
-    """The run with the epochs, patience and micro_batch of now; a finished one only where more can be learned."""
-    asked = dataclasses.replace(
-        run.recipe, epochs=recipe.epochs, patience=recipe.patience, micro_batch=recipe.micro_batch
-    )
-    if run.finished and not _learns_more(run, asked, log):
+    """The run with the epochs, patience, micro_batch of now; a finished one only to learn more."""
+    free = {name: getattr(recipe, name) for name in ("epochs", "patience", "micro_batch")}
+    wanted = dataclasses.replace(run.recipe, **free)
+    if run.finished and not _learns_more(run, wanted, log):
         return run
-    by_length = asked.schedule in ("cosine", "one-cycle")
-    if asked.epochs != run.recipe.epochs and by_length and (run.folder / "last.pt").is_file():
-        raise _another_run(
-            run.folder,
-            [
-                f"epochs was {run.recipe.epochs} and is {asked.epochs}, and with the schedule "
-                f"{asked.schedule!r} every rate depends on it"
-            ],
-        )
+    by_length = wanted.schedule in ("cosine", "one-cycle")
+    if wanted.epochs != run.recipe.epochs and by_length and (run.folder / "last.pt").is_file():
+        changed = f"epochs was {run.recipe.epochs} and is {wanted.epochs}"
+        why = f"with the schedule {wanted.schedule!r} every rate depends on it"
+        raise _another_run(run.folder, [f"{changed}, and {why}"])
     if run.finished:
         log(f"{run.folder} is finished and goes on: it was asked for more epochs or more patience")
-    run.recipe = asked
+    run.recipe = wanted
     return run
 
 
-def _learns_more(run: Run, asked: Recipe, log: Callable[[str], None]) -> bool:
-    """Whether a finished run has epochs to go if it gets the epochs and patience asked for."""
+def _learns_more(run: Run, wanted: Recipe, log: Callable[[str], None]) -> bool:
+    """Whether a finished run has epochs to go if it gets the wanted epochs and patience."""
     then = run.recipe
-    longer = asked.epochs > then.epochs
-    if not longer and (asked.patience or math.inf) <= (then.patience or math.inf):
+    more_patient = (wanted.patience or math.inf) > (then.patience or math.inf)
+    if wanted.epochs <= then.epochs and not more_patient:
         return False
     if not (run.folder / "last.pt").is_file():
         log(f"{run.folder} has no last.pt to go on from")
         return False
     last = checkpoints.read(run.folder / "last.pt")
     done = len(last["history"])
-    if asked.patience and done - last["best_epoch"] >= asked.patience:
+    if wanted.patience and done - last["best_epoch"] >= wanted.patience:
         log(
-            f"{run.folder} had stopped early, with no better {asked.monitor} in {asked.patience} epochs, so more "
-            "epochs change nothing; more patience would"
+            f"{run.folder} had stopped early, with no better {wanted.monitor} in {wanted.patience} "
+            "epochs, so more epochs change nothing; more patience would"
         )
         return False
-    return asked.epochs > done
-
-
-def _unfinish(run: Run) -> None:
-    """Take away what was measured: it is not that of the weights to come."""
-    for name in ("metrics.json", "predictions.csv"):
-        (run.folder / name).unlink(missing_ok=True)
+    return wanted.epochs > done
 
 
 def make_model(run: Run) -> nn.Module:
-    """The recipe's model, its weights resolved; what they are is written into recipe.json."""
-    made: list[nn.Module] = []
+    """The recipe's model, its weights resolved; what they are is written into recipe.json.
+
+    Parameters
+    ----------
+    run : Run
+        Prepared.
+
+    Returns
+    -------
+    nn.Module
+        In train mode, on the CPU.
+    """
+
+    def made() -> nn.Module:
+        return build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights)
+
+    models: list[nn.Module] = []
 
     def first() -> dict:
-        made.append(build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights))
-        found = {**made[0].tl["weights"], "asked": run.weights}
+        models.append(made())
+        found = {**models[0].tl["weights"], "requested": run.weights}
         if found != run.about["weights"]:
             run.about["weights"] = found
-            run.settle()
+            run.write()
         return found
 
     run.about["weights"] = devices.by_first(first)  # which may fetch them, for all
-    return (
-        made[0]
-        if made
-        else build(**run.recipe.model_arguments(len(run.classes)), weights=run.weights)
-    )
+    return models[0] if models else made()
 
 
 def make_loaders(
     run: Run, parts: Iterable[str] = ("train", "val", "test")
 ) -> dict[str, loaders.Loader]:
-    """A loader for each split that has images; the training one in a new order each epoch."""
-    return {
-        part: loaders.make(
-            run.part(part),
-            run.root,
-            run.classes,
-            batch_size=run.recipe.batch_size,
-            shuffle=part == "train",
-            seed=run.recipe.seed,
-            weights=_balance(run.part(part)) if part == "train" and run.recipe.balanced else None,
-            rank=devices.rank(),
-            world=devices.world(),
-            **run.recipe.reading(),
-        )
-        for part in parts
-        if len(records.readable(run.part(part)))
-    }
+    """A loader for each split that has images; the training one in a new order each epoch.
+
+    Parameters
+    ----------
+    run : Run
+        Prepared.
+    parts : iterable of str
+        Which splits.
+
+    Returns
+    -------
+    dict
+        {split: Loader}.
+    """
+    made = {}
+    for part in parts:
+        table, training = run.part(part), part == "train"
+        if len(records.readable(table)):
+            made[part] = loaders.make(
+                table,
+                run.root,
+                run.classes,
+                batch_size=run.recipe.batch_size,
+                shuffle=training,
+                seed=run.recipe.seed,
+                weights=_balance(table) if training and run.recipe.balanced else None,
+                rank=devices.rank(),
+                world=devices.world(),
+                **run.recipe.reading(),
+            )
+    return made
 
 
 def _balance(part: pd.DataFrame) -> np.ndarray:
@@ -554,62 +586,66 @@ def fit(
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> Fit:
-    """Train the run's model, or go on training it; writes last.pt each epoch, then history.csv and best.pt."""
-    store, machine = run.store(store), machine or devices.choose()
-    used, recipe = {part: parts[part] for part in ("train", "val") if part in parts}, run.recipe
-    place = {
-        "machine": machine,
-        "store": store,
-        "checkpoint": run.folder / "last.pt",
-        "compiled": compiled,
-        "show": show,
-        "log": log,
-    }
-    with alone(run.folder):
+    """Train the run's model, or go on training it; writes last.pt each epoch, then the rest.
+
+    The rest is history.csv and best.pt.
+
+    Parameters
+    ----------
+    run : Run
+        Prepared.
+    model : nn.Module
+        As `make_model` makes it.
+    parts : dict
+        As `make_loaders` makes it.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    store, compiled, show, log
+        As for `train`.
+
+    Returns
+    -------
+    Fit
+        Its model is the given one, with the weights of its best epoch.
+    """
+    recipe, machine, fits = run.recipe, machine or devices.choose(), []
+    used = {part: parts[part] for part in ("train", "val") if part in parts}
+    how = {"machine": machine, "store": run.store(store), "compiled": compiled, "show": show}
+    head = {"head_epochs": recipe.head_epochs, "head_learning_rate": recipe.head_learning_rate}
+    last = run.folder / "last.pt"
+    with reserved(run.folder):
         run.about["machine"] = machine.describe()
         devices.by_first(lambda: _begin_to_fit(run, model, used))
-        done = (
-            tuning.head_then_rest(
-                model,
-                used,
-                recipe.options(),
-                recipe.head_epochs,
-                recipe.head_learning_rate,
-                **place,
-            )
-            if recipe.head_epochs
-            else loop.fit(model, used, recipe.options(), **place)
-        )
-        devices.by_first(lambda: _keep(run, model, done))
-    return done
+        steps = tuning.head_then_rest(model, recipe, fits=fits, checkpoint=last, log=log, **head)
+        for options, checkpoint in steps:
+            fits.append(loop.fit(model, used, options, checkpoint=checkpoint, log=log, **how))
+        devices.by_first(lambda: _keep(run, model, fits[-1]))
+    return fits[-1]
 
 
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
-    """Take the old measurements away, once it is sure that training can go on from the weights that they are of."""
-    refuse_other(run.folder / "last.pt", model, used, run.recipe.options())
-    _unfinish(run)
-    run.settle()
+    """Take what was measured away: it is not that of the weights to come, if they can come."""
+    loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
+    for name in ("metrics.json", "predictions.csv"):
+        (run.folder / name).unlink(missing_ok=True)
+    run.write()
 
 
 def _keep(run: Run, model: nn.Module, done: Fit) -> None:
     epochs = len(done.history) - run.recipe.head_epochs
     if epochs > run.recipe.epochs:  # fewer were asked for than it had already
         run.recipe = dataclasses.replace(run.recipe, epochs=epochs)
-        run.settle()
+        run.write()
     records.save(done.history, run.folder / "history.csv")
     checkpoints.save(
         run.folder / "best.pt",
         model,
         run.classes,
-        recipe=_plain(run.recipe.to_dict()),
+        recipe=run.recipe.to_dict(),
         epoch=done.best_epoch,
         monitor=done.monitor,
         notes=list(run.about["notes"]),
     )
-
-
-def _plain(values: dict) -> dict:
-    return json.loads(json.dumps(values))
 
 
 def finish(
@@ -622,8 +658,27 @@ def finish(
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> dict:
-    """Predict validation and test images, measure, and write predictions.csv and metrics.json."""
-    with alone(run.folder):
+    """Predict validation and test images, measure, and write predictions.csv and metrics.json.
+
+    Parameters
+    ----------
+    run : Run
+        Trained.
+    model : nn.Module
+        As `fit` left it.
+    parts : dict
+        As `make_loaders` makes it.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    store, show, log
+        As for `train`.
+
+    Returns
+    -------
+    dict
+        The metrics as written.
+    """
+    with reserved(run.folder):
         tables = [
             predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
             for part in ("val", "test")
@@ -633,15 +688,15 @@ def finish(
 
 
 def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | None) -> dict:
-    threshold = _chosen_threshold(run.recipe.threshold, predictions)
+    """Write predictions and metrics, and the chosen threshold and temperature into best.pt."""
+    val = predictions[predictions["split"] == "val"]
+    threshold, temperature = _threshold(val, run.recipe.threshold), _temperature(val)
     if threshold is not None:
         predictions = thresholds.apply_threshold(predictions, threshold)
     records.save(predictions, run.folder / "predictions.csv")
-    chosen = {"temperature": _fitted_temperature(predictions), "threshold": threshold}
-    checkpoints.write(
-        run.folder / "best.pt", {**checkpoints.read(run.folder / "best.pt"), **chosen}
-    )
-    metrics = {**measure(predictions, run.about, threshold), "temperature": chosen["temperature"]}
+    best, chosen = run.folder / "best.pt", {"temperature": temperature, "threshold": threshold}
+    checkpoints.write(best, {**checkpoints.read(best), **chosen})
+    metrics = _metrics(predictions, run, threshold) | {"temperature": temperature}
     files.write_text(run.folder / "metrics.json", to_json(metrics))
     if log:
         for part in ("val", "test"):
@@ -651,46 +706,36 @@ def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | 
     return run.metrics
 
 
-def _chosen_threshold(rule: str, predictions: pd.DataFrame) -> float | None:
-    """The threshold that the recipe's rule chooses on the validation images; None without a rule or such images."""
-    val = predictions[predictions["split"] == "val"]
-    if rule and val["label"].nunique() < 2:
+def _threshold(val: pd.DataFrame, rule: str) -> float | None:
+    """What the rule chooses on validation images; None without a rule or such images."""
+    if rule and val["label"].nunique() == 2:
+        return thresholds.choose_threshold(val, rule)
+    if rule:
         warnings.warn(
-            "there are no validation images of both classes to choose a threshold on, so the likelier class "
-            "is answered",
+            "there are no validation images of both classes to choose a threshold on, so the "
+            "likelier class is answered",
             stacklevel=3,
         )
-    return thresholds.choose_threshold(val, rule) if rule and val["label"].nunique() == 2 else None
+    return None
 
 
-def _fitted_temperature(predictions: pd.DataFrame) -> float | None:
+def _temperature(val: pd.DataFrame) -> float | None:
     """The temperature of the validation images; None where there are none."""
-    val = predictions[predictions["split"] == "val"]
     if val.empty:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # an answer without an error has no temperature; 1 is kept then
+        # An answer without an error has no temperature; 1 is kept then.
+        warnings.simplefilter("ignore")
         return round(calibration.fit_temperature(val), 6)
 
 
-def measure(predictions: pd.DataFrame, about: dict, threshold: float | None = None) -> dict:
-    """metrics.json: for each split its numbers, at a threshold chosen on validation, or at that of `predicted`."""
+def _metrics(predictions: pd.DataFrame, run: Run, threshold: float | None) -> dict:
+    """metrics.json: each split's numbers, at the chosen threshold, or at that of `predicted`."""
+    seed = run.recipe.seed
     metrics = {
-        split: compute_metrics(
-            part.reset_index(drop=True), seed=about["recipe"]["seed"], threshold=threshold
-        )
+        split: compute_metrics(part.reset_index(drop=True), seed=seed, threshold=threshold)
         for split, part in predictions.groupby("split")
     }
-    return {
-        **metrics,
-        "audit": about["audit"],
-        "notes": about["notes"],
-        "interval": {
-            "level": 0.95,
-            "method": "bootstrap over patients",
-            "repeats": 1000,
-            "seed": about["recipe"]["seed"],
-        },
-    }
+    interval = {"level": 0.95, "method": "bootstrap over patients", "repeats": 1000, "seed": seed}
+    said = {name: run.about[name] for name in ("audit", "notes")}
+    return {**metrics, **said, "interval": interval}

@@ -1,7 +1,4 @@
-"""A finished run put to use: measured anew, asked about new images, looked into.
-
-Taught in notebooks 04 and 05.
-"""
+"""A finished run put to use: measured anew, asked about new images, looked into."""
 
 from __future__ import annotations
 
@@ -20,11 +17,11 @@ from ..core import devices, files
 from ..core.devices import Machine
 from ..data import loaders, records, sources
 from ..evaluation import calibration, thresholds
-from ..evaluation import predict as predict_module
 from ..evaluation.metrics import compute_metrics, to_json
 from ..evaluation.predict import NothingToPredict, normalization
+from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
-from .folder import Run, load
+from .folder import Run
 
 
 def predict_records(
@@ -38,43 +35,58 @@ def predict_records(
     store: str | Path | None = None,
     views: int | None = None,
 ) -> pd.DataFrame:
-    """What a model says of the images of a table; with several processes each takes a share, all get the whole.
+    """What a model answers for the images of a table.
 
-    views : of test-time augmentation, drawn as the recipe's training views are; None as many as the recipe says.
+    With several processes each takes a share, and all get the whole.
+
+    Parameters
+    ----------
+    run : Run
+        Whose recipe says how images are read.
+    model : nn.Module
+        The run's.
+    table : DataFrame
+        Records.
+    split : str
+        Written into the predictions.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    show : bool, optional
+        Progress bar or not; None decides.
+    root : Path, optional
+        The folder that paths start from; None is the run's.
+    store : str or Path, optional
+        Folder for the frozen part's outputs; None does without.
+    views : int, optional
+        Of test-time augmentation, drawn as the recipe's training views; None as many as it says.
+
+    Returns
+    -------
+    DataFrame
+        Predictions, by path.
+
+    Raises
+    ------
+    NothingToPredict
+        Where no image can be read.
     """
     views = run.recipe.test_views if views is None else views
     machine = machine or devices.choose()
     table = records.readable(table) if "problem" in table else table
-    if (
-        store is not None and not views and prefix.split(model)
-    ):  # processes share the filling; the rest is quick
-        loader = loaders.make(
-            table, root or run.root, run.classes, batch_size=64, **run.recipe.reading()
-        )
-        predictions = predict_module.predict(
-            machine.place(model), loader, machine, split, show, store
-        )
-        return predictions.sort_values("path").reset_index(drop=True)
-    mine = table.iloc[devices.rank() :: devices.world()]
-    predictions = None
-    if len(mine):
-        loader = loaders.make(
-            mine, root or run.root, run.classes, batch_size=64, **run.recipe.reading()
-        )
-        with contextlib.suppress(
-            NothingToPredict
-        ):  # of this share; the others may have images that can be read
-            predictions = predict_module.predict(
-                machine.place(model),
-                loader,
-                machine,
-                split,
-                show,
-                None,
-                views,
-                run.recipe.augmentation,
-                run.recipe.seed,
-            )
+
+    def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
+        reading = {"batch_size": 64, **run.recipe.reading()}
+        loader = loaders.make(part, root or run.root, run.classes, **reading)
+        return predict_loader(machine.place(model), loader, machine, split, show, **how)
+
+    # Processes share the filling of a store; the rest is quick.
+    if store is not None and not views and prefix.split(model):
+        return answers(table, store=store).sort_values("path").reset_index(drop=True)
+    mine, predictions = table.iloc[devices.rank() :: devices.world()], None
+    seen = {"augmentation": run.recipe.augmentation, "seed": run.recipe.seed}
+    # Nothing of this share, maybe; the others may have images that can be read.
+    with contextlib.suppress(NothingToPredict):
+        predictions = answers(mine, views=views, **seen) if len(mine) else None
     shares = [share for share in devices.gather(predictions) if share is not None]
     if not shares:
         raise NothingToPredict(len(table))
@@ -84,30 +96,42 @@ def predict_records(
 def frozen_features(
     run: Run, table: pd.DataFrame, machine: Machine | None = None, store: str | Path | None = "auto"
 ) -> np.ndarray:
-    """What the frozen part of a run's model says of the images of a table, each as it is.
+    """What the frozen part of a run's model makes of the images of a table, each as it is.
 
-    Returns float32 (images, features), in the table's order; kept in the store. Raises ValueError where nothing is
-    frozen, or an image cannot be read.
+    Parameters
+    ----------
+    run : Run
+        Finished.
+    table : DataFrame
+        Records.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    store : str or Path
+        Folder where they are kept; "auto" is beside the run.
 
-    Taught in notebook 05.
+    Returns
+    -------
+    ndarray
+        float32 (images, features), in the table's order.
+
+    Raises
+    ------
+    ValueError
+        Where nothing is frozen, or an image cannot be read.
     """
     machine, model = machine or devices.choose(), run.model()
     cut = prefix.split(model)
     if cut is None:
         raise ValueError(
-            f"nothing of the model of {run.folder} is frozen, so all its layers have seen the labels; "
-            "use the predictions of validation and test images instead"
+            f"nothing of the model of {run.folder} is frozen, so all its layers have seen the "
+            "labels; use the predictions of validation and test images instead"
         )
     loader = loaders.make(table, run.root, run.classes, batch_size=64, **run.recipe.reading())
-    mean, std = normalization(model)
-    held = feature_store.open_store(
+    folder, (mean, std) = (
         run.folder / "features" if store == "auto" else store,
-        cut.prefix,
-        loader,
-        machine,
-        mean=mean,
-        std=std,
+        normalization(model),
     )
+    held = feature_store.open_store(folder, cut.prefix, loader, machine, mean=mean, std=std)
     held.fill(0)
     if len(held.bad()):
         raise ValueError(
@@ -131,64 +155,81 @@ def evaluate(
 ) -> dict:
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
-    With `data`, all its images (or those of `split` where it has splits) are used and the results are written to
-    <run>/evaluations; the file's name tells data, split, views and calibration apart, and the .json says what they
-    were. Nothing of the run is changed. views : of test-time augmentation (see `predict_records`). calibrated :
-    whether to apply the temperature fitted on validation. log : called with a line that says where the results are.
+    Of other images the results are written to <run>/evaluations; the file's name tells data, split,
+    views and calibration apart, and the .json says what they were. Nothing of the run is changed.
 
-    Returns the metrics of the split (see `evaluation.compute_metrics`).
+    Parameters
+    ----------
+    folder : str or Path
+        The run.
+    data : str or Path, optional
+        Other images: all of them, or those of `split` where they have splits.
+    split : str
+        "train", "val" or "test".
+    device, precision : str
+        See `devices.choose`.
+    views : int, optional
+        Of test-time augmentation (see `predict_records`).
+    calibrated : bool
+        Whether to apply the temperature fitted on validation.
+    show : bool, optional
+        Progress bars or not; None decides.
+    log : Callable, optional
+        Called with a line that says where the results are.
+
+    Returns
+    -------
+    dict
+        The metrics of the split (see `metrics.compute_metrics`).
+
+    Raises
+    ------
+    ValueError
+        Where the run has no image of the split, or no temperature that is wanted.
     """
-    run, machine = load(folder), devices.choose(device, precision)
+    run, machine = Run.load(folder), devices.choose(device, precision)
     views = _checked_views(run, views)
     model = run.model()
     if data is None:
         table, root, store = run.part(split), run.root, run.store()
         if table.empty:
-            raise ValueError(
-                f"the run has no {split!r} images; its splits are "
-                f"{', '.join(sorted(set(run.records['split']) - {''}))}"
-            )
+            splits = ", ".join(sorted(set(run.records["split"]) - {""}))
+            raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
     else:
         table, root, source = devices.by_first(lambda: _other_images(run, data, split, show))
         store = None
     predictions = predict_records(run, model, table, split, machine, show, root, store, views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
-    metrics = compute_metrics(
-        predictions, seed=run.recipe.seed, threshold=None if calibrated else run.threshold
-    )
+    threshold = None if calibrated else run.threshold
+    metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
         target = run.folder / "evaluations" / _name_of(used)
         records.save(predictions, f"{target}.csv")
-        about = {
-            **used,
-            "asked": str(data),
-            "images": len(table),
-            "fingerprint": records.fingerprint(table),
-        }
-        content = {split: metrics, "notes": run.about["notes"], "used": about}
-        files.write_text(f"{target}.json", to_json(content))
+        used |= {"requested": str(data), "images": len(table)}
+        used["fingerprint"] = records.fingerprint(table)
+        about = {split: metrics, "notes": run.about["notes"], "used": used}
+        files.write_text(f"{target}.json", to_json(about))
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     return metrics
 
 
 def _name_of(used: dict) -> str:
-    """A file's name that people recognise and no other data, split or settings have: "siteA-images-test-1f0c..."."""
+    """A file's name that no other data, split or settings have: "siteA-images-test-1f0c..."."""
     source = Path(used["data"])
-    places = [*source.parts[1:-1], source.stem if source.is_file() else source.name][-2:]
+    folders = [*source.parts[1:-1], source.stem if source.is_file() else source.name][-2:]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
-    return "-".join([*(place[-40:] for place in places), used["split"], digest])
+    return "-".join([*(folder[-40:] for folder in folders), used["split"], digest])
 
 
 def _other_images(
     run: Run, data: str | Path, split: str, show: bool | None
 ) -> tuple[pd.DataFrame, Path, Path]:
-    """The records of other images, the folder they start from, and what was read: that folder or a manifest."""
+    """Records of other images, the folder they start from, and what was read: it or a manifest."""
     source = sources.get(data).resolve()
-    table = records.scan(
-        source, classes=run.classes, patient=run.about["data"].get("patient", "auto")
-    )
+    patient = run.about["data"].get("patient", "auto")
+    table = records.scan(source, classes=run.classes, patient=patient)
     root = source.parent if source.is_file() else source
     if (table["split"] == split).any():
         table = table[table["split"] == split].reset_index(drop=True)
@@ -196,11 +237,11 @@ def _other_images(
 
 
 def _checked_views(run: Run, views: int | None) -> int:
-    """How many views of test-time augmentation: as many as asked for, or as the recipe says."""
     views = run.recipe.test_views if views is None else views
     if views < 0:
         raise ValueError(
-            f"views is {views}; test-time augmentation wants a number of views, 0 for the image alone"
+            f"views is {views}; test-time augmentation wants a number of views, 0 for the image "
+            "alone"
         )
     return views
 
@@ -216,33 +257,38 @@ def predict(
     calibrated: bool = False,
     show: bool | None = None,
 ) -> pd.DataFrame:
-    """Say what a run's model sees in new images.
+    """What a run's model answers for new images.
+
+    The CSV is made for spreadsheets too, which take a cell that begins with = + - @ or a control
+    character for a formula: there such a path begins with ./ (=1.png is ./=1.png, the same file),
+    and any other such text with an apostrophe, which spreadsheets hide. The table that is returned
+    has everything as it is.
 
     Parameters
     ----------
-    folder : the run. images : image files and folders of them. out : CSV to write; None writes none. views : of
-    test-time augmentation (see `predict_records`). calibrated : whether to apply the temperature fitted on validation;
-    a column of that name says it.
-
-    The CSV is made for spreadsheets too, which take a cell that begins with = + - @ or a control character for a
-    formula: there such a path begins with ./ (=1.png is ./=1.png, the same file), and any other such text with an
-    apostrophe, which spreadsheets hide. The table that is returned has everything as it is.
+    folder : str or Path
+        The run.
+    images : iterable of str or Path
+        Image files and folders of them.
+    out : str or Path, optional
+        CSV to write; None writes none.
+    device, precision, views, calibrated, show
+        As for `evaluate`; a column says whether the answers are calibrated.
 
     Returns
     -------
-    predictions table (split "new", label ""); files that are no images are left out with a warning that names
-    them.
+    DataFrame
+        Predictions (split "new", label ""); files that are no images are left out with a warning
+        that names them.
     """
-    run, machine = load(folder), devices.choose(device, precision)
+    run, machine = Run.load(folder), devices.choose(device, precision)
     views = _checked_views(run, views)
     found = devices.by_first(lambda: _image_files(images))
-    whole = {
-        os.path.abspath(file): str(file) for file in found
-    }  # not resolved: a link to itself would raise
+    # Not resolved: a link to itself would raise.
+    whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
-    predictions = predict_records(
-        run, run.model(), table, "new", machine, show, Path("/"), views=views
-    )
+    how = {"root": Path("/"), "views": views}
+    predictions = predict_records(run, run.model(), table, "new", machine, show, **how)
     predictions = _as_the_run_answers(run, predictions, calibrated)
     predictions["path"] = predictions["path"].map(whole)
     if out is not None and devices.rank() == 0:
@@ -252,16 +298,11 @@ def predict(
 
 def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose texts no spreadsheet takes for formulas."""
-
-    def plain(text: str, mark: str) -> str:
-        return mark + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
-
-    return table.assign(
-        **{
-            name: [plain(text, "./" if name == "path" else "'") for text in table[name]]
-            for name in ("split", "path", "patient", "label", "predicted")
-        }
-    )
+    table = table.copy()
+    for name in ("split", "path", "patient", "label", "predicted"):
+        formula = table[name].str.match(r"[=+\-@\t\r\n]")
+        table[name] = table[name].mask(formula, ("./" if name == "path" else "'") + table[name])
+    return table
 
 
 def _image_files(images: Iterable[str | Path]) -> list[Path]:
@@ -279,7 +320,7 @@ def _image_files(images: Iterable[str | Path]) -> list[Path]:
 
 
 def _as_the_run_answers(run: Run, predictions: pd.DataFrame, calibrated: bool) -> pd.DataFrame:
-    """Predictions at the run's threshold, that say whether they are calibrated, and are if wanted."""
+    """Predictions at the run's threshold that say whether they are calibrated, and are if asked."""
     if run.threshold is not None:
         predictions = thresholds.apply_threshold(predictions, run.threshold)
     if not calibrated:

@@ -1,33 +1,49 @@
-"""What goes into the network, batch by batch: views of the images, or what the frozen part made of them.
+"""What goes into the network, batch by batch: views of the images, or the frozen part's outputs.
 
-Both kinds give the same batches of the same views in the same order, so training does not notice which it gets.
-
-Taught in notebook 03.
+Both kinds are the same batches of the same views in the same order, so training does not notice
+which it gets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import devices
 from ..core.devices import Machine
 from ..data.augment import Augmentation, normalize, view
 from ..data.loaders import Loader
-from ..models import feature_store
+from ..models.feature_store import Store
+
+_AS_IT_IS = Augmentation()
 
 
-class FileBatches:
-    """Batches of (inputs on the device, labels on the device, images in the whole batch) from the files.
+class Batches:
+    """The batches of every epoch, from the image files or the store of the frozen part's outputs.
 
-    Images that cannot be read are left out and named in the loader. A batch of which none can be read is given all the
-    same, empty: the other processes may have images of it, and all take part in every step.
+    Images that cannot be read are left out and named in the loader. A batch of which none can be
+    read is given all the same, empty: the other processes may have images of it, and all take part
+    in every step.
+
+    Parameters
+    ----------
+    loader : Loader
+        Gives the images.
+    machine : Machine
+        Where the inputs are wanted.
+    mean, std : tuple of float
+        Of the pixels that the model's weights expect.
+    augmentation : Augmentation
+        What a view may change.
+    views : int
+        0 is a new view every epoch; V are V views in turn.
+    seed : int
+        Of the views.
+    store : Store, optional
+        Opened for the same images and views; without it they come from the files.
     """
-
-    where = "files"
 
     def __init__(
         self,
@@ -35,12 +51,13 @@ class FileBatches:
         machine: Machine,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        augmentation: Augmentation = Augmentation(),
+        augmentation: Augmentation = _AS_IT_IS,
         views: int = 1,
         seed: int = 0,
+        store: Store | None = None,
     ) -> None:
         self.loader, self.machine, self.mean, self.std = loader, machine, mean, std
-        self.augmentation, self.views, self.seed = augmentation, views, seed
+        self.augmentation, self.views, self.seed, self.store = augmentation, views, seed, store
         loader.pinned = machine.device.type == "cuda"
 
     @property
@@ -52,78 +69,95 @@ class FileBatches:
         return len(self.loader)
 
     def view_of(self, epoch: int) -> int:
-        """Which view an epoch shows: always a new one, or one of `views` in turn."""
+        """Which view an epoch shows.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+
+        Returns
+        -------
+        int
+            Always a new one, or one of `views` in turn.
+        """
         return epoch % self.views if self.views else epoch
 
-    def prepare(self, epoch: int, show: bool | None) -> float:
-        """Do what must precede an epoch; returns the seconds it took."""
-        return 0.0
+    def prepare(self, epoch: int, show: bool | None = None) -> float:
+        """Compute what the store lacks of the view of an epoch.
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """The batches of an epoch."""
-        self.loader.set_epoch(epoch)
-        sizes = [len(batch) for batch in self.loader.sampler.batches()]
-        for size, batch in zip(sizes, self.loader.shares(), strict=True):
-            images = batch.images.to(self.machine.device, non_blocking=self.machine.non_blocking)
-            if len(batch.rows):
-                images = view(images, batch.keys, self.view_of(epoch), self.seed, self.augmentation)
-                images = normalize(images, self.mean, self.std)
-            yield self.machine.place(images), self.machine.place(batch.labels), size
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+        show : bool, optional
+            Progress bar or not; None decides.
 
-    def not_finite(self, epoch: int) -> list[str]:
-        """Paths of images whose inputs hold NaN or infinity in the view of an epoch; pixels never do."""
-        return []
-
-
-class StoreBatches(FileBatches):
-    """The same batches, of the frozen part's outputs, from the store."""
-
-    where = "store"
-
-    def __init__(
-        self, prefix: nn.Module, folder: str | Path, compiled: bool, *what: object
-    ) -> None:
-        super().__init__(*what)
-        self.store = feature_store.open_store(
-            folder,
-            prefix,
-            self.loader,
-            self.machine,
-            self.augmentation,
-            self.views,
-            self.seed,
-            self.mean,
-            self.std,
-            compiled,
-        )
-
-    def prepare(self, epoch: int, show: bool | None) -> float:
+        Returns
+        -------
+        float
+            The seconds it took.
+        """
+        if self.store is None:
+            return 0.0
         before = self.store.seconds
         self.store.fill(self.view_of(epoch), show)
         self.store.forget_pages()
         return self.store.seconds - before
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """The batches of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+
+        Yields
+        ------
+        tuple of (Tensor, Tensor, int)
+            Inputs and labels of this process's share, on the device; images in the whole batch.
+        """
         self.loader.set_epoch(epoch)
-        labels, share = self.loader.labels, slice(devices.rank(), None, devices.world())
-        for batch in self.loader.sampler.batches():
-            rows = batch[share]
+        whole = self.loader.sampler.batches()
+        shares = self._from_files(epoch) if self.store is None else self._from_store(epoch, whole)
+        for rows, (inputs, labels) in zip(whole, shares, strict=True):
+            yield self.machine.place(inputs), self.machine.place(labels), len(rows)
+
+    def _from_files(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader.shares():
+            images = batch.images.to(self.machine.device, non_blocking=self.machine.non_blocking)
+            if len(batch.rows):
+                images = view(images, batch.keys, self.view_of(epoch), self.seed, self.augmentation)
+                images = normalize(images, self.mean, self.std)
+            yield images, batch.labels
+
+    def _from_store(self, epoch: int, whole: list) -> Iterator[tuple[Tensor, Tensor]]:
+        labels = self.loader.labels
+        for batch in whole:
+            rows = batch[devices.rank() :: devices.world()]
             values = self.store.read(self.view_of(epoch), rows)
             lost = values.flatten(1)[:, 0].isnan()  # of an unreadable image, all numbers are NaN
             if lost.any():
-                self.loader.add_unreadable(
-                    rows[lost.numpy()], "could not be read when its features were computed"
-                )
+                why = "could not be read when its features were computed"
+                self.loader.add_unreadable(rows[lost.numpy()], why)
                 rows, values = rows[~lost.numpy()], values[~lost]
-            yield (
-                self.machine.place(values),
-                self.machine.place(labels[torch.from_numpy(rows)]),
-                len(batch),
-            )
+            yield values, labels[torch.from_numpy(rows)]
 
     def not_finite(self, epoch: int) -> list[str]:
+        """Paths of images whose stored outputs hold NaN or infinity in the view of an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+
+        Returns
+        -------
+        list of str
+        """
         wrong: list[str] = []
-        for rows in self.store.chunks():
+        for rows in self.store.chunks() if self.store else ():
             values = self.store.read(self.view_of(epoch), rows).float().flatten(1)
             there = ~values.isfinite().all(1) & ~values[:, 0].isnan()
             wrong += self.loader.records["path"].iloc[rows[there.numpy()]].tolist()

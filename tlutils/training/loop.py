@@ -1,18 +1,18 @@
 """The training loop: epochs, loss, optimizer, early stopping, history, resume.
 
-`fit` reads as the algorithm does; what it calls is below it. The frozen part of the model runs once per image
-and view and is kept in a store (`features`); only what follows it is trained again and again.
-
-Taught in notebook 03.
+`fit` reads as the algorithm does, and what it calls stands below it in the same order. The frozen
+part of the model runs once per image and view and is kept in a store (`models.feature_store`); only
+what follows it is trained again and again.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,85 +24,53 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
-from ..data.augment import Augmentation
 from ..data.loaders import Loader
 from ..evaluation.predict import normalization
-from ..models import build, checkpoints, prefix
-from ..models.build import train_mode, trainable_parameters
+from ..models import build, checkpoints, feature_store, prefix
 from . import losses, monitors
-from . import state as state_module
-from .batches import FileBatches, StoreBatches
-from .optimizers import OPTIMIZERS, schedule_factor
-from .state import State, TrainingError
+from .batches import Batches
+from .optimizers import make_optimizer, schedule_factor
+from .options import Options
 
+# What torch says where memory runs out: GPUs, then CPUs.
 _OUT_OF_MEMORY = (
     "out of memory",
     "_ALLOC_FAILED",
     "can't allocate memory",
     "not enough memory",
-)  # GPUs, then CPUs
+)
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
+# What a checkpoint holds to go on from, and what it called some of it once.
+_BEST = ("best", "best_epoch", "best_state")
+_SAVED = ("settings", "model", "history", "state", "optimizer", *_BEST, "rng", "micro")
+_OLD_NAMES = {"optimiser": "optimizer"}
+_OLD_HEADS = {"article": "mlp"}
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to train; every field is a plain value.
-
-    epochs : how many at most. loss : "cross_entropy", "nll" (the same for a head that ends in LogSoftmax), "bce"
-    (one logit), "focal" (Lin et al. 2017, gamma 2). class_weights : None, "auto" (inverse to the class's share of
-    the training images) or {class: weight}. label_smoothing : share in [0, 1) given to the other classes.
-    optimizer : "adam", "adamw" or "sgd" with momentum. learning_rate, momentum, weight_decay : its settings.
-    layer_decay : what the learning rate is multiplied by for each stage nearer to the pixels (see `optimizers`).
-    schedule : "constant", "step:EPOCHS:FACTOR", "cosine" or "one-cycle". monitor : the one quantity that early
-    stopping and the choice of the best epoch look at (see `monitors`). patience : epochs without an improvement of
-    more than min_delta before stopping; 0 never stops. views : 0 = a new view every epoch; V = V views in turn, which the
-    store can keep. micro_batch : images at once in memory (gradients add up to the whole batch); "auto" halves it
-    until it fits; 0 = the whole batch.
-    """
-
-    epochs: int = 10
-    loss: str = "cross_entropy"
-    class_weights: str | dict | None = None
-    label_smoothing: float = 0.0
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    layer_decay: float = 1.0
-    schedule: str = "constant"
-    monitor: str = "val_loss"
-    patience: int = 5
-    min_delta: float = 0.0
-    views: int = 1
-    micro_batch: int | str = 0
-    seed: int = 0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        monitors.better(self.monitor)
-        for name, allowed in (("loss", losses.LOSSES), ("optimizer", OPTIMIZERS)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; it is one of {', '.join(allowed)}"
-                )
-        for name in ("epochs", "learning_rate", "layer_decay"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it wants more than 0")
-        if self.views < 0 or self.patience < 0 or not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                "views and patience want 0 or more, label_smoothing a share from 0 to below 1; got "
-                f"{self.views}, {self.patience}, {self.label_smoothing}"
-            )
-        schedule_factor(self.schedule, 0.0, self.epochs)
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to change."""
 
 
 @dataclass
 class Fit:
     """What training gave.
 
-    model : with the weights of its best epoch, in eval mode. history : one row an epoch. best_epoch : 1-based.
-    monitor : what chose it. stopped : why training ended. store : which layer the store keeps, or None.
-    unreadable : (path, why) of images found damaged on the way.
+    Parameters
+    ----------
+    model : nn.Module
+        With the weights of its best epoch, in eval mode.
+    history : DataFrame
+        One row an epoch.
+    best_epoch : int
+        From 1.
+    monitor : str
+        What chose it.
+    stopped : str
+        Why training ended.
+    store : str or None
+        Which layer the store keeps.
+    unreadable : list of (str, str)
+        Path and reason of images found damaged on the way.
     """
 
     model: nn.Module
@@ -129,241 +97,106 @@ def fit(
 ) -> Fit:
     """Train a model.
 
+    Where a person stops it (KeyboardInterrupt), the model has the weights of its best epoch so far,
+    and a line says how to go on.
+
     Parameters
     ----------
-    model : as `models.build` makes it. Frozen layers stay as they are, weights and BatchNorm statistics.
-    loaders : {"train": Loader, "val": Loader}; without "val" there is no early stopping.
-    options : how to train; `changes` replace single fields, e.g. `fit(model, loaders, epochs=3)`.
-    machine : what to compute on; None chooses.
-    store : folder for the outputs of the frozen part; None runs the whole model every epoch.
-    checkpoint : where the state is saved after each epoch; if the file is there, training goes on from it and
-        ends with the same weights as without the break.
-    compiled : whether to compile the frozen part, or the whole model where nothing is kept. show : progress bar or
-    not; None decides.
-    log : called with one line an epoch; None for silence.
+    model : nn.Module
+        As `models.build` makes it. Frozen layers stay as they are, weights and BatchNorm
+        statistics.
+    loaders : dict
+        {"train": Loader, "val": Loader}; without "val" there is no early stopping.
+    options : Options, optional
+        How to train; a Recipe is one, too.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    store : str or Path, optional
+        Folder for the outputs of the frozen part; None runs the whole model every epoch.
+    checkpoint : str or Path, optional
+        Where the state is saved after each epoch; if the file is there, training goes on from it
+        and ends with the same weights as without the break.
+    compiled : bool
+        Whether to compile the frozen part, or the whole model where nothing is kept.
+    show : bool, optional
+        Progress bar or not; None decides.
+    log : Callable, optional
+        Called with one line an epoch; None for silence.
+    **changes : object
+        Replace single options, e.g. `fit(model, loaders, epochs=3)`.
 
     Returns
     -------
-    Fit, its model holding the weights of the best epoch by `options.monitor`.
+    Fit
+        Its model holds the weights of the best epoch by `options.monitor`.
 
     Raises
     ------
-    TrainingError where the loss is no longer a number, none of the training or validation images of an epoch can be
-    read, or memory does not suffice (it names a batch that would). KeyboardInterrupt where a person stops it: the model
-    then has the weights of its best epoch so far, and a line says how to go on.
-    ValueError where options, model and data do not go together.
-
-    Taught in notebook 03.
+    TrainingError
+        Where the loss is no longer a number, none of the training or validation images of an epoch
+        can be read, or memory does not suffice (it names a batch that would).
+    ValueError
+        Where options, model and data do not go together.
     """
-    options = Options(**{**vars(options or Options()), **changes})
+    options = _as_validated(options or Options(), loaders, changes)
     machine = machine or devices.choose()
     log = log if log and devices.rank() == 0 else (lambda line: None)
-    options = _as_validated(options, loaders)
     devices.seed_everything(options.seed + devices.rank())
     devices.take_from_rank_0(machine.place(model))
-    train, val, net, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
-    state = State.begin(model, net, options, cut, checkpoint, machine, log)
-    weights = losses.class_weights(
-        options.class_weights, loaders["train"].labels, loaders["train"].classes
-    ).to(machine.device)
-    _warn_of_small_validation(loaders.get("val"), options)
+    train, val, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
+    net = cut.tail if cut else torch.compile(model) if compiled else model
+    labels, classes = loaders["train"].labels, loaders["train"].classes
+    weights = losses.class_weights(options.class_weights, labels, classes)
+    state = State(model, net, options, machine, weights)
+    if checkpoint and Path(checkpoint).is_file():
+        state.resume(checkpoint)
+        log(f"going on after epoch {state.epoch} from {checkpoint}")
+    _warn_of_small_validation(val, options)
     try:
-        while state.stopped == "":
-            epoch, started = state.epoch, time.perf_counter()
+        while not state.stopped:
+            epoch, started, totals = state.epoch, time.perf_counter(), []
             filled = train.prepare(epoch, show) + (val.prepare(epoch, show) if val else 0.0)
-            rate = state.learning_rate(epoch)
-            scores = {
-                **train_epoch(net, train, state, weights, show),
-                **(validate(net, val, weights, options) if val else _NO_SCORES),
-            }
-            state.record(scores, rate, time.perf_counter() - started, filled, train)
+            build.train_mode(checkpoints.unwrapped(net))
+            for done, inputs, labels in _watched(train, epoch, totals, show):
+                state.set_rate(_rate(options, epoch + done))
+                totals.append(step(state, inputs, labels))
+            _share_statistics(checkpoints.unwrapped(net))
+            scores = _scores("train", totals, train, epoch)
+            scores |= validate(state, val) if val else _NO_SCORES
+            _record(state, scores, train, time.perf_counter() - started, filled)
             state.save(checkpoint)  # first: an epoch that was announced is not lost
-            log(state.line())
+            log(_line(state))
     except KeyboardInterrupt:
-        log(state.interrupt(checkpoint))
+        log(_interrupt(state, checkpoint))
         raise
-    state.restore_best()
+    model.load_state_dict(state.best_state, strict=False)
     log(f"{state.stopped}; kept epoch {state.best_epoch} ({options.monitor} {state.best:.4f})")
     return Fit(
-        model.eval(),
-        state.frame(),
-        state.best_epoch,
-        options.monitor,
-        state.stopped,
-        cut,
-        _unreadable(loaders),
+        model=model.eval(),
+        history=pd.DataFrame(state.history),
+        best_epoch=state.best_epoch,
+        monitor=options.monitor,
+        stopped=state.stopped,
+        store=cut.name if cut else None,
+        unreadable=_unreadable(loaders),
     )
 
 
-def _unreadable(loaders: dict[str, Loader]) -> list[tuple[str, str]]:
-    """What each process could not read, with the reason of the one that tried, which names the file."""
-    shares = devices.gather([pair for loader in loaders.values() for pair in loader.unreadable])
-    pairs = sorted(
-        (pair for share in shares for pair in share), key=lambda pair: pair[0] in pair[1]
+def _as_validated(
+    options: Options, loaders: dict[str, Loader], changes: dict | None = None
+) -> Options:
+    """The options (of a Recipe, them alone); without validation images those that do without."""
+    values = {f.name: getattr(options, f.name) for f in dataclasses.fields(Options)}
+    options = Options(**values | (changes or {}))
+    if "val" in loaders:
+        return options
+    warnings.warn(
+        "there is no validation set: no early stopping, and the last epoch is kept. "
+        "splits.by_patient makes one",
+        stacklevel=3,
     )
-    return sorted(dict(pairs).items())
-
-
-def train_epoch(
-    net: nn.Module, source: FileBatches, state: State, weights: Tensor, show: bool | None
-) -> dict:
-    """One pass over the training images: forward, loss, backward, step. Sums stay on the device until its end."""
-    train_mode(checkpoints.unwrapped(net))
-    totals: list[Tensor] = []
-    with bar(
-        what=f"epoch {state.epoch + 1}", total=source.n, show=show if devices.rank() == 0 else False
-    ) as progress:
-        shown = time.perf_counter()
-        for i, (inputs, labels, n_all) in enumerate(source.batches(state.epoch)):
-            state.set_rate(state.epoch + i / len(source))
-            totals.append(step(net, inputs, labels, state, weights, source.machine))
-            progress.update(n_all)
-            if (
-                not progress.disable and time.perf_counter() - shown > 1
-            ):  # a look makes the device finish: be sparing
-                shown = time.perf_counter()
-                _show(progress, totals)
-    _share_statistics(checkpoints.unwrapped(net))
-    return _scores("train", totals, source, state.epoch)
-
-
-def step(
-    net: nn.Module, inputs: Tensor, labels: Tensor, state: State, weights: Tensor, machine: Machine
-) -> Tensor:
-    """One optimizer step; returns (loss sum, correct, images) of this process's share, float32 on the device.
-
-    The loss is the mean over the whole batch of all processes. They meet once, after all have their gradients: however
-    many parts a share went through in, whether memory ran out in one, or nothing of it could be read.
-    """
-    while isinstance(totals := _gradients(net, inputs, labels, state, weights, machine), str):
-        state.shrink(min(state.micro or len(labels), len(labels)), totals)
-    if _average_gradients(net, len(labels), machine):
-        state.optimizer.step()
-    return totals
-
-
-def _gradients(
-    net: nn.Module, inputs: Tensor, labels: Tensor, state: State, weights: Tensor, machine: Machine
-) -> Tensor | str:
-    """Gradients of the mean loss of a share, in parts that fit into memory; or what torch said where one did not.
-
-    Not the error itself: its traceback would keep all that the attempt had computed.
-    """
-    totals = torch.zeros(3, device=machine.device)
-    state.optimizer.zero_grad(set_to_none=True)
-    micro = min(state.micro or len(labels), len(labels))
-    try:
-        for part, truth in zip(inputs.split(micro), labels.split(micro)) if micro else ():
-            with machine.autocast():
-                outputs = net(part)
-            each = _losses(outputs, truth, weights, state.options)
-            (each.sum() / len(labels)).backward()
-            totals += _count(each, outputs, truth)
-    except RuntimeError as error:
-        if not any(said in str(error) for said in _OUT_OF_MEMORY):
-            raise
-        return str(error)
-    return totals
-
-
-def _average_gradients(net: nn.Module, n: int, machine: Machine) -> bool:
-    """Make each gradient the mean over all processes' images, `n` of them here; returns whether there are any."""
-    if devices.world() == 1:
-        return n > 0
-    n_all = devices.sum_over_processes(torch.full((), float(n), device=machine.device))
-    if n == 0 and n_all == 0:  # only who has none must look, which makes a GPU finish
-        return False
-    for parameter in trainable_parameters(net):
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        devices.sum_over_processes(parameter.grad.mul_(n / n_all))
-    return True
-
-
-@torch.no_grad()
-def _share_statistics(net: nn.Module) -> None:
-    """Make the moving BatchNorm statistics those of what all processes saw, so that all have one model again.
-
-    Each process's are of its own shares. The variance of all is the mean of theirs and the variance of their means.
-    """
-    for norm in net.modules() if devices.world() > 1 else ():
-        if isinstance(norm, _BatchNorm) and norm.training and norm.running_mean is not None:
-            mean = devices.sum_over_processes(norm.running_mean / devices.world())
-            own = norm.running_var + (norm.running_mean - mean) ** 2
-            norm.running_var.copy_(devices.sum_over_processes(own / devices.world()))
-            norm.running_mean.copy_(mean)
-
-
-@torch.inference_mode()
-def validate(net: nn.Module, source: FileBatches, weights: Tensor, options: Options) -> dict:
-    """Loss, accuracy and the monitored quantity on the validation images, each image counted once and alike."""
-    net.eval()
-    totals, said = [], []
-    for inputs, labels, _ in source.batches(0):
-        if len(labels) == 0:
-            continue
-        with source.machine.autocast():
-            outputs = checkpoints.unwrapped(net)(inputs)
-        totals.append(_count(_losses(outputs, labels, weights, options), outputs, labels))
-        said.append((build.probabilities(outputs), labels))
-    scores = _scores("val", totals, source, 0)
-    if monitors.wants_scores(options.monitor):
-        shares = devices.gather([torch.cat(column).cpu().numpy() for column in zip(*said)])
-        probabilities, labels = (np.concatenate(column) for column in zip(*filter(None, shares)))
-        scores[options.monitor] = monitors.score(options.monitor, probabilities, labels)
-    return scores
-
-
-def _losses(outputs: Tensor, labels: Tensor, weights: Tensor, options: Options) -> Tensor:
-    return losses.of_each_image(outputs, labels, weights, options.loss, options.label_smoothing)
-
-
-def _count(each: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
-    correct = (losses.predicted(outputs) == labels).sum()
-    return torch.stack(
-        [each.detach().sum(), correct.float(), torch.full_like(each[0], len(labels))]
-    )
-
-
-def _scores(part: str, totals: list[Tensor], source: FileBatches, epoch: int) -> dict[str, float]:
-    """Mean loss, accuracy and number of images from the sums of all batches of all processes."""
-    loss, correct, n = np.sum(devices.gather(_sum(totals)), 0).tolist()
-    if n == 0:
-        raise TrainingError(
-            f"none of the {source.n} {part} images could be read in this epoch, or the frozen part "
-            "answers NaN for each of them. Make the files readable again and run the same again; the "
-            "last whole epoch is in the checkpoint"
-        )
-    if n != source.n:
-        warnings.warn(
-            f"{part}: saw {n:.0f} of {source.n} images in this epoch; the rest could not be read "
-            "(see the list of unreadable images)",
-            stacklevel=3,
-        )
-    if not math.isfinite(loss):
-        wrong = source.not_finite(epoch)
-        raise TrainingError(
-            f"the {part} loss is {loss / n}: "
-            + (
-                f"what the frozen part answers for {len(wrong)} of {source.n} images holds NaN or infinity, e.g. for "
-                f"{wrong[0]}. Look at that image; use precision fp32, other weights, or no store"
-                if wrong
-                else "training diverged. Try a smaller learning_rate, precision fp32, or look at the inputs"
-            )
-            + "; the last whole epoch is in the checkpoint"
-        )
-    return {f"{part}_loss": loss / n, f"{part}_accuracy": correct / n, f"{part}_images": int(n)}
-
-
-def _sum(totals: list[Tensor]) -> list[float]:
-    """Added in double precision on the CPU, as Apple's GPUs have none."""
-    return torch.stack(totals).cpu().double().sum(0).tolist() if totals else [0.0, 0.0, 0.0]
-
-
-def _show(progress, totals: list[Tensor]) -> None:
-    loss, correct, n = _sum(totals)
-    n = max(n, 1)
-    progress.set_postfix(loss=f"{loss / n:.3f}", accuracy=f"{correct / n:.3f}", refresh=False)
+    monitor = "train_accuracy" if options.monitor == "val_accuracy" else "train_loss"
+    return dataclasses.replace(options, patience=0, min_delta=-math.inf, monitor=monitor)
 
 
 def _what_to_train(
@@ -374,68 +207,483 @@ def _what_to_train(
     store: str | Path | None,
     compiled: bool,
     log: Callable[[str], None],
-) -> tuple[FileBatches, FileBatches | None, nn.Module, str | None]:
-    """The batches and the network they go into: the whole model, or what follows its frozen part."""
-    train_mode(model)
+) -> tuple[Batches, Batches | None, prefix.Split | None]:
+    """The batches, and where the model is cut: what follows, or all of it, is fed with them."""
+    build.train_mode(model)
     cut = prefix.split(model) if store is not None and options.views else None
-    numbers = machine, *normalization(model)
-    what = {
-        "train": (loaders["train"], *numbers, options.augmentation, options.views, options.seed)
-    }
-    if "val" in loaders:
-        what["val"] = (loaders["val"], *numbers)
-    made = {
-        part: StoreBatches(cut.prefix, store, compiled, *of) if cut else FileBatches(*of)
-        for part, of in what.items()
-    }
+    mean, std = normalization(model)
+
+    def batches(loader: Loader, **views: object) -> Batches:
+        of = {"machine": machine, "mean": mean, "std": std, **views}
+        if cut is None:
+            return Batches(loader, **of)
+        opened = feature_store.open_store(store, cut.prefix, loader, compiled=compiled, **of)
+        return Batches(loader, **of, store=opened)
+
+    views = {name: getattr(options, name) for name in ("augmentation", "views", "seed")}
+    train = batches(loaders["train"], **views)
+    val = batches(loaders["val"]) if "val" in loaders else None
     if cut:
         log(
-            f"the frozen part (up to {cut.name}) runs once per image and view; its outputs of shape "
-            f"{made['train'].store.shape} are kept in {store}"
+            f"the frozen part (up to {cut.name}) runs once per image and view; its outputs of "
+            f"shape {train.store.shape} are kept in {store}"
         )
-        if there := made["train"].store.to_copy(0):
-            log(
-                f"earlier runs have met {there:,} of the {made['train'].store.n:,} images, whose outputs are copied"
+        if there := train.store.to_copy(0):
+            met = f"{there:,} of the {train.n:,} images"
+            log(f"earlier runs have met {met}, whose outputs are copied")
+    return train, val, cut
+
+
+def _warn_of_small_validation(val: Batches | None, options: Options) -> None:
+    if val and 0 < val.n < 100 and options.patience:
+        warnings.warn(
+            f"the validation set has {val.n} images: its accuracy moves in steps of "
+            f"{100 / val.n:.1f} points and its loss is as noisy, too coarse to choose an epoch by; "
+            "validate on at least 100",
+            stacklevel=3,
+        )
+
+
+def _watched(
+    source: Batches, epoch: int, totals: list[Tensor], show: bool | None
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """The batches of an epoch, each with the share of it that is done, beside a progress bar."""
+    show = show if devices.rank() == 0 else False
+    with bar(what=f"epoch {epoch + 1}", total=source.n, show=show) as progress:
+        shown = time.perf_counter()
+        for i, (inputs, labels, n_all) in enumerate(source.batches(epoch)):
+            yield i / len(source), inputs, labels
+            progress.update(n_all)
+            # A look makes the device finish: be sparing.
+            if not progress.disable and time.perf_counter() - shown > 1:
+                shown = time.perf_counter()
+                loss, correct, n = _sum(totals)
+                means = {"loss": loss / max(n, 1), "accuracy": correct / max(n, 1)}
+                texts = {name: f"{mean:.3f}" for name, mean in means.items()}
+                progress.set_postfix(texts, refresh=False)
+
+
+def _rate(options: Options, epoch: float) -> float:
+    """The learning rate of the last stage at a moment of training."""
+    return options.learning_rate * schedule_factor(options.schedule, epoch, options.epochs)
+
+
+def step(state: State, inputs: Tensor, labels: Tensor) -> Tensor:
+    """One optimizer step: forward, loss, backward.
+
+    The loss is the mean over the whole batch of all processes. They meet once, after all have their
+    gradients: however many parts a share went through in, whether memory ran out in one, or nothing
+    of it could be read.
+
+    Parameters
+    ----------
+    state : State
+        Of the training.
+    inputs : Tensor
+        This process's share of a batch, on the device.
+    labels : Tensor
+        int64 (N,).
+
+    Returns
+    -------
+    Tensor
+        float32 (3,) on the device: the loss's sum, correct answers, images of this process's share.
+
+    Raises
+    ------
+    RuntimeError
+        As torch raised it, where it is not about memory.
+    TrainingError
+        Where memory does not suffice and `micro_batch` is not "auto", or for a single image.
+    """
+    n = len(labels)
+    while True:
+        totals = torch.zeros(3, device=state.machine.device)
+        state.optimizer.zero_grad(set_to_none=True)
+        micro = min(state.micro or n, n)
+        try:
+            for part, truth in zip(inputs.split(micro), labels.split(micro)) if micro else ():
+                with state.machine.autocast():
+                    outputs = state.net(part)
+                each = _losses(state, outputs, truth)
+                (each.sum() / n).backward()
+                totals += _count(each, outputs, truth)
+            break
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _OUT_OF_MEMORY):
+                raise
+            trouble = str(error)
+        # The error is gone, whose traceback kept all that was computed; so must these be.
+        outputs = each = None
+        _shrink(state, micro, trouble)
+    if _average_gradients(state, n):
+        state.optimizer.step()
+    return totals
+
+
+def _shrink(state: State, micro: int, reason: str) -> None:
+    """After memory ran out: halve the images at once if allowed, else say what would help."""
+    if state.machine.device.type in ("cuda", "mps"):
+        getattr(torch, state.machine.device.type).empty_cache()
+    if micro <= 1 or state.options.micro_batch != "auto":
+        raise TrainingError(
+            f"memory ran out with {micro} images at once: {reason.splitlines()[0]}. "
+            f"Use batch_size={max(micro // 2, 1)}, or keep the batch and set micro_batch='auto', "
+            "which finds what fits and adds up the gradients"
+        )
+    state.micro = micro // 2
+
+
+def _losses(state: State, outputs: Tensor, labels: Tensor) -> Tensor:
+    loss, smoothing = state.options.loss, state.options.label_smoothing
+    return losses.of_each_image(outputs, labels, state.class_weights, loss, smoothing)
+
+
+def _count(each: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+    correct = (losses.predicted(outputs) == labels).sum().float()
+    return torch.stack([each.detach().sum(), correct, torch.full_like(each[0], len(labels))])
+
+
+def _average_gradients(state: State, n: int) -> bool:
+    """Make each gradient the mean over all processes' images, `n` here; whether there are any."""
+    if devices.world() == 1:
+        return n > 0
+    n_all = devices.sum_over_processes(torch.full((), float(n), device=state.machine.device))
+    if n == 0 and n_all == 0:  # only who has none must look, which makes a GPU finish
+        return False
+    for parameter in build.trainable_parameters(state.net):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        devices.sum_over_processes(parameter.grad.mul_(n / n_all))
+    return True
+
+
+@torch.no_grad()
+def _share_statistics(net: nn.Module) -> None:
+    """Make the moving BatchNorm statistics those of what all processes saw.
+
+    Each process's are of its own shares. The variance of all is the mean of theirs and the variance
+    of their means.
+    """
+    for norm in net.modules() if devices.world() > 1 else ():
+        if isinstance(norm, _BatchNorm) and norm.training and norm.running_mean is not None:
+            mean = devices.sum_over_processes(norm.running_mean / devices.world())
+            own = norm.running_var + (norm.running_mean - mean) ** 2
+            norm.running_var.copy_(devices.sum_over_processes(own / devices.world()))
+            norm.running_mean.copy_(mean)
+
+
+@torch.inference_mode()
+def validate(state: State, source: Batches) -> dict:
+    """Loss, accuracy and monitored quantity on the validation images, each counted once and alike.
+
+    Parameters
+    ----------
+    state : State
+        Of the training; its network is put into eval mode.
+    source : Batches
+        The validation images.
+
+    Returns
+    -------
+    dict
+        val_loss, val_accuracy, val_images; and the monitored quantity, where it is none of them.
+    """
+    net = checkpoints.unwrapped(state.net).eval()
+    totals, answers, monitor = [], [], state.options.monitor
+    for inputs, labels, _ in source.batches(0):
+        if len(labels) == 0:
+            continue
+        with state.machine.autocast():
+            outputs = net(inputs)
+        totals.append(_count(_losses(state, outputs, labels), outputs, labels))
+        answers.append((build.probabilities(outputs), labels))
+    scores = _scores("val", totals, source, 0)
+    if monitors.needs_probabilities(monitor):
+        shares = devices.gather([torch.cat(column).cpu().numpy() for column in zip(*answers)])
+        probabilities, labels = (np.concatenate(column) for column in zip(*filter(None, shares)))
+        scores[monitor] = monitors.score(monitor, probabilities, labels)
+    return scores
+
+
+def _scores(part: str, totals: list[Tensor], source: Batches, epoch: int) -> dict[str, float]:
+    """Mean loss, accuracy and number of images from the sums of all batches of all processes."""
+    loss, correct, n = np.sum(devices.gather(_sum(totals)), 0).tolist()
+    if n == 0:
+        raise TrainingError(
+            f"none of the {source.n} {part} images could be read in this epoch, or the frozen part "
+            "answers NaN for each of them. Make the files readable again and run the same again; "
+            "the last whole epoch is in the checkpoint"
+        )
+    if n != source.n:
+        warnings.warn(
+            f"{part}: saw {n:.0f} of {source.n} images in this epoch; the rest could not be read "
+            "(see the list of unreadable images)",
+            stacklevel=3,
+        )
+    if not math.isfinite(loss):
+        wrong = source.not_finite(epoch)
+        advice = (
+            "training diverged. Try a smaller learning_rate, precision fp32, or look at the inputs"
+        )
+        if wrong:
+            advice = (
+                f"what the frozen part answers for {len(wrong)} of {source.n} images holds NaN or "
+                f"infinity, e.g. for {wrong[0]}. Look at that image; use precision fp32, other "
+                "weights, or no store"
             )
-    net = cut.tail if cut else torch.compile(model) if compiled else model
-    return made["train"], made.get("val"), net, cut.name if cut else None
+        raise TrainingError(
+            f"the {part} loss is {loss / n}: {advice}; the last whole epoch is in the checkpoint"
+        )
+    return {f"{part}_loss": loss / n, f"{part}_accuracy": correct / n, f"{part}_images": int(n)}
+
+
+def _sum(totals: list[Tensor]) -> list[float]:
+    """Added in double precision on the CPU, as Apple's GPUs have none."""
+    return torch.stack(totals).cpu().double().sum(0).tolist() if totals else [0.0, 0.0, 0.0]
+
+
+def _record(state: State, scores: dict, train: Batches, seconds: float, filled: float) -> None:
+    """Add an epoch; note whether it is the best; decide whether to stop."""
+    options = state.options
+    row = {
+        "epoch": state.epoch + 1,
+        **scores,
+        "learning_rate": _rate(options, state.epoch),
+        "seconds": seconds,
+        "images_per_second": train.n / max(seconds - filled, 1e-9),
+        "where": "files" if train.store is None else "store",
+        "store_seconds": filled,
+    }
+    state.history.append(row)
+    best = state.history[state.best_epoch - 1]
+    if not state.best_epoch or monitors.beats(row, best, options.monitor, options.min_delta):
+        state.best, state.best_epoch = row[options.monitor], state.epoch
+        state.best_state = checkpoints.copy_of_state(state.model, state.moves)
+    state.stopped = _reason_to_stop(state)
+
+
+def _reason_to_stop(state: State) -> str:
+    monitor, patience = state.options.monitor, state.options.patience
+    if patience and state.epoch - state.best_epoch >= patience:
+        return f"stopped early: no better {monitor} in {patience} epochs"
+    return f"done: {state.epoch} epochs" if state.epoch >= state.options.epochs else ""
+
+
+def _line(state: State) -> str:
+    """The newest epoch in one line."""
+    row, monitor, val = state.history[-1], state.options.monitor, ""
+    if not math.isnan(row["val_loss"]):
+        val = f"  val loss {row['val_loss']:.3f} acc {row['val_accuracy']:.3f}"
+    if monitors.needs_probabilities(monitor):
+        val += f" {monitor.removeprefix('val_')} {row[monitor]:.3f}"
+    filled = row["store_seconds"]
+    frozen = f" (frozen part {filled:.1f})" if filled > 0.05 else ""
+    train = f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:.3f}"
+    star = " *" if state.best_epoch == row["epoch"] else ""
+    return f"epoch {row['epoch']:>2}  {train}{val}  {row['seconds']:.1f} s{frozen}{star}"
+
+
+def _interrupt(state: State, checkpoint: str | Path | None) -> str:
+    """Leave the model as its best epoch did, in eval mode; returns what to say."""
+    state.optimizer.zero_grad(set_to_none=True)
+    state.model.eval()
+    if not state.epoch:
+        return (
+            "stopped before an epoch was whole; the model may be half trained, so build it anew "
+            "for the next try"
+        )
+    state.model.load_state_dict(state.best_state, strict=False)
+    again = "with a checkpoint=..., the same call would go on from there"
+    if checkpoint:
+        again = f"the same call goes on after epoch {state.saved} from {checkpoint}"
+    return (
+        f"stopped; the model has the weights of epoch {state.best_epoch}, its best so far; {again}"
+    )
+
+
+def _unreadable(loaders: dict[str, Loader]) -> list[tuple[str, str]]:
+    """What each process could not read, with the reason of the one that tried, which names it."""
+    shares = devices.gather([pair for loader in loaders.values() for pair in loader.unreadable])
+    pairs = [pair for share in shares for pair in share]
+    return sorted(dict(sorted(pairs, key=lambda pair: pair[0] in pair[1])).items())
+
+
+class State:
+    """What changes while training, and how it is saved and resumed.
+
+    Parameters
+    ----------
+    model : nn.Module
+        All of the network.
+    net : nn.Module
+        What the batches go into: the model, or what follows its frozen part.
+    options : Options
+        How to train.
+    machine : Machine
+        What to compute on.
+    class_weights : Tensor
+        float32 (n_classes,), of each class in the loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        net: nn.Module,
+        options: Options,
+        machine: Machine,
+        class_weights: Tensor,
+    ) -> None:
+        self.model, self.net, self.options, self.machine = model, net, options, machine
+        names = ("optimizer", "learning_rate", "momentum", "weight_decay", "layer_decay")
+        settings = {name: getattr(options, name) for name in names}
+        self.optimizer = make_optimizer(net, machine.device, model, **settings)
+        self.class_weights = class_weights.to(machine.device)
+        self.micro: int = options.micro_batch if isinstance(options.micro_batch, int) else 0
+        self.history: list[dict] = []
+        self.best, self.best_epoch, self.best_state = math.nan, 0, {}
+        self.saved, self.stopped = 0, ""
+        moving = {name for name, p in model.named_parameters() if p.requires_grad}
+        self.moves = (moving | {name for name, _ in model.named_buffers()}).__contains__
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.history)
+
+    def set_rate(self, rate: float) -> None:
+        """Give the optimizer a rate, each of its groups a share by its stage.
+
+        Parameters
+        ----------
+        rate : float
+            Of the last stage.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+
+    def save(self, path: str | Path | None) -> None:
+        """Save all that resuming needs: moving weights, the best, optimizer, history, random state.
+
+        Parameters
+        ----------
+        path : str, Path or None
+            The file; None writes none.
+        """
+        states = devices.gather(devices.rng_state(self.machine.device))
+        if path and devices.rank() == 0:
+            content = {
+                "settings": _settings(self.options),
+                "model": dict(self.model.tl),
+                "history": self.history,
+                "state": checkpoints.copy_of_state(self.model, self.moves),
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "best_epoch": self.best_epoch,
+                "best_state": self.best_state,
+                "stopped": self.stopped,
+                "rng": states,
+                "micro": self.micro,
+            }
+            checkpoints.write(path, content)
+        self.saved = self.epoch
+        devices.barrier()
+
+    def resume(self, path: str | Path) -> None:
+        """Take up what `save` wrote.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+
+        Raises
+        ------
+        ValueError
+            Naming what differs where the checkpoint is of another model or other settings, or what
+            it lacks.
+        """
+        saved = _read(path, self.options, self.model)
+        self.model.load_state_dict(saved["state"], strict=False)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name in ("history", *_BEST):
+            setattr(self, name, saved[name])
+        if self.options.micro_batch == "auto":
+            self.micro = saved["micro"]
+        mine = saved["rng"][devices.rank() % len(saved["rng"])]
+        devices.restore_rng_state(mine, self.machine.device)
+        self.saved, self.stopped = self.epoch, _reason_to_stop(self)
 
 
 def refuse_other(
     checkpoint: str | Path, model: nn.Module, loaders: dict[str, Loader], options: Options
 ) -> None:
-    """Raise ValueError where there is a checkpoint that `fit` would refuse to go on from; nothing is changed."""
+    """Refuse a checkpoint, where there is one, as `fit` would; nothing is changed.
+
+    Parameters
+    ----------
+    checkpoint : str or Path
+        The file.
+    model, loaders, options
+        As for `fit`.
+
+    Raises
+    ------
+    ValueError
+        As `State.resume`.
+    """
     if Path(checkpoint).is_file():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `fit` will say it
             options = _as_validated(options, loaders)
-        state_module.refuse_other(checkpoints.read(checkpoint), options, model, checkpoint)
+        _read(checkpoint, options, model)
 
 
-def _as_validated(options: Options, loaders: dict[str, Loader]) -> Options:
-    """The options as they are; without validation images those that do without."""
-    if "val" in loaders:
-        return options
-    warnings.warn(
-        "there is no validation set: no early stopping, and the last epoch is kept. "
-        "splits.by_patient makes one",
-        stacklevel=4,
-    )
-    return Options(
-        **{
-            **vars(options),
-            "patience": 0,
-            "min_delta": -math.inf,
-            "monitor": "train_accuracy" if options.monitor == "val_accuracy" else "train_loss",
-        }
-    )
-
-
-def _warn_of_small_validation(loader: Loader | None, options: Options) -> None:
-    n = len(loader.records) if loader else 0
-    if 0 < n < 100 and options.patience:
-        warnings.warn(
-            f"the validation set has {n} images: its accuracy moves in steps of {100 / n:.1f} points and its "
-            f"loss is as noisy, too coarse to choose an epoch by; validate on at least 100",
-            stacklevel=3,
+def _read(path: str | Path, options: Options, model: nn.Module) -> dict:
+    """What `State.save` wrote; ValueError where a training cannot go on from it."""
+    saved = checkpoints.read(path)
+    saved = _with_new_names(saved) if isinstance(saved, dict) else {}
+    if lost := [name for name in _SAVED if name not in saved]:
+        raise ValueError(
+            f"{path} is no state of a training that can go on: it has no {', '.join(lost)}. Give "
+            "training the last.pt that it wrote itself, or delete this file to begin anew"
         )
+    now, then = _settings(options), _with_new_names(saved["settings"])
+    if options.schedule.startswith(("constant", "step")):
+        now.pop("epochs")  # the length changes nothing that was done
+    differing = _differing(then, now)
+    differing += _differing(_comparable(saved["model"]), _comparable(model.tl))
+    if differing:
+        raise ValueError(
+            f"{path} was made with other settings: {'; '.join(differing)}. Go on with the same "
+            "ones, or train into another folder (or delete this checkpoint to begin anew)"
+        )
+    return saved
+
+
+def _with_new_names(values: dict) -> dict:
+    return {_OLD_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def _settings(options: Options) -> dict:
+    """The options that a resumed run must share; it may train longer or be more patient."""
+    settings = {**vars(options), "augmentation": dict(vars(options.augmentation))}
+    for name, value in settings["augmentation"].items():
+        settings["augmentation"][name] = list(value) if isinstance(value, tuple) else value
+    if not options.augmentation.identity:
+        # They were drawn by path once: a run begun so would see other views.
+        settings["views_drawn_by"] = "content"
+    del settings["patience"], settings["micro_batch"]
+    return settings
+
+
+def _comparable(description: dict) -> dict:
+    """A model's description without the folder of its weights, which may lie elsewhere today."""
+    weights, head = dict(description.get("weights") or {}), description.get("head")
+    weights.pop("file", None)
+    return {**description, "head": _OLD_HEADS.get(head, head), "weights": weights}
+
+
+def _differing(then: dict, now: dict) -> list[str]:
+    differing = [name for name in now if now[name] != then.get(name)]
+    return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in differing]

@@ -1,8 +1,6 @@
 """The loss of each image, and the weight of each class in it.
 
 Losses come per image, so that sums over batches of any size are weighted rightly.
-
-Taught in notebook 03.
 """
 
 from __future__ import annotations
@@ -15,7 +13,25 @@ LOSSES = ("cross_entropy", "nll", "bce", "focal")
 
 
 def predicted(outputs: Tensor) -> Tensor:
-    """Class index of each output: the largest of (N, n), or one logit (N, 1) above 0. Returns int64 (N,)."""
+    """Class index of each output.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        (N, n), of which the largest counts, or one logit (N, 1), by whether it is above 0.
+
+    Returns
+    -------
+    Tensor
+        int64 (N,).
+
+    Examples
+    --------
+    >>> predicted(torch.tensor([[0.2, 0.8], [0.9, 0.1]])).tolist()
+    [1, 0]
+    >>> predicted(torch.tensor([[-3.0], [3.0]])).tolist()
+    [0, 1]
+    """
     return (outputs[:, 0] > 0).long() if outputs.shape[1] == 1 else outputs.argmax(1)
 
 
@@ -30,16 +46,30 @@ def of_each_image(
 
     Parameters
     ----------
-    outputs : (N, n) logits or log-probabilities (log_softmax of log-probabilities is themselves), or one logit
-        (N, 1), which is the same as two logits (0, z).
-    labels : int64 (N,). class_weights : (n,).
-    loss : "cross_entropy", "nll" and "bce" are one and the same here, named as their heads call them; "focal"
-        multiplies it by (1 - p)^2 (Lin et al. 2017).
-    label_smoothing : share in [0, 1) of the target spread over all classes (Szegedy et al. 2016).
+    outputs : Tensor
+        (N, n) logits or log-probabilities (log_softmax of log-probabilities is themselves), or one
+        logit (N, 1), which is the same as two logits (0, z).
+    labels : Tensor
+        int64 (N,).
+    class_weights : Tensor
+        float32 (n,).
+    loss : str
+        "cross_entropy", "nll" and "bce" are one and the same here, named as their heads call "
+        "them; "focal"
+        multiplies it by (1 - p)^2 (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017).
+    label_smoothing : float
+        Share in [0, 1) of the target spread over all classes (Szegedy et al., CVPR 2016).
 
     Returns
     -------
-    float32 (N,).
+    Tensor
+        float32 (N,).
+
+    Examples
+    --------
+    >>> outputs, labels = torch.tensor([[0.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 1])
+    >>> [round(loss, 3) for loss in of_each_image(outputs, labels, torch.ones(2)).tolist()]
+    [0.693, 0.0]
     """
     outputs = outputs.float()
     if outputs.shape[1] == 1:
@@ -58,19 +88,28 @@ def class_weights(spec: str | dict | None, labels: Tensor, classes: list[str]) -
 
     Parameters
     ----------
-    spec : None gives ones; "auto" the inverse of each class's share; a dict its own numbers.
-    labels : int64 (N,), the training labels. classes : names in index order.
+    spec : None, str or dict
+        None gives ones; "auto" the inverse of each class's share; a dict its own numbers.
+    labels : Tensor
+        int64 (N,), the training labels.
+    classes : list of str
+        Names in index order.
 
     Returns
     -------
-    float32 (n_classes,), scaled so that the mean weight of a training image is 1, which keeps the learning rate's
-    meaning.
+    Tensor
+        float32 (n_classes,), scaled so that the mean weight of a training image is 1, which keeps
+        the learning rate's meaning.
 
     Raises
     ------
-    ValueError where the spec is none of these or names other classes.
+    ValueError
+        Where the spec is none of these or names other classes.
 
-    Taught in notebook 02.
+    Examples
+    --------
+    >>> class_weights("auto", torch.tensor([0, 0, 0, 1]), ["CNV", "DME"])
+    tensor([0.6667, 2.0000])
     """
     counts = torch.bincount(labels, minlength=len(classes)).double()
     if spec is None:

@@ -1,6 +1,6 @@
-"""The quantities that early stopping and the choice of the best epoch can look at; one is chosen for a run.
+"""The quantities that early stopping and the choice of the best epoch can look at; a run has one.
 
-Taught in notebook 07.
+scikit-learn computes those that need every image's probabilities.
 """
 
 from __future__ import annotations
@@ -11,39 +11,73 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from sklearn import metrics as sk
 
-FROM_TOTALS: dict[str, Callable] = {
-    "val_loss": min,
-    "val_accuracy": max,
-    "train_loss": min,
-    "train_accuracy": max,
-}
-FROM_SCORES = ("val_balanced_accuracy", "val_f1", "val_auc", "val_recall@0.95")
+_FROM_SUMS = {"val_loss": min, "val_accuracy": max, "train_loss": min, "train_accuracy": max}
+_FROM_PROBABILITIES = ("val_balanced_accuracy", "val_f1", "val_auc", "val_recall@0.95")
 _RECALL_AT = re.compile(r"val_recall@(0?\.\d+)")
 
 
 def better(monitor: str) -> Callable:
-    """min or max: which end of a monitored quantity is the good one.
+    """Which end of a monitored quantity is the good one.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+
+    Returns
+    -------
+    Callable
+        `min` or `max`.
 
     Raises
     ------
-    ValueError for an unknown name, naming those there are.
+    ValueError
+        For an unknown name, naming those there are.
+
+    Examples
+    --------
+    >>> better("val_loss"), better("val_recall@0.9")
+    (<built-in function min>, <built-in function max>)
     """
-    if monitor in FROM_TOTALS:
-        return FROM_TOTALS[monitor]
-    if monitor in FROM_SCORES or _RECALL_AT.fullmatch(monitor):
+    if monitor in _FROM_SUMS:
+        return _FROM_SUMS[monitor]
+    if monitor in _FROM_PROBABILITIES or _RECALL_AT.fullmatch(monitor):
         return max
     raise ValueError(
-        f"monitor is {monitor!r}; it is one of {', '.join((*FROM_TOTALS, *FROM_SCORES))}, where "
-        "val_recall@0.95 is the recall at a specificity of 0.95 and takes other numbers as well"
+        f"monitor is {monitor!r}; it is one of {', '.join((*_FROM_SUMS, *_FROM_PROBABILITIES))}, "
+        "where val_recall@0.95 is the recall at a specificity of 0.95 and takes other numbers as "
+        "well"
     )
 
 
 def beats(row: Mapping, best: Mapping, monitor: str, min_delta: float = 0.0) -> bool:
-    """Whether an epoch is better than the best until then; each is its row of the history.
+    """Whether an epoch is better than the best until then.
 
-    Values are compared only between epochs that saw as many validation images (`val_images`). One that saw fewer, as a
-    disk or a network failed it, is never better: what it could not read is left out of its value. One that saw more
-    always is, as the best until then was chosen by fewer. What is monitored on training images is compared always.
+    Values are compared only between epochs that saw as many validation images (`val_images`). One
+    that saw fewer, as a disk or a network failed it, is never better: what it could not read is
+    left out of its value. One that saw more always is, as the best until then was chosen by fewer.
+    What is monitored on training images is compared always.
+
+    Parameters
+    ----------
+    row, best : Mapping
+        Each epoch's row of the history.
+    monitor : str
+        The quantity compared.
+    min_delta : float
+        The difference must be larger.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> best = {"val_loss": 0.4, "val_images": 100}
+    >>> beats({"val_loss": 0.3, "val_images": 100}, best, "val_loss")
+    True
+    >>> beats({"val_loss": 0.3, "val_images": 99}, best, "val_loss")
+    False
     """
     seen, before = row.get("val_images"), best.get("val_images")
     if monitor.startswith("val_") and None not in (seen, before) and seen != before:
@@ -52,9 +86,19 @@ def beats(row: Mapping, best: Mapping, monitor: str, min_delta: float = 0.0) -> 
     return (gain if better(monitor) is max else -gain) > min_delta
 
 
-def wants_scores(monitor: str) -> bool:
-    """Whether the quantity needs what the model says of every image, not just sums over them."""
-    return monitor not in FROM_TOTALS
+def needs_probabilities(monitor: str) -> bool:
+    """Whether the quantity needs what the model answers for every image, not just sums over them.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+
+    Returns
+    -------
+    bool
+    """
+    return monitor not in _FROM_SUMS
 
 
 def score(monitor: str, probabilities: np.ndarray, labels: np.ndarray) -> float:
@@ -62,39 +106,47 @@ def score(monitor: str, probabilities: np.ndarray, labels: np.ndarray) -> float:
 
     Parameters
     ----------
-    probabilities : (N, classes). labels : int (N,).
-    monitor : "val_balanced_accuracy" (mean recall of the classes), "val_f1" (of the second of two classes, or the
-        mean over more), "val_auc" (of the second of two classes, or the mean of one against the rest),
-        "val_recall@S" (the largest recall at a specificity of S or more, likewise).
+    monitor : str
+        "val_balanced_accuracy" (mean recall of the classes), "val_f1" (of the second of two
+        classes, or the mean over more), "val_auc" (of the second of two classes, or the mean of one
+        against the rest), "val_recall@S" (the largest recall at a specificity of S or more,
+        likewise).
+    probabilities : ndarray
+        (N, classes).
+    labels : ndarray
+        int (N,).
+
+    Returns
+    -------
+    float
 
     Raises
     ------
-    ValueError where only one class occurs, so that nothing can be ranked.
+    ValueError
+        Where only one class occurs, so that nothing can be ranked.
+
+    Examples
+    --------
+    >>> ill = np.array([0.1, 0.8, 0.4, 0.9])
+    >>> score("val_auc", np.stack([1 - ill, ill], 1), np.array([0, 0, 1, 1]))
+    0.75
     """
     n = probabilities.shape[1]
     if len(np.unique(labels)) < 2:
         raise ValueError(
-            f"{monitor} wants validation images of two classes or more; monitor val_loss, or give the "
-            "validation set images of each class"
+            f"{monitor} wants validation images of two classes or more; monitor val_loss, or give "
+            "the validation set images of each class"
         )
     predicted = probabilities.argmax(1)
     if monitor == "val_balanced_accuracy":
         return float(sk.balanced_accuracy_score(labels, predicted))
     if monitor == "val_f1":
-        of = sk.f1_score(labels, predicted, labels=range(n), average=None, zero_division=0.0)
-        return float(of[1] if n == 2 else of.mean())
-    one = _auc if monitor == "val_auc" else _recall_at(float(_RECALL_AT.fullmatch(monitor)[1]))
-    asked = [1] if n == 2 else [i for i in range(n) if 0 < (labels == i).sum() < len(labels)]
-    return float(np.mean([one(labels == i, probabilities[:, i]) for i in asked]))
-
-
-def _auc(positive: np.ndarray, score: np.ndarray) -> float:
-    return float(sk.roc_auc_score(positive, score))
-
-
-def _recall_at(specificity: float) -> Callable[[np.ndarray, np.ndarray], float]:
-    def recall(positive: np.ndarray, score: np.ndarray) -> float:
-        false_alarms, found, _ = sk.roc_curve(positive, score)
-        return float(found[1 - false_alarms >= specificity - 1e-12].max())
-
-    return recall
+        each = sk.f1_score(labels, predicted, labels=range(n), average=None, zero_division=0.0)
+        return float(each[1] if n == 2 else each.mean())
+    ranked = [1] if n == 2 else [i for i in range(n) if 0 < (labels == i).sum() < len(labels)]
+    curves = [(labels == i, probabilities[:, i]) for i in ranked]
+    if monitor == "val_auc":
+        return float(np.mean([sk.roc_auc_score(*curve) for curve in curves]))
+    specificity = float(_RECALL_AT.fullmatch(monitor)[1])
+    rates = [sk.roc_curve(*curve)[:2] for curve in curves]
+    return float(np.mean([tpr[1 - fpr >= specificity - 1e-12].max() for fpr, tpr in rates]))

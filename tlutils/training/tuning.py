@@ -1,13 +1,10 @@
-"""Finding a learning rate, and training the head before the rest.
-
-Taught in notebook 07.
-"""
+"""Finding a learning rate, and training the head before the rest."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +19,9 @@ from ..evaluation.predict import normalization
 from ..models import checkpoints
 from ..models.build import freeze, train_mode
 from . import losses, monitors
-from .batches import FileBatches
-from .loop import Fit, Options, fit, step
-from .state import State
+from .batches import Batches
+from .loop import Fit, State, step
+from .options import Options
 
 
 def find_learning_rate(
@@ -40,33 +37,38 @@ def find_learning_rate(
 ) -> pd.DataFrame:
     """Try learning rates from low to high, a step each, and say at which the loss falls fastest.
 
-    The model, its statistics and torch's random state are put back as they were.
+    The model, its statistics and torch's random state are put back as they were. This is the range
+    test of Smith (Cyclical learning rates for training neural networks, WACV 2017).
 
     Parameters
     ----------
-    loader : training images. steps : optimizer steps, each with a rate a constant factor higher; it ends early where
-    the loss exceeds 4 times its best.
+    model : nn.Module
+        As it is to be trained.
+    loader : Loader
+        Training images.
+    options : Options, optional
+        How it is to be trained; a Recipe is one, too.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    low, high : float
+        The first rate and the last.
+    steps : int
+        Optimizer steps, each with a rate a constant factor higher; it ends early where the loss
+        exceeds 4 times its best.
+    show : bool, optional
+        Progress bar or not; None decides.
 
     Returns
     -------
-    One row a step: learning_rate, loss (of the batch before the step, nats), smoothed (over about 10 steps), and the
-    one `suggested` rate marked True: a tenth of the rate at which the smoothed loss is lowest.
-
-    Source: the range test of Smith (Cyclical learning rates for training neural networks, WACV 2017).
-
-    Taught in notebook 07.
+    DataFrame
+        One row a step: learning_rate, loss (of the batch before the step, nats), smoothed (over
+        about 10 steps), and the one `suggested` rate marked True: a tenth of the rate at which the
+        smoothed loss is lowest.
     """
     machine, options = machine or devices.choose(), options or Options()
     before, rng = checkpoints.copy_of_state(model), devices.rng_state(machine.device)
     try:
-        curve = _rising(
-            train_mode(machine.place(model)),
-            loader,
-            options,
-            machine,
-            np.geomspace(low, high, steps),
-            show,
-        )
+        curve = _rising(model, loader, options, machine, np.geomspace(low, high, steps), show)
     finally:
         model.load_state_dict(before)
         devices.restore_rng_state(rng, machine.device)
@@ -85,99 +87,101 @@ def _rising(
     rates: np.ndarray,
     show: bool | None,
 ) -> pd.DataFrame:
-    source = FileBatches(
-        loader, machine, *normalization(model), options.augmentation, options.views, options.seed
-    )
-    state = State(model, model, options, machine)
-    weights = losses.class_weights(options.class_weights, loader.labels, loader.classes).to(
-        machine.device
-    )
-    batches = (
-        batch for epoch in range(len(rates)) for batch in source.batches(epoch) if len(batch[1])
-    )
-    rows: list[dict] = []
-    for rate, (inputs, labels, _) in zip(
-        rates, bar(batches, what="learning rates", total=len(rates), unit="step", show=show)
-    ):
-        state.set_rate_to(rate)
-        loss_sum, _, seen = step(model, inputs, labels, state, weights, machine).tolist()
-        rows.append({"learning_rate": rate, "loss": loss_sum / seen})
-        if not math.isfinite(rows[-1]["loss"]) or rows[-1]["loss"] > 4 * min(
-            row["loss"] for row in rows
-        ):
+    """The loss before each step, up to where it runs away."""
+    train_mode(machine.place(model))
+    views = {name: getattr(options, name) for name in ("augmentation", "views", "seed")}
+    source = Batches(loader, machine, *normalization(model), **views)
+    weights = losses.class_weights(options.class_weights, loader.labels, loader.classes)
+    state = State(model, model, options, machine, weights)
+    batches = (batch for epoch in range(len(rates)) for batch in source.batches(epoch))
+    batches = (batch for batch in batches if len(batch[1]))
+    shown = bar(batches, what="learning rates", total=len(rates), unit="step", show=show)
+    found: list[float] = []
+    for rate, (inputs, labels, _) in zip(rates, shown):
+        state.set_rate(rate)
+        loss_sum, _, seen = step(state, inputs, labels).tolist()
+        found.append(loss_sum / seen)
+        if not found[-1] <= 4 * min(found):  # NaN, too
             break
-    curve = pd.DataFrame(rows)
+    curve = pd.DataFrame({"learning_rate": rates[: len(found)], "loss": found})
     return curve[np.isfinite(curve["loss"])].reset_index(drop=True)
 
 
 def head_then_rest(
     model: nn.Module,
-    loaders: dict[str, Loader],
     options: Options,
     head_epochs: int,
     head_learning_rate: float = 1e-3,
     *,
+    fits: list[Fit],
     checkpoint: str | Path | None = None,
     log: Callable[[str], None] | None = print,
-    **place: object,
-) -> Fit:
-    """Train the new head alone first, so that its random weights do not disturb the rest, then all that shall learn.
+) -> Iterator[tuple[Options, Path | None]]:
+    """Train the new head alone first, so that its random weights do not disturb the rest.
+
+    The caller trains, part by part::
+
+        fits = []
+        for part, file in head_then_rest(model, options, 2, fits=fits, checkpoint="last.pt"):
+            fits.append(loop.fit(model, loaders, part, checkpoint=file))
+        done = fits[-1]
 
     Parameters
     ----------
-    model : frozen as it shall be in the second part. options : of the second part; the first part has a
-    constant `head_learning_rate` and runs `head_epochs` epochs. checkpoint : of the second part; the first one's
-    lies beside it as head.pt. place : machine, store, compiled, show, as for `training.fit`.
+    model : nn.Module
+        Frozen as it shall be in the second part. In the first one all but its head is; where the
+        loop over the parts is left, however, it is frozen as before.
+    options : Options
+        Of the second part; the first one has a constant `head_learning_rate` and no early stopping.
+    head_epochs : int
+        Of the first part; without any there is only the second.
+    head_learning_rate : float
+        Of the first part.
+    fits : list of Fit
+        What the parts gave. At the end there is one more, with the history of both (a column `part`
+        says which), and the model has the weights of the best epoch of either.
+    checkpoint : str or Path, optional
+        Of the second part; the first one's lies beside it as head.pt.
+    log : Callable, optional
+        Called with a line before each part; None for silence.
 
-    Returns
-    -------
-    Fit with both parts' history (a column `part` says which). The best epoch of either is kept.
-
-    Taught in notebook 07.
+    Yields
+    ------
+    tuple of (Options, Path or None)
+        How to train a part, and its checkpoint.
     """
-    wanted = model.tl["freeze"]
-    beside = Path(checkpoint).with_name("head.pt") if checkpoint else None
-    first_options = dataclasses.replace(
-        options,
-        epochs=head_epochs,
-        learning_rate=head_learning_rate,
-        layer_decay=1.0,
-        schedule="constant",
-        views=options.views or 1,
-        patience=0,
-    )
-    if log:
+    log, wanted = log or (lambda line: None), model.tl.get("freeze")
+    if head_epochs:
         log(f"first the head alone, {head_epochs} epochs")
-    try:
-        first = fit(
-            freeze(model, "all"), loaders, first_options, checkpoint=beside, log=log, **place
-        )
-    finally:  # also where it was stopped: the next call with this model asks it again what shall learn
-        freeze(model, wanted)
-    head = checkpoints.copy_of_state(model)
-    if log:
+        freeze(model, "all")
+        try:
+            yield _of_the_head(options, head_epochs, head_learning_rate), _beside(checkpoint)
+        finally:  # also where it was stopped: the next call asks this model what shall learn
+            freeze(model, wanted)
+        head = checkpoints.copy_of_state(model)
         log(f"now with freeze={wanted!r}")
-    second = fit(model, loaders, options, checkpoint=checkpoint, log=log, **place)
-    return _better_of(first, second, head, options.monitor)
+    yield options, checkpoint
+    if head_epochs:
+        fits.append(_better_of(*fits, head))
 
 
-def _better_of(first: Fit, second: Fit, head: dict, monitor: str) -> Fit:
-    n = len(first.history)
+def _of_the_head(options: Options, epochs: int, learning_rate: float) -> Options:
+    views = options.views or 1
+    of = {"epochs": epochs, "learning_rate": learning_rate, "views": views}
+    return dataclasses.replace(options, **of, layer_decay=1.0, schedule="constant", patience=0)
+
+
+def _beside(checkpoint: str | Path | None) -> Path | None:
+    return Path(checkpoint).with_name("head.pt") if checkpoint else None
+
+
+def _better_of(first: Fit, second: Fit, head: dict) -> Fit:
+    n, kept = len(first.history), second.best_epoch + len(first.history)
     best = [part.history.iloc[part.best_epoch - 1] for part in (first, second)]
-    history = pd.concat(
-        [
-            first.history.assign(part="head"),
-            second.history.assign(part="all", epoch=lambda t: t["epoch"] + n),
-        ],
-        ignore_index=True,
-    )
-    kept = second.best_epoch + n
     if monitors.beats(*best, first.monitor):
         second.model.load_state_dict(head)
         kept = first.best_epoch
-    return dataclasses.replace(
-        second,
-        history=history,
-        best_epoch=kept,
-        unreadable=sorted(set(first.unreadable + second.unreadable)),
-    )
+    rest = second.history.assign(part="all", epoch=second.history["epoch"] + n)
+    history = pd.concat([first.history.assign(part="head"), rest], ignore_index=True)
+    unreadable = sorted(set(first.unreadable + second.unreadable))
+    return dataclasses.replace(second, history=history, best_epoch=kept, unreadable=unreadable)

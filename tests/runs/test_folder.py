@@ -1,0 +1,161 @@
+"""A run's folder: who may write there, and what is refused that nobody wrote."""
+
+import json
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from small_runs import begin, first, small, train
+
+from tlutils.core import files
+from tlutils.data import cleaning, records
+from tlutils.runs.folder import Run
+from tlutils.runs.train import fit, make_loaders
+from tlutils.runs.use import evaluate
+
+
+def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m tlutils train"):
+        Run.load(tmp_path)
+
+
+HOLD = (
+    "import sys, time; from tlutils.runs.folder import reserved\n"
+    "with reserved(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+)
+
+
+def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_folder, tmp_path):
+    out = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(files.Busy, match="at work on the run"):
+            train(tiny_folder, out, small(epochs="3"))
+        with pytest.raises(files.Busy):
+            fit(Run.load(out), run.model(), make_loaders(run), show=False, log=None)
+        assert evaluate(out, device="cpu", precision="fp32", show=False) == run.metrics["test"]
+        other.kill()
+    assert len(train(tiny_folder, out, small(epochs="3")).history) == 3
+
+
+def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_path):
+    data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
+    odd = [
+        "=1+1",
+        "@SUM(1)",
+        "a,b",
+        'q"q',
+        "new\nline",
+        "car\rriage",
+        "$x$",
+        "<b>",
+        " lead",
+        "NA.",
+        "007",
+        "ü",
+        "'tis",
+    ]
+    for i, name in enumerate(odd):
+        draw = first(data, "train/CNV")
+        (data / "train" / "CNV" / f"{name}-{i}.jpeg").write_bytes(draw.read_bytes() + bytes([i]))
+    for part in ("train", "val", "test"):
+        (data / part / "DME").rename(data / part / '=D$M,E\n"x"')
+    asked = {"recipe": small(epochs="1"), "patient": r"(?P<patient>[^/]+)-\d+\.jpeg"}
+    run = train(data, tmp_path / "run", **asked)
+    back, said = Run.load(run.folder), run.predictions
+    assert back.records[list(records.COLUMNS)].equals(run.records[list(records.COLUMNS)])
+    assert set(back.records["patient"]) >= set(odd) and '=D$M,E\n"x"' in run.classes
+    known = run.records.set_index("path")
+    assert (said["patient"] == known.loc[said["path"], "patient"].to_numpy()).all()
+    assert (said["label"] == known.loc[said["path"], "label"].to_numpy()).all()
+    assert train(data, tmp_path / "run", **asked).metrics == run.metrics
+
+
+def edited(name, change):
+    def edit(folder):
+        about = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(change(about) or about))
+
+    return edit
+
+
+def replaced(name, old, new):
+    return lambda folder: (folder / name).write_text((folder / name).read_text().replace(old, new))
+
+
+STRANGE = {
+    "not JSON": lambda folder: (folder / "recipe.json").write_text("{"),
+    "not UTF-8": lambda folder: (folder / "recipe.json").write_bytes(b"\xff\xfe{}"),
+    "a list": lambda folder: (folder / "recipe.json").write_text("[1]"),
+    "nested without end": lambda folder: (folder / "recipe.json").write_text("[" * 100_000),
+    "no recipe": edited("recipe.json", lambda about: about.pop("recipe") and None),
+    "no data": edited("recipe.json", lambda about: about.update(data=3)),
+    "classes no texts": edited("recipe.json", lambda about: about["data"].update(classes=[1, 2])),
+    "root a number": edited("recipe.json", lambda about: about["data"].update(root=5)),
+    "limit a text": edited("recipe.json", lambda about: about.update(limit="9")),
+    "unknown field": edited(
+        "recipe.json", lambda about: about["recipe"].update(evil="__import__('os')")
+    ),
+    "field of another kind": edited(
+        "recipe.json", lambda about: about["recipe"].update(size="224")
+    ),
+    "augmentation a list": edited(
+        "recipe.json", lambda about: about["recipe"].update(augmentation=[])
+    ),
+    "path above": replaced("records.csv", "train/CNV/CNV-1001-1.jpeg", "../../secret.jpeg"),
+    "whole path": replaced("records.csv", "train/CNV/CNV-1001-1.jpeg", "/etc/secret.jpeg"),
+    "a column less": replaced("records.csv", "problem", "trouble"),
+    "no number": replaced("records.csv", ",64,48,L,", ",many,48,L,"),
+    "another class": replaced("records.csv", ",CNV,", ",EVIL,"),
+    "empty": lambda folder: (folder / "records.csv").write_text(""),
+}
+
+
+@pytest.mark.parametrize("harm", STRANGE.values(), ids=STRANGE)
+def test_a_run_that_somebody_has_edited_is_refused_in_one_sentence(run, tmp_path, harm):
+    folder = Path(
+        shutil.copytree(
+            run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*.pt")
+        )
+    )
+    harm(folder)
+    with pytest.raises(ValueError, match="is not what a run writes"):
+        Run.load(folder)
+
+
+def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, tmp_path):
+    folder = Path(
+        shutil.copytree(
+            run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*.pt")
+        )
+    )
+    path = run.predictions["path"].iloc[0]
+    replaced("predictions.csv", path, "../../secret.jpeg")(folder)
+    with pytest.raises(ValueError, match="secret.jpeg is not in records.csv"):
+        _ = Run.load(folder).predictions
+
+
+def test_a_manifest_above_its_images_makes_a_run_that_can_be_opened(data, tmp_path):
+    cleaning.write(records.scan(data), data, tmp_path / "tables" / "some.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = begin(tmp_path / "tables" / "some.csv", tmp_path / "run")
+        assert Run.load(run.folder).records["path"].str.startswith("../").all()
+        assert run.about["data"]["top"] == str(tmp_path)
+
+
+def test_what_was_requested_is_known_by_its_name_of_before(run, tmp_path):
+    folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    about = json.loads((folder / "recipe.json").read_text())
+    for part in (about["weights"], about["data"]):
+        part["asked"] = part.pop("requested")
+    (folder / "recipe.json").write_text(json.dumps(about))
+    old = Run.load(folder)
+    assert old.weights == "random" and old.about == Run.load(run.folder).about
+    old.write()
+    assert '"asked"' not in (folder / "recipe.json").read_text()

@@ -1,0 +1,190 @@
+"""A finished run put to use: evaluated, asked about new images, looked into."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_runs import CPU, small, train
+
+from tlutils.core import devices
+from tlutils.models import checkpoints
+from tlutils.runs.folder import Run, read_predictions
+from tlutils.runs.use import (
+    _for_spreadsheets,
+    evaluate,
+    frozen_features,
+    predict,
+    predict_records,
+)
+
+
+def test_the_saved_model_gives_the_saved_predictions(run):
+    metrics = evaluate(run.folder, device="cpu", precision="fp32", show=False)
+    assert metrics["confusion"] == run.metrics["test"]["confusion"]
+
+
+def test_new_images_are_predicted_as_the_run_saw_them(run, tmp_path):
+    some = run.part("test")["path"].iloc[:3].tolist()
+    new = predict(
+        run.folder,
+        [run.root / path for path in some],
+        tmp_path / "p.csv",
+        device="cpu",
+        precision="fp32",
+        show=False,
+    )
+    known = run.predictions.set_index("path").loc[some]
+    assert new["predicted"].tolist() == known["predicted"].tolist()
+    assert np.allclose(
+        new[[f"p_{c}" for c in run.classes]], known[[f"p_{c}" for c in run.classes]], atol=1e-4
+    )
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 3
+
+
+def test_a_folder_of_new_images_with_a_broken_one_is_predicted_without_it(run, tmp_path):
+    shutil.copy(run.root / run.part("test")["path"].iloc[0], tmp_path / "good.jpeg")
+    (tmp_path / "bad.jpeg").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="bad.jpeg"):
+        new = predict(run.folder, [tmp_path], device="cpu", show=False)
+    assert len(new) == 1
+
+
+def test_other_labelled_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):
+    other = tmp_path / "elsewhere"
+    shutil.copytree(tiny_folder / "test", other)
+    before = (run.folder / "metrics.json").read_text()
+    metrics = evaluate(run.folder, other, device="cpu", show=False)
+    assert metrics["n"] == sum(1 for _ in other.rglob("*.jpeg"))
+    assert len(list((run.folder / "evaluations").glob("*-elsewhere-test-*.json"))) == 1
+    assert (run.folder / "metrics.json").read_text() == before
+
+
+def test_a_class_the_model_does_not_know_is_refused(run, tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder / "test", tmp_path / "d")
+    (tmp_path / "d" / "CNV").rename(tmp_path / "d" / "GLAUCOMA")
+    with pytest.raises(ValueError, match="GLAUCOMA"):
+        evaluate(run.folder, tmp_path / "d", device="cpu", show=False)
+
+
+def test_an_image_is_seen_in_the_same_views_wherever_it_lies(run, tmp_path):
+    tested = run.part("test")
+    for i, path in enumerate(tested["path"]):
+        shutil.copy(run.root / path, tmp_path / f"{i:02d}.jpeg")
+    columns, where = (
+        [f"p_{name}" for name in run.classes],
+        CPU,
+    )
+    machine = devices.choose("cpu", "fp32")
+    known = predict_records(run, run.model(), tested, "test", machine, False, views=2).set_index(
+        "path"
+    )
+    there = predict(run.folder, [tmp_path], views=2, **where)
+    assert np.allclose(
+        known.loc[tested["path"], columns], there.sort_values("path")[columns], atol=1e-6
+    )
+    assert not np.allclose(
+        there[columns], predict(run.folder, [tmp_path], views=0, **where)[columns], atol=1e-3
+    )
+
+
+def test_evaluating_again_reads_the_store_and_not_the_images(tiny_folder, tmp_path):
+    data = shutil.copytree(tiny_folder, tmp_path / "data")
+    done = train(data, tmp_path / "run")
+    shutil.rmtree(data)
+    said = evaluate(done.folder, device="cpu", precision="fp32", show=False)
+    assert said == done.metrics["test"]
+
+
+def test_what_the_store_gives_is_what_the_whole_model_gives(run, tmp_path):
+    table, model = run.part("test"), run.model()
+    with_store, without = (
+        predict_records(
+            run, model, table, "test", devices.choose("cpu", "fp32"), False, store=store
+        )
+        for store in (tmp_path, None)
+    )
+    columns = [name for name in with_store if name.startswith("p_")] + ["loss"]
+    assert with_store.drop(columns=columns).equals(without.drop(columns=columns))
+    assert np.allclose(with_store[columns], without[columns], atol=1e-5)
+
+
+def test_frozen_features_are_in_the_tables_order_and_refused_where_nothing_is_frozen(
+    run, tiny_folder, tmp_path
+):
+    table, machine = run.part("test"), devices.choose("cpu", "fp32")
+    found = frozen_features(run, table, machine)
+    turned = frozen_features(
+        run, table.iloc[::-1].reset_index(drop=True), machine, tmp_path / "store"
+    )
+    assert found.shape == (len(table), 512) and np.allclose(found[::-1], turned, atol=1e-5)
+    whole = train(tiny_folder, tmp_path / "whole", small("chest-resnet18-finetune", epochs="1"))
+    with pytest.raises(ValueError, match="nothing .* is frozen"):
+        frozen_features(whole, table, machine)
+
+
+def test_the_temperature_is_kept_in_the_checkpoint_and_predictions_say_whether_it_was_used(
+    run, tiny_folder
+):
+    temperature = checkpoints.load(run.folder / "best.pt")["temperature"]
+    assert temperature == run.metrics["temperature"] > 0
+    image = next((tiny_folder / "test" / "CNV").iterdir())
+    raw, cooled = (
+        predict(run.folder, [image], device="cpu", precision="fp32", calibrated=on, show=False)
+        for on in (False, True)
+    )
+    assert not raw["calibrated"].any() and cooled["calibrated"].all()
+    columns = [f"p_{name}" for name in run.classes]
+    wanted = np.log(raw[columns]) / temperature
+    wanted = np.exp(wanted).div(np.exp(wanted).sum(axis=1), axis=0)
+    assert np.allclose(cooled[columns], wanted, atol=1e-6)
+
+
+def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_folder, tmp_path):
+    copy = Run.load(
+        shutil.copytree(run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
+    )
+    for site in ("siteA", "siteB"):
+        shutil.copytree(tiny_folder / "test", tmp_path / site / "images")
+    where = CPU
+    for site, more in (
+        ("siteA", {}),
+        ("siteB", {}),
+        ("siteA", {"views": 1}),
+        ("siteA", {"split": "val"}),
+        ("siteA", {"calibrated": True}),
+        ("siteA", {}),
+    ):
+        evaluate(copy.folder, tmp_path / site / "images", **more, **where)
+    found = sorted((copy.folder / "evaluations").glob("*.json"))
+    assert len(found) == 5 and [path.name.split("-")[0] for path in found] == 4 * ["siteA"] + [
+        "siteB"
+    ]
+    used = [json.loads(path.read_text())["used"] for path in found]
+    assert {(tmp_path / site / "images").as_posix() for site in ("siteA", "siteB")} == {
+        one["data"] for one in used
+    }
+    assert sorted((one["split"], one["views"], one["calibrated"]) for one in used) == [
+        ("test", 0, False),
+        ("test", 0, False),
+        ("test", 0, True),
+        ("test", 1, False),
+        ("val", 0, False),
+    ]
+    assert all(len(pd.read_csv(path.with_suffix(".csv"))) == 16 for path in found)
+
+
+def test_predictions_for_people_hold_no_formula_and_paths_that_open(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "+a.png", "-b.png", "@c.png", "\td.png", "plain.png"]
+    for name in names:
+        shutil.copy(run.root / run.part("test")["path"].iloc[0], name)
+    said = predict(run.folder, names, "out.csv", device="cpu", precision="fp32", show=False)
+    assert set(said["path"]) == set(names)
+    written = read_predictions("out.csv")
+    assert set(written["path"]) == {f"./{name}" for name in names[:-1]} | {"plain.png"}
+    assert all(Path(path).is_file() for path in written["path"])
+    guarded = _for_spreadsheets(said.assign(predicted="=CNV", patient="@x"))
+    assert set(guarded["predicted"]) == {"'=CNV"} and set(guarded["patient"]) == {"'@x"}
