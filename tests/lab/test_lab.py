@@ -135,7 +135,7 @@ def press(page, button: Callable[[], None], sign) -> None:
     """Press a button until its sign is there: JupyterLab may not be ready to hear it, nor Python to be interrupted."""
     from playwright.sync_api import TimeoutError as NothingHappened
 
-    for attempt in range(6):
+    for _ in range(6):
         button()
         try:
             sign.first.wait_for(timeout=20_000)

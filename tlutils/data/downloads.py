@@ -44,7 +44,7 @@ _TAR_HEADER = 1 << 15  # bytes of headers before one member of a tar; the longes
 _ZIP_DIRECTORY = 1 << 26  # bytes of a zip's directory: half a million members
 _DEEPEST = 64  # folders in each other
 _WINDOWS = os.name == "nt"  # where a colon in a name hides the file behind another
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _LEFT_BY_SYSTEMS = ("__MACOSX", ".DS_Store", "Thumbs.db")
 # What the standard library raises for a damaged archive.
 DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, struct.error)
@@ -520,7 +520,7 @@ def _emptied(temporary: Path, to: Path) -> Iterator[Path]:
         os.replace(temporary, to)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in _NO_SPACE:
             raise DownloadError(
                 f"the disk is full: {to.absolute()} could not be made ({error}). What had been "
                 "written of it was removed; make room, or choose a folder on another disk."
@@ -584,7 +584,7 @@ def _place(member: _Member, target: Path, missing: list[Path], archive: Path) ->
             "disks do not tell a from A), so nothing was unpacked. Unpack it by hand."
         ) from error
     except OSError as error:
-        if error.errno in _NO_ROOM or isinstance(error, DAMAGE):
+        if error.errno in _NO_SPACE or isinstance(error, DAMAGE):
             raise
         raise ArchiveError(
             f"{archive.absolute()}: {member.name!r} cannot be made at {target} ({error}); "

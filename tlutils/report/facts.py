@@ -171,30 +171,30 @@ def summary(run: Run) -> tuple[str, str]:
     at, base, seeds = found["accuracy"], found["baseline"], over_seeds(run)
     better, worse = at["low"] > base, at["high"] < base
     how = "better than" if better else "worse than" if worse else "not shown to be better than"
-    said = [
+    sentences = [
         f"The model answered {percent(at['value'])} of {images(found['n'], SPLIT_NAMES[split])} of "
         f"{found['patients']:,} patients rightly; the {100 * found['level']:g}\u00a0% interval is "
         f"{percent(at['low'])} to {percent(at['high'])}.",
         f"That is {how} always giving the commonest answer ({percent(base)}).",
     ]
     if seeds is not None:
-        said.append(
+        sentences.append(
             f"With {int(seeds['runs'])} seeds it was {percent(seeds['min'])} to "
             f"{percent(seeds['max'])}, {percent(seeds['mean'])} on average."
         )
     phantom, leak = is_phantom(run), run.about["audit"]["leak"]
     if phantom:
-        said.append(
+        sentences.append(
             "The images are drawings, so it shows that the steps work and nothing about patients."
         )
     elif run.weights == "random":
-        said.append(
+        sentences.append(
             "The network began with random weights, so it says nothing about transfer learning."
         )
     if leak:
-        said.append("The splits leak, so the number is too good.")
+        sentences.append("The splits leak, so the number is too good.")
     good = better and not phantom and run.weights != "random"
-    return " ".join(said), "bad" if leak else "good" if good else "warning"
+    return " ".join(sentences), "bad" if leak else "good" if good else "warning"
 
 
 def recipe(run: Run) -> dict[str, str]:

@@ -118,8 +118,8 @@ def _id(name: str) -> str:
 
 
 def _top(run: Run, title: str, names: list[str]) -> Html:
-    """What must be seen first: the verdict, what must be said beside it, four numbers."""
-    found, (said, tone) = run.metrics[main_split(run.metrics)], facts.summary(run)
+    """What must be seen first: the verdict, what must be told beside it, four numbers."""
+    found, (sentence, tone) = run.metrics[main_split(run.metrics)], facts.summary(run)
     began = f"Report of the run {run.folder.resolve().name}, begun {run.about['started'][:10]}"
     *notes, verdict = run.about["notes"]
     loud = ("phantom", "random")
@@ -140,7 +140,7 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
         tag("small", began),
         tag("h1", title),
         tag("p", run.recipe.title, class_="soft"),
-        tag("p", said, class_=f"verdict {tone}"),
+        tag("p", sentence, class_=f"verdict {tone}"),
         tag("ul", [tag("li", note, class_=tone) for note, tone in tones], class_="notes"),
         tag("p", "Teaching and research software. Not a medical device.", class_="soft"),
         tag("div", tiles, class_="tiles"),
@@ -168,10 +168,10 @@ def _data(run: Run, audit: pd.DataFrame) -> Html:
     broken, left = len(records.problems(run.records)), len(run.records) - len(used)
     causes = {"no whole image": broken, "another split knows it": left - broken}
     how = run.about["data"]["split"]
-    said = [f"{how[:1].upper()}{how[1:]}."]
-    said += [f"{images(n)} left out, as {why}." for why, n in causes.items() if n]
+    sentence = [f"{how[:1].upper()}{how[1:]}."]
+    sentence += [f"{images(n)} left out, as {why}." for why, n in causes.items() if n]
     return text(
-        tag("p", " ".join(said)),
+        tag("p", " ".join(sentence)),
         table(rows, ["split", *run.classes, "images", "patients"], kind="counts"),
         tag("h3", "Audit"),
         tag("p", run.about["audit"]["verdict"], class_=f"mark {_leak_tone(run)}"),
@@ -205,15 +205,15 @@ def _training(run: Run) -> Html:
     validated, seconds = history["val_loss"].notna().any(), history["seconds"].sum()
     best = f"the best by {run.recipe.monitor}"
     how = best if validated else "the last, as there was no validation"
-    said = f"{n} epoch{'s' * (n > 1)} in {seconds:,.1f} s; epoch {kept} was kept, {how}."
+    sentence = f"{n} epoch{'s' * (n > 1)} in {seconds:,.1f} s; epoch {kept} was kept, {how}."
 
     def draw() -> np.ndarray:
         # Narrow enough that the letters can be read on a telephone.
         axes = [plt.subplots(figsize=(5.2, 3.4), layout="constrained")[1] for _ in range(2)]
         return of_training.history(history, kept, axes)
 
-    shown = chart(draw, f"Loss, or accuracy, by epoch. {said}")
-    return text(tag("p", said), tag("div", shown, class_="charts"))
+    shown = chart(draw, f"Loss, or accuracy, by epoch. {sentence}")
+    return text(tag("p", sentence), tag("div", shown, class_="charts"))
 
 
 def _results(measured: dict) -> Html:
@@ -227,14 +227,14 @@ def _results(measured: dict) -> Html:
         if name in set.intersection(*every)
     ]
     method = f"{how['method']}, {how['repeats']:,} repeats."
-    said = f"Intervals of {100 * how['level']:g}\u00a0%: {method}"
-    said += f" Positive is {found['positive']}." if "positive" in found else ""
+    sentence = f"Intervals of {100 * how['level']:g}\u00a0%: {method}"
+    sentence += f" Positive is {found['positive']}." if "positive" in found else ""
     each = []
     for name, of in found["per_class"].items():
         first = text(name, " ", tag("small", images(of["n"])))
         each.append([first, *(_measured(of[measure]) for measure in _OF_A_CLASS)])
     return text(
-        table(rows, ["measure", *(SPLIT_NAMES[split] for split in parts)], said),
+        table(rows, ["measure", *(SPLIT_NAMES[split] for split in parts)], sentence),
         tag("h3", f"Each class ({SPLIT_NAMES[main]})"),
         table(each, ["class", *_OF_A_CLASS.values()]),
     )
@@ -266,10 +266,12 @@ def _curves(measured: dict, part: pd.DataFrame) -> Html:
         "How often answers of each probability are right",
     )
     shown += chart(lambda: of_results.calibration(table), words)
-    said = [f"Of {images(found['n'], SPLIT_NAMES[main_split(measured)])}."]
-    said += [_temperature(measured, part)]
-    said += [] if names else ["ROC and precision-recall curves want images of more than one class."]
-    return text([tag("p", line) for line in said if line], tag("div", shown, class_="charts"))
+    sentence = [f"Of {images(found['n'], SPLIT_NAMES[main_split(measured)])}."]
+    sentence += [_temperature(measured, part)]
+    sentence += (
+        [] if names else ["ROC and precision-recall curves want images of more than one class."]
+    )
+    return text([tag("p", line) for line in sentence if line], tag("div", shown, class_="charts"))
 
 
 def _temperature(measured: dict, part: pd.DataFrame) -> str | None:
@@ -303,11 +305,13 @@ def _thresholds(measured: dict, predictions: pd.DataFrame) -> Html | None:
         threshold = thresholds.choose_threshold(val, rule) if rule else 0.5
         found = metrics.compute_metrics(test, how["repeats"], how["seed"], threshold)
         rows.append([words, number(threshold), *(number(found[name]) for name in _OF_A_THRESHOLD)])
-    said = (
+    sentence = (
         "Chosen on validation images, applied to test images; none was chosen on what it is "
         "measured on."
     )
-    return table(rows, ["chosen by", "threshold", *(_MEASURES[n] for n in _OF_A_THRESHOLD)], said)
+    return table(
+        rows, ["chosen by", "threshold", *(_MEASURES[n] for n in _OF_A_THRESHOLD)], sentence
+    )
 
 
 def _errors(run: Run, part: pd.DataFrame) -> Html:
@@ -315,7 +319,7 @@ def _errors(run: Run, part: pd.DataFrame) -> Html:
     if worst.empty:
         return tag("p", f"None of {images(len(part))} was answered wrongly.")
     tiles, lost = zip(*(_tile(run, row) for row in worst.to_dict("records")))
-    said = (
+    sentence = (
         f"{len(wrong):,} of {images(len(part))} were answered wrongly, of "
         f"{wrong['patient'].nunique():,} patients. Here are the {len(worst)} whose true class "
         "seemed least probable, as true → predicted with the probabilities of both."
@@ -325,7 +329,7 @@ def _errors(run: Run, part: pd.DataFrame) -> Html:
         f"{run.root.name}: they were moved, changed or removed since."
     )
     return text(
-        tag("p", said),
+        tag("p", sentence),
         tag("p", note, class_="mark warning") if any(lost) else None,
         tag("div", tiles, class_="gallery"),
     )
