@@ -315,8 +315,8 @@ def command(run: Run) -> str:
     if changes is None:
         return (
             "from tlutils.runs.folder import Run\nfrom tlutils.runs.train import train\n"
-            f"train(Run.load({str(run.folder)!r}).recipe, {data['requested']!r}, {name + '-again'!r}, "
-            f"weights={run.weights!r}, limit={limit}, patient={patient!r}, "
+            f"train(Run.load({str(run.folder)!r}).recipe, {data['requested']!r}, "
+            f"{name + '-again'!r}, weights={run.weights!r}, limit={limit}, patient={patient!r}, "
             f"precision={precision!r})"
         )
     options = {"data": data["requested"], "out": f"{name}-again", "weights": run.weights}
