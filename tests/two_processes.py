@@ -190,10 +190,8 @@ def batchnorm(folder: Path) -> dict:
 def patience(folder: Path) -> float:
     """Hours that a process waits for another."""
     group = dist.group.WORLD._get_backend(torch.device(DEVICE))
-    return (
-        min(group.options._timeout, dist.group.WORLD.get_group_store().timeout).total_seconds()
-        / 3600
-    )
+    store = dist.distributed_c10d._get_default_store()
+    return min(group.options._timeout, store.timeout).total_seconds() / 3600
 
 
 CHECKS = (parts_of_a_batch, unreadable_images, unreadable_share, batchnorm, patience)

@@ -436,7 +436,8 @@ def gather(value: object) -> list:
     if world() == 1:
         return [value]
     values = [None] * world()
-    dist.all_gather_object(values, value)
+    with torch.inference_mode(False):  # torch 2.5 receives into no tensor made in that mode
+        dist.all_gather_object(values, value)
     return values
 
 
