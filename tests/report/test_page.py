@@ -264,10 +264,10 @@ def test_runs_data_and_notes_of_any_name_are_shown_by_it(name, copy, tmp_path):
 def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
     with edited(copy / "recipe.json") as about:
         about["data"]["root"] = str(tmp_path / "gone")
-    wrong = int(
-        (Run.load(copy).predictions.query("split == 'test'").eval("label != predicted")).sum()
-    )
-    shown = min(wrong, _ERRORS)
+    others = {"CNV": "DME", "DME": "DRUSEN", "DRUSEN": "NORMAL", "NORMAL": "CNV"}
+    rewritten(copy / "predictions.csv", lambda t: t.assign(predicted=t["label"].map(others)))
+    test = Run.load(copy).predictions.query("split == 'test'")
+    shown = min((test["label"] != test["predicted"]).sum(), _ERRORS)
     errors = written(copy, tmp_path).sections["worst-errors"]
     assert shown and f"{shown} of the {shown} pictures could not be read" in errors
     assert errors.count("no picture") == shown
