@@ -22,18 +22,18 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeAlias
 
-Arguments: TypeAlias = argparse.Namespace
-DONE, BAD_NEWS, WRONG_USE, MISSING = 0, 1, 2, 3
+_Arguments: TypeAlias = argparse.Namespace
+_DONE, _BAD_NEWS, _WRONG_USE, _MISSING = 0, 1, 2, 3
 
 
-class Terminated(KeyboardInterrupt):
+class _Terminated(KeyboardInterrupt):
     """SIGTERM: somebody's `kill`, a scheduler at the end of its time, a container being stopped."""
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     # torchrun may send a second while the first is obeyed.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
+    raise _Terminated
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,14 +56,14 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
         return given.command(given)
     except (FileNotFoundError, ImportError) as error:
-        return _complain(error, MISSING)
+        return _complain(error, _MISSING)
     except ValueError as error:
-        return _complain(error, WRONG_USE)
+        return _complain(error, _WRONG_USE)
     except BrokenPipeError:  # the reader of a pipe has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return _DONE
     except OSError as error:
-        return _complain(error, MISSING)
+        return _complain(error, _MISSING)
     except KeyboardInterrupt as stop:
         return _stopped(stop)
     finally:
@@ -81,7 +81,7 @@ def _complain(error: Exception, code: int) -> int:
 def _stopped(stop: KeyboardInterrupt) -> int:
     if os.environ.get("RANK", "0") == "0":
         print("\nstopped; the same command goes on from what is whole", file=sys.stderr)
-    return _ended(128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT))
+    return _ended(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT))
 
 
 def _ended(code: int) -> int:
@@ -92,7 +92,7 @@ def _ended(code: int) -> int:
     return code
 
 
-def _doctor(given: Arguments) -> int:
+def _doctor(given: _Arguments) -> int:
     """Say what this machine has and what would be chosen on it."""
     import torch
 
@@ -123,18 +123,18 @@ def _doctor(given: Arguments) -> int:
         print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
     print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
-    return DONE
+    return _DONE
 
 
-def _fetch(given: Arguments) -> int:
+def _fetch(given: _Arguments) -> int:
     """Fetch a source and print where its images lie."""
     from .data import sources
 
     print(sources.fetch(given.source, given.to))
-    return DONE
+    return _DONE
 
 
-def _audit(given: Arguments) -> int:
+def _audit(given: _Arguments) -> int:
     """Count, look for damage and leaks; exit 1 where a split leaks, also if --fix mends it."""
     from .core import files
     from .data import cleaning, near_duplicates, records, sources
@@ -167,7 +167,7 @@ def _audit(given: Arguments) -> int:
             print(f"{step.images:>8,}  {step.step}: {step.what}")
         print(f"\n{records.counts(cleaned.records).to_string()}\n")
         print(leak_verdict(audit_splits(cleaned.records)))
-    return BAD_NEWS if leak else DONE
+    return _BAD_NEWS if leak else _DONE
 
 
 def _print_finding(row: object) -> None:
@@ -178,11 +178,11 @@ def _print_finding(row: object) -> None:
         print(textwrap.indent(textwrap.fill(text, 100, break_long_words=False), " " * 10))
 
 
-def _on_the_device(command: Callable[[Arguments], int]) -> Callable[[Arguments], int]:
+def _on_the_device(command: Callable[[_Arguments], int]) -> Callable[[_Arguments], int]:
     """A command that works with the other processes which torchrun has started, if any."""
 
     @functools.wraps(command)
-    def together(given: Arguments) -> int:
+    def together(given: _Arguments) -> int:
         from .core import devices
         from .training.loop import TrainingError
 
@@ -195,13 +195,13 @@ def _on_the_device(command: Callable[[Arguments], int]) -> Callable[[Arguments],
                 ) as stop:  # here: parting from the others would wait for them
                     return _stopped(stop)
         except TrainingError as error:
-            return _complain(error, WRONG_USE)
+            return _complain(error, _WRONG_USE)
 
     return together
 
 
 @_on_the_device
-def _train(given: Arguments) -> int:
+def _train(given: _Arguments) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
     from .core import devices
     from .evaluation import comparison
@@ -223,10 +223,10 @@ def _train(given: Arguments) -> int:
             table = comparison.over_seeds([one.metrics["test"] for one in runs])
             print(table.round(4).to_string())
         print(f"the run is in {run.folder}")
-    return DONE
+    return _DONE
 
 
-def _how_to_use(given: Arguments) -> dict:
+def _how_to_use(given: _Arguments) -> dict:
     return {
         "device": given.device,
         "precision": given.precision,
@@ -236,7 +236,7 @@ def _how_to_use(given: Arguments) -> dict:
 
 
 @_on_the_device
-def _evaluate(given: Arguments) -> int:
+def _evaluate(given: _Arguments) -> int:
     """Measure a run on one of its splits or on other labelled images."""
     import pandas as pd
 
@@ -248,7 +248,7 @@ def _evaluate(given: Arguments) -> int:
     how = {**_how_to_use(given), "log": lambda line: print(f"{line}\n")}
     metrics = evaluate(given.run, given.data, given.split, **how)
     if devices.rank():
-        return DONE
+        return _DONE
     print(f"{given.split}: {headline(metrics)}\n")
     rows = {
         name: {key: as_text(value) for key, value in numbers.items()}
@@ -258,11 +258,11 @@ def _evaluate(given: Arguments) -> int:
     print("confusion (rows true, columns predicted)")
     print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
     print(f"\n({Run.load(given.run).caption})")
-    return DONE
+    return _DONE
 
 
 @_on_the_device
-def _predict(given: Arguments) -> int:
+def _predict(given: _Arguments) -> int:
     """Say what a run's model sees in images."""
     from .core import devices
     from .runs.folder import Run
@@ -270,22 +270,22 @@ def _predict(given: Arguments) -> int:
 
     predictions = predict(given.run, given.images, given.out, **_how_to_use(given))
     if devices.rank():
-        return DONE
+        return _DONE
     if given.out:
         print(f"{len(predictions)} predictions are in {given.out}")
     else:
         shown = predictions.drop(columns=["split", "patient", "label", "loss"])
         print(shown.to_string(index=False))
     print(f"({Run.load(given.run).caption}; not a medical device)", file=sys.stderr)
-    return DONE
+    return _DONE
 
 
-def _report(given: Arguments) -> int:
+def _report(given: _Arguments) -> int:
     """Write a finished run as one HTML page that needs nothing beside it, and print where it is."""
     from .report.page import write
 
     print(write(given.run, given.out))
-    return DONE
+    return _DONE
 
 
 def _assignment(text: str) -> tuple[str, str]:

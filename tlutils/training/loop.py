@@ -44,7 +44,6 @@ _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 _BEST = ("best", "best_epoch", "best_state")
 _SAVED = ("settings", "model", "history", "state", "optimizer", *_BEST, "rng", "micro")
 _OLD_NAMES = {"optimiser": "optimizer"}
-_OLD_HEADS = {"article": "mlp"}
 
 
 class TrainingError(RuntimeError):
@@ -681,7 +680,7 @@ def _comparable(description: dict) -> dict:
     """A model's description without the folder of its weights, which may lie elsewhere today."""
     weights, head = dict(description.get("weights") or {}), description.get("head")
     weights.pop("file", None)
-    return {**description, "head": _OLD_HEADS.get(head, head), "weights": weights}
+    return {**description, "head": build.OLD_HEADS.get(head, head), "weights": weights}
 
 
 def _differing(then: dict, now: dict) -> list[str]:
