@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -617,8 +618,9 @@ def fit(
         run.about["machine"] = machine.describe()
         devices.by_first(lambda: _begin_to_fit(run, model, used))
         steps = tuning.head_then_rest(model, recipe, fits=fits, checkpoint=last, log=log, **head)
-        for options, checkpoint in steps:
-            fits.append(loop.fit(model, used, options, checkpoint=checkpoint, log=log, **how))
+        with contextlib.closing(steps):  # so that an interrupted head leaves nothing frozen
+            for options, checkpoint in steps:
+                fits.append(loop.fit(model, used, options, checkpoint=checkpoint, log=log, **how))
         devices.by_first(lambda: _keep(run, model, fits[-1]))
     return fits[-1]
 
