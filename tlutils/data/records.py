@@ -312,9 +312,8 @@ def scan(
 
     Returns
     -------
-    DataFrame with the str columns path, split, label, patient. A warning where something odd is
-    left
-        out.
+    DataFrame
+        The str columns path, split, label, patient. A warning where something odd is left out.
 
     Raises
     ------
