@@ -155,7 +155,8 @@ def head_then_rest(
         log(f"first the head alone, {head_epochs} epochs")
         freeze(model, "all")
         try:
-            yield _of_the_head(options, head_epochs, head_learning_rate), _beside(checkpoint)
+            file = Path(checkpoint).with_name("head.pt") if checkpoint else None
+            yield _head_options(options, head_epochs, head_learning_rate), file
         finally:  # also where it was stopped: the next call asks this model what shall learn
             freeze(model, wanted)
         head = checkpoints.copy_of_state(model)
@@ -165,14 +166,10 @@ def head_then_rest(
         fits.append(_better_of(*fits, head))
 
 
-def _of_the_head(options: Options, epochs: int, learning_rate: float) -> Options:
+def _head_options(options: Options, epochs: int, learning_rate: float) -> Options:
     views = options.views or 1
     of = {"epochs": epochs, "learning_rate": learning_rate, "views": views}
     return dataclasses.replace(options, **of, layer_decay=1.0, schedule="constant", patience=0)
-
-
-def _beside(checkpoint: str | Path | None) -> Path | None:
-    return Path(checkpoint).with_name("head.pt") if checkpoint else None
 
 
 def _better_of(first: Fit, second: Fit, head: dict) -> Fit:
