@@ -22,7 +22,7 @@ def train(data, out, recipe=None, **more):
 
 
 def begin(data, out, recipe=None, **more):
-    how = {"weights": "random", "show": False, "log": lambda line: None, **more}
+    how = {"weights": "random", "show": False, "log": None, **more}
     return prepare(recipe or small(), data, out, **how)
 
 

@@ -190,9 +190,7 @@ def _on_the_device(command: Callable[[_Arguments], int]) -> Callable[[_Arguments
             with devices.processes(given.device):
                 try:
                     return command(given)
-                except (
-                    KeyboardInterrupt
-                ) as stop:  # here: parting from the others would wait for them
+                except KeyboardInterrupt as stop:  # parting from the others would wait for them
                     return _stopped(stop)
         except TrainingError as error:
             return _complain(error, _WRONG_USE)

@@ -217,9 +217,7 @@ def test_what_stands_in_for_pooling_gives_the_same_numbers(size):
         assert torch.equal(fast(x), bf16.place(prefix)(x))
 
 
-def test_pooling_is_replaced_with_the_oldest_torch_too(monkeypatch):
-    """Before torch 2.5 there is no set_submodule."""
-    monkeypatch.delattr(nn.Module, "set_submodule", raising=False)
+def test_pooling_is_replaced_in_inner_modules_and_gives_the_same():
     model = nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 4, 1), nn.MaxPool2d(2)), nn.Flatten(), nn.Linear(64, 2)
     )

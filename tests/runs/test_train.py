@@ -26,7 +26,6 @@ from tlutils.runs.train import (
     fit,
     make_loaders,
     make_model,
-    prepare,
     train_seeds,
 )
 from tlutils.runs.use import evaluate, predict
@@ -72,9 +71,7 @@ def test_phantoms_are_called_phantoms_also_where_a_manifest_names_them(tiny_fold
     (drawn / phantoms.MARKER).write_text("{}")
     cleaning.write(records.scan(drawn), drawn, tmp_path / "tables" / "some.csv")
     for i, data in enumerate((drawn, tmp_path / "tables" / "some.csv", tiny_folder)):
-        made = prepare(
-            small(), data, tmp_path / f"run{i}", weights="random", show=False, log=lambda line: None
-        )
+        made = begin(data, tmp_path / f"run{i}")
         assert ("phantom" in made.caption) == (data != tiny_folder)
 
 
@@ -213,15 +210,7 @@ def test_broken_files_of_many_kinds_are_left_out_and_listed(tiny_folder, tmp_pat
 
 
 def test_a_limit_keeps_every_class_and_about_so_many_images(tiny_folder, tmp_path):
-    run = prepare(
-        small(),
-        tiny_folder,
-        tmp_path / "run",
-        weights="random",
-        limit=40,
-        log=lambda _: None,
-        show=False,
-    )
+    run = begin(tiny_folder, tmp_path / "run", limit=40)
     assert 35 <= len(run.records) <= 48 and set(run.part("train")["label"]) == set(run.classes)
 
 
@@ -254,6 +243,26 @@ def test_a_recipe_can_train_its_head_first(tiny_folder, tmp_path):
     assert done.history["part"].tolist() == ["head", "head", "all", "all"]
     assert done.history["val_auc"].between(0, 1).all()
     assert train(tiny_folder, tmp_path / "run", two_parts).metrics == done.metrics
+
+
+def test_a_model_whose_head_first_part_was_stopped_learns_all_of_it_the_next_time(
+    tiny_folder, tmp_path, monkeypatch
+):
+    def stopped(*of):
+        raise KeyboardInterrupt
+
+    lines = []
+    two_parts = small("chest-resnet18-finetune", head_epochs="1", epochs="1")
+    run = begin(tiny_folder, tmp_path / "run", two_parts)
+    model, parts = make_model(run), make_loaders(run)
+    how = {"machine": devices.choose("cpu", "fp32"), "show": False, "log": lines.append}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "step", stopped)
+        with pytest.raises(KeyboardInterrupt) as kept:  # as a notebook keeps the last error
+            fit(run, model, parts, **how)
+    fit(run, model, parts, **how)
+    assert kept.value is not None and "now with freeze='none'" in lines
+    assert checkpoints.read(run.folder / "best.pt")["model"]["freeze"] == "none"
 
 
 def test_an_image_size_that_the_network_cannot_take_is_refused_before_any_work(

@@ -21,6 +21,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import interval, resamples, weighted_auc
+from .records import unknown_patient
 from .splits import SPLITS, checked, comparable
 
 _FEW = 100  # images; below, a validation set says little
@@ -159,18 +160,15 @@ def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], check: str) -
         first, second = first[comparable(first)], second[comparable(second)]
     hits = second["path"][second[column].isin(set(first[column]))]
     words = {"first": pair[0], "second": pair[1], "found": len(hits), "of": of}
-    return _row(
-        check, " & ".join(pair), hits, of, bad.format(**words), good.format(**words), verdict
-    )
+    bad, good = bad.format(**words), good.format(**words)
+    return _row(check, " & ".join(pair), hits, of, bad, good, verdict)
 
 
 def _two_labels(records: pd.DataFrame) -> dict:
     whole = records[comparable(records)]
     hits = whole["path"][whole.groupby("sha256")["label"].transform("nunique") > 1]
-    bad = (
-        f"{len(hits):,} images are the same files under different labels, so some labels are wrong."
-    )
-    good = "No readable file has two labels."
+    same = f"{len(hits):,} images are the same files under different labels"
+    bad, good = f"{same}, so some labels are wrong.", "No readable file has two labels."
     return _row("identical bytes under two labels", "all", hits, len(records), bad, good)
 
 
@@ -184,7 +182,7 @@ def _copies(split: str, part: pd.DataFrame) -> dict:
 
 
 def _unknown(records: pd.DataFrame) -> dict:
-    hits = records["path"][records["patient"].str.startswith("?")]
+    hits = records["path"][unknown_patient(records)]
     bad = (
         f"For {_counted(hits, 'image', 'images')} no patient is known; each counts as one of its "
         "own, so the same person on two sides would go unseen."

@@ -153,10 +153,10 @@ def parameters(
 
     Returns
     -------
-    dict of float64 arrays (N,): width, height (of the part shown, 1 = all), x, y (its centre, -1 to
-    1
-        across the image), flip (0 or 1), angle (degrees), brightness (share of the full range),
-        contrast (factor), gamma (exponent).
+    dict of float64 arrays (N,)
+        width, height (of the part shown, 1 = all), x, y (its centre, -1 to 1 across the image),
+        flip (0 or 1), angle (degrees), brightness (share of the full range), contrast (factor),
+        gamma (exponent).
     """
     a = augmentation
     names = _DRAWN.split()

@@ -683,12 +683,10 @@ def _refuse_odd_zip(members: list[zipfile.ZipInfo], archive: Path) -> None:
                 f"{info.compress_type} of zip); unpack it by hand."
             )
         if info.header_offset < end or (end == 0 and info.header_offset):
-            share, before = (
-                "members that share their",
-                "bytes before those that its directory knows",
-            )
+            what = "members that share their bytes"
+            what = what if end else "bytes before those that its directory knows"
             raise ArchiveError(
-                f"{archive.absolute()} holds {f'{share} bytes' if end else before}: it is cut off, "
+                f"{archive.absolute()} holds {what}: it is cut off, "
                 "two archives in one, or made to do harm. Nothing was unpacked; fetch the archive "
                 "from its origin."
             )

@@ -113,11 +113,11 @@ def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with path_a, path_b, split_a, split_b, label_a, label_b, patient_a, patient_b,
-    distance
-        (int), same_bytes (bool, where the records have sha256) and group (int: linked by pairs,
-        directly or through others). Images with one and the same hash are each paired with the
-        first of them only.
+    DataFrame
+        path_a, path_b, split_a, split_b, label_a, label_b, patient_a, patient_b, distance (int),
+        same_bytes (bool, where the records have sha256) and group (int: linked by pairs, directly
+        or through others). Images with one and the same hash are each paired with the first of
+        them only.
 
     Raises
     ------

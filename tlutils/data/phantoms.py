@@ -462,9 +462,8 @@ def _oct_items(draw: np.random.Generator, patients: int, size: float) -> list[_I
         others, second = [label for label in OCT_CLASSES if label != first], first
         if draw.random() < 1 / 6:
             second = str(draw.choice(others))
-        only_test = (
-            draw.random() < 0.08 and i >= 8
-        )  # 8 patients give the flaws their training scans
+        # 8 patients give the flaws their training scans
+        only_test = draw.random() < 0.08 and i >= 8
         count = 2 + min(int(draw.poisson(1.2)), 8)
         # one machine, one setting
         width, height, _ = _SIZES[draw.choice(len(_SIZES), p=[share for *_, share in _SIZES])]
@@ -563,9 +562,8 @@ def _chest_items(draw: np.random.Generator, patients: int, size: float) -> list[
     val = {"NORMAL": 0, "PNEUMONIA": 0}
     for i in range(patients):
         test = i % 6 == 5
-        kind = str(
-            draw.choice(_CHEST_KINDS, p=[0.375, 0.39, 0.235] if test else [0.26, 0.48, 0.26])
-        )
+        shares = [0.375, 0.39, 0.235] if test else [0.26, 0.48, 0.26]
+        kind = str(draw.choice(_CHEST_KINDS, p=shares))
         kind = _CHEST_KINDS[i] if i < 3 else kind  # no kind without patients
         series = "NORMAL2-IM" if draw.random() < 0.5 else "IM"
         label = "NORMAL" if kind == "NORMAL" else "PNEUMONIA"

@@ -22,7 +22,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -312,9 +312,8 @@ def scan(
 
     Returns
     -------
-    DataFrame with the str columns path, split, label, patient. A warning where something odd is
-    left
-        out.
+    DataFrame
+        The str columns path, split, label, patient. A warning where something odd is left out.
 
     Raises
     ------
@@ -468,10 +467,9 @@ def _refuse_masks(root: Path, paths: list[str], folders: list[_Folder]) -> None:
     ends = ((stem, _MASK.search(stem)) for stem in sorted(stems))
     masks += [stem for stem, match in ends if match and stem[: match.start()] in stems]
     if masks:
-        found, todo = f"masks beside their images ({_some(masks)})", "move the masks away, or list "
-        raise _wrong(
-            root, found, f"scans only, as {_LAYOUT}", f"{todo}the scans alone in a CSV manifest"
-        )
+        found = f"masks beside their images ({_some(masks)})"
+        todo = "move the masks away, or list the scans alone in a CSV manifest"
+        raise _wrong(root, found, f"scans only, as {_LAYOUT}", todo)
 
 
 def _refuse_alike(root: Path, folders: list[_Folder]) -> None:
@@ -575,10 +573,8 @@ def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) ->
         todo = "rename or remove them, or pass classes=... with all of them"
         raise _wrong(where, found, ", ".join(classes), todo)
     if classes is None and len(labels) < 2:
-        found, todo = (
-            f"one class only ({', '.join(labels)})",
-            "this may be a folder too high or too low",
-        )
+        found = f"one class only ({', '.join(labels)})"
+        todo = "this may be a folder too high or too low"
         raise _wrong(where, found, f"two or more, as {_LAYOUT}", todo)
     _compare_splits({split: {*group} for split, group in frame.groupby("split")["label"]}, where)
 
@@ -809,8 +805,9 @@ def _read_table(csv: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     ours, n = (*COLUMNS, "root"), len(head)
     known = [name.strip().lower() if name.strip().lower() in ours else name for name in head]
     if absent := [name for name in needed if name not in known]:
-        wanted, todo = f"{', '.join(needed)} between commas", f"add {' and '.join(absent)} in the "
-        raise _wrong(csv, f"the columns {', '.join(head)}", wanted, f"{todo}first line")
+        wanted = f"{', '.join(needed)} between commas"
+        todo = f"add {' and '.join(absent)} in the first line"
+        raise _wrong(csv, f"the columns {', '.join(head)}", wanted, todo)
     if twice := [name for name in ours if known.count(name) > 1]:
         found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"
         raise _wrong(csv, found, "one each", "rename or remove the others")
@@ -851,7 +848,7 @@ def inspect(
         bar(what="reading", total=len(paths), unit="file", show=progress) as shown,
     ):
         warnings.simplefilter("ignore")  # Pillow's, on large images and odd metadata
-        for part in pool.map(partial(_inspect_files, decode=decode), parts):
+        for part in pool.map(lambda part: [_inspect_file(path, decode) for path in part], parts):
             rows += part
             shown.update(len(part))
     columns = {}
@@ -859,10 +856,6 @@ def inspect(
         kind = "Int64" if name in _WHOLE_NUMBERS else "str"
         columns[name] = pd.array([row[i] for row in rows], dtype=kind)
     return records.assign(**columns)
-
-
-def _inspect_files(paths: list[str], decode: bool) -> list[tuple]:
-    return [_inspect_file(path, decode) for path in paths]
 
 
 def _inspect_file(path: str, decode: bool) -> tuple:

@@ -5,8 +5,9 @@ a folder or manifest that a person already has. Nothing is fetched twice, and a 
 name only when the set is complete.
 
     python -m tlutils fetch pneumoniamnist
-    root = fetch("pneumoniamnist")      #
-    data/pneumoniamnist/{train,val,test}/{NORMAL,PNEUMONIA}/*.png
+    root = fetch("pneumoniamnist")
+
+Its images are then data/pneumoniamnist/{train,val,test}/{NORMAL,PNEUMONIA}/*.png.
 """
 
 from __future__ import annotations

@@ -240,7 +240,7 @@ def compare_recipes(
     if min(len(first), len(second)) < 2:
         raise ValueError(
             f"found {len(first)} and {len(second)} runs; how much seeds differ wants two runs or "
-            "more of each recipe, see runs.train_seeds"
+            "more of each recipe, see runs.train.train_seeds"
         )
     check_bootstrap(repeats, _LEVEL)
     tables = [_matched(first[0], table)[1] for table in (*first, *second)]

@@ -128,13 +128,14 @@ def resampled(
 
     def of(draws: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         found = _measured(coded, draws)
-        two = {}
-        if positive:
-            column = classes.index
-            two = two_class_rates(
-                lambda rate, name: found[rate][:, column(name)], classes, positive
-            )
-        return _overall(found, coded, positive) | two
+        overall = _overall(found, coded, positive)
+        if positive is None:
+            return overall
+
+        def rate_of(rate: str, name: str) -> np.ndarray:
+            return found[rate][:, classes.index(name)]
+
+        return overall | two_class_rates(rate_of, classes, positive)
 
     values, spreads = of(coded.once), of(coded.draws(repeats, seed))
     return {name: float(value[0]) for name, value in values.items()}, spreads
@@ -467,14 +468,14 @@ def _by_group(
     """n, patients, accuracy, low, high of each; a patient with images in two counts in each."""
     table = pd.DataFrame({"right": right, "patient": patient})
     found = table.groupby(groups, observed=True, dropna=False)
-    ends = [_accuracy_of(part, repeats) for _, part in found]
+    ends = [_accuracy_interval(part, repeats) for _, part in found]
     table = found.agg(
         n=("right", "size"), patients=("patient", "nunique"), accuracy=("right", "mean")
     )
     return table.assign(**{end: [one[end] for one in ends] for end in ("low", "high")})
 
 
-def _accuracy_of(images: pd.DataFrame, repeats: int) -> dict[str, float]:
+def _accuracy_interval(images: pd.DataFrame, repeats: int) -> dict[str, float]:
     each = images.groupby("patient", sort=False)["right"].agg(["sum", "size"]).to_numpy()
     sums = np.concatenate([often @ each for often in resamples(len(each), repeats, seed=0)])
     return interval(images["right"].mean(), sums[:, 0] / sums[:, 1], 0.95, len(each))

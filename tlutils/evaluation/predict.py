@@ -122,10 +122,9 @@ def _outputs(
         for settings in also:
             seen = view(batch.images.to(machine.device), batch.keys, *settings)
             found.append(_outputs_of(model, seen, machine))
-        # The log of mean probabilities is an output that means the same.
-        mean = (
-            torch.stack([probabilities(one) for one in found]).mean(0).log() if also else found[0]
-        )
+        mean = found[0]
+        if also:  # the log of mean probabilities is an output that means the same
+            mean = torch.stack([probabilities(one) for one in found]).mean(0).log()
         yield batch.rows, batch.labels, mean
         tick.update(len(batch.rows))
 

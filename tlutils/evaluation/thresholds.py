@@ -160,9 +160,8 @@ def roc(predictions: pd.DataFrame, cls: str) -> pd.DataFrame:
     ValueError
         Where there are only images of the class, or none.
     """
-    fpr, tpr, threshold = sk.roc_curve(
-        *_one_against_rest(predictions, cls), drop_intermediate=False
-    )
+    is_, scores = _one_against_rest(predictions, cls)
+    fpr, tpr, threshold = sk.roc_curve(is_, scores, drop_intermediate=False)
     return pd.DataFrame({"fpr": fpr, "tpr": tpr, "threshold": threshold})
 
 

@@ -1,6 +1,6 @@
 """Where a model is wrong: single answers, the worst errors, confused classes, labels to doubt.
 
-All but `top_k` and `out_of_fold` work on the predictions table alone.
+All work on the predictions table; `top_k` and `out_of_fold` need a model or its features instead.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def top_k(
     image : Tensor, uint8 (1 or 3, H, W), or a file
     classes : list of str, in index order
     k : int, clipped to 1 ... number of classes
-    **reading : how `loaders.read_image` is to read a file (size, fit, channels: as in training)
+    **reading : how `loaders.read_image` is to read a file (size, resize, channels: as in training)
 
     Returns
     -------

@@ -512,8 +512,7 @@ def _put_head(model: nn.Module, kind: str, outputs: int, dropout: float) -> str:
         head = nn.Sequential(body, nn.ReLU(), nn.Dropout(dropout), last)
     if kind == "mlp" and outputs > 1:
         head.append(nn.LogSoftmax(dim=1))
-    parent, _, last_name = name.rpartition(".")
-    setattr(model.get_submodule(parent), last_name, head)
+    model.set_submodule(name, head)
     return name
 
 

@@ -182,11 +182,9 @@ def restore(model: nn.Module, content: dict, path: str | Path = "the checkpoint"
 
 
 def _name(description: dict) -> str:
-    backbone, head = (
-        description.get("backbone", "model of unknown backbone"),
-        description.get("head", "?"),
-    )
-    return f"a {backbone} with head {head!r} for {description.get('n_classes', '?')} classes"
+    backbone = description.get("backbone", "model of unknown backbone")
+    head, n_classes = (description.get(name, "?") for name in ("head", "n_classes"))
+    return f"a {backbone} with head {head!r} for {n_classes} classes"
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -267,6 +267,5 @@ def ready(prefix: nn.Module, machine: Machine) -> nn.Module:
                 module.to(machine.dtype)
     if machine.device.type == "cpu" and machine.channels_last:
         for name in [name for name, module in prefix.named_modules() if _halves(module)]:
-            above, _, last = name.rpartition(".")  # torch 2.4 has no set_submodule
-            setattr(prefix.get_submodule(above), last, _Halve())
+            prefix.set_submodule(name, _Halve())
     return machine.place(prefix)

@@ -176,9 +176,8 @@ def audit(audit: pd.DataFrame, ax: Axes | None = None, caption: str = "") -> Axe
     names = []
     for y, row in enumerate(audit.itertuples()):
         fine = row.verdict == "ok"
-        found = (
-            "ok" if fine else f"{row.verdict}: {row.found:,} of {row.of:,} ({percent(row.share)})"
-        )
+        share = f"{row.found:,} of {row.of:,} ({percent(row.share)})"
+        found = "ok" if fine else f"{row.verdict}: {share}"
         weight = "bold" if row.verdict == "leak" else "normal"
         note_at_right(ax, y, found, color=GREY if fine else DARK, weight=weight)
         names.append(row.check if row.splits == "all" else f"{row.check}, {row.splits}")

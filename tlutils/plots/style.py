@@ -219,7 +219,7 @@ def note_at_right(ax: Axes, row: float, text: str, **look: Any) -> None:
     Parameters
     ----------
     ax : Axes
-    row : the row's place on the y axis
+    row : where the row is on the y axis
     text : what to write
     **look : color, weight and the like, for `Axes.text`
     """
@@ -242,6 +242,7 @@ def require(table: pd.DataFrame, columns: Iterable[str], hint: str) -> None:
     Raises
     ------
     ValueError
+        Naming what is absent, and saying what to pass.
     """
     if absent := [name for name in columns if name not in table]:
         raise ValueError(
@@ -262,7 +263,7 @@ def in_split_order(splits: Iterable[str]) -> list[str]:
     -------
     list of str
     """
-    known = {name: place for place, name in enumerate(_SPLIT_ORDER)}
+    known = {name: rank for rank, name in enumerate(_SPLIT_ORDER)}
     return sorted(splits, key=lambda name: (known.get(name, len(known)), name))
 
 

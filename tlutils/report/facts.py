@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from pathlib import Path
 
@@ -144,9 +143,8 @@ def over_seeds(run: Run) -> pd.Series | None:
     pd.Series or None
         mean, sd, min, max and runs; None where there is one seed.
     """
-    found = [
-        Run.load(path.parent).metrics for path in sorted(run.folder.glob("seed-*/metrics.json"))
-    ]
+    others = sorted(run.folder.glob("seed-*/metrics.json"))
+    found = [Run.load(path.parent).metrics for path in others]
     metrics = [one[main_split(run.metrics)] for one in (run.metrics, *found)]
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
 
@@ -277,7 +275,7 @@ def _changed(used: Recipe) -> dict[str, object] | None:
 
 def _flat(used: Recipe) -> dict[str, object]:
     """Plain values by the names that --set takes, such as "augmentation.flip"."""
-    fields = json.loads(json.dumps(used.to_dict()))
+    fields = used.to_dict()
     inner = fields.pop("augmentation")
     return fields | {f"augmentation.{name}": value for name, value in inner.items()}
 

@@ -261,16 +261,12 @@ def _curves(measured: dict, part: pd.DataFrame) -> Html:
         threshold, words = found.get("threshold"), "ROC curve: true against false positive rate"
         shown += chart(lambda: of_results.roc(roc, areas, threshold), words)
         shown += chart(lambda: of_results.pr(pr, threshold), "Precision against recall")
-    table, words = (
-        metrics.calibration_table(part),
-        "How often answers of each probability are right",
-    )
-    shown += chart(lambda: of_results.calibration(table), words)
+    bins, words = metrics.calibration_table(part), "How often answers of each probability are right"
+    shown += chart(lambda: of_results.calibration(bins), words)
     sentence = [f"Of {images(found['n'], SPLIT_NAMES[main_split(measured)])}."]
     sentence += [_temperature(measured, part)]
-    sentence += (
-        [] if names else ["ROC and precision-recall curves want images of more than one class."]
-    )
+    if not names:
+        sentence += ["ROC and precision-recall curves want images of more than one class."]
     return text([tag("p", line) for line in sentence if line], tag("div", shown, class_="charts"))
 
 

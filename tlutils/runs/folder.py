@@ -18,7 +18,7 @@ from torch import nn
 
 from .. import __version__
 from ..core import devices, files
-from ..data import records
+from ..data import records, splits
 from ..models import checkpoints
 from .recipes import Recipe
 
@@ -286,7 +286,7 @@ def _records(file: Path, about: dict) -> pd.DataFrame:
         sides, labels = set(table["split"]), set(table.loc[table["problem"] == "", "label"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from None
-    if odd := sides - {"train", "val", "test", ""} | labels - set(about["data"]["classes"]):
+    if odd := sides - {*splits.SPLITS, ""} | labels - set(about["data"]["classes"]):
         raise _damaged(file, f"it knows a split or class {min(odd)!r} that recipe.json does not")
     root, top = about["data"]["root"], about["data"].get("top")
     leaving = table["path"][table["path"].str.contains(r"^[/\\]|:|(?:^|[/\\])\.\.(?:[/\\]|$)")]

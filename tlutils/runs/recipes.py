@@ -18,19 +18,19 @@ from typing import NamedTuple
 from ..data.augment import Augmentation, is_number
 from ..data.loaders import RESIZES
 from ..evaluation.thresholds import check_rule
-from ..models.build import HEADS
+from ..models.build import HEADS, OLD_HEADS
 from ..training.options import Options
 
 # What recipe.json and command lines of before call a field, or a field's value.
 _OLD_NAMES = {"optimiser": "optimizer", "fit": "resize"}
-_OLD_VALUES = {("head", "article"): "mlp"}
+_OLD_VALUES = {("head", old): new for old, new in OLD_HEADS.items()}
 # The backbones of the recipes below: torchvision, whose import takes seconds, need not be asked.
 _BACKBONES = ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2")
 
 
 @dataclass(frozen=True)
 class Recipe(Options):
-    """Everything a practitioner turns: how to train, as in `training.Options`, and on what.
+    """Everything a practitioner turns: how to train, as in `training.options.Options`, and on what.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Recipe(Options):
     dropout, backbone_dropout, freeze
         As there.
     head_epochs : int
-        So long the new head alone, then all that `freeze` lets learn (see `tuning.head_then_rest`).
+        So long the new head alone, then all that `freeze` lets learn (see `tuning.head_alone`).
     head_learning_rate : float
         Meanwhile.
     batch_size : int

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -94,12 +93,12 @@ def train(
     Run
         Finished.
     """
-    log, machine = _of_first(log), devices.choose(device, precision)
+    log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
-            model, parts = _made(run, machine, log)
+            model, parts = _model_and_loaders(run, machine, log)
             fit(run, model, parts, store=store, compiled=compiled, **how)
             finish(run, model, parts, store=store, **how)
     return run
@@ -141,19 +140,19 @@ def train_seeds(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; it wants a whole number of runs, 1 or more")
-    log, machine, several = _of_first(log), devices.choose(device, precision), [run]
+    log, machine, several = _log_of_rank_0(log), devices.choose(device, precision), [run]
     how = {"machine": machine, "show": show, "log": log}
     for seed in range(run.recipe.seed + 1, run.recipe.seed + seeds):
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
-                model, parts = _made(several[-1], machine, log)
+                model, parts = _model_and_loaders(several[-1], machine, log)
                 fit(several[-1], model, parts, store=store, compiled=compiled, **how)
                 finish(several[-1], model, parts, store=store, **how)
     return several
 
 
-def _of_first(log: Callable[[str], None] | None) -> Callable[[str], None]:
+def _log_of_rank_0(log: Callable[[str], None] | None) -> Callable[[str], None]:
     return log if log and devices.rank() == 0 else (lambda line: None)
 
 
@@ -170,7 +169,7 @@ def _is_done(run: Run, log: Callable[[str], None]) -> bool:
     return True
 
 
-def _made(
+def _model_and_loaders(
     run: Run, machine: Machine, log: Callable[[str], None]
 ) -> tuple[nn.Module, dict[str, loaders.Loader]]:
     model, parts = make_model(run), make_loaders(run)
@@ -196,8 +195,8 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
     _refuse_other_run(sibling, wanted)
     if sibling.about["data"]["fingerprint"] != run.about["data"]["fingerprint"]:
         raise _another_run(folder, ["its images were others"])
-    _follow(sibling, wanted, log)
-    return _gone_on(sibling, recipe, log)
+    _write_new_root(sibling, wanted, log)
+    return _go_on(sibling, recipe, log)
 
 
 def _is_begun(folder: Path) -> bool:
@@ -218,7 +217,7 @@ def prepare(
     machine: Machine | None = None,
     patient: str | None = "auto",
     show: bool | None = None,
-    log: Callable[[str], None] = print,
+    log: Callable[[str], None] | None = print,
 ) -> Run:
     """Settle what a run is made of: read the data, divide it, write recipe.json and records.csv.
 
@@ -248,7 +247,7 @@ def prepare(
         Where another process trains into it.
     """
     recipe = recipes.get(recipe) if isinstance(recipe, str) else recipe
-    machine = machine or devices.choose()
+    machine, log = machine or devices.choose(), _log_of_rank_0(log)
     if limit < 0:
         raise ValueError(f"limit is {limit}; it wants a number of images, or 0 for all")
     if not isinstance(patient, (str, type(None))):
@@ -265,10 +264,10 @@ def prepare(
     }
     wanted = Run(Path(out), recipe, pd.DataFrame(), Path(), about)
     with reserved(out):
-        return devices.by_first(lambda: _settled(wanted, data, machine.device, show, log))
+        return devices.by_first(lambda: _begin_or_go_on(wanted, data, machine.device, show, log))
 
 
-def _settled(
+def _begin_or_go_on(
     wanted: Run,
     data: str | Path,
     device: torch.device,
@@ -289,13 +288,13 @@ def _settled(
     found = splits.sample(found, about["limit"], recipe.seed)
     wanted.records = records.inspect(found, wanted.root, decode=run is None, progress=show)
     if run is None:
-        return _begun(wanted, log)
+        return _begin(wanted, log)
     _refuse_other_images(run, wanted.records)
-    _follow(run, wanted, log)
-    return _gone_on(run, recipe, log)
+    _write_new_root(run, wanted, log)
+    return _go_on(run, recipe, log)
 
 
-def _follow(run: Run, wanted: Run, log: Callable[[str], None]) -> None:
+def _write_new_root(run: Run, wanted: Run, log: Callable[[str], None]) -> None:
     """Write down where the same images lie now, if they have moved."""
     if run.root != wanted.root:
         log(f"the images of {run.folder} have moved from {run.root} to {wanted.root}")
@@ -315,7 +314,7 @@ def _refuse_remains(out: Path) -> None:
             )
 
 
-def _begun(run: Run, log: Callable[[str], None]) -> Run:
+def _begin(run: Run, log: Callable[[str], None]) -> Run:
     """The run with its images divided, written down."""
     recipe, root, about = run.recipe, run.root, run.about
     good = _readable(run, log)
@@ -385,7 +384,7 @@ def _top(table: pd.DataFrame, root: Path) -> str:
 
 
 def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
-    for split in ("train", "val", "test"):
+    for split in splits.SPLITS:
         there = table.loc[(table["split"] == split) & (table["problem"] == ""), "label"]
         missing = ", ".join(sorted(set(classes) - set(there)))
         if missing and split == "train":
@@ -468,7 +467,7 @@ def _refuse_other_images(run: Run, table: pd.DataFrame) -> None:
         raise _another_run(run.folder, ["the data set divides its images in another way"])
 
 
-def _gone_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
+def _go_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
     """The run with the epochs, patience, micro_batch of now; a finished one only to learn more."""
     free = {name: getattr(recipe, name) for name in ("epochs", "patience", "micro_batch")}
     wanted = dataclasses.replace(run.recipe, **free)
@@ -536,9 +535,7 @@ def make_model(run: Run) -> nn.Module:
     return models[0] if models else made()
 
 
-def make_loaders(
-    run: Run, parts: Iterable[str] = ("train", "val", "test")
-) -> dict[str, loaders.Loader]:
+def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, loaders.Loader]:
     """A loader for each split that has images; the training one in a new order each epoch.
 
     Parameters
@@ -564,7 +561,7 @@ def make_loaders(
                 batch_size=run.recipe.batch_size,
                 shuffle=training,
                 seed=run.recipe.seed,
-                weights=_balance(table) if training and run.recipe.balanced else None,
+                weights=_class_balance(table) if training and run.recipe.balanced else None,
                 rank=devices.rank(),
                 world=devices.world(),
                 **run.recipe.reading(),
@@ -572,7 +569,8 @@ def make_loaders(
     return made
 
 
-def _balance(part: pd.DataFrame) -> np.ndarray:
+def _class_balance(part: pd.DataFrame) -> np.ndarray:
+    """How often each image is drawn, relative to the others, for all classes to come equally."""
     return (1 / part["label"].map(part["label"].value_counts())).to_numpy(float)
 
 
@@ -609,20 +607,25 @@ def fit(
     Fit
         Its model is the given one, with the weights of its best epoch.
     """
-    recipe, machine, fits = run.recipe, machine or devices.choose(), []
+    recipe, machine = run.recipe, machine or devices.choose()
     used = {part: parts[part] for part in ("train", "val") if part in parts}
     how = {"machine": machine, "store": run.store(store), "compiled": compiled, "show": show}
-    head = {"head_epochs": recipe.head_epochs, "head_learning_rate": recipe.head_learning_rate}
-    last = run.folder / "last.pt"
+    how["log"] = tell = _log_of_rank_0(log)
     with reserved(run.folder):
         run.about["machine"] = machine.describe()
         devices.by_first(lambda: _begin_to_fit(run, model, used))
-        steps = tuning.head_then_rest(model, recipe, fits=fits, checkpoint=last, log=log, **head)
-        with contextlib.closing(steps):  # so that an interrupted head leaves nothing frozen
-            for options, checkpoint in steps:
-                fits.append(loop.fit(model, used, options, checkpoint=checkpoint, log=log, **how))
-        devices.by_first(lambda: _keep(run, model, fits[-1]))
-    return fits[-1]
+        if recipe.head_epochs:
+            tell(f"first the head alone, {recipe.head_epochs} epochs")
+            options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)
+            with tuning.head_alone(model):
+                head = loop.fit(model, used, options, checkpoint=run.folder / "head.pt", **how)
+            state = checkpoints.copy_of_state(model)
+            tell(f"now with freeze={recipe.freeze!r}")
+        done = loop.fit(model, used, recipe, checkpoint=run.folder / "last.pt", **how)
+        if recipe.head_epochs:
+            done = tuning.better_of(head, done, state)
+        devices.by_first(lambda: _write_fit(run, model, done))
+    return done
 
 
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
@@ -633,7 +636,8 @@ def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -
     run.write()
 
 
-def _keep(run: Run, model: nn.Module, done: Fit) -> None:
+def _write_fit(run: Run, model: nn.Module, done: Fit) -> None:
+    """Write history.csv and best.pt, and into recipe.json how many epochs there were."""
     epochs = len(done.history) - run.recipe.head_epochs
     if epochs > run.recipe.epochs:  # fewer were asked for than it had already
         run.recipe = dataclasses.replace(run.recipe, epochs=epochs)
@@ -686,10 +690,10 @@ def finish(
             for part in ("val", "test")
             if part in parts
         ]
-        return devices.by_first(lambda: _measured(run, pd.concat(tables, ignore_index=True), log))
+        return devices.by_first(lambda: _measure(run, pd.concat(tables, ignore_index=True), log))
 
 
-def _measured(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | None) -> dict:
+def _measure(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | None) -> dict:
     """Write predictions and metrics, and the chosen threshold and temperature into best.pt."""
     val = predictions[predictions["split"] == "val"]
     threshold, temperature = _threshold(val, run.recipe.threshold), _temperature(val)
@@ -739,5 +743,5 @@ def _metrics(predictions: pd.DataFrame, run: Run, threshold: float | None) -> di
         for split, part in predictions.groupby("split")
     }
     interval = {"level": 0.95, "method": "bootstrap over patients", "repeats": 1000, "seed": seed}
-    said = {name: run.about[name] for name in ("audit", "notes")}
-    return {**metrics, **said, "interval": interval}
+    about = {name: run.about[name] for name in ("audit", "notes")}
+    return {**metrics, **about, "interval": interval}

@@ -127,10 +127,8 @@ def frozen_features(
             "labels; use the predictions of validation and test images instead"
         )
     loader = loaders.make(table, run.root, run.classes, batch_size=64, **run.recipe.reading())
-    folder, (mean, std) = (
-        run.folder / "features" if store == "auto" else store,
-        normalization(model),
-    )
+    folder = run.folder / "features" if store == "auto" else store
+    mean, std = normalization(model)
     held = feature_store.open_store(folder, cut.prefix, loader, machine, mean=mean, std=std)
     held.fill(0)
     if len(held.bad()):
@@ -204,7 +202,7 @@ def evaluate(
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
-        target = run.folder / "evaluations" / _name_of(used)
+        target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
         used |= {"requested": str(data), "images": len(table)}
         used["fingerprint"] = records.fingerprint(table)
@@ -215,7 +213,7 @@ def evaluate(
     return metrics
 
 
-def _name_of(used: dict) -> str:
+def _file_name(used: dict) -> str:
     """A file's name that no other data, split or settings have: "siteA-images-test-1f0c..."."""
     source = Path(used["data"])
     folders = [*source.parts[1:-1], source.stem if source.is_file() else source.name][-2:]

@@ -33,12 +33,7 @@ from .optimizers import make_optimizer, schedule_factor
 from .options import Options
 
 # What torch says where memory runs out: GPUs, then CPUs.
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "_ALLOC_FAILED",
-    "can't allocate memory",
-    "not enough memory",
-)
+_OUT_OF_MEMORY = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 # What a checkpoint holds to go on from, and what it called some of it once.
 _BEST = ("best", "best_epoch", "best_state")
@@ -102,7 +97,7 @@ def fit(
     Parameters
     ----------
     model : nn.Module
-        As `models.build` makes it. Frozen layers stay as they are, weights and BatchNorm
+        As `build.build` makes it. Frozen layers stay as they are, weights and BatchNorm
         statistics.
     loaders : dict
         {"train": Loader, "val": Loader}; without "val" there is no early stopping.
@@ -144,8 +139,8 @@ def fit(
     devices.take_from_rank_0(machine.place(model))
     train, val, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
     net = cut.tail if cut else torch.compile(model) if compiled else model
-    labels, classes = loaders["train"].labels, loaders["train"].classes
-    weights = losses.class_weights(options.class_weights, labels, classes)
+    given = loaders["train"]
+    weights = losses.class_weights(options.class_weights, given.labels, given.classes)
     state = State(model, net, options, machine, weights)
     if checkpoint and Path(checkpoint).is_file():
         state.resume(checkpoint)
@@ -228,8 +223,8 @@ def _what_to_train(
             f"shape {train.store.shape} are kept in {store}"
         )
         if there := train.store.to_copy(0):
-            met = f"{there:,} of the {train.n:,} images"
-            log(f"earlier runs have met {met}, whose outputs are copied")
+            known = f"{there:,} of the {train.n:,} images"
+            log(f"earlier runs have met {known}, whose outputs are copied")
     return train, val, cut
 
 

@@ -54,9 +54,9 @@ def of_each_image(
     class_weights : Tensor
         float32 (n,).
     loss : str
-        "cross_entropy", "nll" and "bce" are one and the same here, named as their heads call "
-        "them; "focal"
-        multiplies it by (1 - p)^2 (Lin et al., Focal Loss for Dense Object Detection, ICCV 2017).
+        "cross_entropy", "nll" and "bce" are one and the same here, named as their heads call them;
+        "focal" multiplies it by (1 - p)^2 (Lin et al., Focal Loss for Dense Object Detection, ICCV
+        2017).
     label_smoothing : float
         Share in [0, 1) of the target spread over all classes (Szegedy et al., CVPR 2016).
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
-from torch import nn
+from torch import Tensor, nn
 
 from ..core import devices
 from ..core.devices import Machine
@@ -101,87 +101,74 @@ def _rising(
         state.set_rate(rate)
         loss_sum, _, seen = step(state, inputs, labels).tolist()
         found.append(loss_sum / seen)
-        if not found[-1] <= 4 * min(found):  # NaN, too
+        if not (math.isfinite(found[-1]) and found[-1] <= 4 * min(found)):
             break
     curve = pd.DataFrame({"learning_rate": rates[: len(found)], "loss": found})
     return curve[np.isfinite(curve["loss"])].reset_index(drop=True)
 
 
-def head_then_rest(
-    model: nn.Module,
-    options: Options,
-    head_epochs: int,
-    head_learning_rate: float = 1e-3,
-    *,
-    fits: list[Fit],
-    checkpoint: str | Path | None = None,
-    log: Callable[[str], None] | None = print,
-) -> Iterator[tuple[Options, Path | None]]:
-    """Train the new head alone first, so that its random weights do not disturb the rest.
+@contextmanager
+def head_alone(model: nn.Module) -> Iterator[None]:
+    """Freeze all but the head for the time of a block, then as much as before, also if it fails.
 
-    The caller trains, part by part::
-
-        fits = []
-        for part, file in head_then_rest(model, options, 2, fits=fits, checkpoint="last.pt"):
-            fits.append(loop.fit(model, loaders, part, checkpoint=file))
-        done = fits[-1]
+    Training the new head first keeps its random weights from disturbing the rest.
 
     Parameters
     ----------
     model : nn.Module
-        Frozen as it shall be in the second part. In the first one all but its head is; where the
-        loop over the parts is left, however, it is frozen as before.
-    options : Options
-        Of the second part; the first one has a constant `head_learning_rate` and no early stopping.
-    head_epochs : int
-        Of the first part; without any there is only the second.
-    head_learning_rate : float
-        Of the first part.
-    fits : list of Fit
-        What the parts gave. At the end there is one more, with the history of both (a column `part`
-        says which), and the model has the weights of the best epoch of either.
-    checkpoint : str or Path, optional
-        Of the second part; the first one's lies beside it as head.pt.
-    log : Callable, optional
-        Called with a line before each part; None for silence.
+        As `build` makes it.
 
     Yields
     ------
-    tuple of (Options, Path or None)
-        How to train a part, and its checkpoint.
+    None
     """
-    log, wanted = log or (lambda line: None), model.tl.get("freeze")
-    if head_epochs:
-        log(f"first the head alone, {head_epochs} epochs")
-        freeze(model, "all")
-        try:
-            yield _of_the_head(options, head_epochs, head_learning_rate), _beside(checkpoint)
-        finally:  # also where it was stopped: the next call asks this model what shall learn
-            freeze(model, wanted)
-        head = checkpoints.copy_of_state(model)
-        log(f"now with freeze={wanted!r}")
-    yield options, checkpoint
-    if head_epochs:
-        fits.append(_better_of(*fits, head))
+    wanted = model.tl.get("freeze")
+    freeze(model, "all")
+    try:
+        yield
+    finally:  # the next training asks this model what shall learn
+        freeze(model, wanted)
 
 
-def _of_the_head(options: Options, epochs: int, learning_rate: float) -> Options:
-    views = options.views or 1
-    of = {"epochs": epochs, "learning_rate": learning_rate, "views": views}
+def head_options(options: Options, epochs: int, learning_rate: float) -> Options:
+    """Options for the head alone: one constant learning rate, no early stopping.
+
+    Parameters
+    ----------
+    options : Options
+        Of the training that follows.
+    epochs : int
+    learning_rate : float
+
+    Returns
+    -------
+    Options
+    """
+    of = {"epochs": epochs, "learning_rate": learning_rate, "views": options.views or 1}
     return dataclasses.replace(options, **of, layer_decay=1.0, schedule="constant", patience=0)
 
 
-def _beside(checkpoint: str | Path | None) -> Path | None:
-    return Path(checkpoint).with_name("head.pt") if checkpoint else None
+def better_of(head: Fit, rest: Fit, state: dict[str, Tensor]) -> Fit:
+    """Join the training of the head and that of the rest, and keep the best epoch of either.
 
+    Parameters
+    ----------
+    head, rest : Fit
+        Of the same model, one after the other.
+    state : dict of Tensor
+        The model's after the first; loaded again where no epoch of the second was better.
 
-def _better_of(first: Fit, second: Fit, head: dict) -> Fit:
-    n, kept = len(first.history), second.best_epoch + len(first.history)
-    best = [part.history.iloc[part.best_epoch - 1] for part in (first, second)]
-    if monitors.beats(*best, first.monitor):
-        second.model.load_state_dict(head)
-        kept = first.best_epoch
-    rest = second.history.assign(part="all", epoch=second.history["epoch"] + n)
-    history = pd.concat([first.history.assign(part="head"), rest], ignore_index=True)
-    unreadable = sorted(set(first.unreadable + second.unreadable))
-    return dataclasses.replace(second, history=history, best_epoch=kept, unreadable=unreadable)
+    Returns
+    -------
+    Fit
+        With the history of both; its column `part` says which.
+    """
+    n, kept = len(head.history), rest.best_epoch + len(head.history)
+    best = [part.history.iloc[part.best_epoch - 1] for part in (head, rest)]
+    if monitors.beats(*best, head.monitor):
+        rest.model.load_state_dict(state)
+        kept = head.best_epoch
+    second = rest.history.assign(part="all", epoch=rest.history["epoch"] + n)
+    history = pd.concat([head.history.assign(part="head"), second], ignore_index=True)
+    unreadable = sorted(set(head.unreadable + rest.unreadable))
+    return dataclasses.replace(rest, history=history, best_epoch=kept, unreadable=unreadable)
