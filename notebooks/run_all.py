@@ -227,7 +227,6 @@ def run_series(plan: list[tuple[Path, dict]], out: Path, timeout: int, jobs: int
         series.setdefault(images_of(notebook) if jobs > 1 else "all", []).append((notebook, params))
     if len(series) == 1:
         return run_in_order(plan, out, timeout)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(series))))
     spawn = multiprocessing.get_context("spawn")
     told = [spawn.SimpleQueue() for _ in series]
     workers = [

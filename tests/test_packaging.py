@@ -64,6 +64,8 @@ def imports(path: Path, whole: bool) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = list(ast.walk(tree)) if whole else tree.body
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    called = [node for node in nodes if isinstance(node, ast.Call) and whole]
+    names += [call.args[0].value for call in called if getattr(call.func, "id", "") == "needed"]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0]
     return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
 

@@ -368,7 +368,7 @@ def several_scans(n=30, each=4):
 
 
 def test_the_same_images_are_asked_of_patients_unseen_in_training_and_of_seen_ones():
-    unseen, seen = splits.seen_and_unseen_patients(several_scans())
+    unseen, seen = splits.unseen_and_seen_patients(several_scans())
     asked = [table[table["split"] == "test"]["path"].tolist() for table in (unseen, seen)]
     assert asked[0] == asked[1] and len(asked[0]) == 2 * 7 * 2
     here = [set(table[table["split"] == "train"]["patient"]) for table in (unseen, seen)]
@@ -379,7 +379,7 @@ def test_the_same_images_are_asked_of_patients_unseen_in_training_and_of_seen_on
 def test_both_divisions_train_on_as_many_images_of_each_class():
     unseen, seen = (
         table[table["split"] == "train"]["label"].value_counts().to_dict()
-        for table in splits.seen_and_unseen_patients(several_scans())
+        for table in splits.unseen_and_seen_patients(several_scans())
     )
     assert unseen == seen
 
@@ -389,17 +389,17 @@ def test_images_without_a_side_or_a_second_one_take_no_part_and_the_seed_decides
     records.loc[0, "split"] = ""
     lonely = records.index[(records["split"] == "test")][1:3]
     records = records.drop(lonely).reset_index(drop=True)
-    unseen, seen = splits.seen_and_unseen_patients(records)
+    unseen, seen = splits.unseen_and_seen_patients(records)
     alone = records.loc[records.groupby("patient")["path"].transform("size") == 1, "path"]
     for table in (unseen, seen):
         assert "" not in set(table["split"]) and not set(alone) & set(table["path"])
-    pd.testing.assert_frame_equal(seen, splits.seen_and_unseen_patients(records)[1])
-    assert not seen.equals(splits.seen_and_unseen_patients(records, seed=1)[1])
+    pd.testing.assert_frame_equal(seen, splits.unseen_and_seen_patients(records)[1])
+    assert not seen.equals(splits.unseen_and_seen_patients(records, seed=1)[1])
 
 
 def test_where_no_patient_has_two_images_none_can_be_met():
     with pytest.raises(ValueError, match="none can be seen"):
-        splits.seen_and_unseen_patients(several_scans(each=1))
+        splits.unseen_and_seen_patients(several_scans(each=1))
 
 
 # --- the real names ---------------------------------------------------------------------------

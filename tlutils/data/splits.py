@@ -347,7 +347,7 @@ def _deviation(counts: np.ndarray, share: np.ndarray, side: np.ndarray) -> float
     return float(np.abs(held / held.sum(0) - share[:, None]).max())
 
 
-def seen_and_unseen_patients(
+def unseen_and_seen_patients(
     records: pd.DataFrame, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Divide twice, to examine on the same images of patients unseen in training and seen.

@@ -192,9 +192,10 @@ class Recipe(Options):
         Returns
         -------
         dict
-            As JSON gives it back.
+            As JSON gives it back; what a recipe adds to `Options` comes first.
         """
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {name: values[name] for name in Recipe.__annotations__} | values
 
     @classmethod
     def from_dict(cls, values: dict) -> Recipe:
