@@ -228,6 +228,8 @@ def run_series(plan: list[tuple[Path, dict]], out: Path, timeout: int, jobs: int
     if len(series) == 1:
         return run_in_order(plan, out, timeout)
     spawn = multiprocessing.get_context("spawn")
+    # All have all cores, so that numbers do not depend on who runs beside; none waits by spinning.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     told = [spawn.SimpleQueue() for _ in series]
     workers = [
         spawn.Process(target=run_beside, args=(part, out, timeout, failure))
