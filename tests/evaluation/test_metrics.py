@@ -212,15 +212,6 @@ def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples():
         assert (of["low"], of["high"]) == pytest.approx((low[i], high[i]))
 
 
-def test_the_fast_auc_is_scikit_learns_with_weights_and_ties():
-    rng = np.random.default_rng(0)
-    positive, score = rng.random(80) < 0.3, rng.integers(9, size=80) / 8
-    weights = rng.integers(4, size=(25, 80)).astype(float)
-    slow = [sk.roc_auc_score(positive, score, sample_weight=row) for row in weights]
-    assert intervals.weighted_auc(positive, score, weights) == pytest.approx(slow)
-    assert np.isnan(intervals.weighted_auc(positive, score, weights * positive)).all()
-
-
 def test_patients_are_drawn_whole():
     few = drawn(40, patients=20)
     many = pd.concat([few] * 6, ignore_index=True)
@@ -281,12 +272,6 @@ def test_one_patient_says_little():
 def test_images_of_unknown_patients_count_as_patients_of_their_own():
     for nobody in ("", None, np.nan):
         assert compute_metrics(drawn(30).assign(patient=nobody), repeats=5)["patients"] == 30
-
-
-def test_wilson_is_scipys():
-    for hits, n in ((0, 5), (3, 5), (5, 5), (87, 100)):
-        exact = binomtest(hits, n).proportion_ci(0.9, "wilson")
-        assert intervals.wilson(hits, n, 0.9) == pytest.approx((exact.low, exact.high))
 
 
 # Tables
@@ -415,11 +400,6 @@ def test_accuracy_by_numbers_in_bins():
         "9 to 99": 90,
     }
     assert accuracy_by(predictions, sizes * 0 + 512, bins=4)["n"].tolist() == [100]
-
-
-def test_an_interval_holds_its_value_though_all_resamples_lie_on_one_side():
-    found = intervals.interval(0.4, np.linspace(0.41, 0.6, 100), 0.95, trials=5)
-    assert found["value"] == found["low"] == 0.4 and found["high"] == pytest.approx(0.6, abs=0.01)
 
 
 # For people and files
@@ -552,28 +532,3 @@ def test_groups_and_bins_divide_any_table(predictions, bins):
         assert ((found["low"] <= found["accuracy"]) & (found["accuracy"] <= found["high"])).all()
         right = (predictions["label"] == predictions["predicted"]).mean()
         assert np.average(found["accuracy"], weights=found["n"]) == pytest.approx(right)
-
-
-@TRIED
-@given(
-    st.lists(
-        st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=20
-    )
-)
-def test_the_weighted_area_is_that_of_scikit_learn(rows):
-    positive, score, weight = (np.array(column) for column in zip(*rows))
-    found = intervals.weighted_auc(positive, score.astype(float), weight[None].astype(float))[0]
-    if weight[positive].sum() and weight[~positive].sum():
-        assert found == pytest.approx(sk.roc_auc_score(positive, score, sample_weight=weight))
-    else:
-        assert np.isnan(found)
-
-
-@TRIED
-@given(st.integers(1, 200), st.floats(0, 1), st.floats(0.5, 0.999))
-def test_wilsons_interval_holds_the_share_and_narrows_with_more_trials(n, share, level):
-    hits = round(share * n)
-    low, high = intervals.wilson(hits, n, level)
-    assert 0 <= low <= hits / n <= high <= 1
-    more = intervals.wilson(4 * hits, 4 * n, level)
-    assert more[1] - more[0] < high - low

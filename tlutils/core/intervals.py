@@ -161,3 +161,34 @@ def wilson(hits: float | np.ndarray, n: float | np.ndarray, level: float = 0.95)
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = ((centre + side * half) / (1 + z**2 / n) for side in (-1, 1))
     return np.clip(np.minimum(low, p), 0, 1), np.clip(np.maximum(high, p), 0, 1)
+
+
+def check_guess(guess: float, found: dict[str, float]) -> str:
+    """Say how a guess that was made beforehand compares with what was measured.
+
+    Parameters
+    ----------
+    guess : float, made before the measurement was seen.
+    found : dict of "value", "low" and "high", a measurement with its interval; a bound is None
+        where too few patients give none.
+
+    Returns
+    -------
+    str, a sentence with both numbers.
+
+    Examples
+    --------
+    >>> check_guess(0.9, {"value": 0.779, "low": 0.683, "high": 0.868})
+    'You guessed 0.900, measured was 0.779 (0.683 to 0.868): too high.'
+    >>> check_guess(0.7, {"value": 0.779, "low": 0.683, "high": 0.868})
+    'You guessed 0.700, measured was 0.779 (0.683 to 0.868): inside the interval.'
+    """
+    value, low, high = found["value"], found["low"], found["high"]
+    between = "" if low is None else f" ({low:.3f} to {high:.3f})"
+    if guess > (value if high is None else high):
+        verdict = "too high"
+    elif guess < (value if low is None else low):
+        verdict = "too low"
+    else:
+        verdict = "right" if low is None else "inside the interval"
+    return f"You guessed {guess:.3f}, measured was {value:.3f}{between}: {verdict}."

@@ -1,0 +1,75 @@
+"""Resampling, Wilson's interval, a guess beside a measurement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prediction_tables import TRIED
+from scipy.stats import binomtest
+from sklearn import metrics as sk
+
+from tlutils.core import intervals
+
+
+def test_the_fast_auc_is_scikit_learns_with_weights_and_ties():
+    rng = np.random.default_rng(0)
+    positive, score = rng.random(80) < 0.3, rng.integers(9, size=80) / 8
+    weights = rng.integers(4, size=(25, 80)).astype(float)
+    slow = [sk.roc_auc_score(positive, score, sample_weight=row) for row in weights]
+    assert intervals.weighted_auc(positive, score, weights) == pytest.approx(slow)
+    assert np.isnan(intervals.weighted_auc(positive, score, weights * positive)).all()
+
+
+def test_wilson_is_scipys():
+    for hits, n in ((0, 5), (3, 5), (5, 5), (87, 100)):
+        exact = binomtest(hits, n).proportion_ci(0.9, "wilson")
+        assert intervals.wilson(hits, n, 0.9) == pytest.approx((exact.low, exact.high))
+
+
+def test_an_interval_holds_its_value_though_all_resamples_lie_on_one_side():
+    found = intervals.interval(0.4, np.linspace(0.41, 0.6, 100), 0.95, trials=5)
+    assert found["value"] == found["low"] == 0.4 and found["high"] == pytest.approx(0.6, abs=0.01)
+
+
+@TRIED
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 3)), min_size=1, max_size=20
+    )
+)
+def test_the_weighted_area_is_that_of_scikit_learn(rows):
+    positive, score, weight = (np.array(column) for column in zip(*rows))
+    found = intervals.weighted_auc(positive, score.astype(float), weight[None].astype(float))[0]
+    if weight[positive].sum() and weight[~positive].sum():
+        assert found == pytest.approx(sk.roc_auc_score(positive, score, sample_weight=weight))
+    else:
+        assert np.isnan(found)
+
+
+@TRIED
+@given(st.integers(1, 200), st.floats(0, 1), st.floats(0.5, 0.999))
+def test_wilsons_interval_holds_the_share_and_narrows_with_more_trials(n, share, level):
+    hits = round(share * n)
+    low, high = intervals.wilson(hits, n, level)
+    assert 0 <= low <= hits / n <= high <= 1
+    more = intervals.wilson(4 * hits, 4 * n, level)
+    assert more[1] - more[0] < high - low
+
+
+@pytest.mark.parametrize(
+    ("guess", "verdict"),
+    [(0.9, "too high"), (0.5, "too low"), (0.68, "inside the interval"), (0.87, "inside the")],
+)
+def test_a_guess_is_judged_by_the_interval(guess, verdict):
+    found = {"value": 0.78, "low": 0.68, "high": 0.87}
+    assert verdict in intervals.check_guess(guess, found)
+    assert "0.780 (0.680 to 0.870)" in intervals.check_guess(guess, found)
+
+
+def test_a_guess_about_a_number_without_an_interval_is_judged_by_the_number():
+    found = {"value": 0.5, "low": None, "high": None}
+    said = {guess: intervals.check_guess(guess, found) for guess in (0.4, 0.5, 0.6)}
+    assert [text.rsplit(": ")[-1] for text in said.values()] == ["too low.", "right.", "too high."]
+    assert not any("(" in text for text in said.values())
