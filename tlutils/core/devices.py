@@ -436,8 +436,7 @@ def gather(value: object) -> list:
     if world() == 1:
         return [value]
     values = [None] * world()
-    with torch.inference_mode(False):  # torch 2.5 receives into no tensor made in that mode
-        dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value)
     return values
 
 
