@@ -244,6 +244,19 @@ def test_a_checkpoint_with_names_of_before_is_gone_on_from(parts, tmp_path):
     assert same(resumed.model, straight.model) and len(resumed.history) == 2
 
 
+def test_a_checkpoint_from_before_an_option_existed_stands_for_its_default(parts, tmp_path):
+    how = {"patience": 0, "checkpoint": tmp_path / "last.pt"}
+    quiet_fit(resnet(), parts, epochs=1, **how)
+    saved = checkpoints.read(tmp_path / "last.pt")
+    del saved["settings"]["min_delta"], saved["settings"]["augmentation"]["gamma"]
+    checkpoints.write(tmp_path / "last.pt", saved)
+    with pytest.raises(ValueError, match="min_delta was 0.0 and is 0.5"):
+        quiet_fit(resnet(), parts, epochs=2, min_delta=0.5, **how)
+    resumed = quiet_fit(resnet(), parts, epochs=2, **how)
+    straight = quiet_fit(resnet(), parts, epochs=2, patience=0)
+    assert same(resumed.model, straight.model) and len(resumed.history) == 2
+
+
 def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
     model = resnet("none", "linear")
     done = quiet_fit(model, parts, epochs=30, patience=2, learning_rate=0.3, optimizer="sgd")

@@ -642,7 +642,7 @@ def _read(path: str | Path, options: Options, model: nn.Module) -> dict:
             f"{path} is no state of a training that can go on: it has no {', '.join(lost)}. Give "
             "training the last.pt that it wrote itself, or delete this file to begin anew"
         )
-    now, then = _settings(options), _with_new_names(saved["settings"])
+    now, then = _settings(options), _completed(_with_new_names(saved["settings"]))
     if options.schedule.startswith(("constant", "step")):
         now.pop("epochs")  # the length changes nothing that was done
     differing = _differing(then, now)
@@ -657,6 +657,13 @@ def _read(path: str | Path, options: Options, model: nn.Module) -> dict:
 
 def _with_new_names(values: dict) -> dict:
     return {_OLD_NAMES.get(name, name): value for name, value in values.items()}
+
+
+def _completed(settings: dict) -> dict:
+    """Saved settings with the defaults of options that did not exist when they were saved."""
+    defaults = _settings(Options())
+    augmentation = defaults["augmentation"] | settings["augmentation"]
+    return {**defaults, **settings, "augmentation": augmentation}
 
 
 def _settings(options: Options) -> dict:
