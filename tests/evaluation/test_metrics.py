@@ -422,6 +422,7 @@ def test_numbers_as_text():
     assert as_text({"value": 0.8731, "low": 0.8, "high": 0.9}) == "0.873 (0.800-0.900)"
     assert as_text({"value": None, "low": None, "high": None}) == "undefined" == as_text(None)
     assert as_text(1234) == "1,234"
+    assert as_text({"value": -0.02, "low": -0.1, "high": 0.05}) == "-0.020 (-0.100 to 0.050)"
 
 
 def test_metrics_survive_their_file():

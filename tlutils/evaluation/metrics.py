@@ -507,11 +507,12 @@ def as_text(value: object) -> str:
 
     Returns
     -------
-    str, such as "0.873 (0.842-0.901)"
+    str, such as "0.873 (0.842-0.901)" or "-0.020 (-0.100 to 0.050)"
     """
     if isinstance(value, dict):
         low, high = as_text(value["low"]), as_text(value["high"])
-        ends = f" ({low}-{high})" if value["low"] is not None else ""
+        between = " to " if low.startswith("-") else "-"
+        ends = f" ({low}{between}{high})" if value["low"] is not None else ""
         return as_text(value["value"]) + ends
     if value is None:
         return "undefined"
