@@ -26,6 +26,7 @@ from .style import (
     add_caption,
     class_colors,
     label,
+    many,
     name_rows,
     panels,
     percent,
@@ -270,6 +271,55 @@ def _nothing(words: str, ax: Iterable[Axes] | None, caption: str) -> np.ndarray:
     axes[0].axis("off")
     look = {"ha": "center", "va": "center", "color": GREY}
     axes[0].text(0.5, 0.5, words, transform=axes[0].transAxes, **look)
+    add_caption(axes, caption)
+    return axes
+
+
+def feature_maps(
+    image: Any,
+    maps: Mapping[str, Any],
+    channels: int = 6,
+    ax: Iterable[Axes] | None = None,
+    caption: str = "",
+) -> np.ndarray:
+    """Show beside a scan, row by row, what layers give for it: their most varied channels.
+
+    Each map is drawn from its own smallest value (dark) to its own largest (bright).
+
+    Parameters
+    ----------
+    image : picture
+    maps : layer to array or tensor (channels, h, w), as `attribution.feature_maps` gives
+    channels : maps of a layer at most
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of Axes, 1 + channels for each layer, the scan first
+
+    Raises
+    ------
+    ValueError
+        Where there is no layer, or one that gives no maps.
+    """
+    layers = {name: _array(values).astype(float) for name, values in maps.items()}
+    if wrong := [values.shape for values in layers.values() if values.ndim != 3] or not layers:
+        raise ValueError(
+            f"found maps of shape {wrong}; expected maps (channels, h, w) for each layer"
+        )
+    width, pixels = 1 + channels, _pixels(image)
+    height = (PAGE_WIDTH / width + 0.2) * len(layers) + 0.25 * bool(caption)
+    axes = panels(ax, height, len(layers) * width, width)
+    for row, (name, values) in zip(axes.reshape(-1, width), layers.items()):
+        for ax in row:
+            ax.axis("off")
+        _show(row[0], pixels)
+        varied = np.argsort(-values.std((1, 2)), kind="stable")[:channels]
+        for ax, channel in zip(row[1:], varied):
+            ax.imshow(values[channel], cmap="viridis", interpolation="nearest")
+        n, high, wide = values.shape
+        title = f"{short_name(name)}: {len(varied)} of its {many(n, 'map')}, {wide}×{high} each"
+        row[1].set_title(title, fontsize=9, loc="left", pad=3)
     add_caption(axes, caption)
     return axes
 
