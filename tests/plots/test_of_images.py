@@ -209,6 +209,6 @@ def test_feature_maps_shows_the_scan_and_the_most_varied_maps_of_each_layer():
     axes = of_images.feature_maps(scan(), {"conv": np.stack([flat, varied])}, channels=3)
     assert axes.shape == (4,) and np.array_equal(axes[0].images[0].get_array(), scan())
     assert np.array_equal(axes[1].images[0].get_array(), varied)
-    assert title(axes[1]) == "conv: 2 of its 2 maps, 4×4 each" and not axes[3].images
+    assert title(axes[1]) == "conv\n2 of 2, 4×4" and not axes[3].images
     with pytest.raises(ValueError, match="expected maps"):
         of_images.feature_maps(scan(), {"linear": np.ones(3)})

@@ -70,7 +70,7 @@ def test_learning_rates_marks_the_suggestion_and_the_rate_in_use():
 def test_embedding_colors_classes_and_the_patients_with_the_most_images():
     records = pd.DataFrame({"label": list("ABBAB"), "patient": list("11223")})
     by_class, by_patient = of_training.embedding(np.arange(10.0).reshape(5, 2), records, patients=2)
-    assert labels_of(by_class) == ["A", "B"] and labels_of(by_patient) == ["2 images", "2 images"]
+    assert labels_of(by_class) == ["A", "B"] and labels_of(by_patient) == ["1", "2"]
     assert [len(dots.get_offsets()) for dots in by_class.collections] == [2, 3]
     assert [len(dots.get_offsets()) for dots in by_patient.collections] == [1, 2, 2]
     with pytest.raises(ValueError, match="an x and a y for each row"):

@@ -26,7 +26,6 @@ from .style import (
     add_caption,
     class_colors,
     label,
-    many,
     name_rows,
     panels,
     percent,
@@ -308,7 +307,7 @@ def feature_maps(
             f"found maps of shape {wrong}; expected maps (channels, h, w) for each layer"
         )
     width, pixels = 1 + channels, _pixels(image)
-    height = (PAGE_WIDTH / width + 0.2) * len(layers) + 0.25 * bool(caption)
+    height = (PAGE_WIDTH / width + 0.32) * len(layers) + 0.25 * bool(caption)
     axes = panels(ax, height, len(layers) * width, width)
     for row, (name, values) in zip(axes.reshape(-1, width), layers.items()):
         for ax in row:
@@ -317,8 +316,9 @@ def feature_maps(
         varied = np.argsort(-values.std((1, 2)), kind="stable")[:channels]
         for ax, channel in zip(row[1:], varied):
             ax.imshow(values[channel], cmap="viridis", interpolation="nearest")
+            ax.set_anchor("NW")
         n, high, wide = values.shape
-        title = f"{short_name(name)}: {len(varied)} of its {many(n, 'map')}, {wide}×{high} each"
+        title = f"{short_name(name, 18)}\n{len(varied)} of {n}, {wide}×{high}"
         row[1].set_title(title, fontsize=9, loc="left", pad=3)
     add_caption(axes, caption)
     return axes

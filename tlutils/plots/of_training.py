@@ -19,7 +19,6 @@ from .style import (
     class_colors,
     label,
     legend,
-    many,
     panels,
     require,
     short_name,
@@ -164,8 +163,9 @@ def embedding(
     colors = [f"C{i}" for i in range(10) if i != 7]  # the palette's grey is for all others
     for i, name in enumerate(most):
         own = points[records["patient"] == name]
-        right.scatter(*own.T, s=24, color=colors[i % 9], label=many(len(own)))
-    for ax, title in ((left, "By class"), (right, f"By patient: the {len(most)} with the most")):
+        right.scatter(*own.T, s=24, color=colors[i % 9], label=short_name(name, 12))
+    titles = "By class", f"By patient: the {len(most)} with the most images"
+    for ax, title in zip(axes, titles):
         ax.grid(False)
         ax.set(xticks=[], yticks=[])
         label(ax, title, "", "")
