@@ -20,7 +20,7 @@ EPOCHS = 10
 
 
 def fresh() -> nn.Module:
-    """The article's model, untrained."""
+    """The model of Jain's article, untrained."""
     return build("vgg16", 4, "mlp", weights="random")
 
 

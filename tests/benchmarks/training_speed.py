@@ -56,7 +56,7 @@ class Files(Dataset):
 def plain_epoch(
     table: pd.DataFrame, root: Path, transform: transforms.Compose, model: nn.Module
 ) -> None:
-    """The article's loop: fp32, two workers, forward through all of VGG16, Adam on what is trainable."""
+    """The loop of Jain's article: fp32, two workers, forward through all of VGG16, Adam on what is trainable."""
     batches = DataLoader(Files(table, root, transform), batch_size=32, shuffle=True, num_workers=2)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     model.train()

@@ -222,3 +222,20 @@ def test_randomized_weights_are_other_weights_and_the_same_for_a_seed():
         for name in weights
     )
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_feature_maps_are_what_the_layers_give_and_leave_no_hook():
+    model, image = net().train(), bright_square(5, 9)
+    maps = attribution.feature_maps(model, image, ["2", "0"])
+    with torch.no_grad():
+        inputs = augment.normalize(image[None])
+        first = model[0](inputs)
+        second = model[2](first.relu())
+    assert list(maps) == ["2", "0"] and maps["2"].shape == (2, 32, 32)
+    assert np.allclose(maps["0"], first[0], atol=1e-6)  # before the activation that works in place
+    assert np.allclose(maps["2"], second[0], atol=1e-6)
+    assert model.training and not any(module._forward_hooks for module in model)
+    with pytest.raises(ValueError, match="no layer 9"):
+        attribution.feature_maps(model, image, ["9"])
+    with pytest.raises(ValueError, match="no maps"):
+        attribution.feature_maps(model, image, ["7"])

@@ -176,7 +176,12 @@ _DRAWN = (
     (2, partial(of_images.top_k, scan(), TOP)),
     (2, partial(of_images.errors, [scan()] * 2, binary_predictions().head(2))),
     (3, partial(of_images.overlay, scan(), np.eye(3))),
+    (
+        8,
+        partial(of_images.feature_maps, scan(), {"a": np.ones((3, 4, 4)), "b": np.eye(3)[None]}, 3),
+    ),
     (2, partial(of_training.history, history_of(5))),
+    (2, partial(of_training.embedding, np.eye(2), table_of({("test", "CNV"): 2}))),
     (1, partial(of_training.learning_rates, rates())),
     (1, partial(of_results.confusion, confusion_table())),
     (1, partial(of_results.roc, roc_table(binary_predictions()), threshold=0.5)),

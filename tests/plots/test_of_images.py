@@ -202,3 +202,13 @@ def test_overlay_leaves_places_without_a_number_uncolored():
     assert title(axes[1]) == "the map, 0 to 2, 25 % no number"
     assert axes[2].images[-1].get_alpha().tolist() == [[0, 0.35], [0, 0.7]]
     assert axes[2].images[-1].get_clim() == (0, 2)
+
+
+def test_feature_maps_shows_the_scan_and_the_most_varied_maps_of_each_layer():
+    flat, varied = np.ones((4, 4)), np.arange(16.0).reshape(4, 4)
+    axes = of_images.feature_maps(scan(), {"conv": np.stack([flat, varied])}, channels=3)
+    assert axes.shape == (4,) and np.array_equal(axes[0].images[0].get_array(), scan())
+    assert np.array_equal(axes[1].images[0].get_array(), varied)
+    assert title(axes[1]) == "conv\n2 of 2, 4×4" and not axes[3].images
+    with pytest.raises(ValueError, match="expected maps"):
+        of_images.feature_maps(scan(), {"linear": np.ones(3)})

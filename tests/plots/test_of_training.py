@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from pictures import (
@@ -64,3 +65,13 @@ def test_learning_rates_marks_the_suggestion_and_the_rate_in_use():
     ax = of_training.learning_rates(curve, used=1e-3)
     assert labels_of(ax) == ["suggested 0.0001", "used 0.001"]
     assert ax.get_xscale() == "log" and ax.get_ylim()[1] <= 1.1 * 4
+
+
+def test_embedding_colors_classes_and_the_patients_with_the_most_images():
+    records = pd.DataFrame({"label": list("ABBAB"), "patient": list("11223")})
+    by_class, by_patient = of_training.embedding(np.arange(10.0).reshape(5, 2), records, patients=2)
+    assert labels_of(by_class) == ["A", "B"] and labels_of(by_patient) == ["1", "2"]
+    assert [len(dots.get_offsets()) for dots in by_class.collections] == [2, 3]
+    assert [len(dots.get_offsets()) for dots in by_patient.collections] == [1, 2, 2]
+    with pytest.raises(ValueError, match="an x and a y for each row"):
+        of_training.embedding(np.ones((4, 2)), records)

@@ -1,7 +1,7 @@
 """Where and why a model is wrong: in come a model and predictions, out come scans to look at.
 
 errors       single answers, the worst errors, confused classes, labels to doubt
-attribution  maps of what counted for an answer, and how far to trust them
+attribution  maps of what counted for an answer, how far to trust them, and what layers see
 
-Notebooks: 05, 07.
+Notebooks: 03, 05, 07.
 """

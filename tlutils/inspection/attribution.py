@@ -1,4 +1,4 @@
-"""Maps of what counted: which parts of an image spoke for an answer.
+"""Maps of what counted: which parts of an image spoke for an answer, and what layers see of it.
 
 Maps are hypotheses about a network, and persuasive ones; `occlusion` asks the network itself, and
 `random_weights_check` tells whether a map depends on what was learned at all. captum computes them.
@@ -182,6 +182,47 @@ def randomized(model: nn.Module, seed: int = 0) -> nn.Module:
                 if module.bias is not None:
                     module.bias.zero_()
     return model
+
+
+def feature_maps(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict[str, np.ndarray]:
+    """What layers of a network give for one image, channel by channel.
+
+    Parameters
+    ----------
+    model : nn.Module, computes where it lies
+    image : Tensor, uint8 (1 or 3, H, W)
+    layers : names of modules that give maps, such as "features.4"
+
+    Returns
+    -------
+    dict of float32 ndarrays (channels, h, w) by name, in the given order
+
+    Raises
+    ------
+    ValueError
+        Where there is no such layer, or it gives no maps.
+    """
+    modules, found = dict(model.named_modules()), {}
+    if lost := [name for name in layers if name not in modules]:
+        near = last_conv(model)[0]
+        raise ValueError(f"there is no layer {', '.join(lost)}; the last convolution is {near!r}")
+    hooks = [
+        # A copy, as an activation that works in place would change it.
+        modules[name].register_forward_hook(
+            lambda module, inputs, output, name=name: found.update({name: output.clone()})
+        )
+        for name in layers
+    ]
+    try:
+        with eval_mode(model), torch.no_grad():
+            model(prepared(model, image[None]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name, maps in found.items():
+        if maps.ndim != 4:
+            raise ValueError(f"{name} gives {tuple(maps.shape)} and no maps (1, channels, h, w)")
+    return {name: found[name][0].float().cpu().numpy() for name in layers}
 
 
 def _scores(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from .weights import resolve
 
 HEADS = ("mlp", "gap", "linear")
 OLD_HEADS = {"article": "mlp"}  # names that recipes and checkpoints of old still hold
-_HIDDEN_UNITS = {"mlp": 256, "gap": 128}  # before the last layer, as in the original works
+_HIDDEN_UNITS = {"mlp": 256, "gap": 128}  # before the last layer, as in the recipes' sources
 _INCEPTIONS = ("googlenet", "inception_v3")  # their pretrained weights want pixels from -1 to 1
 
 

@@ -8,7 +8,7 @@ random weights, the split. Call `style.style()` once at the top of a notebook.
     style        the look of all pictures, the colors of classes, the parts that pictures share
     of_data      what the data are: counts, sizes, patients, the audit, two ways to split
     of_images    the scans themselves: grids, views, single answers, errors, maps over a scan
-    of_training  what happened in training: curves by epoch, loss by learning rate
+    of_training  what happened in training: curves by epoch, loss by learning rate, map of features
     of_results   how good it is: confusion, curves, calibration, intervals, costs
 
 Needs core.images, no other part of the library and no torch: copy both and it draws.

@@ -274,6 +274,56 @@ def _nothing(words: str, ax: Iterable[Axes] | None, caption: str) -> np.ndarray:
     return axes
 
 
+def feature_maps(
+    image: Any,
+    maps: Mapping[str, Any],
+    channels: int = 6,
+    ax: Iterable[Axes] | None = None,
+    caption: str = "",
+) -> np.ndarray:
+    """Show beside a scan, row by row, what layers give for it: their most varied channels.
+
+    Each map is drawn from its own smallest value (dark) to its own largest (bright).
+
+    Parameters
+    ----------
+    image : picture
+    maps : layer to array or tensor (channels, h, w), as `attribution.feature_maps` gives
+    channels : maps of a layer at most
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of Axes, 1 + channels for each layer, the scan first
+
+    Raises
+    ------
+    ValueError
+        Where there is no layer, or one that gives no maps.
+    """
+    layers = {name: _array(values).astype(float) for name, values in maps.items()}
+    if wrong := [values.shape for values in layers.values() if values.ndim != 3] or not layers:
+        raise ValueError(
+            f"found maps of shape {wrong}; expected maps (channels, h, w) for each layer"
+        )
+    width, pixels = 1 + channels, _pixels(image)
+    height = (PAGE_WIDTH / width + 0.32) * len(layers) + 0.25 * bool(caption)
+    axes = panels(ax, height, len(layers) * width, width)
+    for row, (name, values) in zip(axes.reshape(-1, width), layers.items()):
+        for ax in row:
+            ax.axis("off")
+        _show(row[0], pixels)
+        varied = np.argsort(-values.std((1, 2)), kind="stable")[:channels]
+        for ax, channel in zip(row[1:], varied):
+            ax.imshow(values[channel], cmap="viridis", interpolation="nearest")
+            ax.set_anchor("NW")
+        n, high, wide = values.shape
+        title = f"{short_name(name, 18)}\n{len(varied)} of {n}, {wide}×{high}"
+        row[1].set_title(title, fontsize=9, loc="left", pad=3)
+    add_caption(axes, caption)
+    return axes
+
+
 def overlay(
     image: Any,
     heatmap: Any,

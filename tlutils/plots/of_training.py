@@ -1,4 +1,4 @@
-"""What happened in training: loss and accuracy by epoch, loss by learning rate."""
+"""What training does: loss and accuracy by epoch, loss by learning rate, features as a map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from .style import BLUE, DARK, GREY, ORANGE, add_caption, label, legend, panels, require
+from .style import (
+    BLUE,
+    DARK,
+    GREY,
+    LIGHT,
+    ORANGE,
+    add_caption,
+    class_colors,
+    label,
+    legend,
+    panels,
+    require,
+    short_name,
+)
 
 
 def history(
@@ -107,3 +120,55 @@ def learning_rates(
     ax.set_ylim(0, top if np.isfinite(top) else None)
     legend(ax, frameon=False)
     return label(ax, "Where does the loss fall?", "learning rate", "loss (nats an image)", caption)
+
+
+def embedding(
+    points: np.ndarray,
+    records: pd.DataFrame,
+    patients: int = 8,
+    ax: Iterable[Axes] | None = None,
+    caption: str = "",
+) -> np.ndarray:
+    """Draw images as points in a plane twice: colored by class, and by patient.
+
+    Only those patients have colors who have the most images; all others are grey.
+
+    Parameters
+    ----------
+    points : float array (N, 2), such as t-SNE makes of features; the axes have no meaning
+    records : table with label and patient, a row for each point
+    patients : how many have a color
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of 2 Axes
+
+    Raises
+    ------
+    ValueError
+        Where there are not as many points as rows.
+    """
+    require(records, ("label", "patient"), "pass the records that the points belong to")
+    if np.shape(points) != (len(records), 2):
+        raise ValueError(
+            f"found points of shape {np.shape(points)} and {len(records)} rows; pass an x and a y "
+            "for each row"
+        )
+    left, right = axes = panels(ax, 4.6, 2)
+    for name, color in class_colors(sorted(records["label"].unique())).items():
+        left.scatter(*points[records["label"] == name].T, s=18, color=color, label=short_name(name))
+    most = records["patient"].value_counts().index[:patients]
+    right.scatter(*points[~records["patient"].isin(most)].T, s=10, color=LIGHT)
+    colors = [f"C{i}" for i in range(10) if i != 7]  # the palette's grey is for all others
+    for i, name in enumerate(most):
+        own = points[records["patient"] == name]
+        right.scatter(*own.T, s=24, color=colors[i % 9], label=short_name(name, 12))
+    titles = "By class", f"By patient: the {len(most)} with the most images"
+    for ax, title in zip(axes, titles):
+        ax.grid(False)
+        ax.set(xticks=[], yticks=[])
+        label(ax, title, "", "")
+        legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4)
+    add_caption(axes, caption)
+    return axes

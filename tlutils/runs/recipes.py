@@ -1,6 +1,10 @@
 """The named experiments, as data: a recipe says what is trained, on what and how; it has no code.
 
 `dataclasses.replace(recipe, views=4)` makes another, as does `recipe.changed`.
+
+oct-vgg16 is the model of Pawan Jain's article "Deep Learning for Medical Image Analysis" (Medium;
+https://mc.ai/deep-learning-for-medical-image-analysis/), oct-vgg16bn that of a Kaggle notebook,
+"VGG16 Transfer Learning - PyTorch" (Barbano), with its classifier trained as it intended.
 """
 
 from __future__ import annotations

@@ -8,5 +8,5 @@
     monitors    what chooses the best epoch
     tuning      finding a learning rate, training the head before the rest
 
-Notebooks: 02, 07.
+Notebooks: 02, 03, 07.
 """
