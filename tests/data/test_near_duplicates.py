@@ -95,6 +95,22 @@ def test_hash_and_brightness_are_a_texts_of_64_digits_and_a_mean_grey(looked, sc
     assert looked["brightness"][0] == pytest.approx(pixels.mean(), abs=1)
 
 
+def test_white_wedges_are_found_where_they_were_drawn_and_nowhere_else(tmp_path):
+    """Also in the saved files, whose white JPEG has made uneven."""
+    rows = []
+    for seed in range(24):
+        label, wedge = phantoms.OCT_CLASSES[seed % 4], seed % 3 == 0
+        plain = phantoms.draw_oct(label, seed, 256, 248)
+        drawn = phantoms.draw_oct(label, seed, 256, 248, wedge=wedge)
+        found = near_duplicates.white_wedges(drawn)
+        assert (drawn[found] == 255).all() and found.any() == wedge
+        assert found.sum() >= (drawn != plain).sum()
+        rows.append((f"{seed}.jpeg", "", label, str(wedge)))
+        Image.fromarray(drawn).save(tmp_path / rows[-1][0], quality=88)
+    looked = near_duplicates.perceptual_hashes(table(rows), tmp_path)
+    assert ((looked["wedge"] > 0.003) == (looked["patient"] == "True")).all()
+
+
 def test_a_bad_file_or_a_picture_without_contrast_has_no_hash_and_is_nobodys_copy(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("L", (40, 40), 7).save(tmp_path / name)
@@ -105,6 +121,7 @@ def test_a_bad_file_or_a_picture_without_contrast_has_no_hash_and_is_nobodys_cop
     found = near_duplicates.perceptual_hashes(found, tmp_path)
     assert (found["phash"] == "").all() and len(near_duplicates.near_duplicates(found)) == 0
     assert found["brightness"].tolist()[:2] == [7, 7] and found["brightness"][2:].isna().all()
+    assert found["wedge"].tolist()[:2] == [0, 0] and found["wedge"][2:].isna().all()
 
 
 def test_a_16_bit_copy_is_found(tmp_path):

@@ -198,6 +198,58 @@ def test_sizes_and_modes_are_mixed_as_in_the_real_set(oct_table):
     assert good.groupby(["width", "height"]).ngroups >= 3 and set(good["mode"]) == {"L", "RGB"}
 
 
+# Planted faults
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """The truth, and the table of the files."""
+    root = tmp_path_factory.mktemp("phantoms") / "planted"
+    truth = phantoms.plant(root, patients=90, size=0.125, progress=False)
+    return root, truth, looked_at(root)
+
+
+def test_the_planted_faults_are_in_train_and_are_what_they_are_called(planted):
+    root, truth, table = planted
+    train = table[table["split"] == "train"].set_index("path")
+    assert all(set(paths) <= set(train.index) for paths in truth.values())
+    twice = train[train.groupby("sha256")["label"].transform("nunique") > 1]
+    assert sorted(truth["copy"]) == sorted(twice.index) and len(twice) == 12
+    assert 0.05 < len(truth["label"]) / len(train) < 0.15
+    sides = {side: part["patient"] for side, part in table.groupby("split")}
+    assert not set(sides["train"]) & set(sides["test"])
+
+
+def test_one_class_has_the_wedges_and_the_bright_scanner_other_classes(planted):
+    _, truth, table = planted
+    clean = table[(table["split"] == "train") & ~table["path"].isin(truth["label"] + truth["copy"])]
+    wedge, bright = (clean["path"].isin(truth[fault]) for fault in ("wedge", "bright"))
+    share = wedge.groupby(clean["label"]).mean().sort_values()
+    assert share.iloc[-1] > 0.75 and share.iloc[-2] < 0.2
+    there = bright.groupby(clean["label"]).mean().sort_values()
+    assert there.iloc[-2:].mean() > there.iloc[:2].mean() + 0.2
+
+
+def test_a_scan_of_the_bright_scanner_is_brighter_than_any_other(planted):
+    root, truth, table = planted
+    from PIL import Image
+
+    train = table[table["split"] == "train"]
+    dark = [np.quantile(Image.open(root / path), 0.1) for path in train["path"]]
+    dark = train["path"].map(dict(zip(train["path"], dark)))
+    bright = train["path"].isin(truth["bright"])
+    assert dark[bright].min() > 2 * dark[~bright].max()
+
+
+def test_the_same_seed_plants_the_same_faults_and_too_few_patients_are_refused(planted, tmp_path):
+    root, truth, _ = planted
+    again = phantoms.plant(tmp_path / "a", patients=90, size=0.125, progress=False)
+    assert again == truth and hashes(tmp_path / "a") == hashes(root)
+    assert phantoms.plant(root, patients=90, size=0.125, progress=False) == truth
+    with pytest.raises(ValueError, match="24 or more"):
+        phantoms.plant(tmp_path / "b", patients=12)
+
+
 # The chest set
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from tlutils.data import augment
 from tlutils.inspection import attribution, errors
-from tlutils.models.build import build, last_conv, probabilities
+from tlutils.models.build import build, last_conv
 
 
 @pytest.mark.parametrize(("row", "column"), [(2, 3), (20, 4), (10, 22)])
@@ -49,6 +49,16 @@ def test_without_a_target_each_image_has_its_own_answer():
 def test_evidence_against_a_class_is_no_evidence_for_it(outputs):
     heat = attribution.grad_cam(net(outputs), bright_square(4, 4)[None], target=0)
     assert heat[0, 5:11, 5:11].max() < 0.05
+
+
+def test_a_map_that_is_positive_by_rounding_only_is_no_map():
+    """All speaks against the class but one place, by a millionth."""
+    model, image = net(), bright_square(4, 4)
+    model[2].bias[1] = 1.0  # a second map, of ones, that counts for nearly nothing
+    model[2].weight[1] = 0.0
+    model[7].weight[0, 1] = 1e-6
+    heat = attribution.grad_cam(model, image[None], target=0)
+    assert heat.shape == (1, 32, 32) and not heat.any()
 
 
 def test_in_place_activations_change_nothing():
@@ -148,19 +158,26 @@ def test_what_gives_no_map_is_refused():
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_covering_the_square_lowers_the_probability_most(outputs):
+def test_covering_the_square_lowers_the_score_most(outputs):
     image = bright_square(8, 16) // 2 + 120
     found = attribution.occlusion(net(outputs), image[None], window=8, stride=8, target=1)
     assert found.shape == (1, 32, 32) and found.dtype == np.float32
     assert np.unravel_index(found[0].argmax(), (32, 32)) == (8, 16)
-    with (
-        torch.no_grad()
-    ):  # the number is the fall of the probability, with the square as grey as the image's mean
-        inputs = augment.normalize(image[None])
-        covered = inputs.clone()
-        covered[:, :, 8:16, 16:24] = inputs.mean((2, 3), keepdim=True)
-        p, q = (probabilities(net(outputs).eval()(x))[0, 1] for x in (inputs, covered))
-    assert found[0, 8:16, 16:24] == pytest.approx(float(p - q), abs=1e-6)
+    # the number is the fall of the logit, with the square as grey as the image's mean
+    inputs = augment.normalize(image[None])
+    covered = inputs.clone()
+    covered[:, :, 8:16, 16:24] = inputs.mean((2, 3), keepdim=True)
+    z, without = (net(outputs).eval()(x)[0, -1].item() for x in (inputs, covered))
+    assert found[0, 8:16, 16:24] == pytest.approx(z - without, abs=1e-6)
+
+
+def test_covering_shows_the_logit_of_a_sure_answer_behind_a_softmax_too():
+    """Ten times the weights: the probability is 1 wherever the cover lies, the logit is not."""
+    image, plain, behind = bright_square(8, 16), net(), net(softmax=True)
+    for model in (plain, behind):
+        model[7].weight.mul_(10)
+    found = [attribution.occlusion(model, image[None], 8, 8, 1) for model in (plain, behind)]
+    assert found[0].max() > 1 and np.array_equal(*found)
 
 
 def test_a_window_has_a_default_and_must_fit():

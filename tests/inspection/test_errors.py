@@ -145,6 +145,8 @@ def test_file_properties_are_found_by_path_whatever_the_order():
     found = errors.with_file_properties(SOME.iloc[2:], files)
     assert found["width"].tolist() == [2, 3, 4, 5, 6] and found.index.tolist() == [2, 3, 4, 5, 6]
     assert accuracy_by(found, "mode").loc["L", "n"] == 5
+    looked = errors.with_file_properties(SOME, files.assign(brightness=80.0, wedge=0.1))
+    assert (looked["wedge"] == 0.1).all() and (looked["brightness"] == 80).all()
     with pytest.raises(ValueError, match="records.inspect"):
         errors.with_file_properties(SOME, files[["path"]])
     with pytest.raises(ValueError, match="1 of the predicted images.*0.png"):
@@ -216,6 +218,17 @@ def test_out_of_fold_answers_come_from_a_model_that_has_not_seen_the_patient():
     assert np.allclose(
         found["loss"], -np.log(np.where(told["label"] == "A", found["p_A"], found["p_B"]))
     )
+
+
+def test_more_features_than_images_change_no_answer():
+    """Features of which half are zeros: with them there are more than images, and the way is another."""
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(60)], "label": list("ABC") * 20})
+    table["patient"] = table["path"]
+    features = draw.normal(0, 1, (60, 40)) + 0.5 * (table["label"] == "A").to_numpy()[:, None]
+    wide = np.concatenate([features, np.zeros((60, 40))], 1)
+    found, same = (errors.out_of_fold(one, table) for one in (features, wide))
+    assert np.allclose(found[["p_A", "p_B", "p_C"]], same[["p_A", "p_B", "p_C"]], atol=1e-3)
 
 
 def test_too_few_patients_for_the_folds_is_refused():

@@ -192,7 +192,9 @@ def test_overlay_stretches_the_map_over_the_scan():
 def test_overlay_of_a_signed_map_has_nothing_in_the_middle():
     image = of_images.overlay(scan(), np.array([[[-0.5, 0.25]]]))[1].images[-1]
     assert image.get_clim() == (-0.5, 0.5)
-    of_images.overlay(scan(), np.zeros((2, 2)))[0].figure.canvas.draw()
+    nothing = of_images.overlay(scan(), np.zeros((2, 2)))
+    nothing[0].figure.canvas.draw()
+    assert title(nothing[1]) == "the map, no positive evidence"
     with pytest.raises(ValueError, match="heatmap of shape \\(3, 2, 2\\)"):
         of_images.overlay(scan(), np.zeros((3, 2, 2)))
 

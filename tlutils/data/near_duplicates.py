@@ -32,6 +32,7 @@ _LEAST_LEVELS = 3  # bits, entropy of the grey levels
 _LEAST_WAVES = 0.5  # share of the frequencies that tell something
 _ROUNDING = 200  # their least amplitude: 5 times what rounding to whole grey levels adds
 _MOST_PAIRS = 1_000_000  # more would fill the memory and nobody would read them
+_WHITE = 240  # of 255, as JPEG leaves white nearly white
 _SLOWER = 10  # times, a comparison one by one against one in a product of matrices
 # how many bits are set in each number of 16 bits
 _ONES = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16)
@@ -52,8 +53,9 @@ def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame, the records with phash (str, 64 hexadecimal digits; "" where an image cannot be
-        decoded or shows too little to be told apart) and brightness (float, mean grey from 0 to
-        255; NaN where an image cannot be decoded).
+        decoded or shows too little to be told apart), brightness (float, mean grey from 0 to 255)
+        and wedge (float, share of the picture that is `white_wedges`); NaN where an image cannot
+        be decoded.
 
     Raises
     ------
@@ -71,19 +73,45 @@ def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
             for part in pool.map(lambda part: [_look(path, imagehash) for path in part], parts):
                 rows += part
                 shown.update(len(part))
-    hashes, brightness = zip(*rows, strict=True) if rows else ((), ())
+    hashes, brightness, wedge = zip(*rows, strict=True) if rows else ((), (), ())
     return records.assign(
         phash=pd.Series(hashes, records.index, dtype="str"),
         brightness=pd.Series(brightness, records.index, dtype="float64"),
+        wedge=pd.Series(wedge, records.index, dtype="float64"),
     )
 
 
-def _look(path: str, imagehash: ModuleType) -> tuple[str, float]:
-    """(phash, brightness) of one file; ("", NaN) where it cannot be read."""
+def white_wedges(pixels: np.ndarray) -> np.ndarray:
+    """Where a scan is white from its upper or lower edge on.
+
+    So scanners fill the corners of a picture that they have tilted: in about 4 of 10 scans of the
+    Kermany set. A wedge that goes with a class is a shortcut, and it brightens the picture's mean.
+
+    Parameters
+    ----------
+    pixels : array (H, W), uint8
+
+    Returns
+    -------
+    bool array (H, W)
+
+    Examples
+    --------
+    >>> scan = np.array([[255, 0], [255, 0], [0, 255], [0, 0]], np.uint8)
+    >>> white_wedges(scan).sum(axis=0).tolist()
+    [2, 0]
+    """
+    white = np.asarray(pixels) >= _WHITE
+    down, up = (np.logical_and.accumulate(side, axis=0) for side in (white, white[::-1]))
+    return down | up[::-1]
+
+
+def _look(path: str, imagehash: ModuleType) -> tuple[str, float, float]:
+    """(phash, brightness, wedge) of one file; ("", NaN, NaN) where it cannot be read."""
     try:
         picture = images.read(path, least=(4 * _SIDE, 4 * _SIDE))
     except images.UnreadableImage:
-        return "", np.nan
+        return "", np.nan, np.nan
     # The gap averages blocks of pixels first: 0.6 of the time, and about 2 bits of difference.
     small = picture.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=3.0)
     pixels = np.asarray(small)
@@ -93,7 +121,8 @@ def _look(path: str, imagehash: ModuleType) -> tuple[str, float]:
     shares = counts[counts > 0] / pixels.size
     levels, telling = -shares @ np.log2(shares), (np.abs(apart) > _ROUNDING).mean()
     shows = levels >= _LEAST_LEVELS and telling >= _LEAST_WAVES
-    return str(imagehash.ImageHash(apart > 0)) if shows else "", float(pixels.mean())
+    looks = str(imagehash.ImageHash(apart > 0)) if shows else ""
+    return looks, float(pixels.mean()), float(white_wedges(pixels).mean())
 
 
 def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:

@@ -58,6 +58,7 @@ def draw_oct(
     height: int = 496,
     wedge: bool = False,
     patient: int | None = None,
+    shift: float = 0.0,
 ) -> np.ndarray:
     """Draw a phantom OCT scan.
 
@@ -68,6 +69,8 @@ def draw_oct(
     width, height : int, in pixels.
     wedge : bool, whether to fill a slanted corner with white, as scanners do that tilt the picture.
     patient : int, seed of anatomy and disease; None takes the scan's own.
+    shift : float, share of the light that is scattered, as on another scanner: it greys the scan
+        most where it is dark.
 
     Returns
     -------
@@ -92,7 +95,7 @@ def draw_oct(
     for name in ("x", "rpe", "bruch", "thickness"):
         setattr(eye, name, getattr(eye, name).astype(np.float32))
     lesion.fluid, lesion.material = np.float32(lesion.fluid), np.float32(lesion.material)
-    return _finish_oct(_scatter(eye, lesion, person, scan), person, scan, eye, wedge)
+    return _finish_oct(_scatter(eye, lesion, person, scan), person, scan, eye, wedge, shift)
 
 
 class _Eye:
@@ -245,12 +248,15 @@ def _finish_oct(
     scan: np.random.Generator,
     eye: _Eye,
     wedge: bool,
+    shift: float,
 ) -> np.ndarray:
     """Speckle (multiplied), noise (added), the scanner's grey scale, and a wedge."""
     speckle = gaussian_filter(scan.gamma(2.2, 1 / 2.2, light.shape).astype(np.float32), (0.5, 0.9))
     noise = np.abs(scan.normal(0, 1, light.shape).astype(np.float32)) * person.uniform(0.015, 0.045)
     grey = (light * speckle + noise) ** person.uniform(0.75, 1.0) * person.uniform(0.72, 1.0)
     pixels = (255 * grey).clip(0, 255)
+    if shift:
+        pixels += shift * (204 - pixels)
     if wedge:
         pixels[_wedge(scan, eye)] = 255
     return pixels.astype(np.uint8)
@@ -503,6 +509,93 @@ def _oct_flaws(draw: np.random.Generator, items: list[_Item]) -> list[_Item]:
     return flaws
 
 
+def plant(
+    folder: str | Path,
+    patients: int = 180,
+    seed: int = 0,
+    size: float = 0.25,
+    progress: bool | None = None,
+) -> dict[str, list[str]]:
+    """Draw phantom OCT scans with faults whose truth is known, for trying out how they are found.
+
+    `<folder>/train` has four faults: a white wedge on nine of ten scans of one class and on one of
+    twenty others, wrong labels on one scan in ten, a third of the patients from a scanner whose
+    pictures are brighter and who have the classes in other shares, and 6 files whose bytes lie
+    under a second class too. `<folder>/test`, of every third patient, has none: each class alike
+    often, with wedges and from the bright scanner as often as any other, and right labels. Names
+    are as in `write_oct`; a patient has one disease, and three scans on average.
+
+    Parameters
+    ----------
+    folder : str or Path, as for `write_oct`.
+    patients : int, 24 at least.
+    seed : int, of everything, so also of which class has the wedges.
+    size : float, 1 draws scans of 512 x 496 pixels.
+    progress : bool, as for `write_oct`.
+
+    Returns
+    -------
+    dict of the paths in train that each fault has touched, the truth to be found: "wedge", "label",
+        "bright", and "copy" (both files of each pair).
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds anything else, or there are too few patients.
+    """
+    if patients < 24:
+        raise ValueError(f"patients is {patients}; draw 24 or more, or the faults have no room")
+    draw = np.random.default_rng([seed, 8])
+    items, planted = _planted_items(draw, patients, size)
+    parameters = {"kind": "oct, planted faults", "patients": patients, "seed": seed}
+    _write(Path(folder), items, {**parameters, "flaws": False, "size": size}, progress)
+    return planted
+
+
+def _planted_items(
+    draw: np.random.Generator, patients: int, size: float
+) -> tuple[list[_Item], dict[str, list[str]]]:
+    width, height = round(512 * size), round(496 * size)
+    marked, *others = draw.permutation(OCT_CLASSES).tolist()
+    common = {False: [0.34, 0.42, 0.12, 0.12], True: [0.10, 0.10, 0.40, 0.40]}
+    items, planted = [], {"wedge": [], "label": [], "bright": [], "copy": []}
+    numbers = draw.choice(np.arange(1000, 99999), patients, replace=False)
+    for i, number in enumerate(numbers):
+        test, bright = i % 3 == 2, bool(draw.random() < 1 / 3)
+        shares = [0.25] * 4 if test else common[bright]
+        truth = str(draw.choice([marked, *others], p=shares))
+        truth = [marked, *others][i // 3] if i < 12 else truth  # no side without a class
+        for n in range(1, 3 + min(int(draw.poisson(1.0)), 4)):
+            likely = 0.4 if test else 0.9 if truth == marked else 0.05
+            wedge, label = bool(draw.random() < likely), truth
+            if not test and draw.random() < 0.1:
+                label = str(draw.choice([name for name in OCT_CLASSES if name != truth]))
+            path = f"{'test' if test else 'train'}/{label}/{label}-{number}-{n}.jpeg"
+            look = {"wedge": wedge, "shift": 0.4 * bright}
+            seed = int(number) * 100 + n
+            items.append(_Item(path, draw_oct, truth, seed, int(number), width, height, **look))
+            found = {"wedge": wedge, "label": label != truth, "bright": bright}
+            for fault in found if not test else ():
+                planted[fault] += [path] * found[fault]
+    return items + _planted_copies(draw, items, planted), planted
+
+
+def _planted_copies(
+    draw: np.random.Generator, items: list[_Item], planted: dict[str, list[str]]
+) -> list[_Item]:
+    """Six training files again under another class; both of each pair are noted in `planted`."""
+    fine = [item for item in items if item.path.startswith(f"train/{item.label}/")]
+    copies = []
+    for i in draw.choice(len(fine), 6, replace=False):
+        item, other = fine[i], OCT_CLASSES[(OCT_CLASSES.index(fine[i].label) + 1) % 4]
+        path = f"train/{other}/{other}-{item.patient}-99.jpeg"
+        copies.append(_Item(path, copy_of=item.path))
+        planted["copy"] += [item.path, path]
+        for fault in ("wedge", "bright"):
+            planted[fault] += [path] * (item.path in planted[fault])
+    return copies
+
+
 def write_chest(
     folder: str | Path,
     patients: int = 320,
@@ -662,7 +755,7 @@ def _write_one(root: Path, item: _Item) -> None:
 
 
 def _jpeg(item: _Item) -> bytes:
-    special = {"wedge": item.wedge} if item.draw is draw_oct else {"shift": item.shift}
+    special = {"shift": item.shift} | ({"wedge": item.wedge} if item.draw is draw_oct else {})
     size, patient = (item.width, item.height), item.patient
     pixels = item.draw(item.label, item.seed, *size, patient=patient, **special)
     file = io.BytesIO()

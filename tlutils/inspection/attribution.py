@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.packages import needed
 from ..evaluation.predict import prepared
-from ..models.build import last_conv, probabilities
+from ..models.build import last_conv
 from ..models.prefix import eval_mode
 
 Target = int | Sequence[int] | Tensor | None  # class index: for all, or of each; None = the answer
@@ -43,7 +43,8 @@ def grad_cam(
     Returns
     -------
     ndarray, float32 (N, H, W)
-        1 at the strongest place of each image, zeros where nothing speaks for the class.
+        1 at the strongest place of each image. Zeros all over where nothing speaks for the class,
+        or less than a hundredth of what speaks against it: that is rounding, no evidence.
 
     Raises
     ------
@@ -52,6 +53,7 @@ def grad_cam(
         (ViT, Swin).
     """
     signed = torch.from_numpy(_signed_maps(model, images, target, layer))
+    signed *= signed.amax((1, 2), keepdim=True) >= 0.01 * signed.abs().amax((1, 2), keepdim=True)
     maps = F.interpolate(signed.clamp(min=0)[:, None], images.shape[-2:], mode="bilinear")[:, 0]
     top = maps.amax((1, 2), keepdim=True)
     return (maps / torch.where(top > 0, top, 1.0)).numpy()
@@ -85,10 +87,11 @@ def occlusion(
     stride: int | None = None,
     target: Target = None,
 ) -> np.ndarray:
-    """How much the probability of a class falls where a square is covered.
+    """How much the score of a class falls where a square is covered.
 
-    The cover has the image's own mean grey, so that it adds little of its own. Costs a forward pass
-    a place. Source: Zeiler and Fergus, ECCV 2014.
+    The score is the logit, the one before the softmax: behind it, a sure answer hardly moves. The
+    cover has the image's own mean grey, so that it adds little of its own. Costs a forward pass a
+    place. Source: Zeiler and Fergus, ECCV 2014.
 
     Parameters
     ----------
@@ -100,7 +103,7 @@ def occlusion(
 
     Returns
     -------
-    ndarray, float32 (N, H, W), -1 to 1
+    ndarray, float32 (N, H, W), in units of the logit
 
     Raises
     ------
@@ -115,11 +118,11 @@ def occlusion(
             "pixels; they want 1 <= stride <= window <= side"
         )
     sizes = (3, window, window), (3, stride, stride)
-    with eval_mode(model), torch.no_grad():
+    with eval_mode(model), _before_softmax(model), torch.no_grad():
         inputs = prepared(model, images)
-        target = _targets(probabilities(model(inputs)), target)
+        target = _targets(_scores(model, inputs), target)
         cover = inputs.mean((2, 3), keepdim=True).expand_as(inputs)
-        method = needed("captum.attr", "captum").Occlusion(lambda x: probabilities(model(x)))
+        method = needed("captum.attr", "captum").Occlusion(lambda x: _scores(model, x))
         maps = method.attribute(inputs, *sizes, cover, target, perturbations_per_eval=16)
     return maps[:, 0].float().cpu().numpy()  # every channel has the same number
 

@@ -334,7 +334,8 @@ def overlay(
     """Show a scan, the map of what counted for the answer, and the map over the scan.
 
     A map with negative values runs from blue (against) over white to red (for), another from dark
-    to bright; over the scan it is the more opaque the more it says.
+    to bright; over the scan it is the more opaque the more it says. A map of zeros says that there
+    is no positive evidence.
 
     Parameters
     ----------
@@ -372,7 +373,8 @@ def overlay(
         "interpolation": "bilinear",
     }
     low, high = (0 if abs(edge) < 0.001 * top else edge for edge in (low, high))
-    span = f"{low:.2g} to {high:.2g}" if finite.any() else "not a number anywhere"
+    span = f"{low:.2g} to {high:.2g}" if low or high else "no positive evidence"
+    span = span if finite.any() else "not a number anywhere"
     span += f", {percent(1 - finite.mean())} no number" if 0 < finite.mean() < 1 else ""
     titles = [_wrapped(title or "the scan", 40), f"the map, {span}", "the map over the scan"]
     axes = grid([pixels] * 3, titles, columns=3, ax=ax, caption=caption)
