@@ -3,5 +3,5 @@
 errors       single answers, the worst errors, confused classes, labels to doubt
 attribution  maps of what counted for an answer, and how far to trust them
 
-Notebooks: 05, 07.
+Notebooks: 05.
 """
