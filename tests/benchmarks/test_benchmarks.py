@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 FOLDER = Path(__file__).parent
@@ -17,8 +18,10 @@ def bench(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_every_script_is_listed():
+    """All but transfer, which measures accuracy on the real images and no time."""
     found = bench("--list").stdout.split()
-    own = {path.stem for path in FOLDER.glob("*.py")} - {"run", "common", "test_benchmarks"}
+    others = {"run", "common", "transfer", "test_benchmarks"}
+    own = {path.stem for path in FOLDER.glob("*.py")} - others
     assert set(found) == own
 
 
@@ -39,3 +42,15 @@ def test_the_committed_results_are_of_no_quick_run():
     if not file.exists():
         pytest.skip("no results are committed yet; make bench writes them")
     assert not any(part["quick"] for part in json.loads(file.read_text()).values())
+
+
+def test_the_committed_transfer_says_where_it_was_measured_and_has_every_arm():
+    lines = (FOLDER / "transfer.csv").read_text().splitlines()
+    about = {line[2:].split(":")[0] for line in lines if line.startswith("# ")}
+    assert {"date", "processor", "torch", "test", "training", "baseline"} <= about
+    table = pd.read_csv(FOLDER / "transfer.csv", comment="#")
+    assert table.groupby("metric")["arm"].nunique().to_dict() == dict.fromkeys(
+        ("accuracy", "auc", "balanced_accuracy"), 4
+    )
+    assert ((table["low"] <= table["value"]) & (table["value"] <= table["high"])).all()
+    assert (table["runs"] == 3).all() and set(table["patients"]) >= {5, 10, 20, 40, 80, 160}

@@ -47,6 +47,18 @@ def test_formats_and_modes_give_the_same_grey_picture(tmp_path, ending, mode):
     assert np.abs(image[0].numpy().astype(int) - expected).max() <= 3
 
 
+@pytest.mark.parametrize("resize, channels", [("squash", 1), ("pad", 3), ("crop", 1)])
+def test_images_written_small_are_what_a_network_sees(folder, table, tmp_path, resize, channels):
+    of = {"size": 16, "resize": resize, "channels": channels}
+    small = loaders.write_small(table, folder, tmp_path / "small", **of)
+    for path in table["path"]:
+        wanted = loaders.read_image(folder / path, **of)
+        assert torch.equal(loaders.read_image(small / path, 16, channels=channels), wanted)
+    first = (small / "0.png").stat().st_mtime_ns
+    assert loaders.write_small(table, folder, tmp_path / "small", **of) == small
+    assert (small / "0.png").stat().st_mtime_ns == first
+
+
 def test_16_bit_images_keep_their_contrast(tmp_path):
     Image.fromarray(gradient(64, 48).astype(np.uint16) * 16).save(tmp_path / "x.png")
     Image.fromarray(gradient(64, 48).astype(np.float32) / 7).save(tmp_path / "x.tif")

@@ -55,6 +55,36 @@ def hashes(root: Path) -> dict[str, str]:
 # Single pictures
 
 
+@pytest.mark.parametrize("label", phantoms.TEXTURE_CLASSES)
+def test_a_texture_is_a_function_of_its_seed_and_none_is_like_another(label):
+    one, other = phantoms.draw_texture(label, 5, 32), phantoms.draw_texture(label, 6, 32)
+    assert one.shape == (32, 32) and one.dtype == np.uint8 and one.std() > 5
+    assert np.array_equal(one, phantoms.draw_texture(label, 5, 32))
+    assert not np.array_equal(one, other)
+
+
+def test_a_spot_changes_the_same_ground_in_one_place():
+    plain, spot = (
+        phantoms.draw_texture(f"stripes-{mark}", 3).astype(int) for mark in ("plain", "spot")
+    )
+    apart = np.abs(uniform_filter1d(uniform_filter1d(spot - plain, 9, 0), 9, 1))
+    assert apart.max() > 20 and np.median(apart) < 5
+
+
+def test_textures_are_drawn_class_by_class_in_turn_and_kept(tmp_path):
+    root = phantoms.write_textures(tmp_path / "t", images=30, size=16, progress=False)
+    table = records.scan(root)
+    assert len(table) == 30 and set(table["label"]) == set(phantoms.TEXTURE_CLASSES)
+    assert (table["split"] == "").all() and table["patient"].is_unique
+    before = hashlib.sha256((root / table["path"][0]).read_bytes()).hexdigest()
+    phantoms.write_textures(tmp_path / "t", images=30, size=16, progress=False)
+    assert hashlib.sha256((root / table["path"][0]).read_bytes()).hexdigest() == before
+    with pytest.raises(ValueError, match="other parameters"):
+        phantoms.write_textures(tmp_path / "t", images=31, size=16, progress=False)
+    with pytest.raises(ValueError, match="boxes-plain"):
+        phantoms.draw_texture("boxes", 0)
+
+
 @pytest.mark.parametrize(
     "draw, label", [(phantoms.draw_oct, "CNV"), (phantoms.draw_chest, "virus")]
 )

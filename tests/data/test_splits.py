@@ -332,6 +332,22 @@ def test_a_sample_keeps_the_share_of_every_split_and_class():
     assert splits.sample(table, 0, 0) is table and splits.sample(table, 999, 0) is table
 
 
+def test_fewer_patients_are_among_more_with_all_images_and_every_class():
+    rows = [(f"{n}-{i}.png", "AAAB"[n % 4], str(n)) for n in range(80) for i in range(n % 3 + 1)]
+    table = pd.DataFrame(rows, columns=["path", "label", "patient"])
+    taken = {n: splits.take_patients(table, n, seed=3) for n in (2, 5, 20, 40)}
+    for n, few in taken.items():
+        assert few["patient"].nunique() == n and set(few["label"]) == {"A", "B"}
+        assert len(few) == table["patient"].isin(set(few["patient"])).sum()
+    assert set(taken[5]["path"]) < set(taken[20]["path"]) < set(taken[40]["path"])
+    assert taken[40].groupby("label")["patient"].nunique().to_dict() == {"A": 30, "B": 10}
+    shuffled = splits.take_patients(table.sample(frac=1, random_state=0), 5, seed=3)
+    assert set(shuffled["path"]) == set(taken[5]["path"])
+    assert set(splits.take_patients(table, 5, seed=4)["path"]) != set(taken[5]["path"])
+    with pytest.raises(ValueError, match="80 patients of 2 classes; take from 2 to 80, not 1"):
+        splits.take_patients(table, 1)
+
+
 @pytest.mark.parametrize("limit", [1, 8, 30])
 def test_a_sample_has_two_patients_of_every_split_and_class_where_there_are_two(limit):
     rows = [

@@ -287,6 +287,27 @@ def test_the_interval_of_recipes_is_the_formula_of_welch():
     )
 
 
+def test_the_mean_of_runs_has_the_errors_of_its_side_in_a_comparison(pair):
+    runs = [pair[0].assign(**{"p_ILL": pair[0]["p_ILL"] * f}) for f in (1, 0.98, 0.9)]
+    runs = [thresholds.apply_threshold(one, 0.5) for one in runs]
+    found = comparison.mean_of_runs(runs)
+    right = [(one["label"] == one["predicted"]).mean() for one in runs]
+    assert found["value"] == pytest.approx(np.mean(right))
+    assert found["runs_error"] == pytest.approx(np.std(right, ddof=1) / math.sqrt(3))
+    alone = compute_metrics(runs[0])["accuracy"]
+    assert found["patients_error"] == pytest.approx((alone["high"] - alone["low"]) / 3.92, rel=0.2)
+    assert 0 <= found["low"] < found["value"] < found["high"] <= 1
+    with pytest.raises(ValueError, match="found 1 runs"):
+        comparison.mean_of_runs(runs[:1])
+
+
+def test_runs_that_are_always_right_have_the_interval_of_their_patients():
+    labels = np.arange(30) % 2 == 0
+    sure = [table(np.where(labels, 0.9 + i / 100, 0.1), labels) for i in range(3)]
+    found = comparison.mean_of_runs(sure)
+    assert found["value"] == found["high"] == 1 and 0.8 < found["low"] < 0.97
+
+
 def test_runs_that_all_agree_leave_the_error_of_the_patients(pair):
     """Seeds that change the probabilities by a trifle and no answer."""
     nudged = [[one.assign(**{"p_ILL": one["p_ILL"] + 1e-6 * i}) for i in range(3)] for one in pair]

@@ -323,6 +323,14 @@ def test_the_same_seed_gives_the_same_model_and_another_seed_another():
         assert not any(torch.equal(first[name], other[name]) for name in weights)
 
 
+def test_a_random_backbone_can_stay_the_same_under_other_heads():
+    one, two = (build("resnet18", 2, "linear", seed=s, weights_seed=4) for s in (1, 2))
+    assert torch.equal(one.conv1.weight, two.conv1.weight)
+    assert not torch.equal(one.fc.weight, two.fc.weight)
+    assert torch.equal(one.conv1.weight, build("resnet18", 2, "linear", seed=4).conv1.weight)
+    assert torch.equal(one.fc.weight, build("resnet18", 2, "linear", seed=1).fc.weight)
+
+
 def test_random_numbers_outside_are_left_alone(tmp_path):
     file = state_file(tmp_path, SMALL)
     before = torch.get_rng_state()
@@ -346,6 +354,42 @@ def test_weights_of_a_file_arrive_as_they_are(tmp_path):
     assert torch.equal(model.classifier[3].weight, random.classifier[3].weight)
     assert model.tl["weights"]["source"] == "file" and model.tl["weights"]["file"] == file
     assert model.tl["weights"]["sha256"] and model.tl["mean"] == [0.485, 0.456, 0.406]
+
+
+def checkpoint_of_a_run(folder, *arguments, **more) -> tuple:
+    """A checkpoint as a run leaves it, and the model in it."""
+    model = build(*arguments, seed=7, **more)
+    about = {"recipe": {"data": "texture"}, "notes": ["phantom images (drawings, not patients)"]}
+    checkpoints.save(folder / "best.pt", model, list("abcde"), **about)
+    return folder / "best.pt", model
+
+
+@pytest.mark.parametrize("head", ["linear", "gap", "mlp"])
+def test_the_backbone_of_a_run_is_taken_and_its_head_left_out(tmp_path, head):
+    file, source = checkpoint_of_a_run(tmp_path, "resnet18", 5, "linear")
+    model, random = build("resnet18", 2, head, weights=file), build("resnet18", 2, head)
+    given, fresh = source.state_dict(), random.state_dict()
+    for name, value in model.state_dict().items():
+        wanted = fresh if name.startswith("fc.") else given
+        assert torch.equal(value, wanted[name]) and value.is_contiguous()
+    assert all(p.requires_grad == name.startswith("fc.") for name, p in model.named_parameters())
+    about = model.tl["weights"]
+    assert about["source"] == "run" and about["file"] == str(file) and len(about["sha256"]) == 64
+    assert about["name"] == f"{tmp_path.name}/best.pt" and model.tl["mean"] == source.tl["mean"]
+
+
+def test_a_run_of_a_vgg_gives_what_the_new_head_keeps(tmp_path):
+    file, source = checkpoint_of_a_run(tmp_path, "vgg11", 5, "gap")
+    pooled = build("vgg11", 2, "gap", weights=file)
+    assert torch.equal(pooled.features[0].weight, source.features[0].weight)
+    with pytest.raises(ValueError, match="run with another network: classifier.0.weight.*missing"):
+        build("vgg11", 2, "mlp", weights=file)
+
+
+def test_a_run_of_another_backbone_is_refused(tmp_path):
+    file, _ = checkpoint_of_a_run(tmp_path, SMALL, 5, "linear")
+    with pytest.raises(ValueError, match="best.pt is of a run with another network: conv1.weight"):
+        build("resnet18", 2, "linear", weights=file)
 
 
 def test_weights_laid_out_channels_last_become_contiguous(tmp_path):

@@ -534,6 +534,22 @@ def test_wrong_names_are_answered_with_the_right_ones(cache):
         resolve("vit_h_14")
 
 
+def test_what_weights_have_learned_is_told_in_a_few_words(tmp_path, state):
+    assert weights.describe("random") == "random weights, no pretraining"
+    assert weights.describe("imagenet") == "weights: imagenet"
+    torch.save(state, tmp_path / "mine.pth")
+    assert weights.describe(tmp_path / "mine.pth") == "weights: mine.pth"
+    run = {"format": 1, "model": {"head_name": "fc"}, "classes": ["a", "b"], "state": state}
+    more = {"recipe": {"data": "texture"}, "notes": ["phantom images (drawings, not patients)"]}
+    (tmp_path / "first").mkdir()
+    for content, words in (
+        (run, "pretrained on 2 classes, first/best.pt"),
+        (run | more, "pretrained on texture images (drawn images), first/best.pt"),
+    ):
+        torch.save(content, tmp_path / "first" / "best.pt")
+        assert weights.describe(tmp_path / "first" / "best.pt") == f"weights: {words}"
+
+
 def test_where_weights_lie_is_told_in_a_line(cache):
     assert "not here (vgg16-397923af.pth, 527.8 MB" in weights.locate("vgg16")
 

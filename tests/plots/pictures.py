@@ -161,6 +161,13 @@ def rates(**changes) -> pd.DataFrame:
 
 SIZES = pd.DataFrame({"width": [512, 768], "height": [496] * 2})
 TOP = pd.DataFrame({"class": OCT, "probability": 0.25})
+ARMS = pd.DataFrame(
+    [
+        {"arm": arm, "patients": n, **interval(0.7 + n / 100)}
+        for arm in ("one", "two")
+        for n in (5, 20)
+    ]
+)
 GROUPS = pd.DataFrame({"n": [3], "accuracy": 0.6}, ["a"])
 PR = {"VGG16": pr_table(binary_predictions())}
 # (panels, how it is drawn); class_grid, which reads files, has its own tests
@@ -191,6 +198,7 @@ _DRAWN = (
     (1, partial(of_results.intervals, {"accuracy": interval(0.9), "n": 9})),
     (1, partial(of_results.cost_against_accuracy, costs(2), "seconds")),
     (1, partial(of_results.accuracy_by, GROUPS)),
+    (1, partial(of_results.accuracy_by_patients, ARMS, 0.6)),
     (1, partial(of_results.accuracy_against_count, per_class_metrics(), dict.fromkeys(OCT, 10))),
     (2, partial(of_results.score_distribution, binary_predictions(), "PNEUMONIA", 0.5)),
 )
@@ -220,6 +228,9 @@ def of_names(first: str, second: str) -> dict:
         "cost_against_accuracy": lambda: of_results.cost_against_accuracy(cost, "seconds"),
         "accuracy_by": lambda: of_results.accuracy_by(
             pd.DataFrame({"n": 3, "accuracy": 0.6}, names)
+        ),
+        "accuracy_by_patients": lambda: of_results.accuracy_by_patients(
+            pd.DataFrame([{"arm": name, "patients": 5, **iv} for name in names])
         ),
         "accuracy_against_count": lambda: of_results.accuracy_against_count(
             measured, dict.fromkeys(names, 10)

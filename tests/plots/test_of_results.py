@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from pictures import (
+    ARMS,
     COUNTS,
     OCT,
     binary_predictions,
@@ -33,6 +34,14 @@ from tlutils.plots.style import class_colors
 def test_a_table_without_a_column_is_refused_by_name():
     with pytest.raises(ValueError, match="lacks fpr"):
         of_results.roc(pd.DataFrame({"x": [1], "tpr": [1]}))
+
+
+def test_accuracy_by_patients_has_a_line_and_a_band_an_arm_and_the_baseline():
+    ax = of_results.accuracy_by_patients(ARMS, baseline=0.6)
+    assert labels_of(ax) == ["one", "two", "always the commonest: 0.600"]
+    assert ax.get_xscale() == "log" and words(ax.get_xticklabels()) == ["5", "20"]
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.75, 0.9])
+    assert len(ax.collections) == 2
 
 
 def test_confusion_shows_counts_and_shares_of_the_row():

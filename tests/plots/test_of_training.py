@@ -63,7 +63,13 @@ def test_learning_rates_marks_the_suggestion_and_the_rate_in_use():
         }
     )
     ax = of_training.learning_rates(curve, used=1e-3)
-    assert labels_of(ax) == ["suggested 0.0001", "used 0.001"]
+    assert labels_of(ax) == [
+        "loss of each batch",
+        "smoothed",
+        "lowest, at 0.001",
+        "suggested 0.0001",
+        "used 0.001",
+    ]
     assert ax.get_xscale() == "log" and ax.get_ylim()[1] <= 1.1 * 4
 
 

@@ -273,6 +273,17 @@ def test_an_image_size_that_the_network_cannot_take_is_refused_before_any_work(
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
+def test_a_run_can_begin_with_the_backbone_of_another_and_says_so(run, tiny_folder, tmp_path):
+    file = run.folder / "best.pt"
+    second = train(tiny_folder, tmp_path / "run", small(epochs="1"), weights=str(file))
+    assert f"weights: pretrained on oct images, {run.folder.name}/best.pt" in second.caption
+    assert second.about["weights"]["source"] == "run" and second.about["weights"]["sha256"]
+    first, model = run.model().state_dict(), second.model().state_dict()
+    frozen = [name for name in model if not name.startswith("fc.")]
+    assert frozen and all(torch.equal(model[name], first[name]) for name in frozen)
+    assert Run.load(second.folder).weights == str(file)
+
+
 def test_further_seeds_share_the_division_and_differ_in_the_rest(tiny_folder, tmp_path):
     first = train(tiny_folder, tmp_path / "run", small(epochs="1"))
     several = train_seeds(first, 2, device="cpu", precision="fp32", show=False, log=None)

@@ -87,6 +87,17 @@ def test_one_lucky_batch_at_the_start_is_no_suggestion(parts, monkeypatch):
     assert 1e-3 < found.loc[found["suggested"], "learning_rate"].item() < 1e-1
 
 
+def test_the_smoothed_loss_that_is_shown_is_lowest_where_the_suggestion_says(parts, monkeypatch):
+    losses = [0.1] + [1.0] * 12 + [0.9, 0.8, 0.5, 0.4, 0.4, 0.6, 1.0]
+    table = pd.DataFrame({"learning_rate": np.geomspace(1e-6, 1, 20), "loss": losses})
+    monkeypatch.setattr(tuning, "_rising", lambda *_: table)
+    found = find(resnet(), parts)
+    lowest = found.loc[found["smoothed"].idxmin(), "learning_rate"]
+    suggested = found.loc[found["suggested"], "learning_rate"].item()
+    assert found["smoothed"].isna().sum() == 6
+    assert suggested == pytest.approx(lowest / 10, rel=0.5)
+
+
 def test_the_finder_stops_where_the_loss_runs_away(parts):
     curve = find(resnet(), parts, low=1e-3, high=1e4, steps=40)
     assert len(curve) < 40 and np.isfinite(curve["loss"]).all()

@@ -5,7 +5,7 @@ audit found in them, and batches of uint8 tensors.
 
     sources            the named data sets, and how to have them here
     downloads          fetch, verify, unpack safely
-    phantoms           drawings of nobody, for trying things out
+    phantoms           drawings of nobody, and of nothing, for trying things out
     records            a folder or manifest becomes a table; what is wrong with each file
     splits             training, validation and test, by patient
     near_duplicates    images that look the same though their files differ

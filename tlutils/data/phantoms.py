@@ -4,6 +4,7 @@ Each picture is a pure function of its seeds. A patient's seed draws the anatomy
 disease sits, so several images of one patient are nearly alike, as in reality; an image's seed
 draws what differs from scan to scan. `write_oct` and `write_chest` draw whole data sets in the
 folder layout, under the naming rules and with the flaws of the real ones (Kermany et al. 2018).
+`write_textures` draws pictures of nothing, without end, for a network to begin to see with.
 Phantoms teach steps and prove nothing about patients.
 """
 
@@ -27,6 +28,8 @@ from ..core.progress import bar
 VERSION = 4
 OCT_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 _CHEST_KINDS = ("NORMAL", "bacteria", "virus")
+_GROUNDS, _MARKS = ("boxes", "clouds", "disks", "stripes"), ("plain", "spot", "strands")
+TEXTURE_CLASSES = tuple(f"{ground}-{mark}" for ground in _GROUNDS for mark in _MARKS)
 MARKER = ".phantom.json"
 _NOTE = (
     "The images below are phantoms: drawings made by the program tlutils, not pictures of "
@@ -395,6 +398,74 @@ def _side_mark(film: np.random.Generator, pixels: np.ndarray) -> None:
     pixels[top : top + letter.shape[0], left : left + letter.shape[1]][letter] = 235
 
 
+def draw_texture(label: str, seed: int, size: int = 64) -> np.ndarray:
+    """Draw a picture of nothing: a ground, and on it nothing, a soft spot or strands.
+
+    The grounds are leaves that fall on each other (boxes or disks, of all sizes), clouds and
+    stripes. Networks learn from such pictures to see edges, shapes and textures without a single
+    photograph (Baradad et al., Learning to see by looking at noise, NeurIPS 2021).
+
+    Parameters
+    ----------
+    label : one of TEXTURE_CLASSES, "<ground>-<mark>".
+    seed : int, of this picture.
+    size : int, side in pixels.
+
+    Returns
+    -------
+    uint8 array (size, size).
+
+    Raises
+    ------
+    ValueError
+        For another label.
+    """
+    if label not in TEXTURE_CLASSES:
+        raise ValueError(f"label is {label!r}; textures are {', '.join(TEXTURE_CLASSES)}")
+    draw, (ground, mark) = np.random.default_rng([seed, 8]), label.split("-")
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j].astype(np.float32)
+    light = _GROUND[ground](draw, x, y)
+    light = 0.4 + draw.uniform(0.04, 0.12) * (light - light.mean()) / max(light.std(), 1e-6)
+    strength = draw.uniform(0.2, 0.5)
+    if mark == "spot":
+        across = (x - draw.uniform(-0.7, 0.7)) / draw.uniform(0.15, 0.45)
+        down = (y - draw.uniform(-0.7, 0.7)) / draw.uniform(0.15, 0.45)
+        light += strength * _soft(across**2 + down**2 - 1, draw.uniform(0.2, 0.5))
+    if mark == "strands":
+        lines = np.exp(-np.abs(_clouds(draw, x.shape, max(2, size // 10))) / 0.25)
+        away = (x - draw.uniform(-0.5, 0.5)) ** 2 + (y - draw.uniform(-0.5, 0.5)) ** 2
+        light += strength * (0.3 + lines) * np.exp(-away / draw.uniform(0.3, 0.9))
+    light += draw.uniform(0.01, 0.03) * draw.normal(0, 1, light.shape)
+    return (255 * light).clip(0, 255).astype(np.uint8)
+
+
+def _leaves(draw: np.random.Generator, x: np.ndarray, y: np.ndarray, box: bool) -> np.ndarray:
+    """What is seen from above of leaves that have fallen: small ones are many, as in pictures."""
+    n, form = 60, (60, 1, 1)
+    size = 0.08 * (1 - draw.random(form) * (1 - (0.08 / 0.9) ** 1.5)) ** (-1 / 1.5)
+    left, top = draw.uniform(-1.1, 1.1, (2, *form)).astype(np.float32)
+    turn, flat = draw.uniform(0, np.pi, form), draw.uniform(1, 2, form)
+    along, across = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    u = (x - left) * along + (y - top) * across
+    v = ((y - top) * along - (x - left) * across) * np.float32(flat)
+    inside = (np.maximum(np.abs(u), np.abs(v)) if box else np.sqrt(u * u + v * v)) < size
+    return np.where(inside.any(0), draw.random(n)[inside.argmax(0)], 0.5).astype(np.float32)
+
+
+def _stripes(draw: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    turn, bend = draw.uniform(0, np.pi), draw.uniform(-0.4, 0.4)
+    along = x * np.cos(turn) + y * np.sin(turn) + bend * (y * np.cos(turn) - x * np.sin(turn)) ** 2
+    return np.sin(draw.uniform(8, 28) * along + draw.uniform(0, 6))
+
+
+_GROUND: dict[str, Callable[..., np.ndarray]] = {
+    "boxes": lambda draw, x, y: _leaves(draw, x, y, box=True),
+    "clouds": lambda draw, x, y: sum(k**0.5 * _clouds(draw, x.shape, k) for k in (2, 4, 8, 16)),
+    "disks": lambda draw, x, y: _leaves(draw, x, y, box=False),
+    "stripes": _stripes,
+}
+
+
 # Data sets
 
 
@@ -680,6 +751,41 @@ def _chest_items(draw: np.random.Generator, patients: int, size: float) -> list[
     return items
 
 
+def write_textures(
+    folder: str | Path,
+    images: int = 2400,
+    seed: int = 0,
+    size: int = 64,
+    progress: bool | None = None,
+) -> Path:
+    """Draw pictures of nothing, `<folder>/<class>/<class>-<number>.png`: as many as you like.
+
+    Parameters
+    ----------
+    folder : str or Path, as for `write_oct`.
+    images : int, of all classes together; they come in turn.
+    seed : int, of everything.
+    size : int, side in pixels.
+    progress : bool, whether a bar is shown; None where a person watches.
+
+    Returns
+    -------
+    Path, the folder.
+
+    Raises
+    ------
+    ValueError
+        Where the folder holds anything else.
+    """
+    items = []
+    for i in range(images):
+        label = TEXTURE_CLASSES[i % len(TEXTURE_CLASSES)]
+        path = f"{label}/{label}-{i:06d}.png"
+        items.append(_Item(path, draw_texture, label, seed * 1_000_000 + i, i, size, size))
+    parameters = {"kind": "textures", "images": images, "seed": seed, "size": size, "flaws": False}
+    return _write(Path(folder), items, parameters, progress)
+
+
 def _write(root: Path, items: list[_Item], parameters: dict, progress: bool | None) -> Path:
     parameters = {**parameters, "version": VERSION, "files": len(items)}
     if _already_there(root, parameters):
@@ -747,18 +853,21 @@ def _write_one(root: Path, item: _Item) -> None:
         return
     damaged = {"empty": b"", "zeros": bytes(4000)}
     damaged["page"] = b"<html><title>404 Not Found</title></html>"
-    content = damaged[item.damage] if item.damage in damaged else _jpeg(item)
+    content = damaged[item.damage] if item.damage in damaged else _file_of(item)
     content = content[: len(content) // 2] if item.damage == "cut" else content
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
     part.replace(path)
 
 
-def _jpeg(item: _Item) -> bytes:
+def _file_of(item: _Item) -> bytes:
+    file = io.BytesIO()
+    if item.draw is draw_texture:
+        Image.fromarray(draw_texture(item.label, item.seed, item.width)).save(file, "PNG")
+        return file.getvalue()
     special = {"shift": item.shift} | ({"wedge": item.wedge} if item.draw is draw_oct else {})
     size, patient = (item.width, item.height), item.patient
     pixels = item.draw(item.label, item.seed, *size, patient=patient, **special)
-    file = io.BytesIO()
     image = Image.fromarray(pixels)
     (image.convert("RGB") if item.color else image).save(file, "JPEG", quality=88)
     return file.getvalue()

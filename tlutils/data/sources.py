@@ -199,6 +199,7 @@ _ALL = [
     ),
     _phantom("phantom-oct", "Phantom OCT scans, drawn here", _OCT),
     _phantom("phantom-chest", "Phantom chest X-rays, drawn here", _CHEST),
+    _phantom("phantom-textures", "Pictures of nothing, drawn here", phantoms.TEXTURE_CLASSES),
 ]
 SOURCES: dict[str, Source] = {source.name: source for source in _ALL}
 
@@ -274,7 +275,8 @@ def fetch(
     url : str, another address of the same file; None takes the source's own, or a file of that name
         in the environment's TLUTILS_MIRROR, a folder's address. Hash and size are checked all the
         same.
-    **options : for phantoms: patients, seed, flaws, size, see `phantoms.write_oct`.
+    **options : for phantoms: patients, seed, flaws, size, see `phantoms.write_oct`; images, seed,
+        size for "phantom-textures".
 
     Returns
     -------
@@ -337,7 +339,7 @@ def _make(source: Source, folder: Path, progress: bool, url: str | None, options
 
 
 def _draw(source: Source, folder: Path, progress: bool, options: dict) -> None:
-    write = phantoms.write_oct if source.name == "phantom-oct" else phantoms.write_chest
+    write = getattr(phantoms, f"write_{source.name.removeprefix('phantom-')}")
     known = [*inspect.signature(write).parameters]
     known = [name for name in known if name not in ("folder", "progress")]
     if unknown := sorted(options.keys() - set(known)):

@@ -2,7 +2,7 @@
 
 A table of records (columns path, split, label, patient) comes in and goes out with a new split
 column. `divide` follows a rule, `by_patient` and `by_image` are the ways to divide, `sample` takes
-fewer images. Stands alone: plain pandas.
+fewer images, `take_patients` fewer patients. Stands alone: plain pandas.
 """
 
 from __future__ import annotations
@@ -392,6 +392,48 @@ def unseen_and_seen_patients(
     seen = rest.drop(np.concatenate(replaced))
     seen = seen.assign(split=seen["split"].mask(seen.index.isin(moved), "train"))
     return rest.drop(moved).reset_index(drop=True), seen.reset_index(drop=True)
+
+
+def take_patients(records: pd.DataFrame, patients: int, seed: int = 0) -> pd.DataFrame:
+    """Take the images of so many patients, classes in their shares and none without a patient.
+
+    A seed's first patients are always the same: those of a smaller number are among those of a
+    larger one.
+
+    Parameters
+    ----------
+    records : DataFrame with label, patient.
+    patients : int, how many.
+    seed : int, of what is drawn.
+
+    Returns
+    -------
+    DataFrame in the given order, numbered anew.
+
+    Raises
+    ------
+    ValueError
+        For fewer patients than classes, or more than there are.
+
+    Examples
+    --------
+    >>> rows = [(f"{n}.png", "AAB"[n % 3], str(n)) for n in range(30)]
+    >>> records = pd.DataFrame(rows, columns=["path", "label", "patient"])
+    >>> take_patients(records, 6)["label"].value_counts().to_dict()
+    {'A': 4, 'B': 2}
+    """
+    first = checked(records.sort_values("path")).groupby("patient")["label"].first()
+    counts = first.value_counts().sort_index()
+    if not len(counts) <= patients <= len(first):
+        raise ValueError(
+            f"found {len(first)} patients of {len(counts)} classes; take from {len(counts)} to "
+            f"{len(first)}, not {patients}"
+        )
+    order = first.iloc[np.random.default_rng(seed).permutation(len(first))]
+    # The k-th of a class's n patients stands where a fair share would have it, its first in front.
+    place = order.groupby(order).cumcount() / order.map(counts)
+    taken = set(place.sort_values(kind="stable").index[:patients])
+    return records[records["patient"].isin(taken)].reset_index(drop=True)
 
 
 def sample(records: pd.DataFrame, limit: int, seed: int = 0) -> pd.DataFrame:

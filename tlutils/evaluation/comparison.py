@@ -251,13 +251,21 @@ def compare_recipes(
     if math.isnan(value) or not len(kept):
         return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
     patients = _patients(tables[0], metric)
-    low, high = _ends(value, kept, patients)
-    of_patients = (high - low) / 2 / norm.ppf(0.5 + _LEVEL / 2)
-    errors = np.array([of_patients, *(x.std(ddof=1) / math.sqrt(len(x)) for x in (a, b))])
-    parts, error = errors**4 / [max(patients - 1, 1), len(a) - 1, len(b) - 1], math.hypot(*errors)
-    df = error**4 / parts.sum() if error > 0 else math.inf
+    found = _of_both_errors(value, _ends(value, kept, patients), patients, (a, b))
+    return {name: json_number(number) for name, number in found.items()}
+
+
+def _of_both_errors(
+    value: float, ends: tuple[float, float], patients: int, sides: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """A mean over runs (or a difference of two) with the error of its patients and of its runs."""
+    of_patients = (ends[1] - ends[0]) / 2 / norm.ppf(0.5 + _LEVEL / 2)
+    errors = np.array([of_patients, *(x.std(ddof=1) / math.sqrt(len(x)) for x in sides)])
+    free = [max(patients - 1, 1), *(len(x) - 1 for x in sides)]
+    error = math.hypot(*errors)
+    df = error**4 / (errors**4 / free).sum() if error > 0 else math.inf
     half = t.ppf(0.5 + _LEVEL / 2, df) * error
-    found = {
+    return {
         "value": value,
         "low": value - half,
         "high": value + half,
@@ -265,6 +273,43 @@ def compare_recipes(
         "runs_error": math.hypot(*errors[1:]),
         "df": df,
     }
+
+
+def mean_of_runs(
+    runs: Sequence[pd.DataFrame], metric: str = "accuracy", repeats: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """A recipe's mean number over runs of different seeds; the interval counts patients and runs.
+
+    The errors are those of `compare_recipes`, with one side.
+
+    Parameters
+    ----------
+    runs : list of DataFrame, of two or more runs, all of the same images
+    metric, repeats, seed : as for `paired_bootstrap`
+
+    Returns
+    -------
+    dict of value, low, high (95 %, within 0 to 1), patients_error, runs_error, df
+        All are None where the metric is undefined.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two runs, and what `paired_bootstrap` refuses.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"found {len(runs)} runs; how much seeds differ wants two or more")
+    check_bootstrap(repeats, _LEVEL)
+    tables = [_matched(runs[0], table)[1] for table in runs]
+    values, spreads = _resampled(tables, metric, repeats, seed)
+    value, kept = values.mean(), _defined(spreads.mean(0))
+    if math.isnan(value) or not len(kept):
+        return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
+    patients = _patients(tables[0], metric)
+    ends = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
+    ends = ends if ends[0] < ends[1] else wilson(value * patients, patients, _LEVEL)
+    found = _of_both_errors(value, ends, patients, (values,))
+    found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
     return {name: json_number(number) for name, number in found.items()}
 
 

@@ -3,5 +3,5 @@
 errors       single answers, the worst errors, confused classes, labels to doubt
 attribution  maps of what counted for an answer, how far to trust them, and what layers see
 
-Notebooks: 03, 05, 07.
+Notebooks: 03, 05.
 """

@@ -41,6 +41,7 @@ def build(
     seed: int = 0,
     device: str | torch.device | None = None,
     backbone_dropout: float | None = None,
+    weights_seed: int | None = None,
 ) -> nn.Module:
     """A torchvision classifier with a new head.
 
@@ -60,6 +61,7 @@ def build(
     device : None takes torch's default; "meta" gives shapes without memory
     backbone_dropout : float, of the backbone's own dropout layers
         VGG16 has two of 0.5 after its linear layers; None keeps them as they are.
+    weights_seed : int, of the backbone's random weights alone; None takes `seed`
 
     Returns
     -------
@@ -89,11 +91,14 @@ def build(
     # An older torch tells the device of a context by a new tensor alone.
     device = torch.device(device) if device is not None else torch.empty(0).device
     made_on = torch.device("meta" if device.type == "meta" else "cpu")
-    with torch.device("cpu"), _seeded(seed, 1):
+    weights_seed = seed if weights_seed is None else weights_seed
+    with torch.device("cpu"), _seeded(weights_seed, 1):
         state, info = resolve(backbone, weights)
-        model = _whole(backbone, state, info, made_on)
+        model = _whole(backbone, None if info["head"] else state, info, made_on)
     with made_on, _seeded(seed, 0):  # the head is the same whatever the backbone's weights
         name = _put_head(model, head, outputs, dropout)
+    if info["head"]:
+        _take_from_run(model, name, state, info)
     if any(part != name for part in info["unusable"]):
         raise ValueError(
             f"the weights {info['name']} of {backbone} hold no numbers (NaN) in "
@@ -106,7 +111,7 @@ def build(
             if isinstance(module, nn.Dropout):
                 module.p = backbone_dropout
     if made_on.type == "cpu":
-        with torch.device("cpu"), _seeded(seed, 1):
+        with torch.device("cpu"), _seeded(weights_seed, 1):
             _fill(model)
             if info["source"] == "random":
                 settle(model, name)
@@ -445,6 +450,22 @@ def _whole(
     return model
 
 
+def _take_from_run(model: nn.Module, head: str, state: dict[str, Tensor], info: dict) -> None:
+    """Load what a run's network has learned, but for its head and the new one."""
+    heads = (f"{info['head']}.", f"{head}.")
+    body = {key: value.contiguous() for key, value in state.items() if not key.startswith(heads)}
+    wanted = {k: v for k, v in model.state_dict().items() if not k.startswith(heads[1])}
+    wanted, found = _shapes(wanted), _shapes(body)
+    if wrong := [key for key in [*wanted, *found] if found.get(key) != wanted.get(key)]:
+        key = wrong[0]
+        raise ValueError(
+            f"{info['file']} is of a run with another network: {key} has shape "
+            f"{found.get(key, 'none (missing)')} there and {wanted.get(key, 'none (unknown)')} "
+            "here. Take the run's own backbone, and a head that keeps what the run's head kept."
+        )
+    model.load_state_dict(body, strict=False, assign=True)
+
+
 def _made(name: str, device: str) -> nn.Module:
     """As torchvision makes it, random; on meta names and shapes without numbers."""
     from torchvision import models as zoo
@@ -567,7 +588,8 @@ def _fill(model: nn.Module) -> None:
 
 
 def _normalization(backbone: str, info: dict) -> dict[str, list[float]]:
-    if backbone in _INCEPTIONS and info["source"] != "random":  # torchvision's transform_input
+    pretrained = info["source"] in ("imagenet", "file")
+    if backbone in _INCEPTIONS and pretrained:  # torchvision's transform_input
         return {"mean": [0.5] * 3, "std": [0.5] * 3}
     own = info["transforms"] or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     return {key: list(own[key]) for key in ("mean", "std")}

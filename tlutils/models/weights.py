@@ -44,7 +44,8 @@ def resolve(
     weights : str or Path
         "imagenet" (IMAGENET1K_V1), another name that torchvision has ("IMAGENET1K_V2",
         "IMAGENET1K_FEATURES"), "random", or a file with a state dict (one that bears the hash of
-        torchvision's in its name gets the normalization that goes with it).
+        torchvision's in its name gets the normalization that goes with it), or the checkpoint of a
+        run of the same backbone (best.pt), of which all but the head counts.
     timeout : float, seconds for the connection and for each silence of the server
     url : str, another address of the same file
 
@@ -53,9 +54,10 @@ def resolve(
     state : dict of str to Tensor
         On the CPU, floating ones float32, no prefixes; None for random weights.
     info : dict of plain values
-        source ("imagenet", "random", "file"), name, file, sha256 (of the whole file), transforms
-        ({"mean", "std"} where the weights expect another normalization than ImageNet's, else None)
-        and unusable (the parts that hold NaN, such as the classifier of IMAGENET1K_FEATURES).
+        source ("imagenet", "random", "file", "run"), name, file, sha256 (of the whole file),
+        transforms ({"mean", "std"} where the weights expect another normalization than ImageNet's,
+        else None), unusable (the parts that hold NaN, such as the classifier of
+        IMAGENET1K_FEATURES) and head (of a run, the module that was trained for its classes).
 
     Raises
     ------
@@ -126,6 +128,29 @@ def folders() -> list[Path]:
     return list(dict.fromkeys(first + [hub / "checkpoints" for hub in hubs]))
 
 
+def describe(weights: str | Path) -> str:
+    """What a result says of the weights that its training began with.
+
+    Parameters
+    ----------
+    weights : str or Path, as for `resolve`
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> describe("random")
+    'random weights, no pretraining'
+    """
+    if str(weights).lower() == "random":
+        return "random weights, no pretraining"
+    file = Path(weights).expanduser()
+    content = _content(file) if file.is_file() else None
+    return f"weights: {_pretraining(content, file) if _is_of_a_run(content) else file.name}"
+
+
 def read(file: str | Path) -> dict[str, torch.Tensor]:
     """A state dict from a file, without running anything in it.
 
@@ -146,8 +171,13 @@ def read(file: str | Path) -> dict[str, torch.Tensor]:
         Where the file is damaged, no state dict, or would run code or take far more memory than it
         has bytes.
     """
+    return _plain_state(_content(file), file)
+
+
+def _content(file: str | Path) -> object:
+    """What a file of weights holds; what is wrong with it where it is none."""
     try:
-        content = load_tensors(file)
+        return load_tensors(file)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{file} is refused: it is no file of plain tensors but a pickle that would run "
@@ -159,7 +189,28 @@ def read(file: str | Path) -> dict[str, torch.Tensor]:
             f"{file} cannot be read as weights ({first_line(error)}); it is damaged or of "
             "another format than torch.save's."
         ) from error
-    return _plain_state(content, file)
+
+
+def _is_of_a_run(content: object) -> bool:
+    """Whether a file's content is what `checkpoints.save` writes."""
+    if not isinstance(content, Mapping) or not {"format", "classes", "state"} <= content.keys():
+        return False
+    described = content.get("model")
+    return isinstance(described, Mapping) and isinstance(described.get("head_name"), str)
+
+
+def _pretraining(run: Mapping, file: Path) -> str:
+    """What a run's weights have learned, in a few words."""
+    recipe, notes = run.get("recipe"), run.get("notes")
+    data = recipe.get("data") if isinstance(recipe, Mapping) else None
+    images = f"{data} images" if data else f"{len(run['classes'])} classes"
+    drawn = any(str(note).startswith("phantom") for note in notes or ())
+    return f"pretrained on {images}{' (drawn images)' if drawn else ''}, {_name_of_run(file)}"
+
+
+def _name_of_run(file: Path) -> str:
+    """A run's file has the same name in every run, so its folder's stands before it."""
+    return f"{file.absolute().parent.name}/{file.name}"
 
 
 def load_tensors(file: str | Path) -> object:
@@ -263,7 +314,7 @@ def _enum(backbone: str) -> type[Enum]:
 def _info(source: str, name: str, file: Path | None = None, transforms: dict | None = None) -> dict:
     path, sha256 = (str(file), digest(file)) if file else (None, None)
     about = {"source": source, "name": name, "file": path, "sha256": sha256}
-    return about | {"transforms": transforms, "unusable": []}
+    return about | {"transforms": transforms, "unusable": [], "head": None}
 
 
 def _described(
@@ -276,7 +327,14 @@ def _described(
             f"with {claimed}. It is damaged or another file; fetch it again, or rename it if "
             f"{claimed} is no hash."
         )
-    state = read(file)
+    content = _content(file)
+    if _is_of_a_run(content):
+        described = content["model"]
+        info |= {"source": "run", "name": _name_of_run(file), "head": described["head_name"]}
+        if {"mean", "std"} <= described.keys():
+            info["transforms"] = {key: list(described[key]) for key in ("mean", "std")}
+        content = content["state"]
+    state = _plain_state(content, file)
     lost = [k for k, value in state.items() if value.is_floating_point() and value.isnan().any()]
     info["unusable"] = sorted({key.split(".")[0] for key in lost})
     return state, info

@@ -397,6 +397,48 @@ def accuracy_against_count(
     return label(ax, title, "training images of the class", "accuracy (recall)", caption)
 
 
+def accuracy_by_patients(
+    table: pd.DataFrame,
+    baseline: float | None = None,
+    measure: str = "accuracy",
+    ax: Axes | None = None,
+    caption: str = "",
+) -> Axes:
+    """Draw how good each way to train is, by the number of patients that it learned from.
+
+    Parameters
+    ----------
+    table : arm, patients, value, low and high: see `learning_curve.summarize`
+    baseline : what the commonest answer alone gives, as a dashed line
+    measure : what the values are
+    ax, caption : see `tlutils.plots`
+
+    Returns
+    -------
+    Axes
+    """
+    hint = "pass what learning_curve.summarize gives"
+    require(table, ("arm", "patients", "value", "low", "high"), hint)
+    (ax,) = panels(ax, 4.2)
+    arms = list(dict.fromkeys(table["arm"]))
+    looks = zip(arms, class_colors(map(str, arms)).values(), "osD^vP*X" * len(arms))
+    for arm, color, marker in looks:
+        of = table[table["arm"] == arm].sort_values("patients")
+        ax.fill_between(of["patients"], of["low"], of["high"], color=color, alpha=0.12, linewidth=0)
+        line = {"color": color, "marker": marker, "markersize": 6, "linewidth": 2}
+        ax.plot(of["patients"], of["value"], **line, label=short_name(arm))
+    if baseline is not None:
+        always = {"color": DARK, "linestyle": "--", "linewidth": 1.2}
+        ax.axhline(baseline, label=f"always the commonest: {baseline:.3f}", **always)
+    ax.set_xscale("log", base=2)
+    numbers = sorted(table["patients"].unique())
+    ax.set_xticks(numbers, [f"{n:,}" for n in numbers])
+    ax.minorticks_off()
+    legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
+    title = "How many patients does it take?"
+    return label(ax, title, "patients to learn from", short_name(measure), caption)
+
+
 def score_distribution(
     predictions: pd.DataFrame,
     positive: str,

@@ -91,7 +91,7 @@ def _curve(ax: Axes, history: pd.DataFrame, name: str, best: int) -> None:
 def learning_rates(
     curve: pd.DataFrame, used: float | None = None, ax: Axes | None = None, caption: str = ""
 ) -> Axes:
-    """Draw the loss against the learning rate, with the suggested one marked.
+    """Draw the loss against the learning rate, with its lowest point and the suggested rate marked.
 
     Parameters
     ----------
@@ -106,8 +106,13 @@ def learning_rates(
     columns = ("learning_rate", "loss", "smoothed", "suggested")
     require(curve, columns, "pass what tuning.find_learning_rate gives")
     (ax,) = panels(ax, 3.4, width=7.0)
-    ax.plot(curve["learning_rate"], curve["loss"], color=DARK, alpha=0.25, linewidth=1)
-    ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2)
+    steps = {"color": GREY, "alpha": 0.7, "linewidth": 1, "label": "loss of each batch"}
+    ax.plot(curve["learning_rate"], curve["loss"], **steps)
+    ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2, label="smoothed")
+    if (known := curve["smoothed"].dropna()).size:
+        lowest = curve.loc[known.idxmin(), ["learning_rate", "smoothed"]].astype(float)
+        at = {"color": DARK, "markersize": 8, "label": f"lowest, at {lowest.iloc[0]:.1g}"}
+        ax.plot(*lowest, "o", **at)
     for best in curve.loc[curve["suggested"].astype(bool), "learning_rate"].head(1):
         ax.axvline(best, color=BLUE, linewidth=1.5, label=f"suggested {best:.1g}")
     if used is not None:
@@ -116,9 +121,9 @@ def learning_rates(
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
-    top = 1.1 * min(curve["loss"].max(), 3 * curve["smoothed"].iloc[0])
+    top = 1.1 * min(curve["loss"].max(), 3 * curve["smoothed"].dropna().head(1).max())
     ax.set_ylim(0, top if np.isfinite(top) else None)
-    legend(ax, frameon=False)
+    legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     return label(ax, "Where does the loss fall?", "learning rate", "loss (nats an image)", caption)
 
 

@@ -290,6 +290,7 @@ def _weights(run: Run) -> str:
     if run.weights == "random":
         return "drawn at random, no pretraining"
     named = Path(about.get("file") or run.weights).name
+    named = about["name"] if about.get("source") == "run" else named
     return f"{named}, sha256 {about['sha256']}" if about.get("sha256") else named
 
 

@@ -1,9 +1,10 @@
 """Runs: a recipe and a data set's name come in, a folder of plain files with all numbers goes out.
 
-    recipes  the named experiments, as data
-    folder   a run's folder: what lies there, read and checked
-    train    from data to numbers: prepare, make the model, fit, finish; or all at once
-    use      a finished run measured anew, asked about new images
+    recipes         the named experiments, as data
+    folder          a run's folder: what lies there, read and checked
+    train           from data to numbers: prepare, make the model, fit, finish; or all at once
+    learning_curve  ways to train against each other, on few patients and on more
+    use             a finished run measured anew, asked about new images
 
 Notebooks: 01, 02, 03, 04, 05, 06, 07.
 """

@@ -71,6 +71,9 @@ class Recipe(Options):
         Shares of the images for validation and test where they are divided anew.
     split_seed : int, optional
         Of that division; None takes `seed`. Give it to keep one division over several seeds.
+    weights_seed : int, optional
+        Of the backbone's random weights; None takes `seed`. Give it to keep one random
+        backbone over several seeds, as a pretrained one is the same for all.
     epochs, loss, class_weights, label_smoothing, optimizer, learning_rate, momentum, weight_decay
         See `training.options.Options`, here and below.
     layer_decay, schedule, monitor, patience, min_delta, views, micro_batch, seed, augmentation
@@ -109,6 +112,7 @@ class Recipe(Options):
     val: float = 0.15
     test: float = 0.15
     split_seed: int | None = None
+    weights_seed: int | None = None
 
     def __post_init__(self) -> None:
         rules = _rules()
@@ -137,6 +141,7 @@ class Recipe(Options):
             Keyword arguments.
         """
         names = ("backbone", "head", "dropout", "backbone_dropout", "freeze", "seed")
+        names += ("weights_seed",)
         same = {name: getattr(self, name) for name in names}
         return {**same, "n_classes": n_classes, "outputs": self.outputs or None}
 
@@ -304,7 +309,7 @@ def _rules() -> dict[str, _Rule]:
         "size": _whole(1, 4096),
         "micro_batch": _or(_whole(0), "auto"),
         "seed": _whole(0, 2**32 - 1),
-        "split_seed": _or(_whole(0, 2**32 - 1), None),
+        **each("split_seed weights_seed", _or(_whole(0, 2**32 - 1), None)),
         "backbone_dropout": _or(share, None),
         "balanced": _Rule(lambda value: isinstance(value, bool), "True or False"),
         "class_weights": _or(_Rule(_are_weights, weights), "auto", None),

@@ -35,6 +35,7 @@ from ..evaluation import calibration, thresholds
 from ..evaluation.metrics import compute_metrics, headline, to_json
 from ..models import checkpoints
 from ..models.build import build, check_size, count
+from ..models.weights import describe
 from ..training import loop, tuning
 from ..training.loop import Fit
 from . import recipes
@@ -72,7 +73,8 @@ def train(
     out : str or Path
         The run's folder.
     weights : str
-        "imagenet", "random" (said in every result) or a file.
+        "imagenet", "random" (said in every result) or a file: a state dict, or the best.pt of
+        another run, from which all but the head is taken.
     limit : int
         Images used, 0 for all.
     device, precision : str
@@ -402,9 +404,7 @@ def _notes(run: Run) -> list[str]:
     image = Path(os.path.realpath(run.root / run.records["path"].iloc[0]))
     drawn = any((folder / MARKER).exists() for folder in image.parents)
     notes = ["phantom images (drawings, not patients)"] if drawn else []
-    if run.weights == "random":
-        return [*notes, "random weights, no pretraining"]
-    return [*notes, f"weights: {Path(run.weights).name}"]
+    return [*notes, describe(run.weights)]
 
 
 def _refuse_other_run(run: Run, wanted: Run) -> None:

@@ -62,8 +62,8 @@ def find_learning_rate(
     -------
     DataFrame
         One row a step: learning_rate, loss (of the batch before the step, nats), smoothed (over
-        about 10 steps), and the one `suggested` rate marked True: a tenth of the rate at which the
-        smoothed loss is lowest.
+        about 10 steps; NaN for the first steps, whose mean would be of too few batches), and the
+        one `suggested` rate marked True: a tenth of the rate at which the smoothed loss is lowest.
     """
     machine, options = machine or devices.choose(), options or Options()
     before, rng = checkpoints.copy_of_state(model), devices.rng_state(machine.device)
@@ -72,9 +72,9 @@ def find_learning_rate(
     finally:
         model.load_state_dict(before)
         devices.restore_rng_state(rng, machine.device)
-    curve["smoothed"] = curve["loss"].ewm(span=10).mean()
-    settled = curve.iloc[min(10, len(curve) // 3) :]  # before, the mean is of too few batches
-    lowest = curve.loc[settled["smoothed"].idxmin(), "learning_rate"]
+    smoothed = curve["loss"].ewm(span=10).mean()
+    curve["smoothed"] = smoothed.where(curve.index >= min(10, len(curve) // 3))
+    lowest = curve.loc[curve["smoothed"].idxmin(), "learning_rate"]
     nearest = (np.log(curve["learning_rate"]) - math.log(lowest / 10)).abs().idxmin()
     return curve.assign(suggested=curve.index == nearest)
 
