@@ -5,5 +5,5 @@
     train    from data to numbers: prepare, make the model, fit, finish; or all at once
     use      a finished run measured anew, asked about new images
 
-Notebooks: 01, 02, 03, 04, 05, 06, 07.
+Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """
