@@ -242,7 +242,7 @@ def test_the_glossary_is_in_order_and_each_term_is_used():
     text = GLOSSARY.read_text(encoding="utf-8")
     used = "\n".join(cell.source.lower() for path in NOTEBOOKS for cell in cells(path))
     anchors = {term.replace(" ", "-") for term in TERMS}
-    assert TERMS == sorted(TERMS, key=lambda term: term.lower().replace("-", ""))
+    assert sorted(TERMS, key=lambda term: term.lower().replace("-", "")) == TERMS
     linked = set(re.findall(r"\]\(#([^)]+)\)", text))
     assert linked <= anchors
     named = {term for term in TERMS if term.lower() in used or term.replace(" ", "-") in linked}
