@@ -175,6 +175,81 @@ def test_it_is_no_longer_than_a_sitting(path):
     assert 1000 <= len(words(path).split()) <= 3500
 
 
+GLOSSARY = FOLDER / "glossary.md"
+TERMS = re.findall(r"^## (.+)$", GLOSSARY.read_text(encoding="utf-8"), re.MULTILINE)
+TERMS = [term for term in TERMS if term != "References"]
+# A reader cannot tell which; a common bug needs no name, and other works have one.
+UNNAMED = re.compile(
+    r"\bthe (?:published |original |first original )?(?:article|study|notebook)(?:'s)?\b(?! \d)",
+    re.IGNORECASE,
+)
+
+
+def tagged(path: Path, tag: str) -> list[int]:
+    """The places of the code cells with a tag."""
+    return [
+        i
+        for i, cell in enumerate(cells(path))
+        if cell.cell_type == "code" and tag in cell.metadata.get("tags", [])
+    ]
+
+
+@each_notebook
+def test_code_is_no_wider_than_a_page(path):
+    sources = [cell.source for cell in cells(path, "code")] + answers(path)
+    assert not [line for source in sources for line in source.splitlines() if len(line) > 88]
+
+
+@each_notebook
+def test_guesses_are_asked_for_before_the_result(path):
+    places, book = tagged(path, "guess"), cells(path)
+    assert 2 <= len(places) <= 4
+    for place in places:
+        assert "**Your guess.**" in book[place - 1].source
+        assert re.match(r"guess\w* = .+#.*change it", book[place].source), book[place].source
+    asked = sum("**Your guess.**" in cell.source for cell in cells(path, "markdown"))
+    assert asked == len(places), "each question wants a cell tagged `guess` behind it"
+
+
+@each_notebook
+def test_one_cell_says_what_the_run_found(path):
+    (place,) = tagged(path, "headline")
+    assert "print(" in cells(path)[place].source
+
+
+@each_notebook
+def test_the_references_stand_before_where_to_go_next(path):
+    headings = re.findall(r"^## +(.*)$", words(path), re.MULTILINE)
+    assert headings[-2] == "References" and "next" in headings[-1].lower()
+    listed = words(path).split("\n## References\n")[1].split("\n## ")[0]
+    assert re.search(r"^- .*\[[^]]+\]\(https://", listed, re.MULTILINE), "no link in the references"
+
+
+@each_notebook
+def test_other_works_are_named(path):
+    text = re.sub(r"```.*?```|`[^`]*`", "", words(path), flags=re.DOTALL)
+    assert not UNNAMED.findall(text)
+
+
+@each_notebook
+def test_links_to_the_glossary_lead_to_a_term(path):
+    anchors = {term.replace(" ", "-") for term in TERMS}
+    linked = set(re.findall(r"\]\(glossary\.md#([^)]+)\)", words(path)))
+    assert linked and not linked - anchors
+
+
+def test_the_glossary_is_in_order_and_each_term_is_used():
+    text = GLOSSARY.read_text(encoding="utf-8")
+    used = "\n".join(cell.source.lower() for path in NOTEBOOKS for cell in cells(path))
+    anchors = {term.replace(" ", "-") for term in TERMS}
+    assert sorted(TERMS, key=lambda term: term.lower().replace("-", "")) == TERMS
+    linked = set(re.findall(r"\]\(#([^)]+)\)", text))
+    assert linked <= anchors
+    named = {term for term in TERMS if term.lower() in used or term.replace(" ", "-") in linked}
+    assert named == set(TERMS)
+    assert set(re.findall(r"\]\((\w+\.ipynb)\)", text)) <= {path.name for path in NOTEBOOKS}
+
+
 @pytest.mark.parametrize("name", sorted(PARAMS))
 def test_a_params_file_has_the_keys_of_the_demo_and_names_what_exists(name):
     from tlutils.data import sources
@@ -253,3 +328,23 @@ def test_an_executed_notebook_shows_pictures_and_neither_errors_nor_floods(serie
     )
     assert any("image/png" in output.get("data", {}) for output in outputs)
     assert executed.with_suffix(".html").exists()
+
+
+@each_notebook
+def test_an_executed_notebook_describes_its_pictures_and_says_what_it_found(series, path):
+    own = len(cells(path, "code"))  # the answers come after, and papermill adds its parameters
+    code = [
+        cell
+        for cell in cells(series[1] / path.name, "code")
+        if "injected-parameters" not in cell.metadata.get("tags", [])
+    ][:own]
+    drawing = [
+        cell
+        for cell in code
+        if any("image/png" in output.get("data", {}) for output in cell.outputs)
+    ]
+    assert not [cell.source for cell in drawing if len(cell.metadata.get("alt", "").split()) < 5]
+    (headline,) = (cell for cell in code if "headline" in cell.metadata.get("tags", []))
+    (said,) = headline.outputs
+    assert said.text.count("\n") == 1 and len(said.text) <= 201
+    assert re.search(r"\d", said.text) and "phantom" in said.text.lower()

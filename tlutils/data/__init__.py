@@ -16,5 +16,5 @@ audit found in them, and batches of uint8 tensors.
 
 Only `loaders` and `augment` need torch.
 
-Notebooks: 01, 02, 03, 04, 05, 06, 07.
+Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """

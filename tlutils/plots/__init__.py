@@ -13,5 +13,5 @@ random weights, the split. Call `style.style()` once at the top of a notebook.
 
 Needs core.images, no other part of the library and no torch: copy both and it draws.
 
-Notebooks: 01, 02, 03, 04, 05, 06, 07.
+Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """

@@ -7,5 +7,5 @@
 
 `python -m tlutils report RUN` writes it.
 
-Notebooks: none.
+Notebooks: 09.
 """

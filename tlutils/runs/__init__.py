@@ -6,5 +6,5 @@
     learning_curve  ways to train against each other, on few patients and on more
     use             a finished run measured anew, asked about new images
 
-Notebooks: 01, 02, 03, 04, 05, 06, 07.
+Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """
