@@ -93,7 +93,7 @@ def learning_rates(
     columns = ("learning_rate", "loss", "smoothed", "suggested")
     require(curve, columns, "pass what tuning.find_learning_rate gives")
     (ax,) = panels(ax, 3.4, width=7.0)
-    ax.plot(curve["learning_rate"], curve["loss"], color=DARK, alpha=0.25, linewidth=1)
+    ax.plot(curve["learning_rate"], curve["loss"], color=DARK, alpha=0.6, linewidth=0.8)
     ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2)
     for best in curve.loc[curve["suggested"].astype(bool), "learning_rate"].head(1):
         ax.axvline(best, color=BLUE, linewidth=1.5, label=f"suggested {best:.1g}")
