@@ -97,7 +97,6 @@ def render(
         extra_template_basedirs=[str(HERE)],
         exclude_input_prompt=True,
         exclude_output_prompt=True,
-        embed_images=True,
     )
     resources = {"metadata": {"path": str(sources)}, "book": book, "page": page}
     to.write_text(exporter.from_notebook_node(notebook, resources)[0], encoding="utf-8")
@@ -106,7 +105,7 @@ def render(
 def describe(path: Path, notebook: NotebookNode) -> Page:
     """What the book says of an executed notebook; one that failed or was killed is listed too."""
     words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    headings = HEADING.findall(re.sub(r"```.*?```", "", words, flags=re.DOTALL))
+    found = headings(words)
     asks = re.search(r"\*\*Asks\*\* *\| *(.+?) *\|", words)
     papermill = notebook.metadata.get("papermill") or {}  # null where run_all itself was killed
     settings = papermill.get("parameters") or {}
@@ -114,13 +113,13 @@ def describe(path: Path, notebook: NotebookNode) -> Page:
     seconds = papermill.get("duration")
     return Page(
         file=page.name,
-        title=next((plain(text) for level, text in headings if level == "#"), path.stem),
+        title=next((text for level, text in found if level == "#"), path.stem),
         made=page.exists(),
         notebook=path.name,
         asks=plain(asks[1]) if asks else "",
         headline=" ".join("".join(texts(tagged(notebook, "headline"))).split()),
         badges=badges(settings, "\n".join(texts(notebook.cells))),
-        sections=[(plain(t), plain(t).replace(" ", "-")) for level, t in headings if level == "##"],
+        sections=[(text, text.replace(" ", "-")) for level, text in found if level == "##"],
         settings={key: settings[key] for key in SETTINGS if key in settings},
         seconds=seconds if isinstance(seconds, (int, float)) else None,
         stopped=last_started(notebook)[0],
@@ -173,7 +172,7 @@ def with_links_and_words(notebook: NotebookNode, files: set[str]) -> NotebookNod
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = LINK.sub(link, cell.source)
-            heading = ([heading] + [plain(text) for _, text in HEADING.findall(cell.source)])[-1]
+            heading = [heading, *(text for _, text in headings(cell.source))][-1]
         elif not cell.metadata.get("alt"):
             cell.metadata["alt"] = f"Picture to: {heading}"
     return notebook
@@ -195,6 +194,12 @@ def pictures(cell: NotebookNode) -> list[str]:
     """The pictures that a cell drew, PNG in base64."""
     found = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
     return [png for png in found if png]
+
+
+def headings(markdown: str) -> list[tuple[str, str]]:
+    """Marks and plain words of the headings, comments of code left out."""
+    outside = re.sub(r"```.*?```", "", markdown, flags=re.DOTALL)
+    return [(level, plain(text)) for level, text in HEADING.findall(outside)]
 
 
 def plain(markdown: str) -> str:
