@@ -114,7 +114,7 @@ def test_links_between_notebooks_and_terms_lead_to_pages_and_none_is_dead(tmp_pa
     pages = book(tmp_path)
     assert set(pages) == {"01_a", "02_b", "glossary", "index"}
     for page in pages.values():
-        for to in re.findall(r'href="([^"]*)"', page):
+        for to in map(html.unescape, re.findall(r'href="([^"]*)"', page)):
             file, _, anchor = to.partition("#")
             assert (tmp_path / file).exists(), to
             there = pages[file.removesuffix(".html")] if file.endswith(".html") else page
