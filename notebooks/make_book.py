@@ -10,6 +10,7 @@ picture of the front page) and `guess`; and `alt` in the metadata of a cell that
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
 from collections.abc import Iterator
@@ -98,6 +99,7 @@ def render(
         exclude_input_prompt=True,
         exclude_output_prompt=True,
     )
+    exporter.register_filter("png_width", png_width)
     resources = {"metadata": {"path": str(sources)}, "book": book, "page": page}
     to.write_text(exporter.from_notebook_node(notebook, resources)[0], encoding="utf-8")
 
@@ -174,7 +176,7 @@ def with_links_and_words(notebook: NotebookNode, files: set[str]) -> NotebookNod
             cell.source = LINK.sub(link, cell.source)
             heading = [heading, *(text for _, text in headings(cell.source))][-1]
         elif not cell.metadata.get("alt"):
-            cell.metadata["alt"] = f"Picture to: {heading}"
+            cell.metadata["alt"] = f'Picture in the section "{heading}"'
     return notebook
 
 
@@ -194,6 +196,11 @@ def pictures(cell: NotebookNode) -> list[str]:
     """The pictures that a cell drew, PNG in base64."""
     found = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
     return [png for png in found if png]
+
+
+def png_width(png: str) -> int:
+    """How many pixels wide a picture is, PNG in base64: bytes 16 to 19 say so."""
+    return int.from_bytes(base64.b64decode(png[:32])[16:20])
 
 
 def headings(markdown: str) -> list[tuple[str, str]]:
