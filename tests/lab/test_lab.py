@@ -198,8 +198,11 @@ def opened(lab: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
             "data-status", "idle", timeout=90_000
         )
         yield page
-        tall = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+        notebook = page.locator(".jp-WindowedPanel-outer").first
+        tall = notebook.evaluate("panel => panel.scrollHeight")
         page.set_viewport_size({"width": 1400, "height": min(tall + 150, 15_000)})
+        page.wait_for_timeout(500)  # until it is laid out anew
+        notebook.evaluate("panel => panel.scrollTo(0, 0)")
         page.screenshot(path=kept / f"lab-{Path(request.param).stem}.png")
         browser.close()
     end_kernels(lab)
