@@ -259,7 +259,7 @@ def work(pipe: Connection) -> None:
     quiet_papermill()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), interrupt_main()), daemon=True).start()
-    with suppress(EOFError, KeyboardInterrupt, BrokenPipeError):
+    with suppress(EOFError, KeyboardInterrupt, ConnectionError):
         while True:
             pipe.send(run(*pipe.recv()))
 
