@@ -34,6 +34,7 @@ RANDOM = (
 SETTINGS = ("data", "recipe", "weights", "size", "epochs", "limit", "seed")
 INJECTED = {"injected-parameters", "papermill-error-cell-tag"}  # cells of papermill, not ours
 LINK = re.compile(r"\[([^\]]*)\]\(([\w-]+)\.(?:ipynb|md)(#[^)]*)?\)")
+IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w./-]+\.png)\)")
 HEADING = re.compile(r"^(#{1,4}) +(.+?) *$", re.MULTILINE)
 LEAK = re.compile(r"LEAK: ([^\n;)]+)")
 
@@ -61,7 +62,8 @@ class Page:
 def write(out: Path, sources: Path = HERE, failed: str = "") -> tuple[Path, str]:
     """Write the pages of all notebooks executed into `out`, and index.html, which says what failed.
 
-    Returns index.html and what went wrong with pages, or "".
+    `sources` holds glossary.md and the pictures that texts show. Returns index.html and what went
+    wrong with pages, or "".
     """
     notebooks = {path.name: read(path) for path in sorted(out.glob("[0-9][0-9]_*.ipynb"))}
     pages = [describe(out / name, notebook) for name, notebook in notebooks.items()]
@@ -76,21 +78,18 @@ def write(out: Path, sources: Path = HERE, failed: str = "") -> tuple[Path, str]
     book["hero"] = hero(made, notebooks)
     for page in made:
         try:
-            notebook = with_links_and_words(notebooks[page.notebook], {p.file for p in made})
-            render("index.html.j2", out / page.file, notebook, book, page, sources)
+            notebook = for_the_book(notebooks[page.notebook], {page.file for page in made}, sources)
+            render("index.html.j2", out / page.file, notebook, book, page)
         except Exception as error:  # or there would be no index
             what = f"{page.notebook} ran to its end, but no page could be made of it"
             failed += f"\n{what}: {type(error).__name__}: {error}\n"
     kinds = dict.fromkeys(badge for page in pages for badge in page.badges if badge[0] != "Leak")
-    front = Page("", TITLE, badges=list(kinds))
-    empty = nbformat.v4.new_notebook()
-    render("front.html.j2", out / "index.html", empty, book | {"failed": failed.strip()}, front)
+    front, book["failed"] = Page("", TITLE, badges=list(kinds)), failed.strip()
+    render("front.html.j2", out / "index.html", nbformat.v4.new_notebook(), book, front)
     return out / "index.html", failed
 
 
-def render(
-    template: str, to: Path, notebook: NotebookNode, book: dict, page: Page, sources: Path = HERE
-) -> None:
+def render(template: str, to: Path, notebook: NotebookNode, book: dict, page: Page) -> None:
     """Write one file of the book by a template of book/."""
     exporter = HTMLExporter(
         template_name="book",
@@ -100,8 +99,8 @@ def render(
         exclude_output_prompt=True,
     )
     exporter.register_filter("png_width", png_width)
-    resources = {"metadata": {"path": str(sources)}, "book": book, "page": page}
-    to.write_text(exporter.from_notebook_node(notebook, resources)[0], encoding="utf-8")
+    text, _ = exporter.from_notebook_node(notebook, {"book": book, "page": page})
+    to.write_text(text, encoding="utf-8")
 
 
 def describe(path: Path, notebook: NotebookNode) -> Page:
@@ -160,20 +159,25 @@ def hero(pages: list[Page], notebooks: dict[str, NotebookNode]) -> dict | None:
     return None
 
 
-def with_links_and_words(notebook: NotebookNode, files: set[str]) -> NotebookNode:
+def for_the_book(notebook: NotebookNode, files: set[str], sources: Path) -> NotebookNode:
     """Turn links between notebooks into links between pages, and give each picture an alt text.
 
     A link to what has no page becomes plain words. A picture without `alt` takes the heading above.
+    Pictures that a text shows come into the page.
     """
 
     def link(found: re.Match) -> str:
         words, to, anchor = found[1], f"{found[2]}.html", found[3] or ""
         return f"[{words}]({to}{anchor})" if to in files else words
 
+    def embed(found: re.Match) -> str:
+        png = base64.b64encode((sources / found[2]).read_bytes()).decode()
+        return f"![{found[1]}](data:image/png;base64,{png})"
+
     heading = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = LINK.sub(link, cell.source)
+            cell.source = IMAGE.sub(embed, LINK.sub(link, cell.source))
             heading = [heading, *(text for _, text in headings(cell.source))][-1]
         elif not cell.metadata.get("alt"):
             cell.metadata["alt"] = f'Picture in the section "{heading}"'

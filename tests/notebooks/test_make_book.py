@@ -122,6 +122,17 @@ def test_links_between_notebooks_and_terms_lead_to_pages_and_none_is_dead(tmp_pa
     assert ">no<" not in pages["01_a"] and " no</p>" in pages["01_a"]
 
 
+def test_a_picture_that_a_text_shows_comes_into_the_page_and_leaves_answers_folded(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(base64.b64decode(PNG))
+    answer = "<details><summary>Answer</summary>\n\n```python\nx = 42\n```\n</details>"
+    text = v4.new_markdown_cell(f"![A chart.](images/a.png)\n\n{answer}")
+    executed(tmp_path, "01_a", text)
+    page = book(tmp_path)["01_a"]
+    assert f'<img alt="A chart." src="data:image/png;base64,{PNG}"' in page
+    assert "42" in page[page.index("<details>") : page.index("</details>")]
+
+
 def test_pages_lead_on_and_back_and_say_where_one_is(tmp_path):
     for name in ("01_a", "02_b", "03_c"):
         executed(tmp_path, name)
