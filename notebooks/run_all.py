@@ -6,16 +6,16 @@
 
 papermill fills each notebook's `parameters` cell with the settings and executes it in notebooks/.
 Notebooks about chest X-rays take theirs from NAME-chest.yaml beside NAME.yaml, and are left out
-where there is none; on phantoms they run beside those about eyes, as neither needs the other. The
-run's folder then holds each executed NN_*.ipynb, its NN_*.html, and NN_*.log where the kernel wrote
-to stderr. Whatever happens, index.html is written and says which notebook failed, at which cell.
+where there is none. On phantoms two notebooks run side by side, the longest first, each after those
+whose runs it needs (`needs` and `seconds` in its metadata under `tlutils`). The run's folder then
+holds each executed NN_*.ipynb, its page NN_*.html, and NN_*.log where the kernel wrote to stderr.
+Whatever happens, index.html is written and says which notebook failed, at which cell.
 Exit codes: 0 done, 1 a notebook failed, 2 wrong use, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
 import logging
 import multiprocessing
 import os
@@ -25,50 +25,22 @@ import sys
 import threading
 import time
 from _thread import interrupt_main
-from multiprocessing.context import SpawnProcess
-from multiprocessing.queues import SimpleQueue
+from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from urllib.parse import quote
 
-import nbformat
+import make_book
 import papermill
 import yaml
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 HERE = Path(__file__).resolve().parent
-PHANTOM_SECONDS, REAL_SECONDS = (
-    900,
-    12 * 3600,
-)  # for one cell: meant for a hung one, never for a long training
-INJECTED = {
-    "injected-parameters",
-    "papermill-error-cell-tag",
-}  # cells of papermill, not of the source notebook
-OFFLINE = """{% extends "lab/index.html.j2" %}{% block html_head_js %}{% endblock %}
-{% block html_head_js_mathjax %}{% endblock %}{% block html_head_js_mermaidjs %}{% endblock %}
-{% block extra_css %}<style>main { max-width: 60rem; margin: 0 auto }</style>{% endblock %}"""
-PAGE = """<!DOCTYPE html><html lang="en"><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>TITLE</title><style>
-body { font: 1rem/1.6 system-ui, sans-serif; color: #222; max-width: 44rem; margin: 3rem auto;
-       padding: 0 1rem }
-h1 { font-weight: 600; margin-bottom: 0 } p { margin: .2rem 0 }
-a { color: #0b5cad; text-decoration: none }
-section { border-top: 1px solid #ddd; padding: .9rem 0 } .small { color: #666; font-size: .85rem }
-pre { white-space: pre-wrap }
-.note { background: #fff6e0; border-left: 4px solid #e0a100; padding: .6rem 1rem; margin: 1rem 0 }
-</style><h1>TITLE</h1>
-"""
-PHANTOMS = (
-    "The images are phantoms, drawn by a program: "
-    "they show every step and prove nothing about patients."
-)
-RANDOM = (
-    "The network starts from random weights, not from pretrained ones: "
-    "its scores say nothing about transfer."
-)
+# For one cell: meant for a hung one, never for a long training.
+PHANTOM_SECONDS, REAL_SECONDS = 900, 12 * 3600
+USUAL_SECONDS = 60  # of a notebook whose metadata do not say how long it takes
 
 
 class QuietKernel(AsyncKernelManager):
@@ -102,52 +74,33 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     out = (args.notebooks / params["run"]).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    timeout = args.timeout or (PHANTOM_SECONDS if on_phantoms(params) else REAL_SECONDS)
+    drawn = make_book.on_phantoms(params)
+    timeout = args.timeout or (PHANTOM_SECONDS if drawn else REAL_SECONDS)
     try:
-        failed = run_series(plan, out, timeout, args.jobs or (2 if on_phantoms(params) else 1))
-        code = 1 if failed else 0
+        failed, code = run_all(plan, out, timeout, args.jobs or (2 if drawn else 1)), 0
     except KeyboardInterrupt:
         failed, code = f"\nStopped. What was finished lies in {show(out)}.\n", 130
+    index, failed = make_book.write(out, args.notebooks, failed)
     print(failed, end="", file=sys.stderr, flush=True)
-    print(show(write_index(out, params, failed)))
-    return code
+    print(show(index))
+    return code or (1 if failed else 0)
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--params",
-        type=Path,
-        default=HERE / "params/demo.yaml",
-        help="a file like those in params/",
-    )
-    parser.add_argument(
-        "--out", type=Path, help="the run's folder (default: `run` in the params file)"
-    )
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NN", help="the notebooks of these numbers"
-    )
-    parser.add_argument(
-        "-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="one setting"
-    )
-    parser.add_argument(
-        "--timeout",
-        type=int,
-        metavar="SECONDS",
-        help=f"for one cell (default: {PHANTOM_SECONDS} on phantoms, {REAL_SECONDS} otherwise)",
-    )
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="run so many series (eyes, chests) side by side (default: 2 on phantoms, 1 otherwise)",
-    )
-    parser.add_argument(
-        "--notebooks", type=lambda folder: Path(folder).resolve(), default=HERE, help="their folder"
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
+    add, demo = parser.add_argument, HERE / "params/demo.yaml"
+    add("--params", type=Path, default=demo, help="a file like those in params/")
+    add("--out", type=Path, help="the run's folder (default: `run` in the params file)")
+    add("--only", nargs="+", default=[], metavar="NN", help="the notebooks of these numbers")
+    add("-p", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"), help="one setting")
+    limit = f"for one cell (default: {PHANTOM_SECONDS} on phantoms, {REAL_SECONDS} otherwise)"
+    add("--timeout", type=int, metavar="SECONDS", help=limit)
+    many = "run N notebooks side by side (default: 2 on phantoms, 1 otherwise)"
+    add("--jobs", type=int, metavar="N", help=many)
+    folder = {"type": lambda path: Path(path).resolve(), "default": HERE}
+    add("--notebooks", **folder, help="their folder")
     return parser.parse_args(arguments)
 
 
@@ -190,7 +143,7 @@ def pair(notebooks: list[Path], args: argparse.Namespace, params: dict) -> list[
     }
     if "chest" in args.params.stem:
         of = {"oct": None, "chest": params}
-    plan = [(notebook, of[images_of(notebook)]) for notebook in notebooks]
+    plan = [(notebook, of[about(notebook)["images"]]) for notebook in notebooks]
     left_out = [notebook.name for notebook, own in plan if own is None]
     if left_out:
         print(
@@ -200,9 +153,10 @@ def pair(notebooks: list[Path], args: argparse.Namespace, params: dict) -> list[
     return [(notebook, own) for notebook, own in plan if own is not None]
 
 
-def images_of(notebook: Path) -> str:
-    """What a notebook is about, "oct" or "chest", as its metadata say."""
-    return nbformat.read(notebook, as_version=4).metadata.get("tlutils", {}).get("images", "oct")
+def about(notebook: Path) -> dict:
+    """What a notebook's metadata tell: `images`, `needs` (numbers of others) and `seconds`."""
+    told = make_book.read(notebook).metadata.get("tlutils", {})
+    return {"images": "oct", "needs": [], "seconds": USUAL_SECONDS} | told
 
 
 def check_names(plan: list[tuple[Path, dict]]) -> None:
@@ -217,71 +171,104 @@ def check_names(plan: list[tuple[Path, dict]]) -> None:
             )
 
 
-def run_series(plan: list[tuple[Path, dict]], out: Path, timeout: int, jobs: int) -> str:
-    """Run the notebooks in order; with `jobs` over 1, those about chests beside those about eyes.
-
-    Such a series ends with the first of its notebooks that fails. Returns what went wrong, or "".
-    """
-    series: dict[str, list] = {}
-    for notebook, params in plan:
-        series.setdefault(images_of(notebook) if jobs > 1 else "all", []).append((notebook, params))
-    if len(series) == 1:
-        return run_in_order(plan, out, timeout)
-    spawn = multiprocessing.get_context("spawn")
+def run_all(plan: list[tuple[Path, dict]], out: Path, timeout: int, jobs: int) -> str:
+    """Run the notebooks, in order or `jobs` side by side; return what went wrong, or ""."""
+    if jobs == 1 or len(plan) == 1:
+        return next(filter(None, (run(*one, out, timeout) for one in plan)), "")
     # All have all cores, so that numbers do not depend on who runs beside; none waits by spinning.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    told = [spawn.SimpleQueue() for _ in series]
-    workers = [
-        spawn.Process(target=run_beside, args=(part, out, timeout, failure))
-        for part, failure in zip(series.values(), told, strict=True)
-    ]
+    workers = [Worker() for _ in range(min(jobs, len(plan)))]
     try:
+        return "".join(share_out(longest_first(plan), workers, out, timeout))
+    finally:
         for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    except KeyboardInterrupt:
-        stop(workers)
-        raise
-    killed = "\nThe process that ran notebooks about {} was killed; was the memory full?\n"
-    return "".join(
-        killed.format(kind) if failure.empty() else failure.get()
-        for kind, failure in zip(series, told, strict=True)
-    )
+            worker.end()
 
 
-def run_in_order(plan: list[tuple[Path, dict]], out: Path, timeout: int, bar: bool = True) -> str:
-    """Run notebooks one after the other until one fails; return what went wrong, or ""."""
-    return next(filter(None, (run(*one, out, timeout, bar) for one in plan)), "")
+def longest_first(plan: list[tuple[Path, dict]]) -> list[tuple[Path, dict]]:
+    """Order notebooks by the seconds that they and the slowest of those that wait for them take."""
+    told = {notebook.name[:2]: about(notebook) for notebook, _ in plan}
+
+    def seconds(number: str) -> float:
+        after = [seconds(other) for other, of in told.items() if number in of["needs"]]
+        return told[number]["seconds"] + max(after, default=0)
+
+    return sorted(plan, key=lambda one: -seconds(one[0].name[:2]))
 
 
-def run_beside(plan: list, out: Path, timeout: int, failure: SimpleQueue) -> None:
-    """Run notebooks in a process of their own, which ends when the one that started it does."""
+def share_out(
+    plan: list[tuple[Path, dict]], workers: list[Worker], out: Path, timeout: int
+) -> Iterator[str]:
+    """Give each free worker the first notebook that need not wait, until all are done.
+
+    Yields what went wrong. After a failure no other notebook about the same images begins.
+    """
+    waiting, idle, busy = list(plan), list(workers), {}
+    while waiting or busy:
+        unfinished = {notebook.name[:2] for notebook, _ in [*waiting, *busy.values()]}
+        ready = [one for one in waiting if not unfinished & set(about(one[0])["needs"])]
+        for one in ready[: len(idle)]:
+            worker = idle.pop()
+            worker.pipe.send((*one, out, timeout, False))
+            busy[worker.pipe] = one
+            waiting.remove(one)
+        if not busy:
+            return
+        for pipe in wait(list(busy)):
+            notebook, _ = busy.pop(pipe)
+            worker = next(worker for worker in workers if worker.pipe is pipe)
+            told = worker.told()
+            if told is None:
+                yield f"\nThe process that ran {notebook.name} was killed; was the memory full?\n"
+            else:
+                idle.append(worker)
+                yield told
+            if told != "":
+                kind = about(notebook)["images"]
+                waiting = [one for one in waiting if about(one[0])["images"] != kind]
+
+
+class Worker:
+    """A process that runs notebooks, one after the other, and ends when this one does."""
+
+    def __init__(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=work, args=(theirs,))
+        self.process.start()
+        theirs.close()  # so that the end of the process ends the pipe
+
+    def told(self) -> str | None:
+        """What went wrong with its notebook, or ""; None where the process was killed."""
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            return None
+
+    def end(self) -> None:
+        """Let it end, by an interrupt where Ctrl-C has not reached it, as it does in a terminal."""
+        self.pipe.close()
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGINT)
+        self.process.join()
+
+
+def work(pipe: Connection) -> None:
+    """Run what comes through the pipe until it is closed or Ctrl-C is pressed."""
     quiet_papermill()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), interrupt_main()), daemon=True).start()
-    try:
-        failure.put(run_in_order(plan, out, timeout, bar=False))
-    except KeyboardInterrupt:
-        failure.put("")
-
-
-def stop(workers: list[SpawnProcess]) -> None:
-    """Interrupt the processes that Ctrl-C has not reached, as it does those of a terminal."""
-    for worker in workers:
-        worker.join(timeout=5)
-        if worker.is_alive():
-            os.kill(worker.pid, signal.SIGINT)
-    for worker in workers:
-        worker.join()
+    with suppress(EOFError, KeyboardInterrupt, ConnectionError):
+        while True:
+            pipe.send(run(*pipe.recv()))
 
 
 def run(notebook: Path, params: dict, out: Path, timeout: int, bar: bool = True) -> str:
-    """Execute a notebook into `out`, export it as HTML; return what went wrong, or ""."""
-    target, log, start = out / notebook.name, out / f"{notebook.stem}.log", time.perf_counter()
-    target.with_suffix(".html").unlink(
-        missing_ok=True
-    )  # where it stands, its notebook ran to the end
+    """Execute a notebook into `out`; return what went wrong, or ""."""
+    target, start = out / notebook.name, time.perf_counter()
+    page, log = target.with_suffix(".html"), target.with_suffix(".log")
+    page.unlink(missing_ok=True)  # where it stands, its notebook ran to the end
     watched = bar and sys.stderr.isatty()
     print("" if watched else f"{notebook.stem} started\n", end="", flush=True)
     with log.open("w", encoding="utf-8") as QuietKernel.native:
@@ -302,26 +289,15 @@ def run(notebook: Path, params: dict, out: Path, timeout: int, bar: bool = True)
             return explain(error, target, log, timeout)
     if not log.stat().st_size:
         log.unlink()
-    try:
-        page, _ = HTMLExporter(raw_template=OFFLINE).from_filename(str(target))
-        target.with_suffix(".html").write_text(page, encoding="utf-8")
-    except Exception as error:
-        return (
-            f"\n{target.name} ran to its end, but no page could be made of it: "
-            f"{type(error).__name__}: {error}\n"
-            f"The notebook is {show(target)}.\n"
-        )
-    print(
-        "" if watched else f"{notebook.stem} done in {time.perf_counter() - start:.0f} s\n",
-        end="",
-        flush=True,
-    )
+    page.touch()  # make_book fills it
+    seconds = time.perf_counter() - start
+    print("" if watched else f"{notebook.stem} done in {seconds:.0f} s\n", end="", flush=True)
     return ""
 
 
 def explain(error: Exception, target: Path, log: Path, timeout: int) -> str:
     """A paragraph for a person: which notebook, which cell, what happened, where to look."""
-    number, source = last_started(target)
+    number, source = make_book.last_started(make_book.read(target))
     if isinstance(error, PapermillExecutionError):
         what = f"raised {error.ename}: {error.evalue}"
     elif isinstance(error, CellTimeoutError):
@@ -350,85 +326,6 @@ def explain(error: Exception, target: Path, log: Path, timeout: int) -> str:
         f"\n{target.name} failed {where} {what}.\n"
         f"The notebook up to there is {show(target)}.{stderr}\n"
     )
-
-
-def last_started(target: Path) -> tuple[int, str]:
-    """Number, from 1 in the source notebook, and text of the last cell that papermill began.
-
-    0 and "" where it began none.
-    """
-    own = [cell for cell in read(target).cells if not INJECTED & set(cell.metadata.get("tags", []))]
-    started = [
-        i for i, cell in enumerate(own) if (cell.metadata.get("papermill") or {}).get("start_time")
-    ]
-    return (started[-1] + 1, own[started[-1]].source) if started else (0, "")
-
-
-def read(path: Path) -> nbformat.NotebookNode:
-    """A notebook; an empty one where there is none or half of one, as after a kill."""
-    try:
-        return nbformat.read(path, as_version=4)
-    except (OSError, ValueError):
-        return nbformat.v4.new_notebook()
-
-
-def write_index(out: Path, params: dict, failed: str = "") -> Path:
-    """Write index.html over all notebooks executed into `out`, and what failed; return its path."""
-    settings = " &middot; ".join(
-        html.escape(f"{key} {params[key]}")
-        for key in ("data", "recipe", "weights")
-        if key in params
-    )
-    notes = [PHANTOMS] * on_phantoms(params) + [RANDOM] * (params.get("weights") == "random")
-    parts = [
-        PAGE.replace("TITLE", html.escape(f"Run {out.name}")),
-        f"<p class='small'>{settings}</p>\n",
-    ]
-    parts += [f"<p class='note'>{note}</p>\n" for note in notes]
-    parts += [f"<pre class='note'>{html.escape(failed.strip())}</pre>\n"] if failed else []
-    parts += [section(path) for path in sorted(out.glob("[0-9][0-9]_*.ipynb"))]
-    (out / "index.html").write_text("".join(parts), encoding="utf-8")
-    return out / "index.html"
-
-
-def section(path: Path) -> str:
-    """The index's entry for one executed notebook: its title, first sentence, seconds, and links.
-
-    One that failed or was killed is listed too, with the cell where it stopped and its stderr.
-    """
-    notebook = read(path)
-    lines = [
-        line
-        for cell in notebook.cells
-        if cell.cell_type == "markdown"
-        for line in cell.source.splitlines()
-    ]
-    title = next((line[2:] for line in lines if line.startswith("# ")), path.stem)
-    about = next(
-        (re.sub(r"[*_`[]|\]\([^)]*\)", "", line) for line in lines if re.match(r"[\w*_\[]", line)),
-        "",
-    )
-    page, log, cell = path.with_suffix(".html"), path.with_suffix(".log"), last_started(path)[0]
-    title, about = html.escape(title), html.escape(about)
-    head = (
-        f"<a href='{quote(page.name)}'>{title}</a>"
-        if page.exists()
-        else f"{title}: stopped before its end"
-    )
-    head += f", at cell {cell}" if cell and not page.exists() else ""
-    seconds = (notebook.metadata.get("papermill") or {}).get(
-        "duration"
-    )  # null where run_all itself was killed
-    links = [f"{seconds:.0f} s"] if isinstance(seconds, (int, float)) else []
-    links += [f"<a href='{quote(path.name)}'>notebook</a>"]
-    links += [f"<a href='{quote(log.name)}'>stderr</a>"] * log.exists()
-    small = f"<p class='small'>{' &middot; '.join(links)}</p>"
-    return f"<section><p>{head}</p><p>{about}</p>{small}</section>\n"
-
-
-def on_phantoms(params: dict) -> bool:
-    """Whether the images are drawn, not real."""
-    return str(params.get("data", "")).startswith("phantom")
 
 
 def show(path: Path) -> str:

@@ -22,6 +22,7 @@ TINY_PATIENTS = {"train": (1, 2, 3, 4), "val": (5, 6), "test": (7, 8)}
 LONGEST = (
     "test_the_series",
     "test_an_executed_notebook",
+    "test_the_book_of_the_series",
     "test_faults",
     "test_lab",
     "test_distributed",

@@ -79,12 +79,18 @@ def test_importing_a_module_needs_only_the_basic_packages(module):
 
 @pytest.mark.parametrize(
     "path",
-    [*MODULES, ROOT / "notebooks" / "run_all.py"],
+    [*MODULES, *ROOT.glob("notebooks/*.py")],
     ids=lambda path: path.as_posix().rpartition("tlutils/")[2],
 )
 def test_everything_imported_is_declared(path):
     known = declared("bench")
-    used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in imports(path, whole=True)}
+    own = (
+        {beside.stem for beside in path.parent.glob("*.py")}
+        if path.parent.name == "notebooks"
+        else set()
+    )
+    names = imports(path, whole=True) - own
+    used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in names}
     missing = {name for name in used if COMES_WITH.get(name, name) not in known}
     assert not missing, f"{path.name} imports {missing}, which pyproject.toml does not list"
 

@@ -1,4 +1,4 @@
-"""JupyterLab as a person uses it: open a notebook in a browser, press Run All, see a picture, press Stop, go on."""
+"""JupyterLab as a person uses it: open each notebook in a browser, restart and run all, look, press Stop, go on."""
 
 from __future__ import annotations
 
@@ -43,24 +43,30 @@ train(recipe, "{data}", "run", weights="random")
 print("this run has ended")
 """
 
+# Every code cell has a number, or one has failed.
+ENDED = """() => {
+  const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
+  return document.body.innerText.includes("Traceback (most recent call last)")
+    || prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent));
+}"""
+
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")]
 
 
 @pytest.fixture(scope="module")
 def folder(drawn_folder: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first notebook, which says at its end which Python runs it, and one that trains until somebody stops it."""
+    """All notebooks, made small; the first says at its end which Python runs it. And one that trains until stopped."""
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
     folder.mkdir()
     settings = {**TINY, "data_folder": str(drawn_folder)}
-    papermill.execute_notebook(
-        NOTEBOOKS[0], folder / "first.ipynb", settings, prepare_only=True, progress_bar=False
-    )
-    content = nbformat.read(folder / "first.ipynb", as_version=4)
-    content.cells.append(
-        nbformat.v4.new_code_cell("import sys\nprint('this kernel is', sys.prefix)")
-    )
-    nbformat.write(content, folder / "first.ipynb")
-    content.cells = [nbformat.v4.new_code_cell(TRAINING.format(data=tiny_folder))]
+    quiet = {"prepare_only": True, "progress_bar": False}
+    for path in NOTEBOOKS:
+        papermill.execute_notebook(path, folder / path.name, settings, **quiet)
+    v4, first = nbformat.v4, folder / NOTEBOOKS[0].name
+    content = nbformat.read(first, as_version=4)
+    content.cells.append(v4.new_code_cell("import sys\nprint('this kernel is', sys.prefix)"))
+    nbformat.write(content, first)
+    content.cells = [v4.new_code_cell(TRAINING.format(data=tiny_folder))]
     nbformat.write(content, folder / "training.ipynb")
     return folder
 
@@ -156,6 +162,18 @@ def run_all_cells(page, sign: str = "") -> None:
     press(page, button, page.locator(".jp-OutputArea-output", has_text=sign) if sign else begun)
 
 
+def restart_and_run_all_cells(page) -> None:
+    """Choose it in the menu, as whoever wants to be sure does, and confirm; return when all cells have run."""
+
+    def button() -> None:
+        page.get_by_role("menuitem", name="Kernel", exact=True).click()
+        page.get_by_role("menuitem", name=re.compile("^Restart Kernel and Run All Cells")).click()
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+
+    press(page, button, page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]")))
+    page.wait_for_function(ENDED, timeout=300_000)
+
+
 def stop(page) -> None:
     """Press the toolbar's stop button; the cell that ran ends with an error."""
     press(
@@ -167,9 +185,10 @@ def stop(page) -> None:
 
 @pytest.fixture
 def opened(lab: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator:
-    """The page of the notebook that the test names, its kernel ready; a picture of it is kept."""
+    """The page of the notebook that the test names, its kernel ready; a picture of all of it is kept."""
     from playwright.sync_api import expect, sync_playwright
 
+    kept = Path(os.environ.get("TLUTILS_SCREENSHOTS") or tmp_path)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path(), args=CALM)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
@@ -179,8 +198,28 @@ def opened(lab: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator
             "data-status", "idle", timeout=90_000
         )
         yield page
-        page.screenshot(path=tmp_path / "lab.png")
+        notebook = page.locator(".jp-WindowedPanel-outer").first
+        tall = notebook.evaluate("panel => panel.scrollHeight")
+        page.set_viewport_size({"width": 1400, "height": min(tall + 150, 15_000)})
+        page.wait_for_timeout(500)  # until it is laid out anew
+        notebook.evaluate("panel => panel.scrollTo(0, 0)")
+        page.screenshot(path=kept / f"lab-{Path(request.param).stem}.png")
         browser.close()
+    end_kernels(lab)
+
+
+def end_kernels(lab: str) -> None:
+    """End all kernels of JupyterLab, as each keeps about half a GB."""
+
+    def ask(path: str, method: str = "GET") -> bytes:
+        head = {"Authorization": f"token {TOKEN}"}
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{lab}/api/{path}", headers=head, method=method), timeout=60
+        ) as answer:
+            return answer.read()
+
+    for session in json.loads(ask("sessions")):
+        ask(f"sessions/{session['id']}", "DELETE")
 
 
 def shows(page, text: str) -> None:
@@ -192,19 +231,16 @@ def shows(page, text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("opened", ["first.ipynb"], indirect=True)
-def test_the_first_notebook_runs_in_jupyterlab_and_shows_a_picture(opened):
-    run_all_cells(opened)
-    shows(opened, f"this kernel is {Path(sys.prefix).resolve()}")
-    opened.locator(".jp-OutputArea-output img").first.scroll_into_view_if_needed()
-    assert opened.locator(".jp-OutputArea-output img").count() > 0
-    assert opened.locator(".jp-OutputArea-output table").count() > 0
-    assert (
-        opened.locator(
-            ".jp-OutputArea-output", has_text="Traceback (most recent call last)"
-        ).count()
-        == 0
-    )
+@pytest.mark.parametrize("opened", [path.name for path in NOTEBOOKS], indirect=True)
+def test_a_notebook_runs_in_jupyterlab_from_its_first_cell_to_its_last(opened, request):
+    restart_and_run_all_cells(opened)
+    outputs = opened.locator(".jp-OutputArea-output")
+    failed = outputs.filter(has_text="Traceback (most recent call last)")
+    assert failed.count() == 0, failed.first.inner_text()[-1000:]
+    assert outputs.locator("img").count() > 0
+    if NOTEBOOKS[0].name in request.node.name:
+        shows(opened, f"this kernel is {Path(sys.prefix).resolve()}")
+        assert outputs.locator("table").count() > 0
 
 
 @pytest.mark.parametrize("opened", ["training.ipynb"], indirect=True)

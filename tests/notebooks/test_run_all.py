@@ -86,7 +86,7 @@ def test_notebooks_run_in_order_with_the_settings_filled_in(folder):
     write_notebook(
         folder / "01_first.ipynb", "from pathlib import Path\nPath(run, 'first').write_text(data)"
     )
-    done = run_all(folder)
+    done = run_all(folder, "--jobs", "1")
     assert done.returncode == 0, done.stderr
     assert outputs(folder.parent / "out" / "02_second.ipynb") == "phantom-oct 7\n"
     assert [line.split()[0] for line in done.stdout.splitlines()[:4:2]] == ["01_first", "02_second"]
@@ -114,19 +114,13 @@ def test_the_index_lists_every_notebook_and_fetches_nothing(folder):
     done = run_all(folder)
     out = folder.parent / "out"
     assert Path(done.stdout.splitlines()[-1]).resolve() == (out / "index.html").resolve()
-    index = (out / "index.html").read_text(encoding="utf-8")
-    for expected in (
-        "The 01_a",
-        "The 02_b",
-        "01_a.html",
-        "02_b.ipynb",
-        "Shows one thing &amp; another.",
-        "phantoms",
-    ):
+    index = index_of(folder)
+    for expected in ("The 01_a", "The 02_b", "01_a.html", "02_b.ipynb", "Phantoms"):
         assert expected in index
     page = (out / "01_a.html").read_text(encoding="utf-8")
     assert "data:image/png;base64," in page
-    assert not REMOTE.search(index) and not REMOTE.search(page) and "cdnjs" not in page
+    for text in (index, page):
+        assert not REMOTE.search(text) and "<script" not in text and "cdnjs" not in text
 
 
 def test_answers_stay_folded_in_the_page(folder):
@@ -157,7 +151,7 @@ def test_one_notebook_alone_keeps_the_others_in_the_index(folder):
 def test_a_failing_cell_is_named_and_what_ran_before_it_is_kept(folder):
     write_notebook(folder / "01_a.ipynb", "print('before')", "y = 0\n1 / y", "print('after')")
     write_notebook(folder / "02_b.ipynb", "x = 1")
-    done = run_all(folder)
+    done = run_all(folder, "--jobs", "1")
     assert done.returncode == 1
     for expected in (
         "01_a.ipynb failed at cell 4",
@@ -266,7 +260,7 @@ def test_the_index_tells_what_failed_where_and_keeps_stderr(folder):
     )
     assert run_all(folder).returncode == 1
     index = index_of(folder)
-    assert "The 01_a: stopped before its end, at cell 4" in index and "href='01_a.log'" in index
+    assert "The 01_a: stopped before its end, at cell 4" in index and 'href="01_a.log"' in index
     assert "01_a.ipynb failed at cell 4" in index and "ZeroDivisionError" in index
 
 
@@ -308,18 +302,10 @@ def test_what_stands_in_settings_and_titles_stays_text_in_the_index(folder):
     notebook.cells[0].source = "# <script>alert(1)</script>\n\nShows \"quotes\" & 'more'."
     nbformat.write(notebook, folder / "01_a.ipynb")
     evil = "<script>alert('x')</script>\"'&"
-    assert (
-        run_all(
-            folder, "-p", "data", json.dumps(evil), "-p", "weights", json.dumps(evil)
-        ).returncode
-        == 0
-    )
+    settings = [word for key in ("data", "weights") for word in ("-p", key, json.dumps(evil))]
+    assert run_all(folder, *settings).returncode == 0
     index = index_of(folder)
-    assert (
-        "<script" not in index
-        and html.escape(f"data {evil}") in index
-        and html.escape(f"weights {evil}") in index
-    )
+    assert "<script" not in index and html.unescape(index).count(evil) == 2
 
 
 def hear_ctrl_c() -> None:
@@ -407,11 +393,16 @@ def alive(pid: int) -> bool:
     return subprocess.run(["ps", "-p", str(pid)], capture_output=True).returncode == 0
 
 
+def tell(path: Path, **told) -> None:
+    """Write what run_all asks of a notebook's metadata."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata["tlutils"] = told
+    nbformat.write(notebook, path)
+
+
 def about_chests(path: Path) -> None:
     """Mark a notebook as one about chest X-rays."""
-    notebook = nbformat.read(path, as_version=4)
-    notebook.metadata["tlutils"] = {"images": "chest"}
-    nbformat.write(notebook, path)
+    tell(path, images="chest")
 
 
 def chests_beside(folder: Path, code: str) -> None:
@@ -440,17 +431,46 @@ def test_notebooks_about_chests_run_beside_the_others_on_phantoms_and_else_after
     assert [outputs(out / name) for name in ("01_a.ipynb", "02_b.ipynb")] == ["False\n", "True\n"]
 
 
-def test_of_two_series_one_may_fail_and_the_other_is_whole(folder):
+def test_after_a_failure_only_notebooks_about_other_images_begin(folder):
     write_notebook(folder / "01_a.ipynb", "1 / 0")
     write_notebook(folder / "03_c.ipynb", "print(3)")
+    tell(folder / "03_c.ipynb", needs=["01"])
     chests_beside(folder, "print(2)")
     done = run_all(folder)
     assert done.returncode == 1 and "01_a.ipynb failed at cell 3" in done.stderr
     assert outputs(folder.parent / "out" / "02_b.ipynb") == "2\n"
     assert not (folder.parent / "out" / "03_c.ipynb").exists()
+
+
+def test_a_killed_worker_is_told_and_the_other_goes_on(folder):
+    write_notebook(folder / "01_a.ipynb", "print(1)")
     chests_beside(folder, "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)")
     done = run_all(folder)
-    assert done.returncode == 1 and "about chest was killed" in done.stderr
+    assert done.returncode == 1 and "that ran 02_b.ipynb was killed" in done.stderr
+    assert "that ran 02_b.ipynb was killed" in index_of(folder)
+    assert outputs(folder.parent / "out" / "01_a.ipynb") == "1\n"
+
+
+def test_a_notebook_begins_after_those_it_needs_and_the_longest_first(folder, capfd):
+    order = "from pathlib import Path\nprint(len(list(Path(run).glob('*.html'))))"
+    for number in ("01", "02", "03", "04"):
+        write_notebook(folder / f"{number}_x.ipynb", order)
+    tell(folder / "01_x.ipynb", seconds=90)
+    tell(folder / "02_x.ipynb", needs=["04"])
+    done = run_all(folder)
+    assert done.returncode == 0, done.stderr
+    said = capfd.readouterr().out.splitlines()  # by the processes that ran them
+    started = [line[:2] for line in said if line.endswith("started")]
+    assert set(started[:2]) == {"04", "01"} and set(started[2:]) == {"02", "03"}
+    assert said.index("02_x started") > min(i for i, s in enumerate(said) if "04_x done" in s)
+
+
+def test_the_notebooks_of_the_series_need_only_what_there_is_and_never_each_other():
+    told = {path.name[:2]: run_all_py.about(path) for path in RUN_ALL.parent.glob("0*.ipynb")}
+    assert all(
+        set(of["needs"]) < set(told) and number not in of["needs"] for number, of in told.items()
+    )
+    assert told["04"]["needs"] == told["05"]["needs"] == ["03"]
 
 
 def test_notebooks_about_chests_take_their_own_settings(folder):

@@ -22,7 +22,7 @@ from PIL import Image
 
 from tlutils.core.images import read
 from tlutils.plots import of_images
-from tlutils.plots.style import DARK, RIGHT, WRONG
+from tlutils.plots.style import DARK, RIGHT, WRONG, ink
 
 
 def test_grid_takes_pictures_of_any_kind_and_size():
@@ -115,7 +115,14 @@ def test_class_grid_of_real_scans_of_unequal_sizes(real_data):
 def test_the_first_of_the_views_is_the_framed_original():
     axes = of_images.views(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
     assert [title(ax) for ax in axes] == ["the image itself", "view 0", "view 1"]
-    assert [ax.spines["top"].get_visible() for ax in axes] == [True, False, False]
+    assert [ax.spines["top"].get_linewidth() for ax in axes] == [2, 0.8, 0.8]
+
+
+def test_every_scan_has_a_frame_so_that_white_wedges_end_somewhere():
+    figure = of_images.grid([np.full((8, 9), 255, np.uint8)])[0].figure
+    figure.canvas.draw()
+    shown = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+    assert (shown < 160).all(axis=-1).any(axis=0).sum() > 300  # columns that hold a dark line
 
 
 def test_resizes_names_each_size():
@@ -157,7 +164,7 @@ def test_errors_are_colored_by_right_and_wrong_and_tell_the_probability():
         "CNV → DME\nprobability 80 %",
     ]
     colors = [ax._left_title.get_color() for ax in axes]
-    assert colors == [RIGHT, WRONG]
+    assert colors == [ink(RIGHT), ink(WRONG)]
     with pytest.raises(ValueError, match="1 images and 2 predictions"):
         of_images.errors([scan()], rows)
 

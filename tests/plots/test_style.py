@@ -13,8 +13,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from contrast import GRAPHICS, WORDS, contrast
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_hex, to_rgb, to_rgba
+from matplotlib.text import Text
 from pictures import (
     COUNTS,
     OCT,
@@ -37,7 +40,7 @@ from pictures import (
 )
 
 from tlutils.plots import of_data, of_images, of_results, of_training
-from tlutils.plots.style import VERDICTS, class_colors, style
+from tlutils.plots.style import VERDICTS, class_colors, ink, readable_on, style
 
 # Machado, Oliveira and Fernandes 2009, severity 1, for linear RGB.
 EYES = {
@@ -154,6 +157,69 @@ def lab(color: str, eye: np.ndarray) -> np.ndarray:
 def test_colors_differ_for_every_kind_of_eye(colors, eye):
     seen = [lab(color, EYES[eye]) for color in colors.values()]
     assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 15
+
+
+def behind(text: Text, figure) -> object:
+    """The color of the bar or cell on which a text stands, else white."""
+    middle = text.get_window_extent().get_points().mean(axis=0)
+    for ax in figure.axes:
+        for bar in ax.patches:
+            if bar.get_window_extent().contains(*middle):
+                return bar.get_facecolor()
+        for cells in ax.collections:
+            if isinstance(cells, QuadMesh) and text in ax.texts:
+                return cells.get_facecolor()[ax.texts.index(text)]
+    return "white"
+
+
+def test_all_words_of_a_picture_can_be_read(picture):
+    figure = np.ravel(picture[1](caption="phantoms, random weights, LEAK"))[0].figure
+    figure.canvas.draw()
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    found = {text.get_text(): contrast(text.get_color(), behind(text, figure)) for text in texts}
+    assert "phantoms, random weights, LEAK" in found and min(found.values()) >= WORDS, found
+
+
+def test_all_that_a_picture_draws_can_be_seen(picture):
+    axes = np.ravel(picture[1]())
+    parts = {}
+    for ax in axes:
+        parts |= {line: [to_rgba(line.get_color(), line.get_alpha())] for line in ax.lines}
+        parts |= {bar: [bar.get_facecolor(), bar.get_edgecolor()] for bar in ax.patches}
+        if picture[1].func.__name__ != "confusion":  # whose cells hold their numbers
+            parts |= {
+                dots: [*dots.get_facecolor()[:1], *dots.get_edgecolor()[:1]]
+                for dots in ax.collections
+            }
+    found = {str(part): max(map(contrast, colors)) for part, colors in parts.items()}
+    assert not {part: ratio for part, ratio in found.items() if ratio < GRAPHICS}
+
+
+def test_the_numbers_of_a_confusion_can_be_read_on_every_cell():
+    counts = pd.DataFrame(np.array([[k, 20 - k] for k in range(21)])[:, [0, 1] * 10 + [0]])
+    ax = of_results.confusion(counts)
+    ax.figure.canvas.draw()
+    backs = ax.collections[0].get_facecolor()
+    pairs = [(text.get_color(), back) for text, back in zip(ax.texts, backs)]
+    assert all(contrast(front, back) >= WORDS for front, back in pairs)
+
+
+@pytest.mark.parametrize("color", ["#ece133", "#fbafe4", "white", "#56b4e9", *VERDICTS.values()])
+def test_ink_of_any_color_can_be_read(color):
+    assert contrast(ink(color)) >= WORDS and ink(ink(color)) == ink(color)
+    assert contrast(readable_on(color), color) >= WORDS
+
+
+def test_every_color_of_classes_and_verdicts_is_seen_on_white():
+    colors = [*class_colors(map(str, range(10))).values(), *class_colors(OCT).values()]
+    assert min(map(contrast, [*colors, *VERDICTS.values()])) >= GRAPHICS
+
+
+def test_tables_are_shown_whole():
+    long = "a/path/" * 20
+    assert long in pd.DataFrame([[long]])._repr_html_()
+    wide = pd.DataFrame(np.zeros((1, 40)), columns=[f"c{i}" for i in range(40)])
+    assert "c20" in wide._repr_html_()
 
 
 @pytest.mark.parametrize(

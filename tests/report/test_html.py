@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import pytest
+from contrast import GRAPHICS, WORDS, contrast, css_colors
+from matplotlib.colors import to_rgb
 
-from tlutils.report.html import chart, number, tag, text
+from tlutils.report.html import _CSS, chart, number, tag, text
 
 
 def test_only_what_tag_made_is_markup():
@@ -17,6 +19,20 @@ def test_only_what_tag_made_is_markup():
 def test_a_number_without_a_value_is_undefined():
     assert "undefined" in number({"value": None, "low": None, "high": None})
     assert number(1200) == "1,200" and number(0.5) == "0.500"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_colors_of_the_page_can_be_read_on_its_grounds(scheme):
+    colors = css_colors(_CSS)[scheme]
+    words = ("ink", "soft", "accent", "good", "warning", "bad")
+    found = {
+        (front, back): contrast(colors[front], colors[back])
+        for front in words
+        for back in ("paper", "tint")
+    }
+    assert min(found.values()) >= WORDS, found
+    interval = (*to_rgb(colors["accent"]), 0.75)
+    assert "opacity: .75" in _CSS and contrast(interval, colors["paper"]) >= GRAPHICS
 
 
 def test_a_figure_is_closed_also_where_drawing_fails():

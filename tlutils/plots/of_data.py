@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.ndimage import gaussian_filter1d
 
@@ -26,6 +27,7 @@ from .style import (
     note_at_right,
     panels,
     percent,
+    readable_on,
     require,
     short_name,
 )
@@ -96,7 +98,8 @@ def sizes(records: pd.DataFrame, ax: Iterable[Axes] | None = None, caption: str 
         )
     left, right = axes = panels(ax, 3.6, 2)
     shares = sides.value_counts(normalize=True)
-    left.scatter(*zip(*shares.index), s=12 + 600 * shares, color=BLUE, alpha=0.6, linewidth=0)
+    look = {"facecolor": to_rgba(BLUE, 0.6), "edgecolor": BLUE}
+    left.scatter(*zip(*shares.index), s=12 + 600 * shares, **look)
     left.margins(0.12)
     for axis in (left.xaxis, left.yaxis):
         axis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
@@ -219,7 +222,7 @@ def split_bars(
             look = {"color": color, "label": short_name(name)}
             bars = ax.barh(range(len(rows)), shares[name], left=starts[name], **look)
             words = [percent(share) if share >= 0.12 else "" for share in shares[name]]
-            look = {"fontsize": 9, "color": "white", "weight": "bold"}
+            look = {"fontsize": 9, "color": readable_on(color), "weight": "bold"}
             ax.bar_label(bars, words, label_type="center", **look)
         name_rows(ax, [f"{split}\nn = {n:,}" for split, n in table.sum(axis=1).items()])
         ax.set_xlim(0, 1)

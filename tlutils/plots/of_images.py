@@ -25,6 +25,7 @@ from .style import (
     WRONG,
     add_caption,
     class_colors,
+    ink,
     label,
     name_rows,
     panels,
@@ -124,7 +125,8 @@ def class_grid(
             _show(ax, image)
         for ax in line[len(row) :]:
             ax.axis("off")
-        look = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold", "color": color}
+        look = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold"}
+        look["color"] = ink(color)
         line[0].text(-0.03, 0.5, short_name(name, 18), transform=line[0].transAxes, **look)
     add_caption(axes.ravel(), "")
     return axes
@@ -160,7 +162,7 @@ def views(images: Iterable[Any], ax: Iterable[Axes] | None = None, caption: str 
     images = list(images)
     titles = ["the image itself", *(f"view {number}" for number in range(len(images) - 1))]
     axes = grid(images, titles, [BLUE] + [DARK] * (len(images) - 1), ax=ax, caption=caption)
-    axes[0].spines[:].set(visible=True, color=BLUE, linewidth=2)
+    axes[0].spines[:].set(color=BLUE, linewidth=2)
     return axes
 
 
@@ -212,7 +214,7 @@ def top_k(
     title = "" if true is None else _wrapped(f"true: {short_name(true)}", 52)
     _show(left, _pixels(image), title)
     colors = [color if name == answer else LIGHT for name in table["class"]]
-    bars = right.barh(range(len(table)), table["probability"], color=colors)
+    bars = right.barh(range(len(table)), table["probability"], color=colors, edgecolor=GREY)
     right.bar_label(bars, [percent(p) for p in table["probability"]], padding=4, fontsize=9)
     name_rows(right, [short_name(name) + " (true)" * (name == true) for name in table["class"]])
     right.set_xlim(0, 1.15)
@@ -387,8 +389,9 @@ def _show(ax: Axes, pixels: np.ndarray, title: str = "", color: str = DARK) -> N
     ax.imshow(pixels, cmap="gray", vmin=0, vmax=255)
     ax.set(xticks=[], yticks=[], anchor="NW")
     ax.grid(False)
-    ax.spines[:].set_visible(False)
-    ax.set_title(title, color=color, fontsize=9, loc="left", pad=3)
+    # A thin frame: where a scan has white wedges, its end would not show on a white page.
+    ax.spines[:].set(visible=True, color=GREY, linewidth=0.8)
+    ax.set_title(title, color=ink(color), fontsize=9, loc="left", pad=3)
 
 
 def _wrapped(text: str, width: int) -> str:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.integrate import trapezoid
@@ -31,6 +33,7 @@ from .style import (
     note_at_right,
     panels,
     percent,
+    readable_on,
     require,
     short_name,
 )
@@ -92,6 +95,8 @@ def confusion(table: pd.DataFrame, ax: Axes | None = None, caption: str = "") ->
         yticklabels=False,
         ax=ax,
     )
+    for text, share in zip(ax.texts, shares.ravel()):
+        text.set_color(readable_on(colormaps["Blues"](share)))
     size = {} if few else {"fontsize": max(4, 330 / n)}
     names, between = [short_name(name, 24) for name in table], "\n" if n < 13 else "  "
     rows = zip(table.index, counts.sum(axis=1))
@@ -226,7 +231,7 @@ def calibration(
     confidence, accuracy = table["confidence"], table["accuracy"]
     upper.plot([0, 1], [0, 1], ":", color=GREY)
     if {"low", "high"} <= set(table):
-        upper.vlines(confidence, table["low"], table["high"], color=BLUE, linewidth=2, alpha=0.5)
+        upper.vlines(confidence, table["low"], table["high"], color=BLUE, linewidth=2, alpha=0.75)
     upper.plot(confidence, accuracy, "o-", color=BLUE)
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     lower.bar(confidence, table["n"], width=0.03, color=BLUE)
@@ -476,9 +481,8 @@ def score_distribution(
                 scores,
                 np.linspace(0, 1, 21),
                 weights=np.full(len(scores), 1 / len(scores)),
-                alpha=0.4,
                 histtype="stepfilled",
-                color=colors[name],
+                facecolor=to_rgba(colors[name], 0.4),
                 edgecolor=colors[name],
                 linewidth=1.5,
                 label=f"{short_name(name)} (n = {len(scores):,})",

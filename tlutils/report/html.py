@@ -71,7 +71,7 @@ tbody th { font-weight: 500; } td small { white-space: nowrap; }
 .mark { color: var(--tone); font-weight: 600; }
 .span { display: block; width: 100%; max-width: 8rem; margin-top: .2rem; overflow: visible; }
 .span line { stroke: var(--line); stroke-width: 2; } .span rect { fill: var(--accent);
-  opacity: .35; }
+  opacity: .75; }
 .span circle { fill: var(--accent); }
 figure { margin: 0; break-inside: avoid; min-width: 0; }
 .charts { display: grid; gap: 1.5rem; align-items: start;
@@ -80,6 +80,7 @@ figure { margin: 0; break-inside: avoid; min-width: 0; }
 .gallery { display: grid; gap: 1rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(40vw, 9rem), 1fr)); }
 .gallery img, .missing { display: flex; width: 100%; aspect-ratio: 1; border-radius: .3rem; }
+.gallery img { border: 1px solid var(--soft); } /* where white wedges reach the edge */
 .missing { background: var(--tint); border: 1px dashed var(--soft); color: var(--soft);
   align-items: center;
   justify-content: center; font-size: .8rem; text-align: center; padding: .5rem; }
