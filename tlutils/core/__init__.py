@@ -12,5 +12,5 @@ pictures, intervals.
 
 Only `devices` needs torch.
 
-Notebooks: 01, 02, 03, 04, 05.
+Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """

@@ -6,5 +6,5 @@ thresholds   from probabilities to answers, chosen on validation images
 calibration  probabilities made true: temperature and prior
 comparison   two models, or two recipes trained several times, on the same images
 
-Notebooks: 03, 04, 05, 06, 07.
+Notebooks: 03, 04, 05, 06, 07, 08, 09.
 """
