@@ -3,9 +3,10 @@
 Each picture is a pure function of its seeds. A patient's seed draws the anatomy and where the
 disease sits, so several images of one patient are nearly alike, as in reality; an image's seed
 draws what differs from scan to scan. `write_oct` and `write_chest` draw whole data sets in the
-folder layout, under the naming rules and with the flaws of the real ones (Kermany et al. 2018).
-`write_textures` draws pictures of nothing, without end, for a network to begin to see with.
-Phantoms teach steps and prove nothing about patients.
+folder layout, under the naming rules and with the flaws of the real ones (Kermany et al. 2018);
+`plant` draws one with faults to be found, and says where they are; `write_textures` draws pictures
+of nothing, without end, for a network to begin to see with. Phantoms teach steps and prove nothing
+about patients.
 """
 
 from __future__ import annotations
