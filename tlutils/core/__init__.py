@@ -12,5 +12,5 @@ pictures, intervals.
 
 Only `devices` needs torch.
 
-Notebooks: 01, 02, 03.
+Notebooks: 01, 02, 03, 06, 07.
 """
