@@ -152,6 +152,7 @@ OTHER = {
     "val": 0.2,
     "test": 0.3,
     "split_seed": 5,
+    "weights_seed": 6,
     "seed": 3,
 }
 

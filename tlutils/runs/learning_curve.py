@@ -93,12 +93,14 @@ def train_by_patients(
     if lacking := [part for part, found in parts.items() if found.empty]:
         raise ValueError(f"there are no readable {lacking[0]} images; divide the records first")
     todo = [(arm, n, seed) for n in patients for seed in range(seeds) for arm in arms]
-    found = []
+    found, sources = [], {arm: _source_of(weights) for arm, (_, weights) in arms.items()}
     for arm, n, seed in bar(todo, "trainings", len(todo), show=show):
         recipe, weights = arms[arm]
         recipe = replace(recipe, seed=seed)
         chosen = splits.take_patients(parts["train"], n, seed)
-        file = Path(out) / f"{_key(recipe, weights, chosen, parts['test'], steps, machine)}.csv"
+        images = [tables.fingerprint(part) for part in (chosen, parts["test"])]
+        key = _key(recipe, sources[arm], images, steps, machine)
+        file = Path(out) / f"{key}.csv"
         if not file.is_file():
             learned, asked = _loaders(recipe, chosen, parts["test"], root)
             answers = _train_one(recipe, weights, learned, asked, steps, machine, out)
@@ -111,11 +113,13 @@ def train_by_patients(
     return whole[[*_COLUMNS, *(name for name in whole if name not in _COLUMNS)]]
 
 
-def _key(recipe: Recipe, weights: str | Path, *rest: object) -> str:
+def _source_of(weights: str | Path) -> str:
+    """What tells weights from others: their name, or the hash of their file."""
+    return digest(Path(weights)) if Path(weights).is_file() else str(weights)
+
+
+def _key(recipe: Recipe, source: str, images: list[str], steps: int, machine: Machine) -> str:
     """A name for a training that another one does not have."""
-    chosen, test, steps, machine = rest
-    images = [tables.fingerprint(part) for part in (chosen, test)]
-    source = digest(Path(weights)) if Path(weights).is_file() else str(weights)
     settings = {**recipe.to_dict(), "name": "", "title": "", "epochs": 0, "patience": 0}
     told = json.dumps([settings, source, images, steps, machine.precision], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()[:20]
