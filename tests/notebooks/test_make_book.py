@@ -16,7 +16,7 @@ import pytest
 from conftest import browser_path
 from contrast import GRAPHICS, WORDS, contrast, css_colors
 from nbformat import v4
-from test_notebooks import NOTEBOOKS, series  # noqa: F401
+from test_notebooks import NOTEBOOKS, each_notebook, series  # noqa: F401
 
 PNG = base64.b64encode(
     bytes.fromhex(
@@ -162,6 +162,19 @@ def test_all_colors_of_the_book_can_be_read_on_their_grounds(scheme):
     assert min(found.values()) >= WORDS, found
     edges = [("frame", "paper"), ("note-edge", "paper"), ("note-edge", "note"), ("accent", "tint")]
     assert all(contrast(*map(colors.get, pair)) >= GRAPHICS for pair in edges)
+
+
+@pytest.mark.skipif(len(NOTEBOOKS) < 9, reason="the series is not whole")
+@each_notebook
+def test_a_notebook_gives_the_book_a_headline_and_words_for_its_pictures(series, path):  # noqa: F811
+    own = {cell.id for cell in make_book.read(path).cells}  # without what the tests have added
+    notebook = make_book.read(series[1] / path.name)
+    (headline,) = make_book.tagged(notebook, "headline")
+    (said,) = "".join(make_book.texts([headline])).strip().splitlines()
+    assert re.search(r"\d", said) and len(said) <= 200
+    drawn = [cell for cell in notebook.cells if cell.id in own and make_book.pictures(cell)]
+    assert drawn and not [cell.source for cell in drawn if not cell.metadata.get("alt")]
+    assert bool(make_book.tagged(notebook, "hero")) == path.name.startswith("07")
 
 
 @pytest.fixture(scope="module")
