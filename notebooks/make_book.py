@@ -29,7 +29,7 @@ PHANTOMS = (
 )
 RANDOM = (
     "Random weights",
-    "No pretrained weights were loaded: these scores say nothing about what those would give.",
+    "No weights learned on photographs were loaded: scores say nothing about what those give.",
 )
 SETTINGS = ("data", "recipe", "weights", "size", "epochs", "limit", "seed")
 INJECTED = {"injected-parameters", "papermill-error-cell-tag"}  # cells of papermill, not ours

@@ -164,19 +164,6 @@ def test_all_colors_of_the_book_can_be_read_on_their_grounds(scheme):
     assert all(contrast(*map(colors.get, pair)) >= GRAPHICS for pair in edges)
 
 
-@pytest.mark.skipif(len(NOTEBOOKS) < 9, reason="the series is not whole")
-@each_notebook
-def test_a_notebook_gives_the_book_a_headline_and_words_for_its_pictures(series, path):  # noqa: F811
-    own = {cell.id for cell in make_book.read(path).cells}  # without what the tests have added
-    notebook = make_book.read(series[1] / path.name)
-    (headline,) = make_book.tagged(notebook, "headline")
-    (said,) = "".join(make_book.texts([headline])).strip().splitlines()
-    assert re.search(r"\d", said) and len(said) <= 200
-    drawn = [cell for cell in notebook.cells if cell.id in own and make_book.pictures(cell)]
-    assert drawn and not [cell.source for cell in drawn if not cell.metadata.get("alt")]
-    assert bool(make_book.tagged(notebook, "hero")) == path.name.startswith("07")
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     from playwright.sync_api import sync_playwright
