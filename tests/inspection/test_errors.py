@@ -244,20 +244,6 @@ def test_too_few_patients_for_the_folds_is_refused():
         errors.out_of_fold(np.zeros((8, 2)), nobody.assign(label="x"))
 
 
-def test_the_kind_of_a_chest_is_read_from_its_name():
-    table = pd.DataFrame(
-        {
-            "path": [
-                "train/PNEUMONIA/person1_virus_6.jpeg",
-                "person1_bacteria_2.jpeg",
-                "IM-0115-0001.jpeg",
-            ],
-            "label": ["PNEUMONIA", "PNEUMONIA", "NORMAL"],
-        }
-    )
-    assert errors.with_kind(table)["kind"].tolist() == ["viral", "bacterial", "NORMAL"]
-
-
 def test_a_missing_package_is_named_with_how_to_get_it(monkeypatch):
     without(monkeypatch, "cleanlab")
     with pytest.raises(ImportError, match="pip install cleanlab"):

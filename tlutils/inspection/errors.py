@@ -27,7 +27,6 @@ from ..models.build import probabilities
 from ..models.prefix import eval_mode
 
 _FILE_PROPERTIES = ("width", "height", "mode", "bytes", "brightness", "wedge")
-_PNEUMONIAS = {"bacteria": "bacterial", "virus": "viral"}
 _TINY = np.finfo(float).tiny
 
 
@@ -191,21 +190,6 @@ def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd
             "the records of the same run"
         )
     return predictions.join(records.drop_duplicates("path").set_index("path")[columns], on="path")
-
-
-def with_kind(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Predictions of chest X-rays with the kind of pneumonia that the file name tells.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-
-    Returns
-    -------
-    DataFrame, predictions with `kind`: bacterial, viral, or the label itself
-    """
-    word = predictions["path"].str.extract(r"(?i)(bacteria|virus)[^/]*$")[0].str.lower()
-    return predictions.assign(kind=word.map(_PNEUMONIAS).fillna(predictions["label"]))
 
 
 def out_of_fold(
