@@ -426,7 +426,8 @@ def accuracy_by_patients(
     require(table, ("arm", "patients", "value", "low", "high"), hint)
     (ax,) = panels(ax, 4.2)
     arms = list(dict.fromkeys(table["arm"]))
-    looks = zip(arms, class_colors(map(str, arms)).values(), "osD^vP*X" * len(arms))
+    colors = class_colors(map(str, range(len(arms))))  # by order: one way looks alike in two pictures
+    looks = zip(arms, colors.values(), "osD^vP*X" * len(arms))
     for arm, color, marker in looks:
         of = table[table["arm"] == arm].sort_values("patients")
         ax.fill_between(of["patients"], of["low"], of["high"], color=color, alpha=0.12, linewidth=0)
