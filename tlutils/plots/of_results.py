@@ -426,7 +426,7 @@ def accuracy_by_patients(
     require(table, ("arm", "patients", "value", "low", "high"), hint)
     (ax,) = panels(ax, 4.2)
     arms = list(dict.fromkeys(table["arm"]))
-    colors = class_colors(map(str, range(len(arms))))  # by order: one way looks alike in two pictures
+    colors = class_colors(map(str, range(len(arms))))  # by order, as in the next picture of them
     looks = zip(arms, colors.values(), "osD^vP*X" * len(arms))
     for arm, color, marker in looks:
         of = table[table["arm"] == arm].sort_values("patients")
