@@ -171,7 +171,7 @@ def restart_and_run_all_cells(page) -> None:
         page.locator(".jp-Dialog .jp-mod-accept").click()
 
     press(page, button, page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]")))
-    page.wait_for_function(ENDED, timeout=300_000)
+    page.wait_for_function(ENDED, timeout=900_000)
 
 
 def stop(page) -> None:
