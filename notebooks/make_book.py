@@ -132,7 +132,7 @@ def badges(settings: dict, printed: str) -> list[tuple[str, str]]:
     """What must be said above every result of a page, each with a name."""
     found = [PHANTOMS] * on_phantoms(settings) + [RANDOM] * (settings.get("weights") == "random")
     leaks = LEAK.findall(printed)
-    return found + [("Leak", f"This page found: {leak}.") for leak in leaks[:1]]
+    return found + [("Leak", f"A division on this page leaks: {leak}.") for leak in leaks[:1]]
 
 
 def on_phantoms(settings: dict) -> bool:

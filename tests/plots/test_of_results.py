@@ -96,6 +96,7 @@ def test_the_threshold_is_marked_where_the_model_works():
 def test_calibration_bars_are_the_counts_and_the_gap_is_the_ece():
     upper, lower = of_results.calibration(calibration_table())
     assert [bar.get_height() for bar in lower.patches] == [10, 20, 70]
+    assert words(lower.texts) == ["10", "20", "70"]
     assert upper.lines[-1].get_ydata().tolist() == [0.25, 0.5, 0.8]
     # 0.1 * 0.05 + 0.2 * 0.1 + 0.7 * 0.1
     assert title(upper) == "78 % sure, 68 % right; mean gap 0.095 (ECE)"
@@ -144,6 +145,8 @@ def test_accuracy_by_shows_n_and_stops_after_thirty_groups():
     ax = of_results.accuracy_by(table)
     assert len(ax.lines) == 30 and ax.get_yticklabels()[1].get_text() == "1  (n = 2)"
     assert title(ax) == "Accuracy by width, the first 30 of 40"
+    ax = of_results.accuracy_by(table.assign(patients=1200))
+    assert ax.get_yticklabels()[1].get_text() == "1  (n = 2, 1,200 patients)"
 
 
 def test_accuracy_against_count_puts_each_class_at_its_count():

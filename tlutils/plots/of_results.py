@@ -234,7 +234,9 @@ def calibration(
         upper.vlines(confidence, table["low"], table["high"], color=BLUE, linewidth=2, alpha=0.75)
     upper.plot(confidence, accuracy, "o-", color=BLUE)
     upper.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    lower.bar(confidence, table["n"], width=0.03, color=BLUE)
+    bars = lower.bar(confidence, table["n"], width=0.03, color=BLUE)
+    lower.bar_label(bars, fmt="{:,.0f}", fontsize=8, padding=1)  # a bar of one is too low to see
+    lower.margins(y=0.2)
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     sure, right, gap = (
         np.average(values, weights=table["n"]) if len(table) else np.nan
@@ -344,7 +346,8 @@ def accuracy_by(table: pd.DataFrame, ax: Axes | None = None, caption: str = "") 
 
     Parameters
     ----------
-    table : n, accuracy, low and high of the groups that the index names: see `metrics.accuracy_by`
+    table : n, accuracy, low and high of the groups that the index names, and patients where they
+        are known: see `metrics.accuracy_by`
     ax, caption : see `tlutils.plots`
 
     Returns
@@ -353,7 +356,10 @@ def accuracy_by(table: pd.DataFrame, ax: Axes | None = None, caption: str = "") 
     """
     require(table, ("n", "accuracy"), "pass what metrics.accuracy_by gives")
     shown = table.head(30).rename(columns={"accuracy": "value"})
-    names = [f"{short_name(name)}  (n = {n:,})" for name, n in shown["n"].items()]
+    size = "n = " + shown["n"].map("{:,}".format)
+    if "patients" in shown:
+        size += ", " + shown["patients"].map("{:,} patients".format)
+    names = [f"{short_name(name)}  ({text})" for name, text in size.items()]
     ax = _forest(names, shown.to_dict("records"), ax)
     title = f"Accuracy by {short_name(table.index.name or 'group')}"
     title += f", the first 30 of {len(table):,}" if len(table) > 30 else ""
