@@ -203,8 +203,11 @@ def pictures(cell: NotebookNode) -> list[str]:
 
 
 def png_width(png: str) -> int:
-    """How many pixels wide a picture is, PNG in base64: bytes 16 to 19 say so."""
-    return int.from_bytes(base64.b64decode(png[:32])[16:20])
+    """How many pixels wide a picture is, PNG in base64: bytes 16 to 19 say so; 0 if it is none."""
+    try:
+        return int.from_bytes(base64.b64decode(png[:32])[16:20], "big")
+    except ValueError:  # one broken picture is to cost no page
+        return 0
 
 
 def headings(markdown: str) -> list[tuple[str, str]]:

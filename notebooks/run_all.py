@@ -27,6 +27,7 @@ import time
 from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import suppress
+from graphlib import TopologicalSorter
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
@@ -69,6 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         params = read_params(args, args.params)
         plan = pair(choose(args.notebooks, args.only), args, params)
         check_names(plan)
+        # a CycleError is a ValueError
+        TopologicalSorter({path.name[:2]: about(path)["needs"] for path, _ in plan}).prepare()
     except (ValueError, OSError, yaml.YAMLError) as error:
         print(f"run_all: {error}", file=sys.stderr)
         return 2
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     drawn = make_book.on_phantoms(params)
     timeout = args.timeout or (PHANTOM_SECONDS if drawn else REAL_SECONDS)
     try:
-        failed, code = run_all(plan, out, timeout, args.jobs or (2 if drawn else 1)), 0
+        failed, code = run_all(plan, out, timeout, max(args.jobs or (2 if drawn else 1), 1)), 0
     except KeyboardInterrupt:
         failed, code = f"\nStopped. What was finished lies in {show(out)}.\n", 130
     index, failed = make_book.write(out, args.notebooks, failed)
@@ -209,7 +212,8 @@ def share_out(
         ready = [one for one in waiting if not unfinished & set(about(one[0])["needs"])]
         for one in ready[: len(idle)]:
             worker = idle.pop()
-            worker.pipe.send((*one, out, timeout, False))
+            with suppress(ConnectionError):  # killed while it waited: `told` will say so
+                worker.pipe.send((*one, out, timeout, False))
             busy[worker.pipe] = one
             waiting.remove(one)
         if not busy:
@@ -242,7 +246,7 @@ class Worker:
         """What went wrong with its notebook, or ""; None where the process was killed."""
         try:
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # the latter where it had not taken its notebook yet
             return None
 
     def end(self) -> None:

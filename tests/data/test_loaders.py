@@ -59,6 +59,18 @@ def test_images_written_small_are_what_a_network_sees(folder, table, tmp_path, r
     assert (small / "0.png").stat().st_mtime_ns == first
 
 
+def test_an_image_that_changed_is_written_small_again_and_none_outside_the_folder(tmp_path):
+    records = pd.DataFrame({"path": ["a b/x.png"]})
+    (tmp_path / "a b").mkdir()
+    for grey in (10, 200):
+        Image.new("L", (30, 20), grey).save(tmp_path / "a b" / "x.png")
+        small = loaders.write_small(records, tmp_path, tmp_path / "small", 16)
+        assert (loaders.read_image(small / "a b" / "x.png", 16) == grey).all()
+    for path in ("../x.png", str(tmp_path / "a b" / "x.png")):
+        with pytest.raises(ValueError, match="does not lie below"):
+            loaders.write_small(records.assign(path=path), tmp_path / "a b", tmp_path / "out", 16)
+
+
 def test_16_bit_images_keep_their_contrast(tmp_path):
     Image.fromarray(gradient(64, 48).astype(np.uint16) * 16).save(tmp_path / "x.png")
     Image.fromarray(gradient(64, 48).astype(np.float32) / 7).save(tmp_path / "x.tif")

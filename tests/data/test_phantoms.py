@@ -280,6 +280,12 @@ def test_the_same_seed_plants_the_same_faults_and_too_few_patients_are_refused(p
         phantoms.plant(tmp_path / "b", patients=12)
 
 
+def test_scans_of_one_patient_are_copied_under_names_of_their_own():
+    for seed in range(200):
+        items, truth = phantoms._planted_items(np.random.default_rng([seed, 8]), 24, 0.125)
+        assert len({item.path for item in items}) == len(items) and len(set(truth["copy"])) == 12
+
+
 # The chest set
 
 

@@ -444,3 +444,11 @@ def test_the_real_chest_split_is_clean_until_validation_is_drawn_by_image(real_d
     )
     by_patient = splits.by_patient(names, val=0.2, keep_test=True)
     assert len(by_patient) == len(names) and not leaks(audit_splits(by_patient))
+
+
+def test_a_class_that_is_only_in_patients_of_a_commoner_one_has_a_patient_too():
+    table = pd.DataFrame({"path": [f"A/{n}.png" for n in range(40)], "label": "A"})
+    table["patient"] = [str(n) for n in range(40)]
+    both = pd.concat([table, pd.DataFrame([["B/7.png", "B", "7"]], columns=table.columns)])
+    for seed in range(5):
+        assert set(splits.take_patients(both, 2, seed)["label"]) == {"A", "B"}

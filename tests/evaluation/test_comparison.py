@@ -299,6 +299,8 @@ def test_the_mean_of_runs_has_the_errors_of_its_side_in_a_comparison(pair):
     assert 0 <= found["low"] < found["value"] < found["high"] <= 1
     with pytest.raises(ValueError, match="found 1 runs"):
         comparison.mean_of_runs(runs[:1])
+    with pytest.raises(ValueError, match="exactly the probabilities"):
+        comparison.mean_of_runs([runs[0], runs[1], runs[0]])
 
 
 def test_runs_that_are_always_right_have_the_interval_of_their_patients():

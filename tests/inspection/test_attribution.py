@@ -241,6 +241,27 @@ def test_randomized_weights_are_other_weights_and_the_same_for_a_seed():
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
 
 
+def test_layers_that_give_no_tensor_or_are_not_asked_have_no_maps():
+    class Odd(nn.Sequential):
+        def forward(self, x):
+            return self[1]((x, self[0](x))[1:])
+
+    class First(nn.Module):
+        def forward(self, x):
+            return x[0].mean((2, 3))
+
+    class Pair(nn.Module):
+        def forward(self, x):
+            return (x[0],)
+
+    model = nn.Sequential(Odd(net()[0], Pair()), First(), nn.Identity())
+    model[2].register_module("unused", nn.Conv2d(1, 1, 1))
+    for name in ("0.1", "2.unused"):
+        with pytest.raises(ValueError, match=f"{name} gives no tensor"):
+            attribution.feature_maps(model, bright_square(5, 9), [name])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 def test_feature_maps_are_what_the_layers_give_and_leave_no_hook():
     model, image = net().train(), bright_square(5, 9)
     maps = attribution.feature_maps(model, image, ["2", "0"])

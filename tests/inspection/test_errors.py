@@ -231,6 +231,15 @@ def test_more_features_than_images_change_no_answer():
     assert np.allclose(found[["p_A", "p_B", "p_C"]], same[["p_A", "p_B", "p_C"]], atol=1e-3)
 
 
+def test_features_that_do_not_vary_are_answered_with_the_shares_of_the_classes():
+    """As of a dead layer."""
+    table = pd.DataFrame({"path": list("abcdefghi"), "label": list("xxyxxyxxy")})
+    table["patient"] = table["path"]
+    for width in (2, 50):
+        found = errors.out_of_fold(np.ones((9, width), np.float32), table, folds=3)
+        assert np.allclose(found["p_y"], 1 / 3, atol=1e-3)
+
+
 def test_too_few_patients_for_the_folds_is_refused():
     table = pd.DataFrame(
         {"path": list("abcd"), "patient": list("wxyz"), "label": ["A", "A", "B", "B"]}

@@ -104,6 +104,11 @@ def test_every_picture_has_words_its_own_or_the_heading_above(tmp_path):
     ]
 
 
+def test_a_broken_picture_costs_no_page(tmp_path):
+    executed(tmp_path, "01_a", drew({"image/png": "not base64!"}), printed("told"))
+    assert "told" in book(tmp_path)["01_a"]
+
+
 def test_links_between_notebooks_and_terms_lead_to_pages_and_none_is_dead(tmp_path):
     words = (
         "[next](02_b.ipynb) [there](02_b.ipynb#The-02_b) [ECE](glossary.md#ECE) [no](09_x.ipynb)"

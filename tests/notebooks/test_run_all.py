@@ -86,7 +86,7 @@ def test_notebooks_run_in_order_with_the_settings_filled_in(folder):
     write_notebook(
         folder / "01_first.ipynb", "from pathlib import Path\nPath(run, 'first').write_text(data)"
     )
-    done = run_all(folder, "--jobs", "1")
+    done = run_all(folder, "--jobs", "-1")
     assert done.returncode == 0, done.stderr
     assert outputs(folder.parent / "out" / "02_second.ipynb") == "phantom-oct 7\n"
     assert [line.split()[0] for line in done.stdout.splitlines()[:4:2]] == ["01_first", "02_second"]
@@ -220,10 +220,13 @@ def test_a_setting_that_a_notebook_lacks_is_refused_before_anything_runs(folder)
         (["--params", "nowhere.yaml"], "nowhere.yaml"),
         (["-p", "limit", "[1, 2]"], "limit"),
         (["-p", "epoch", "1"], "no parameter epoch"),
+        (["--only", "02", "03"], "cycle"),
     ],
 )
 def test_wrong_use_is_told_in_a_line(folder, more, words):
-    write_notebook(folder / "01_a.ipynb", "x = 1")
+    for number, needed in (("01", []), ("02", ["03"]), ("03", ["02"])):
+        write_notebook(folder / f"{number}_a.ipynb", "x = 1")
+        tell(folder / f"{number}_a.ipynb", needs=needed)
     done = run_all(folder, *more)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
@@ -449,6 +452,23 @@ def test_a_killed_worker_is_told_and_the_other_goes_on(folder):
     assert done.returncode == 1 and "that ran 02_b.ipynb was killed" in done.stderr
     assert "that ran 02_b.ipynb was killed" in index_of(folder)
     assert outputs(folder.parent / "out" / "01_a.ipynb") == "1\n"
+
+
+def test_a_worker_killed_before_it_takes_its_notebook_is_told_too(folder):
+    write_notebook(folder / "01_a.ipynb", "print(1)")
+    for early in (False, True):  # with its notebook waiting in the pipe, or before it is sent
+        worker = run_all_py.Worker()
+        if not early:
+            os.kill(worker.process.pid, signal.SIGSTOP)
+            worker.pipe.send("waiting")
+        worker.process.kill()
+        worker.process.join()
+        plan = [(folder / "01_a.ipynb", {})]
+        if early:
+            (said,) = run_all_py.share_out(plan, [worker], folder, 60)
+            assert "that ran 01_a.ipynb was killed" in said
+        else:
+            assert worker.told() is None
 
 
 def test_a_notebook_begins_after_those_it_needs_and_the_longest_first(folder, capfd):

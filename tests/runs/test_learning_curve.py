@@ -6,7 +6,7 @@ import pytest
 from small_runs import small
 
 from tlutils.core import devices
-from tlutils.data import records
+from tlutils.data import loaders, records
 from tlutils.runs import learning_curve
 from tlutils.runs.learning_curve import runs_of, summarize, train_by_patients
 
@@ -60,6 +60,30 @@ def test_what_is_trained_already_is_read_and_only_the_rest_trained(found, divide
     other = {"frozen": (FROZEN.changed({"learning_rate": 0.5}), "random")}
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         trained(divided, out, other)
+
+
+def test_other_patients_other_files_and_other_weights_at_home_are_trained_anew(
+    found, divided, tmp_path, monkeypatch
+):
+    """The bytes that a record tells are those of the originals, wherever smaller copies lie."""
+    _, out = found
+    table, root = divided
+    seen = []
+    monkeypatch.setattr(learning_curve, "_train_one", lambda *_: seen.append(1) or pytest.fail("x"))
+    test = table["split"] == "test"
+    other = table.assign(patient=table["patient"].where(~test, table["patient"] + "b"))
+    small = [loaders.write_small(table, root, tmp_path, 16, how) for how in ("squash", "pad")]
+    for records_, folder in ((other, root), (table, small[0])):
+        with pytest.raises(pytest.fail.Exception):
+            trained((records_, folder), out)
+    marks = [learning_curve._mark(table, folder) for folder in small]
+    assert marks[0] != marks[1]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = set()
+    for content in (b"one", b"another"):
+        (tmp_path / "w.pt").write_bytes(content)
+        told |= {learning_curve._source_of("~/w.pt"), learning_curve._source_of(tmp_path / "w.pt")}
+    assert len(told) == 2 and len(seen) == 2
 
 
 def test_arms_are_summed_up_over_their_seeds(found):

@@ -18,6 +18,7 @@ from tlutils.data.augment import Augmentation
 from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints
 from tlutils.models.build import build
+from tlutils.training import loop
 from tlutils.training.loop import TrainingError, fit
 
 FP32 = devices.choose("cpu", "fp32")
@@ -556,3 +557,16 @@ def test_a_run_stopped_by_hand_leaves_its_best_epoch_and_says_how_to_go_on(
         resumed = fit(model, parts, epochs=4, log=None, **settings)
         straight.load_state_dict(begun)
         assert same(resumed.model, quiet_fit(straight, parts, epochs=4, patience=0).model)
+
+
+def test_a_run_whose_weights_lie_elsewhere_today_goes_on_and_one_of_other_weights_does_not(
+    tmp_path,
+):
+    files = [tmp_path / folder / "best.pt" for folder in "abc"]
+    for file, seed in ((files[0], 1), (files[2], 2)):
+        checkpoints.save(file, build("squeezenet1_1", 3, "linear", seed=seed), list("xyz"))
+    files[1].parent.mkdir()
+    shutil.copy(files[0], files[1])
+    made = [build("squeezenet1_1", 2, "linear", weights=file).tl for file in files]
+    first, moved, other = map(loop._comparable, made)
+    assert not loop._differing(first, moved) and loop._differing(first, other)

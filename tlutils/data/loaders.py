@@ -466,7 +466,7 @@ def write_small(
     """Write the images as a network will see them, once for many trainings.
 
     Reading such a file takes a fraction of decoding and resizing the original; the pixels are the
-    same. Files that are there already stay.
+    same. A file bears the time of its original: it stays while that has not changed.
 
     Parameters
     ----------
@@ -482,21 +482,33 @@ def write_small(
 
     Raises
     ------
+    ValueError
+        Where a path leads out of `root`, and so out of `folder`.
     UnreadableImage
         Where an image cannot be read.
     """
     good = records[records["problem"].fillna("") == ""] if "problem" in records else records
-    folder = Path(folder) / f"{size}-{resize}-{channels}"
+    folder, paths = Path(folder) / f"{size}-{resize}-{channels}", good["path"].astype(str).tolist()
+    if out := [path for path in paths if Path(path).is_absolute() or ".." in Path(path).parts]:
+        raise ValueError(f"{out[0]} does not lie below {root}; give as root a folder above all")
 
     def write_one(path: str) -> None:
-        if not (folder / path).is_file():
-            pixels = read_image(Path(root) / path, size, resize, channels).movedim(0, -1).numpy()
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / path) as part, open(part, "wb") as file:
-                Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels).save(file, "PNG")
+        original, small = Path(root) / path, folder / path
+        when = _time_of(original)
+        if when is None or _time_of(small) != when:
+            pixels = read_image(original, size, resize, channels).movedim(0, -1).numpy()
+            picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
+            with replacing(small) as part:
+                picture.save(part, "PNG")
+                os.utime(part, ns=(when, when))
 
-    list(_threads().map(write_one, good["path"].astype(str)))
+    list(_threads().map(write_one, paths))
     return folder
+
+
+def _time_of(file: Path) -> int | None:
+    """When a file was changed, in nanoseconds; None where there is none."""
+    return file.stat().st_mtime_ns if file.is_file() else None
 
 
 def _default_workers(n_images: int) -> int:

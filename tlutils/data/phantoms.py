@@ -657,10 +657,12 @@ def _planted_copies(
 ) -> list[_Item]:
     """Six training files again under another class; both of each pair are noted in `planted`."""
     fine = [item for item in items if item.path.startswith(f"train/{item.label}/")]
-    copies = []
+    copies, copied = [], []
     for i in draw.choice(len(fine), 6, replace=False):
         item, other = fine[i], OCT_CLASSES[(OCT_CLASSES.index(fine[i].label) + 1) % 4]
-        path = f"train/{other}/{other}-{item.patient}-99.jpeg"
+        number = 99 - sum(one.patient == item.patient for one in copied)
+        path = f"train/{other}/{other}-{item.patient}-{number}.jpeg"
+        copied.append(item)
         copies.append(_Item(path, copy_of=item.path))
         planted["copy"] += [item.path, path]
         for fault in ("wedge", "bright"):

@@ -397,6 +397,7 @@ def unseen_and_seen_patients(
 def take_patients(records: pd.DataFrame, patients: int, seed: int = 0) -> pd.DataFrame:
     """Take the images of so many patients, classes in their shares and none without a patient.
 
+    A patient with images of several classes counts for the one that fewest patients have.
     A seed's first patients are always the same: those of a smaller number are among those of a
     larger one.
 
@@ -422,7 +423,9 @@ def take_patients(records: pd.DataFrame, patients: int, seed: int = 0) -> pd.Dat
     >>> take_patients(records, 6)["label"].value_counts().to_dict()
     {'A': 4, 'B': 2}
     """
-    first = records.sort_values("path").groupby("patient")["label"].first()
+    have = records.groupby("label")["patient"].nunique()
+    rarest = records.assign(have=records["label"].map(have)).sort_values(["have", "label", "path"])
+    first = rarest.groupby("patient")["label"].first()
     counts = first.value_counts().sort_index()
     if not len(counts) <= patients <= len(first):
         raise ValueError(

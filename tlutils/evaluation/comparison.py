@@ -295,12 +295,13 @@ def mean_of_runs(
     Raises
     ------
     ValueError
-        For fewer than two runs, and what `paired_bootstrap` refuses.
+        For fewer than two runs, a run given twice, and what `paired_bootstrap` refuses.
     """
     if len(runs) < 2:
         raise ValueError(f"found {len(runs)} runs; how much seeds differ wants two or more")
     check_bootstrap(repeats, _LEVEL)
     tables = [_matched(runs[0], table)[1] for table in runs]
+    _check_all_differ(tables)
     values, spreads = _resampled(tables, metric, repeats, seed)
     value, kept = values.mean(), _defined(spreads.mean(0))
     if math.isnan(value) or not len(kept):

@@ -212,7 +212,7 @@ def feature_maps(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict
     hooks = [
         # A copy, as an activation that works in place would change it.
         modules[name].register_forward_hook(
-            lambda module, inputs, output, name=name: found.update({name: output.clone()})
+            lambda module, inputs, output, name=name: found.update({name: _copy(output)})
         )
         for name in layers
     ]
@@ -222,10 +222,15 @@ def feature_maps(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict
     finally:
         for hook in hooks:
             hook.remove()
-    for name, maps in found.items():
-        if maps.ndim != 4:
-            raise ValueError(f"{name} gives {tuple(maps.shape)} and no maps (1, channels, h, w)")
+    for name in layers:
+        if np.ndim(maps := found.get(name)) != 4:
+            gives = tuple(maps.shape) if isinstance(maps, Tensor) else "no tensor"
+            raise ValueError(f"{name} gives {gives} and no maps (1, channels, h, w)")
     return {name: found[name][0].float().cpu().numpy() for name in layers}
+
+
+def _copy(output: object) -> Tensor | None:
+    return output.clone() if isinstance(output, Tensor) else None
 
 
 def _scores(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ def out_of_fold(
     scores, fold_of = np.zeros((len(labels), len(classes))), np.zeros(len(labels), int)
     # Of fewer images than features all that differs lies in the images' span: turned into it, the
     # same answers cost a twentieth.
-    turned = [KernelPCA()] if len(labels) < features.shape[1] else []
+    turned = [KernelPCA(len(labels))] if len(labels) < features.shape[1] else []
     folding = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     parts = folding.split(features, labels, patients.to_numpy())
     for fold, (seen, unseen) in enumerate(parts, 1):

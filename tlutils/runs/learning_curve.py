@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -98,7 +99,7 @@ def train_by_patients(
         recipe, weights = arms[arm]
         recipe = replace(recipe, seed=seed)
         chosen = splits.take_patients(parts["train"], n, seed)
-        images = [tables.fingerprint(part) for part in (chosen, parts["test"])]
+        images = [_mark(part, root) for part in (chosen, parts["test"])]
         key = _key(recipe, sources[arm], images, steps, machine)
         file = Path(out) / f"{key}.csv"
         if not file.is_file():
@@ -115,7 +116,15 @@ def train_by_patients(
 
 def _source_of(weights: str | Path) -> str:
     """What tells weights from others: their name, or the hash of their file."""
-    return digest(Path(weights)) if Path(weights).is_file() else str(weights)
+    file = Path(weights).expanduser()
+    return digest(file) if file.is_file() else str(weights)
+
+
+def _mark(part: pd.DataFrame, root: str | Path) -> str:
+    """What changes with any path, label, patient or content, and with the files at root."""
+    sizes = [str(os.path.getsize(Path(root) / path)) for path in part["path"]]
+    told = ["\0".join(row) for row in zip(part["label"], part["patient"], sizes)]
+    return tables.fingerprint(part.assign(label=told))
 
 
 def _key(recipe: Recipe, source: str, images: list[str], steps: int, machine: Machine) -> str:

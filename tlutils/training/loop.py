@@ -682,6 +682,8 @@ def _comparable(description: dict) -> dict:
     """A model's description without the folder of its weights, which may lie elsewhere today."""
     weights, head = dict(description.get("weights") or {}), description.get("head")
     weights.pop("file", None)
+    if weights.get("source") == "run":
+        weights.pop("name", None)  # begins with the folder
     return {**description, "head": build.OLD_HEADS.get(head, head), "weights": weights}
 
 
