@@ -21,8 +21,8 @@ from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
 from ..data import loaders, splits
-from ..data import records as tables
 from ..data.downloads import digest
+from ..data.records import classes_of, fingerprint, readable, save
 from ..evaluation.comparison import mean_of_runs
 from ..evaluation.predict import predict
 from ..models.build import build
@@ -89,7 +89,7 @@ def train_by_patients(
         Where there are no training or no test images, or fewer patients than asked for.
     """
     machine, log = machine or devices.choose(), log or (lambda line: None)
-    good = tables.readable(records)
+    good = readable(records)
     parts = {part: good[good["split"] == part] for part in ("train", "test")}
     if lacking := [part for part, found in parts.items() if found.empty]:
         raise ValueError(f"there are no readable {lacking[0]} images; divide the records first")
@@ -105,7 +105,7 @@ def train_by_patients(
         if not file.is_file():
             learned, asked = _loaders(recipe, chosen, parts["test"], root)
             answers = _train_one(recipe, weights, learned, asked, steps, machine, out)
-            tables.save(answers, file)
+            save(answers, file)
         one = read_predictions(file)
         right = (one["label"] == one["predicted"]).mean()
         log(f"{arm}, {n} patients ({len(chosen)} images), seed {seed}: accuracy {right:.3f}")
@@ -124,7 +124,7 @@ def _mark(part: pd.DataFrame, root: str | Path) -> str:
     """What changes with any path, label, patient or content, and with the files at root."""
     sizes = [str(os.path.getsize(Path(root) / path)) for path in part["path"]]
     told = ["\0".join(row) for row in zip(part["label"], part["patient"], sizes)]
-    return tables.fingerprint(part.assign(label=told))
+    return fingerprint(part.assign(label=told))
 
 
 def _key(recipe: Recipe, source: str, images: list[str], steps: int, machine: Machine) -> str:
@@ -138,7 +138,7 @@ def _loaders(
     recipe: Recipe, chosen: pd.DataFrame, test: pd.DataFrame, root: str | Path
 ) -> tuple[loaders.Loader, loaders.Loader]:
     """The images to learn from, and those to answer."""
-    classes = tables.classes_of(pd.concat([chosen, test]))
+    classes = classes_of(pd.concat([chosen, test]))
     of = {"batch_size": recipe.batch_size, "seed": recipe.seed, **recipe.reading()}
     learned = loaders.make(chosen, root, classes, shuffle=True, **of)
     return learned, loaders.make(test, root, classes, **of | {"batch_size": _ASKED_AT_ONCE})
