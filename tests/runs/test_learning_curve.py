@@ -46,6 +46,13 @@ def test_each_arm_and_seed_answers_the_same_test_images_from_few_patients_and_mo
     assert runs["p_CNV"].agg(tuple).nunique() == 8
 
 
+def test_a_patient_in_training_and_test_is_refused(divided, tmp_path):
+    table, root = divided
+    table = table.assign(patient="somebody")
+    with pytest.raises(ValueError, match="1 patients have training and test images"):
+        trained((table, root), tmp_path)
+
+
 def test_what_is_trained_already_is_read_and_only_the_rest_trained(found, divided, monkeypatch):
     first, out = found
     lines = []

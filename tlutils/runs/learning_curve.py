@@ -86,13 +86,16 @@ def train_by_patients(
     Raises
     ------
     ValueError
-        Where there are no training or no test images, or fewer patients than asked for.
+        Where there are no training or no test images, fewer patients than asked for, or patients
+        in both.
     """
     machine, log = machine or devices.choose(), log or (lambda line: None)
     good = readable(records)
     parts = {part: good[good["split"] == part] for part in ("train", "test")}
     if lacking := [part for part, found in parts.items() if found.empty]:
         raise ValueError(f"there are no readable {lacking[0]} images; divide the records first")
+    if shared := set.intersection(*(set(part["patient"]) for part in parts.values())) - {""}:
+        raise ValueError(f"{len(shared)} patients have training and test images; divide by patient")
     todo = [(arm, n, seed) for n in patients for seed in range(seeds) for arm in arms]
     found, sources = [], {arm: _source_of(weights) for arm, (_, weights) in arms.items()}
     for arm, n, seed in bar(todo, "trainings", len(todo), show=show):
