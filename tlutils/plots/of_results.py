@@ -431,7 +431,8 @@ def accuracy_by_patients(
     looks = zip(arms, class_colors(map(str, arms)).values(), "osD^vP*X" * len(arms))
     for arm, color, marker in looks:
         of = table[table["arm"] == arm].sort_values("patients")
-        ax.fill_between(of["patients"], of["low"], of["high"], color=color, alpha=0.12, linewidth=0)
+        band = {"facecolor": to_rgba(color, 0.12), "edgecolor": color, "linewidth": 0.5}
+        ax.fill_between(of["patients"], of["low"], of["high"], **band)
         line = {"color": color, "marker": marker, "markersize": 6, "linewidth": 2}
         ax.plot(of["patients"], of["value"], **line, label=short_name(arm))
     if baseline is not None:

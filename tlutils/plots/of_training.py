@@ -106,7 +106,7 @@ def learning_rates(
     columns = ("learning_rate", "loss", "smoothed", "suggested")
     require(curve, columns, "pass what tuning.find_learning_rate gives")
     (ax,) = panels(ax, 3.4, width=7.0)
-    steps = {"color": GREY, "alpha": 0.7, "linewidth": 1, "label": "loss of each batch"}
+    steps = {"color": GREY, "alpha": 0.75, "linewidth": 1, "label": "loss of each batch"}
     ax.plot(curve["learning_rate"], curve["loss"], **steps)
     ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2, label="smoothed")
     if (known := curve["smoothed"].dropna()).size:
@@ -164,7 +164,8 @@ def embedding(
     for name, color in class_colors(sorted(records["label"].unique())).items():
         left.scatter(*points[records["label"] == name].T, s=18, color=color, label=short_name(name))
     most = records["patient"].value_counts().index[:patients]
-    right.scatter(*points[~records["patient"].isin(most)].T, s=10, color=LIGHT)
+    others = {"facecolor": LIGHT, "edgecolor": GREY, "linewidth": 0.5}
+    right.scatter(*points[~records["patient"].isin(most)].T, s=10, **others)
     colors = [f"C{i}" for i in range(10) if i != 7]  # the palette's grey is for all others
     for i, name in enumerate(most):
         own = points[records["patient"] == name]
