@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +11,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import numpy as np
 import pytest
+from browsers import browser_path
 from filelock import FileLock
-from PIL import Image
+from tiny_images import TINY_CLASSES, draw_tiny
 
-TINY_CLASSES = ("CNV", "DME", "DRUSEN", "NORMAL")
 TINY_PATIENTS = {"train": (1, 2, 3, 4), "val": (5, 6), "test": (7, 8)}
 LONGEST = (
     "test_the_series",
@@ -29,7 +27,6 @@ LONGEST = (
     "test_benchmarks",
     "test_run_all",
 )
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -87,11 +84,6 @@ def no_browser() -> str:
     return "" if browser_path() else "no Chromium on the PATH; on Debian: apt-get install chromium"
 
 
-def browser_path() -> str | None:
-    """The Chromium on this machine, or None."""
-    return next(filter(None, map(shutil.which, BROWSERS)), None)
-
-
 def real_folder() -> Path | None:
     """Where the real images and name lists are, if somebody has said so."""
     named = os.environ.get("TLUTILS_REAL_DATA")
@@ -142,18 +134,3 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                         root / split / label / f"{label}-{1000 + patient}-{scan}.jpeg", quality=90
                     )
     return root
-
-
-def draw_tiny(label: str, seed: int) -> Image.Image:
-    """A grey 64x48 image: lying bars, standing bars, a disc or an even slope by class; place and noise by seed."""
-    rng = np.random.default_rng([seed, TINY_CLASSES.index(label)])
-    y, x = np.mgrid[0:48, 0:64]
-    shift = rng.integers(0, 8)
-    pattern = {
-        "CNV": 120 * ((y + shift) // 6 % 2),
-        "DME": 120 * ((x + shift) // 6 % 2),
-        "DRUSEN": 150 * (np.hypot(y - 20 - shift, x - 28 - shift) < 12),
-        "NORMAL": 2 * x + shift,
-    }[label]
-    noisy = 50 + pattern + rng.normal(0, 12, (48, 64))
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))

@@ -26,5 +26,12 @@ def begin(data, out, recipe=None, **more):
     return prepare(recipe or small(), data, out, **how)
 
 
+def command(data, out, *more):
+    """The words of the command line that train such a run; of two values of a field the last counts."""
+    quick = "--weights random --epochs 1 --device cpu --precision fp32 --set size=32"
+    quick += " --set batch_size=16 --set backbone=resnet18 --set views=1"
+    return ["train", "oct-vgg16", "--data", str(data), "--out", str(out), *quick.split(), *more]
+
+
 def first(data, part="train/CNV"):
     return sorted((data / part).iterdir())[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,32 +11,22 @@ import sys
 import pandas as pd
 import pytest
 from PIL import Image
+from small_runs import command
 
 from tlutils.__main__ import main
 from tlutils.models import checkpoints
 
-QUICK = [
-    "--weights",
-    "random",
-    "--epochs",
-    "1",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--set",
-    "size=32",
-    "--set",
-    "batch_size=16",
-    "--set",
-    "backbone=resnet18",
-    "--set",
-    "views=1",
-]
-
 
 def train(data, out, *more):
-    return main(["train", "oct-vgg16", "--data", str(data), "--out", str(out), *QUICK, *more])
+    return main(command(data, out, *more))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_folder, tmp_path_factory):
+    """A run that several tests read; one that changes it copies it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert train(tiny_folder, out) == 0
+    return out
 
 
 @pytest.fixture
@@ -82,18 +73,7 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
 
 def test_the_module_runs_as_a_command(tiny_folder, tmp_path):
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tlutils",
-            "train",
-            "oct-vgg16",
-            "--data",
-            str(tiny_folder),
-            "--out",
-            str(tmp_path / "run"),
-            *QUICK,
-        ],
+        [sys.executable, "-m", "tlutils", *command(tiny_folder, tmp_path / "run")],
         capture_output=True,
         text=True,
     )
@@ -166,8 +146,6 @@ def only_broken(folder, tiny):
     ],
 )
 def test_bad_folders_give_one_clear_paragraph_and_exit_2(make, named, tiny_folder, tmp_path, said):
-    import re
-
     data = tmp_path / "data"
     data.mkdir()
     make(data, tiny_folder)
@@ -241,16 +219,14 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
 def test_wrong_use_and_missing_things_are_told_apart(
     arguments, code, named, tiny_folder, tmp_path, said
 ):
-    import re
-
     places = {"DATA": str(tiny_folder), "OUT": str(tmp_path / "out")}
     assert main([places.get(word, word) for word in arguments]) == code
     _, err = said()
     assert re.search(named, err) and "Traceback" not in err, err
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(tiny_folder, tmp_path, said):
-    assert train(tiny_folder, tmp_path / "a") == 0
+def test_a_checkpoint_of_another_architecture_is_refused(finished, tiny_folder, tmp_path, said):
+    shutil.copytree(finished, tmp_path / "a")
     assert train(tiny_folder, tmp_path / "b", "--set", "head=gap") == 0
     shutil.copy(tmp_path / "b" / "last.pt", tmp_path / "a" / "last.pt")
     (tmp_path / "a" / "metrics.json").unlink()
@@ -329,9 +305,8 @@ def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp
     assert said()[0] == "" and (tmp_path / "table.csv").read_text() == before
 
 
-def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(tiny_folder, tmp_path, said):
-    assert train(tiny_folder, tmp_path / "run") == 0
-    said()
+def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(finished, tmp_path, said):
+    shutil.copytree(finished, tmp_path / "run")
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0
     assert said()[0].strip() == str(tmp_path / "page.html") and (tmp_path / "page.html").is_file()
     (tmp_path / "run" / "metrics.json").unlink()
@@ -339,24 +314,13 @@ def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(tiny_folde
     assert "was not finished" in said()[1] and not (tmp_path / "run" / "report.html").exists()
 
 
-LONG = [*QUICK, "--epochs", "8", "--set", "views=0", "--set", "patience=0", "--set", "freeze=none"]
+LONG = ["--epochs", "8", "--set", "views=0", "--set", "patience=0", "--set", "freeze=none"]
 
 
 def start(data, out):
     """The training of LONG as its own process, that obeys Ctrl-C also where the tests were begun in the background."""
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tlutils",
-            "train",
-            "oct-vgg16",
-            "--data",
-            str(data),
-            "--out",
-            str(out),
-            *LONG,
-        ],
+        [sys.executable, "-m", "tlutils", *command(data, out, *LONG)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -436,12 +400,8 @@ def test_a_bad_value_is_one_paragraph_and_exit_2(typed, tiny_folder, tmp_path, s
     )
 
 
-def test_the_wrong_number_of_views_is_refused(tiny_folder, tmp_path, said):
-    assert train(tiny_folder, tmp_path / "run") == 0
-    for words in (
-        ["evaluate", str(tmp_path / "run")],
-        ["predict", str(tmp_path / "run"), str(tiny_folder)],
-    ):
+def test_the_wrong_number_of_views_is_refused(finished, tiny_folder, said):
+    for words in (["evaluate", str(finished)], ["predict", str(finished), str(tiny_folder)]):
         for views in ("-1", "many", "nan"):
             said()
             assert main([*words, "--tta", views]) == 2
@@ -470,13 +430,6 @@ def test_a_report_of_files_that_are_no_runs_is_one_paragraph(harm, finished, tmp
     assert (
         err.count("error:") == 1 and "Traceback" not in err and not (run / "report.html").exists()
     )
-
-
-@pytest.fixture(scope="module")
-def finished(tiny_folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("finished") / "run"
-    assert train(tiny_folder, out) == 0
-    return out
 
 
 def test_evaluating_other_images_says_where_the_results_are(finished, tiny_folder, said):

@@ -117,6 +117,15 @@ def test_equal_files_are_found_across_splits_within_splits_and_under_two_labels(
     assert leak_verdict(found) == "LEAK: 2 of 3 test images are files of train too"
 
 
+def test_records_read_from_a_file_by_pandas_are_audited_as_they_were(tmp_path):
+    rows = [("a.png", "train", "A", "1", "x"), ("b.png", "test", "A", "2", "x")]
+    written = hashed([*rows, ("c.png", "test", "A", "3", "")])
+    written.to_csv(tmp_path / "records.csv", index=False)
+    again = pd.read_csv(tmp_path / "records.csv", dtype="str")  # with NaN where no problem is
+    pd.testing.assert_frame_equal(audit_splits(again), audit_splits(written))
+    assert leak_verdict(audit_splits(again)).startswith("LEAK")
+
+
 def test_unreadable_files_are_no_copies_of_each_other_but_count_as_unreadable():
     found = audit_splits(
         hashed(

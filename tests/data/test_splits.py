@@ -313,6 +313,12 @@ def test_unreadable_images_are_on_no_side_but_stay_in_the_table():
     assert len(divided) == len(table) and divided.set_index("path").loc["0-0.png", "split"] == ""
 
 
+def test_without_a_problem_an_image_is_readable_also_where_nobody_has_looked():
+    table = pd.DataFrame({"path": list("abc"), "problem": ["", "empty file", None]})
+    assert splits.is_readable(table).tolist() == [True, False, True]
+    assert splits.is_readable(table[["path"]]).all()
+
+
 def test_a_seed_draws_a_division_of_its_own():
     one, two = (splits.divide(with_own_folders(), seed=seed)[0]["split"] for seed in (1, 2))
     assert one.equals(splits.divide(with_own_folders(), seed=1)[0]["split"]) and not one.equals(two)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import draw_tiny
 from PIL import Image
+from tiny_images import draw_tiny
 from troubled_files import EITHER, KINDS, LISTED, PASSED, READ, scene, write, write_all
 
 from tlutils.__main__ import main

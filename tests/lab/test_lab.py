@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from conftest import browser_path
+from browsers import browser_path
 from test_notebooks import NOTEBOOKS, TINY
 
 TOKEN = "a-token-for-this-test"

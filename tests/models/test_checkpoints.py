@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import torch
+from small_runs import begin, command, small
 from torch import nn
 
 from tlutils import __main__
@@ -14,8 +15,6 @@ from tlutils.core import devices
 from tlutils.models import checkpoints
 from tlutils.models.build import build
 from tlutils.models.weights import without_prefixes
-from tlutils.runs import recipes
-from tlutils.runs.train import prepare
 from tlutils.training.loop import State
 from tlutils.training.options import Options
 
@@ -73,30 +72,9 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
 def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_code_2(
     tiny_folder, tmp_path, capsys
 ):
-    recipe = recipes.get("oct-vgg16").changed({"backbone": "resnet18", "size": 32})
-    prepare(recipe, tiny_folder, tmp_path, weights="random", show=False)
+    begin(tiny_folder, tmp_path, small(views="1"))
     torch.save({"settings": {}, "history": Evil(tmp_path / "ran")}, tmp_path / "last.pt")
-    command = [
-        "train",
-        "oct-vgg16",
-        "--data",
-        str(tiny_folder),
-        "--out",
-        str(tmp_path),
-        "--weights",
-        "random",
-        "--store",
-        "none",
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--set",
-        "backbone=resnet18",
-        "--set",
-        "size=32",
-    ]
-    assert __main__.main(command) == 2
+    assert __main__.main(command(tiny_folder, tmp_path, "--store", "none")) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert (
         "last.pt cannot be loaded" in message

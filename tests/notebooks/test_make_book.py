@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import make_book
 import nbformat
 import pytest
-from conftest import browser_path
+from browsers import browser_path
 from contrast import GRAPHICS, WORDS, contrast, css_colors
 from nbformat import v4
 from test_notebooks import NOTEBOOKS, each_notebook, series  # noqa: F401

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from conftest import browser_path
+from browsers import browser_path
 from finished_runs import (
     copied_run,  # noqa: F401
     edited,

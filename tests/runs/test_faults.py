@@ -197,34 +197,9 @@ def in_a_job(data: str, out: str, victim: str, phase: str) -> int:
     number = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) if victim == "a process" else int(phase)
     if os.environ["RANK"] == "0" and number < len(PHASES):
         die_at(2, Path(out), PHASES[number], victims[victim])
-    return main(
-        [
-            "train",
-            "oct-vgg16",
-            "--data",
-            data,
-            "--out",
-            out,
-            "--weights",
-            "random",
-            "--epochs",
-            "3",
-            "--device",
-            "cpu",
-            "--precision",
-            "fp32",
-            "--set",
-            "size=32",
-            "--set",
-            "batch_size=16",
-            "--set",
-            "patience=0",
-            "--set",
-            "backbone=resnet18",
-            "--set",
-            "views=2",
-        ]
-    )
+    quick = "--weights random --epochs 3 --device cpu --precision fp32 --set size=32"
+    quick += " --set batch_size=16 --set patience=0 --set backbone=resnet18 --set views=2"
+    return main(["train", "oct-vgg16", "--data", data, "--out", out, *quick.split()])
 
 
 def torchrun(*arguments: object, restarts: int = 0) -> int:

@@ -10,50 +10,19 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import small_runs
 import torch
 import two_processes
 
 from tlutils.core import files
 from tlutils.models import checkpoints
 
-QUICK = [
-    "--weights",
-    "random",
-    "--epochs",
-    "4",
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--set",
-    "size=32",
-    "--set",
-    "batch_size=16",
-    "--set",
-    "backbone=resnet18",
-    "--set",
-    "views=2",
-    "--set",
-    "dropout=0",
-    "--set",
-    "patience=0",
-]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def command(data, out, *more):
-    return [
-        "-m",
-        "tlutils",
-        "train",
-        "oct-vgg16",
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-        *QUICK,
-        *more,
-    ]
+    fixed = ["--epochs", "4", "--set", "views=2", "--set", "dropout=0", "--set", "patience=0"]
+    return ["-m", "tlutils", *small_runs.command(data, out, *fixed, *more)]
 
 
 def run(arguments):

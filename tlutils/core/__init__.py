@@ -6,7 +6,7 @@ pictures, intervals.
     devices      what to compute on, in which precision, with which seeds and processes
     files        files written whole or not at all, and locks
     images       the one way in which an image file is opened
-    intervals    resampled patients, and Wilson's interval
+    intervals    resampled patients, Wilson's interval, a guess beside a number
     packages     packages that only single functions need
     progress     bars where a person watches
 

@@ -416,7 +416,7 @@ def take_from_rank_0(model: nn.Module) -> None:
 
     Parameters
     ----------
-    model : Module, overwritten in place.
+    model : nn.Module, overwritten in place.
     """
     for value in model.state_dict().values() if world() > 1 else ():
         dist.broadcast(value, 0)

@@ -1,4 +1,4 @@
-"""How sure a number is: resampling patients, and Wilson's interval for a share.
+"""How sure a number is: resampled patients, Wilson's interval for a share, a guess beside it.
 
 Plain numpy; knows nothing of images, tables or models. The images of one patient are right or wrong
 together, so patients are drawn, each with all images: an interval over images would be too narrow.

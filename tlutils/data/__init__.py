@@ -8,10 +8,10 @@ audit found in them, and batches of uint8 tensors.
     phantoms           drawings of nobody, and of nothing, for trying things out
     records            a folder or manifest becomes a table; what is wrong with each file
     splits             training, validation and test, by patient
-    near_duplicates    images that look the same though their files differ
+    near_duplicates    images that look the same though their files differ; white wedges
     audit              leaks between splits, copies, labels that the files alone show
     cleaning           what the audit found taken out
-    loaders            from records to batches
+    loaders            from records to batches, or to small files for many trainings
     augment            seeded views of batches
 
 Only `loaders` and `augment` need torch.

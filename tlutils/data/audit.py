@@ -22,7 +22,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import interval, resamples, weighted_auc
 from .records import unknown_patient
-from .splits import SPLITS, checked, comparable
+from .splits import SPLITS, checked, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
 _FOLDS = 5  # so many patients at least in every class
@@ -192,7 +192,7 @@ def _unknown(records: pd.DataFrame) -> dict:
 
 
 def _unreadable(records: pd.DataFrame) -> dict:
-    hits = records["path"][records["problem"].fillna("") != ""]
+    hits = records["path"][~is_readable(records)]
     bad = f"{_counted(hits, 'file', 'files')} cannot be read and take no part."
     return _row("unreadable file", "all", hits, len(records), bad, "Every file can be read.")
 
@@ -398,7 +398,7 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
 
 def _some_patients(records: pd.DataFrame) -> pd.DataFrame:
     """The readable rows, or those of patients drawn at random until there are about enough."""
-    fine = records[records["problem"] == ""] if "problem" in records else records
+    fine = records[is_readable(records)]
     if len(fine) <= _SAMPLE:
         return fine
     sizes = fine["patient"].value_counts().sort_index()

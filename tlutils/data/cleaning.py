@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from . import near_duplicates
 from .audit import audit_splits, leaks
 from .records import save
-from .splits import by_patient, comparable
+from .splits import by_patient, comparable, is_readable
 
 _KEPT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}  # of copies, the one that examines stays
 _SHARE = 0.15  # of the images, for validation and for test where they are drawn anew
@@ -65,7 +65,7 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
     if lost := [name for name in ("sha256", "problem") if name not in records]:
         raise ValueError(f"the records lack {' and '.join(lost)}; records.inspect adds them")
     joined = records.assign(patient=_joined(records, pairs))
-    whole = joined[records["problem"] == ""]
+    whole = joined[is_readable(joined)]
     agreed = whole[whole.groupby("sha256")["label"].transform("nunique") == 1]
     order = agreed["split"].map(_KEPT_FIRST).sort_values(kind="stable").index
     once = agreed.loc[order].drop_duplicates("sha256").sort_index().reset_index(drop=True)

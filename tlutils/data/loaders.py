@@ -3,7 +3,7 @@
 Loaders only read, decode and resize; augmentation and normalization happen on the device
 (`augment`). There is one reader and one resize for training, evaluation and prediction, so no path
 can see other pixels than another. A file that cannot be read is left out and named, never an
-exception in the middle of an epoch.
+exception in the middle of an epoch. `write_small` keeps what was read and resized.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..core.files import replacing
 from ..core.images import UnreadableImage, content, read
+from .splits import is_readable
 
 RESIZES = ("squash", "pad", "crop")
 
@@ -81,11 +82,11 @@ def read_image(
     ----------
     path : str or Path of a JPEG, PNG, TIFF, BMP; grey or color, 8, 16 or 32 bit.
     size : int, height and width of the result, in pixels.
-    resize : how a picture of another shape becomes a square. "squash" resizes both sides, "pad"
-        keeps the shape and fills with black, "crop" resizes the short side to 256/224 of `size` and
-        keeps the middle, as the usual ImageNet evaluation does (and loses the sides of a wide
-        scan).
-    channels : 1 for grey, 3 for color.
+    resize : str, how a picture of another shape becomes a square. "squash" resizes both sides,
+        "pad" keeps the shape and fills with black, "crop" resizes the short side to 256/224 of
+        `size` and keeps the middle, as the usual ImageNet evaluation does (and loses the sides of a
+        wide scan).
+    channels : int, 1 for grey, 3 for color.
     data : bytes of the file where they have been read already; None reads them.
 
     Returns
@@ -420,7 +421,7 @@ def make(
     records : DataFrame with path and label. Rows with a `problem` are left out.
     root : str or Path, the folder from which paths start.
     classes : list of str, class names in index order; None takes the sorted labels.
-    size, resize, channels : see `read_image`.
+    size, resize, channels : int and str, see `read_image`.
     batch_size : int, images a batch, of all processes together.
     shuffle : bool, whether each epoch has a new order, from (seed, epoch) alone.
     seed : int
@@ -439,9 +440,8 @@ def make(
     ValueError
         Where there is nothing to load or a label is not among the classes.
     """
-    if "problem" in records:
-        fine = (records["problem"].fillna("") == "").to_numpy()
-        records, weights = records[fine], None if weights is None else weights[fine]
+    fine = is_readable(records).to_numpy()
+    records, weights = records[fine], None if weights is None else weights[fine]
     if len(records) == 0:
         raise ValueError(
             f"there is no readable image to load from {root}; look at the records table and its "
@@ -473,7 +473,7 @@ def write_small(
     records : DataFrame with path. Rows with a `problem` are left out.
     root : str or Path, the folder from which paths start.
     folder : str or Path, where they go, under the same paths; each is a PNG, whatever its name.
-    size, resize, channels : see `read_image`.
+    size, resize, channels : int and str, see `read_image`.
 
     Returns
     -------
@@ -487,7 +487,7 @@ def write_small(
     UnreadableImage
         Where an image cannot be read.
     """
-    good = records[records["problem"].fillna("") == ""] if "problem" in records else records
+    good = records[is_readable(records)]
     folder, paths = Path(folder) / f"{size}-{resize}-{channels}", good["path"].astype(str).tolist()
     if out := [path for path in paths if Path(path).is_absolute() or ".." in Path(path).parts]:
         raise ValueError(f"{out[0]} does not lie below {root}; give as root a folder above all")

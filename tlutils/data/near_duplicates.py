@@ -1,7 +1,8 @@
 """Images that look the same though their files differ: saved again, resized, given another name.
 
-`perceptual_hashes` looks at every image once, `near_duplicates` finds the pairs, `groups` says who
-belongs together; `audit.audit_near_duplicates` says what that means for the splits.
+`perceptual_hashes` looks at every image once and notes its brightness and its `white_wedges` too,
+`near_duplicates` finds the pairs, `groups` says who belongs together;
+`audit.audit_near_duplicates` says what that means for the splits.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from ..core import images
 from ..core.packages import needed
 from ..core.progress import bar
+from .splits import is_readable
 
 # 16 x 16 = 256 bits; with the usual 64, strangers' chest films come as near as a copy saved again
 _WAVES = 16
@@ -63,8 +65,7 @@ def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
         Without ImageHash.
     """
     imagehash = needed("imagehash", "imagehash")
-    fine = (records["problem"] == "") if "problem" in records else pd.Series(True, records.index)
-    both = zip(records["path"], fine, strict=True)
+    both = zip(records["path"], is_readable(records), strict=True)
     paths = [os.path.join(root, path) if good else "" for path, good in both]
     parts, rows = [paths[start : start + 64] for start in range(0, len(paths), 64)], []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:

@@ -31,7 +31,7 @@ import pandas as pd
 from ..core import images
 from ..core.files import replacing
 from ..core.progress import bar
-from .splits import SPLITS
+from .splits import SPLITS, is_readable
 
 COLUMNS = ("path", "split", "label", "patient")
 _WHOLE_NUMBERS = ("width", "height", "bytes")
@@ -880,7 +880,7 @@ def readable(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame, numbered anew.
     """
-    return records[_problem(records) == ""].reset_index(drop=True)
+    return records[_inspected(records)].reset_index(drop=True)
 
 
 def problems(records: pd.DataFrame) -> pd.DataFrame:
@@ -894,15 +894,16 @@ def problems(records: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame with path, split, label, problem, numbered anew.
     """
-    bad = records[_problem(records) != ""]
+    bad = records[~_inspected(records)]
     return bad[["path", "split", "label", "problem"]].reset_index(drop=True)
 
 
-def _problem(records: pd.DataFrame) -> pd.Series:
+def _inspected(records: pd.DataFrame) -> pd.Series:
+    """`is_readable` of records that were looked at."""
     if "problem" not in records:
         found = f"columns {', '.join(records.columns)}"
         raise _wrong("the records", found, "problem", "call inspect first")
-    return records["problem"]
+    return is_readable(records)
 
 
 def classes_of(records: pd.DataFrame) -> list[str]:

@@ -2,7 +2,8 @@
 
 A table of records (columns path, split, label, patient) comes in and goes out with a new split
 column. `divide` follows a rule, `by_patient` and `by_image` are the ways to divide, `sample` takes
-fewer images, `take_patients` fewer patients. Stands alone: plain pandas.
+fewer images, `take_patients` fewer patients; `is_readable` and `comparable` say which files count.
+Stands alone: plain pandas.
 """
 
 from __future__ import annotations
@@ -55,9 +56,8 @@ def divide(
     """
     if rule not in _RULES:
         raise ValueError(f"the rule is {rule!r}; it is one of {', '.join(_RULES)}")
-    problem = records.get("problem", pd.Series("", index=records.index)).fillna("")
-    table = records.assign(problem=problem)
-    good, bad = table[problem == ""], table[problem != ""]
+    fine = is_readable(records)
+    good, bad = records[fine], records[~fine]
     if rule == "official":
         divided, how = _official(good, val, seed)
     else:
@@ -245,6 +245,23 @@ def checked(records: pd.DataFrame) -> pd.DataFrame:
     return records.reset_index(drop=True)
 
 
+def is_readable(records: pd.DataFrame) -> pd.Series:
+    """Which images have no problem: all of them where nobody has looked.
+
+    Parameters
+    ----------
+    records : DataFrame, with problem ("" = fine, which pandas reads from a CSV file as NaN) after
+        `records.inspect`.
+
+    Returns
+    -------
+    Series of bool, row by row.
+    """
+    if "problem" not in records:
+        return pd.Series(True, records.index)
+    return records["problem"].fillna("") == ""
+
+
 def comparable(records: pd.DataFrame) -> pd.Series:
     """Which files have contents that can be compared: read, and whole.
 
@@ -256,8 +273,7 @@ def comparable(records: pd.DataFrame) -> pd.Series:
     -------
     Series of bool, row by row.
     """
-    fine = records["problem"] == "" if "problem" in records else True
-    return (records["sha256"].fillna("") != "") & fine
+    return (records["sha256"].fillna("") != "") & is_readable(records)
 
 
 def _pool(records: pd.DataFrame, keep_test: bool) -> pd.Series:

@@ -225,7 +225,7 @@ def compare_recipes(
     ----------
     first, second : list of DataFrame, of two or more runs each, all of the same images
         The runs are of different seeds.
-    metric, repeats, seed : as for `paired_bootstrap`
+    metric, repeats, seed : str and int, as for `paired_bootstrap`
 
     Returns
     -------
@@ -285,7 +285,7 @@ def mean_of_runs(
     Parameters
     ----------
     runs : list of DataFrame, of two or more runs, all of the same images
-    metric, repeats, seed : as for `paired_bootstrap`
+    metric, repeats, seed : str and int, as for `paired_bootstrap`
 
     Returns
     -------
@@ -332,7 +332,7 @@ def verdict(
     first, second : list of DataFrame, of runs of different seeds on the same images
         A single table, or a list of one, is one training.
     names : list of str, of the two recipes
-    metric, repeats, seed : as for `paired_bootstrap`
+    metric, repeats, seed : str and int, as for `paired_bootstrap`
 
     Returns
     -------

@@ -426,7 +426,7 @@ def accuracy_by(
     predictions : DataFrame
     values : str, a column's name, or a Series with the table's index
         Images without a value are a group too.
-    bins : for numbers: how many groups of about equal size, or their edges
+    bins : int or list of float, for numbers: how many groups of about equal size, or their edges
     repeats : int, of the bootstrap
 
     Returns

@@ -64,18 +64,18 @@ def predict(
 
     Parameters
     ----------
-    model : moved to the machine; the mode of each of its modules is put back at the end
-    loader : gives each image once (no `weights`, one process)
+    model : nn.Module, moved to the machine; the mode of each of its modules is put back at the end
+    loader : Loader, gives each image once (no `weights`, one process)
     machine : None chooses
     split : str, written into the table
     progress : bool, a bar or not; None shows one where a person watches
-    store : folder for the outputs of the frozen part (see `feature_store`)
+    store : str or Path, folder for the outputs of the frozen part (see `feature_store`)
         It pays where the same images are predicted again or were trained on; None runs the whole
         model.
     views : int, of test-time augmentation; 0 is the image alone
         Probabilities are the mean over the image as it is and so many views of it (see
         `augment.view`), and no store is used.
-    augmentation : of the views
+    augmentation : Augmentation, of the views
     seed : int, of the views
 
     Returns

@@ -37,7 +37,7 @@ def grad_cam(
     ----------
     model : nn.Module, computes where it lies
     images : Tensor, uint8 (N, 1 or 3, H, W)
-    target : class index, one for all or one an image; None takes the model's answers
+    target : Target, class index, one for all or one an image; None takes the model's answers
     layer : name or module; None takes the last convolution
 
     Returns
@@ -99,7 +99,7 @@ def occlusion(
     images : Tensor, uint8 (N, 1 or 3, H, W)
     window : int, side of the square in pixels; None takes a seventh of the image
     stride : int, pixels; None takes half the window
-    target : as for `grad_cam`
+    target : Target, as for `grad_cam`
 
     Returns
     -------
@@ -194,7 +194,7 @@ def feature_maps(model: nn.Module, image: Tensor, layers: Sequence[str]) -> dict
     ----------
     model : nn.Module, computes where it lies
     image : Tensor, uint8 (1 or 3, H, W)
-    layers : names of modules that give maps, such as "features.4"
+    layers : list of str, names of modules that give maps, such as "features.4"
 
     Returns
     -------

@@ -166,8 +166,8 @@ def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd
     Parameters
     ----------
     predictions : DataFrame
-    records : as after `records.inspect`, or `near_duplicates.perceptual_hashes` for brightness and
-        wedge
+    records : DataFrame, as after `records.inspect`, or `near_duplicates.perceptual_hashes` for
+        brightness and wedge
 
     Returns
     -------
@@ -252,7 +252,8 @@ def suspected_wrong_labels(predictions: pd.DataFrame, n: int | None = None) -> p
 
     Parameters
     ----------
-    predictions : of images that the model was not trained on: validation, test, or out of fold
+    predictions : DataFrame, of images that the model was not trained on: validation, test, or out
+        of fold
     n : int, at most so many
 
     Returns

@@ -135,7 +135,7 @@ def freeze(model: nn.Module, what: str) -> nn.Module:
 
     Parameters
     ----------
-    model : as `build` makes it; changed in place
+    model : nn.Module, as `build` makes it; changed in place
     what : "none"; "all", all but the new head; or "up to NAME"
         The last is every parameter defined before or in the module NAME: "up to bn1" freezes conv1
         and bn1 of a ResNet, "up to features" all convolutions of a VGG16.
@@ -193,7 +193,7 @@ def head_name(model: nn.Module) -> str:
 
     Parameters
     ----------
-    model : as `build` makes it
+    model : nn.Module, as `build` makes it
 
     Returns
     -------

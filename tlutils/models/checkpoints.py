@@ -71,7 +71,7 @@ def save(path: str | Path, model: nn.Module, classes: list[str], **more: object)
     Parameters
     ----------
     path : str or Path, replaced whole or not at all
-    model : as `build` makes it, or inside the wrappers of training
+    model : nn.Module, as `build` makes it, or inside the wrappers of training
     classes : list of str, in index order
     **more : plain values and tensors (recipe, epoch...)
     """

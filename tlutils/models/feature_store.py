@@ -58,7 +58,7 @@ class Store:
     loader : Loader, of the images
     run_prefix : Callable, from uint8 images to features
     machine : Machine
-    augmentation, seed, views : see `open_store`
+    augmentation, seed, views : Augmentation and int, see `open_store`
     shape : tuple of int, of one image's features
     description : dict, all that the contents depend on
 
@@ -356,11 +356,12 @@ def open_store(
 
     Parameters
     ----------
-    folder : where stores lie, each in a folder named by its key; runs may share it
-    prefix : see `prefix.split`
+    folder : str or Path, where stores lie, each in a folder named by its key; runs may share it
+    prefix : fx.GraphModule, see `prefix.split`
     loader : Loader, whose images (in row order) the store is about
     machine : Machine
-    augmentation : see `augment.view`; the identity is the classic feature cache, with one view
+    augmentation : Augmentation, see `augment.view`; the identity is the classic feature cache, with
+        one view
     views : int, how many
     seed : int, of the views
     mean, std : tuple of float, normalization; None takes ImageNet's

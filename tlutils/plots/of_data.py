@@ -41,7 +41,7 @@ def counts(records: pd.DataFrame, ax: Axes | None = None, caption: str = "") -> 
     Parameters
     ----------
     records : table with split and label
-    ax, caption : see `tlutils.plots`
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -79,7 +79,7 @@ def sizes(records: pd.DataFrame, ax: Iterable[Axes] | None = None, caption: str 
     Parameters
     ----------
     records : table with width and height, as after `records.inspect`; images without take no part
-    ax, caption : see `tlutils.plots`
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -133,7 +133,7 @@ def patients(records: pd.DataFrame, ax: Axes | None = None, caption: str = "") -
     Parameters
     ----------
     records : table with patient; images of unknown patients ("?...", "", none) take no part
-    ax, caption : see `tlutils.plots`
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -165,8 +165,8 @@ def audit(audit: pd.DataFrame, ax: Axes | None = None, caption: str = "") -> Axe
 
     Parameters
     ----------
-    audit : what `audit.audit_splits` gives
-    ax, caption : see `tlutils.plots`
+    audit : DataFrame, what `audit.audit_splits` gives
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -204,7 +204,7 @@ def split_bars(
     Parameters
     ----------
     official, by_patient : tables with split and label
-    ax, caption : see `tlutils.plots`
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------

@@ -48,9 +48,9 @@ def grid(
     Parameters
     ----------
     images : pictures, or a uint8 tensor (N, C, H, W)
-    titles, colors : one for each picture: its title, and the color of that
+    titles, colors : iterable of str, one for each picture: its title, and the color of that
     columns : pictures in a row
-    ax, caption : see `tlutils.plots`
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -97,9 +97,9 @@ def class_grid(
     Parameters
     ----------
     records : table with path, label and patient
-    root : the folder where the paths begin
-    per_class : scans of a class
-    seed : draws them
+    root : str or Path, the folder where the paths begin
+    per_class : int, scans of a class
+    seed : int, draws them
 
     Returns
     -------
@@ -153,7 +153,7 @@ def views(images: Iterable[Any], ax: Iterable[Axes] | None = None, caption: str 
     Parameters
     ----------
     images : pictures, the image itself first
-    ax, caption : see `tlutils.plots`
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -173,8 +173,8 @@ def resizes(
 
     Parameters
     ----------
-    images : way to picture, such as {"squash": pixels, "pad": pixels}
-    ax, caption : see `tlutils.plots`
+    images : dict, way to picture, such as {"squash": pixels, "pad": pixels}
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -198,9 +198,9 @@ def top_k(
     Parameters
     ----------
     image : picture
-    table : class and probability, likeliest first, as `errors.top_k` gives
-    true : the true class; the bar of the answer is then blue where right and red where wrong
-    ax, caption : see `tlutils.plots`
+    table : DataFrame, class and probability, likeliest first, as `errors.top_k` gives
+    true : str, the true class; the bar of the answer is then blue where right and red where wrong
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -235,8 +235,9 @@ def errors(
     Parameters
     ----------
     images : pictures; none at all show "no errors"
-    predictions : a row an image, in their order; without a label it is neither right nor wrong
-    ax, caption : see `tlutils.plots`
+    predictions : DataFrame, a row an image, in their order; without a label it is neither right nor
+        wrong
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -290,9 +291,9 @@ def feature_maps(
     Parameters
     ----------
     image : picture
-    maps : layer to array or tensor (channels, h, w), as `attribution.feature_maps` gives
-    channels : maps of a layer at most
-    ax, caption : see `tlutils.plots`
+    maps : dict, layer to array or tensor (channels, h, w), as `attribution.feature_maps` gives
+    channels : int, maps of a layer at most
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -344,8 +345,8 @@ def overlay(
     image : picture
     heatmap : array or tensor (h, w) or (1, h, w) of any size, stretched over the image; places that
         are no finite number stay without color
-    title : of the scan
-    ax, caption : see `tlutils.plots`
+    title : str, of the scan
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------

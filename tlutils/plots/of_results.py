@@ -1,4 +1,4 @@
-"""How good it is: confusion, ROC and precision-recall curves, calibration, intervals and costs.
+"""How good it is: confusion, ROC and precision-recall curves, calibration, intervals, costs.
 
 A measure is a number, or {"value", "low", "high"} as in metrics.json; None and NaN are "not known".
 """
@@ -51,8 +51,8 @@ def confusion(table: pd.DataFrame, ax: Axes | None = None, caption: str = "") ->
 
     Parameters
     ----------
-    table : counts, as `metrics.confusion` gives, not normalized
-    ax, caption : see `tlutils.plots`
+    table : DataFrame, counts, as `metrics.confusion` gives, not normalized
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -121,10 +121,10 @@ def roc(
 
     Parameters
     ----------
-    curves : a table with fpr, tpr and threshold, or several under their names
-    auc : name to area, a measure; that of the curve where not given
-    threshold : marks where the model works
-    ax, caption : see `tlutils.plots`
+    curves : DataFrame or dict, a table with fpr, tpr and threshold, or several under their names
+    auc : dict, name to area, a measure; that of the curve where not given
+    threshold : float, marks where the model works
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -148,9 +148,10 @@ def pr(
 
     Parameters
     ----------
-    curves : a table with recall, precision and threshold, or several under their names
-    threshold : marks where the model works
-    ax, caption : see `tlutils.plots`
+    curves : DataFrame or dict, a table with recall, precision and threshold, or several under their
+        names
+    threshold : float, marks where the model works
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -216,9 +217,9 @@ def calibration(
 
     Parameters
     ----------
-    table : what `metrics.calibration_table` gives: a row a bin, with confidence (mean probability
-        of the answer), accuracy, n and, where there are intervals, low and high
-    ax, caption : see `tlutils.plots`
+    table : DataFrame, what `metrics.calibration_table` gives: a row a bin, with confidence (mean
+        probability of the answer), accuracy, n and, where there are intervals, low and high
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -256,8 +257,8 @@ def per_class(
 
     Parameters
     ----------
-    per_class : class to measures: metrics["per_class"]
-    ax, caption : see `tlutils.plots`
+    per_class : dict, class to measures: metrics["per_class"]
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -289,9 +290,9 @@ def intervals(values: Mapping[str, Any], ax: Axes | None = None, caption: str = 
 
     Parameters
     ----------
-    values : name to measure with "value", "low" and "high"; others are passed over, so the metrics
-        of one split can be given as they are
-    ax, caption : see `tlutils.plots`
+    values : dict, name to measure with "value", "low" and "high"; others are passed over, so the
+        metrics of one split can be given as they are
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -320,9 +321,9 @@ def cost_against_accuracy(
 
     Parameters
     ----------
-    table : a row a model, with value, low and high of its accuracy and a column of costs
-    cost : name of that column
-    ax, caption : see `tlutils.plots`
+    table : DataFrame, a row a model, with value, low and high of its accuracy and a column of costs
+    cost : str, name of that column
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -346,9 +347,9 @@ def accuracy_by(table: pd.DataFrame, ax: Axes | None = None, caption: str = "") 
 
     Parameters
     ----------
-    table : n, accuracy, low and high of the groups that the index names, and patients where they
-        are known: see `metrics.accuracy_by`
-    ax, caption : see `tlutils.plots`
+    table : DataFrame, n, accuracy, low and high of the groups that the index names, and patients
+        where they are known: see `metrics.accuracy_by`
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -376,9 +377,9 @@ def accuracy_against_count(
 
     Parameters
     ----------
-    per_class : class to measures: metrics["per_class"]
-    train_counts : class to training images
-    ax, caption : see `tlutils.plots`
+    per_class : dict, class to measures: metrics["per_class"]
+    train_counts : dict, class to training images
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -419,10 +420,10 @@ def accuracy_by_patients(
 
     Parameters
     ----------
-    table : arm, patients, value, low and high: see `learning_curve.summarize`
-    baseline : what the commonest answer alone gives, as a dashed line
-    measure : what the values are
-    ax, caption : see `tlutils.plots`
+    table : DataFrame, arm, patients, value, low and high: see `learning_curve.summarize`
+    baseline : float, what the commonest answer alone gives, as a dashed line
+    measure : str, what the values are
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -467,9 +468,9 @@ def score_distribution(
     ----------
     predictions : table with split, label and p_<positive>; images without label or probability take
         no part
-    positive : name of the class
-    threshold : a line where it lies
-    ax, caption : see `tlutils.plots`
+    positive : str, name of the class
+    threshold : float, a line where it lies
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------

@@ -36,10 +36,10 @@ def history(
 
     Parameters
     ----------
-    history : a row an epoch, as a run's history.csv has it
-    best : number of the best epoch; None takes that of the lowest validation loss (training loss
-        where there is no validation)
-    ax, caption : see `tlutils.plots`
+    history : DataFrame, a row an epoch, as a run's history.csv has it
+    best : int, number of the best epoch; None takes that of the lowest validation loss (training
+        loss where there is no validation)
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -94,9 +94,9 @@ def learning_rates(
 
     Parameters
     ----------
-    curve : what `tuning.find_learning_rate` gives
-    used : a rate to mark beside the suggestion, such as the recipe's
-    ax, caption : see `tlutils.plots`
+    curve : DataFrame, what `tuning.find_learning_rate` gives
+    used : float, a rate to mark beside the suggestion, such as the recipe's
+    ax, caption : Axes and str, see `tlutils.plots`
 
     Returns
     -------
@@ -141,8 +141,8 @@ def embedding(
     ----------
     points : float array (N, 2), such as t-SNE makes of features; the axes have no meaning
     records : table with label and patient, a row for each point
-    patients : how many have a color
-    ax, caption : see `tlutils.plots`
+    patients : int, how many have a color
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
 
     Returns
     -------

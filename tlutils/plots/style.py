@@ -1,4 +1,4 @@
-"""What all pictures have in common: the look, the colors of classes, and the parts they share."""
+"""What all pictures have in common: the look, colors that can be read, the parts they share."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def class_colors(classes: Iterable[str]) -> dict[str, str]:
 
     Parameters
     ----------
-    classes : names, in any order; beyond ten the colors repeat
+    classes : iterable of str, names, in any order; beyond ten the colors repeat
 
     Returns
     -------
@@ -173,9 +173,9 @@ def panels(
     Parameters
     ----------
     ax : Axes to draw into; None makes a figure
-    height : inches of that figure
-    n, columns : how many Axes, and how many in a row; None is all
-    width : inches of that figure
+    height : float, inches of that figure
+    n, columns : int, how many Axes, and how many in a row; None is all
+    width : float, inches of that figure
     **options : for `plt.subplots`
 
     Returns
@@ -208,7 +208,7 @@ def label(ax: Axes, title: str, x: str, y: str, caption: str = "") -> Axes:
     Parameters
     ----------
     ax : Axes of the whole picture, or of one of its panels
-    title, x, y, caption : plain text; a $ in it is no formula
+    title, x, y, caption : str, plain text; a $ in it is no formula
 
     Returns
     -------
@@ -226,8 +226,8 @@ def add_caption(axes: Sequence[Axes], caption: str) -> None:
 
     Parameters
     ----------
-    axes : all Axes of the picture; from here on a $ in their texts begins no formula
-    caption : plain text; "" writes nothing
+    axes : list of Axes, all Axes of the picture; from here on a $ in their texts begins no formula
+    caption : str, plain text; "" writes nothing
     """
     for text in (text for ax in axes for text in ax.findobj(Text)):
         text.set_parse_math(False)
@@ -247,7 +247,7 @@ def legend(ax: Axes, most: int = 12, **where: Any) -> None:
     Parameters
     ----------
     ax : Axes
-    most : entries shown; there are but ten colors
+    most : int, entries shown; there are but ten colors
     **where : for `Axes.legend`
     """
     handles, labels = ax.get_legend_handles_labels()
@@ -263,7 +263,7 @@ def name_rows(ax: Axes, names: Sequence[str]) -> None:
     Parameters
     ----------
     ax : Axes
-    names : one a row
+    names : list of str, one a row
     """
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -0.6)
@@ -276,8 +276,8 @@ def note_at_right(ax: Axes, row: float, text: str, **look: Any) -> None:
     Parameters
     ----------
     ax : Axes
-    row : where the row is on the y axis
-    text : what to write
+    row : float, where the row is on the y axis
+    text : str, what to write
     **look : color, weight and the like, for `Axes.text`
     """
     look = {"va": "center", "fontsize": 9, "color": DARK} | look
@@ -292,9 +292,9 @@ def require(table: pd.DataFrame, columns: Iterable[str], hint: str) -> None:
 
     Parameters
     ----------
-    table : what a picture was given
-    columns : names it must have
-    hint : what to pass instead, for the message
+    table : DataFrame, what a picture was given
+    columns : iterable of str, names it must have
+    hint : str, what to pass instead, for the message
 
     Raises
     ------
@@ -314,7 +314,7 @@ def in_split_order(splits: Iterable[str]) -> list[str]:
 
     Parameters
     ----------
-    splits : names
+    splits : iterable of str, names
 
     Returns
     -------
@@ -329,8 +329,8 @@ def short_name(name: object, longest: int = 36) -> str:
 
     Parameters
     ----------
-    name : any, also with line breaks
-    longest : letters; the middle of a longer name is left out
+    name : object, also with line breaks
+    longest : int, letters; the middle of a longer name is left out
 
     Returns
     -------
@@ -352,7 +352,7 @@ def percent(share: float) -> str:
 
     Parameters
     ----------
-    share : 0 to 1, or NaN
+    share : float, 0 to 1, or NaN
 
     Returns
     -------
@@ -375,7 +375,7 @@ def many(n: int, what: str = "image") -> str:
 
     Parameters
     ----------
-    n : number
+    n : int
     what : one of them
 
     Returns

@@ -28,8 +28,8 @@ class Caveat(NamedTuple):
 
     Parameters
     ----------
-    title : a few words
-    text : sentences with the run's own numbers
+    title : str, a few words
+    text : str, sentences with the run's own numbers
     """
 
     title: str
@@ -41,8 +41,8 @@ def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
 
     Parameters
     ----------
-    run : finished
-    audit : what the audit found in the run's records, files included
+    run : Run, finished
+    audit : DataFrame, what the audit found in the run's records, files included
 
     Returns
     -------

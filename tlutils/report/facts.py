@@ -36,7 +36,7 @@ def percent(share: float) -> str:
 
     Parameters
     ----------
-    share : 0 to 1
+    share : float, 0 to 1
 
     Returns
     -------
@@ -56,8 +56,8 @@ def images(n: int, kind: str = "") -> str:
 
     Parameters
     ----------
-    n : number
-    kind : of images, such as "test"
+    n : int
+    kind : str, of images, such as "test"
 
     Returns
     -------
@@ -76,7 +76,7 @@ def main_split(metrics: dict) -> str:
 
     Parameters
     ----------
-    metrics : of a run
+    metrics : dict, of a run
 
     Returns
     -------
@@ -91,7 +91,7 @@ def is_phantom(run: Run) -> bool:
 
     Parameters
     ----------
-    run : begun
+    run : Run, begun
 
     Returns
     -------
@@ -105,7 +105,7 @@ def kept_epoch(run: Run) -> int:
 
     Parameters
     ----------
-    run : trained
+    run : Run, trained
 
     Returns
     -------
@@ -136,7 +136,7 @@ def over_seeds(run: Run) -> pd.Series | None:
 
     Parameters
     ----------
-    run : finished; further seeds lie in its folders seed-N
+    run : Run, finished; further seeds lie in its folders seed-N
 
     Returns
     -------
@@ -154,7 +154,7 @@ def summary(run: Run) -> tuple[str, str]:
 
     Parameters
     ----------
-    run : finished
+    run : Run, finished
 
     Returns
     -------
@@ -200,7 +200,7 @@ def recipe(run: Run) -> dict[str, str]:
 
     Parameters
     ----------
-    run : begun
+    run : Run, begun
 
     Returns
     -------
@@ -302,7 +302,7 @@ def command(run: Run) -> str:
 
     Parameters
     ----------
-    run : begun
+    run : Run, begun
 
     Returns
     -------
@@ -338,7 +338,7 @@ def made_with(run: Run) -> dict[str, str]:
 
     Parameters
     ----------
-    run : finished
+    run : Run, finished
 
     Returns
     -------

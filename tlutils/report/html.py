@@ -138,8 +138,8 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
 
     Parameters
     ----------
-    name : of the element
-    *children : see `text`
+    name : str, of the element
+    *children : object, see `text`
     **attributes : `class_` becomes class, `aria_label` aria-label; those that are None are left out
 
     Returns
@@ -166,7 +166,7 @@ def number(value: object) -> Html:
 
     Parameters
     ----------
-    value : number, {"value", "low", "high"} with an interval, or None, which is "undefined"
+    value : float or dict, {"value", "low", "high"} with an interval, or None, which is "undefined"
 
     Returns
     -------
@@ -191,7 +191,7 @@ def interval(value: Mapping) -> Html | None:
 
     Parameters
     ----------
-    value : value, low and high
+    value : dict of value, low and high
 
     Returns
     -------
@@ -217,9 +217,9 @@ def table(
 
     Parameters
     ----------
-    rows : cells; the first of a row names it
-    head : names of the columns
-    caption : a line above
+    rows : iterable, cells; the first of a row names it
+    head : list of object, names of the columns
+    caption : str, a line above
     kind : "facts", "counts" or "audit", for its look
 
     Returns
@@ -246,8 +246,8 @@ def chart(draw: Callable[[], object], words: str) -> list[Html]:
 
     Parameters
     ----------
-    draw : gives Axes, of one figure or of several
-    words : what they show, for those who do not see it
+    draw : Callable, gives Axes, of one figure or of several
+    words : str, what they show, for those who do not see it
 
     Returns
     -------
@@ -276,7 +276,7 @@ def picture(pixels: np.ndarray, words: str) -> Html:
     Parameters
     ----------
     pixels : uint8 (H, W) or (H, W, 3)
-    words : what it shows, for those who do not see it
+    words : str, what it shows, for those who do not see it
 
     Returns
     -------
@@ -296,8 +296,8 @@ def document(title: str, *body: object) -> str:
 
     Parameters
     ----------
-    title : of the browser's window
-    *body : see `text`
+    title : str, of the browser's window
+    *body : object, see `text`
 
     Returns
     -------

@@ -56,8 +56,9 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
 
     Parameters
     ----------
-    run : a Run or its folder; images that are no longer there are no error: the page says so
-    out : the file; None writes <run>/report.html
+    run : Run, str or Path, of its folder; images that are no longer there are no error: the
+        page says so
+    out : str or Path, the file; None writes <run>/report.html
 
     Returns
     -------
@@ -157,7 +158,8 @@ def _ends(value: dict) -> str:
 
 
 def _data(run: Run, audit: pd.DataFrame) -> Html:
-    used = run.records[(run.records["problem"] == "") & (run.records["split"] != "")]
+    good = records.readable(run.records)
+    used = good[good["split"] != ""]
     parts = {word: used[used["split"] == split] for split, word in SPLIT_NAMES.items()}
     parts = {word: part for word, part in parts.items() if len(part)} | {"all": used}
     rows = []

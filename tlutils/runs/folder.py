@@ -283,7 +283,7 @@ def _checked(about: dict, file: Path) -> dict:
 def _records(file: Path, about: dict) -> pd.DataFrame:
     try:
         table = records.load(file)
-        sides, labels = set(table["split"]), set(table.loc[table["problem"] == "", "label"])
+        sides, labels = set(table["split"]), set(records.readable(table)["label"])
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(file, error) from None
     if odd := sides - {*splits.SPLITS, ""} | labels - set(about["data"]["classes"]):

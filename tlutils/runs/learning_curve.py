@@ -191,7 +191,7 @@ def summarize(predictions: pd.DataFrame, metric: str = "accuracy", seed: int = 0
     """
     rows = []
     for (arm, n), part in predictions.groupby(["arm", "patients"], sort=False):
-        runs = [one.drop(columns=list(_COLUMNS)) for _, one in part.groupby("seed")]
+        runs = runs_of(part, arm, n)
         found = mean_of_runs(runs, metric, seed=seed)
         about = {"arm": arm, "patients": n, "images": part.groupby("seed")["images"].first().mean()}
         rows.append({**about, "runs": len(runs), **{k: found[k] for k in ("value", "low", "high")}})
@@ -224,5 +224,5 @@ def runs_of(predictions: pd.DataFrame, arm: str, patients: int) -> list[pd.DataF
             f"{', '.join(predictions['arm'].unique())} with "
             f"{', '.join(map(str, sorted(predictions['patients'].unique())))} patients"
         )
-    by_seed = part.drop(columns=["arm", "patients", "images"]).groupby("seed")
-    return [one.drop(columns="seed").reset_index(drop=True) for _, one in by_seed]
+    by_seed = part.groupby("seed")
+    return [one.drop(columns=list(_COLUMNS)).reset_index(drop=True) for _, one in by_seed]

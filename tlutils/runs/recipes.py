@@ -140,9 +140,8 @@ class Recipe(Options):
         dict
             Keyword arguments.
         """
-        names = ("backbone", "head", "dropout", "backbone_dropout", "freeze", "seed")
-        names += ("weights_seed",)
-        same = {name: getattr(self, name) for name in names}
+        kept = ("backbone", "head", "dropout", "backbone_dropout", "freeze", "seed", "weights_seed")
+        same = {name: getattr(self, name) for name in kept}
         return {**same, "n_classes": n_classes, "outputs": self.outputs or None}
 
     @property

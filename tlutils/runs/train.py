@@ -386,8 +386,9 @@ def _top(table: pd.DataFrame, root: Path) -> str:
 
 
 def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
+    good = records.readable(table)
     for split in splits.SPLITS:
-        there = table.loc[(table["split"] == split) & (table["problem"] == ""), "label"]
+        there = good.loc[good["split"] == split, "label"]
         missing = ", ".join(sorted(set(classes) - set(there)))
         if missing and split == "train":
             raise ValueError(
@@ -437,7 +438,7 @@ def _refuse_other_images(run: Run, table: pd.DataFrame) -> None:
 
     A file that was left out as unreadable does not matter, whatever has become of it.
     """
-    broken = set(run.records.loc[run.records["problem"] != "", "path"])
+    broken = set(records.problems(run.records)["path"])
     columns = ["path", "label", "patient", "sha256"]
     then, now = (
         {

@@ -16,6 +16,7 @@ from torch import nn
 from ..core import devices, files
 from ..core.devices import Machine
 from ..data import loaders, records, sources
+from ..data.splits import is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.metrics import compute_metrics, to_json
 from ..evaluation.predict import NothingToPredict, normalization
@@ -72,7 +73,7 @@ def predict_records(
     """
     views = run.recipe.test_views if views is None else views
     machine = machine or devices.choose()
-    table = records.readable(table) if "problem" in table else table
+    table = table[is_readable(table)]
 
     def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
         reading = {"batch_size": 64, **run.recipe.reading()}
