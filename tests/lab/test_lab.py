@@ -44,10 +44,14 @@ print("this run has ended")
 """
 
 # Every code cell has a number, or one has failed.
-ENDED = """() => {
+# JupyterLab at times loses what it sends to a kernel that restarts: cells wait, the kernel does nothing.
+ENDED_OR_LOST = """() => {
   const prompts = [...document.querySelectorAll(".jp-CodeCell .jp-InputPrompt")];
-  return document.body.innerText.includes("Traceback (most recent call last)")
-    || prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent));
+  if (document.body.innerText.includes("Traceback (most recent call last)")
+      || prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent))) return "ended";
+  const status = document.querySelector(".jp-Notebook-ExecutionIndicator").dataset.status;
+  window.idleSince = status === "busy" ? null : window.idleSince ?? Date.now();
+  return window.idleSince && Date.now() - window.idleSince > 60_000 ? "lost" : false;
 }"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")]
@@ -170,8 +174,12 @@ def restart_and_run_all_cells(page) -> None:
         page.get_by_role("menuitem", name=re.compile("^Restart Kernel and Run All Cells")).click()
         page.locator(".jp-Dialog .jp-mod-accept").click()
 
-    press(page, button, page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]")))
-    page.wait_for_function(ENDED, timeout=900_000)
+    for _ in range(3):
+        page.evaluate("window.idleSince = null")
+        press(page, button, page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]")))
+        if page.wait_for_function(ENDED_OR_LOST, timeout=900_000).json_value() == "ended":
+            return
+    pytest.fail("the kernel was asked three times and did nothing")
 
 
 def stop(page) -> None:
