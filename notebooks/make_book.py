@@ -36,7 +36,7 @@ INJECTED = {"injected-parameters", "papermill-error-cell-tag"}  # cells of paper
 LINK = re.compile(r"\[([^\]]*)\]\(([\w-]+)\.(?:ipynb|md)(#[^)]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w./-]+\.png)\)")
 HEADING = re.compile(r"^(#{1,4}) +(.+?) *$", re.MULTILINE)
-LEAK = re.compile(r"LEAK: ([^\n;)]+)")
+LEAK = re.compile(r"LEAK: (?:[\d,]+ of [\d,]+ )?([^\n;)]+)")
 
 
 @dataclass
@@ -131,7 +131,7 @@ def describe(path: Path, notebook: NotebookNode) -> Page:
 def badges(settings: dict, printed: str) -> list[tuple[str, str]]:
     """What must be said above every result of a page, each with a name."""
     found = [PHANTOMS] * on_phantoms(settings) + [RANDOM] * (settings.get("weights") == "random")
-    leaks = LEAK.findall(printed)
+    leaks = LEAK.findall(printed)  # without their counts, which the page lets its reader guess
     return found + [("Leak", f"A division on this page leaks: {leak}.") for leak in leaks[:1]]
 
 
