@@ -110,13 +110,13 @@ def learning_rates(
     ax.plot(curve["learning_rate"], curve["smoothed"], color=DARK, linewidth=2, label="smoothed")
     if (known := curve["smoothed"].dropna()).size:
         lowest = curve.loc[known.idxmin(), ["learning_rate", "smoothed"]].astype(float)
-        at = {"color": DARK, "markersize": 8, "label": f"lowest, at {lowest.iloc[0]:.1g}"}
+        at = {"color": DARK, "markersize": 8, "label": f"lowest, at {lowest.iloc[0]:.2g}"}
         ax.plot(*lowest, "o", **at)
     for best in curve.loc[curve["suggested"].astype(bool), "learning_rate"].head(1):
-        ax.axvline(best, color=BLUE, linewidth=1.5, label=f"suggested {best:.1g}")
+        ax.axvline(best, color=BLUE, linewidth=1.5, label=f"suggested {best:.2g}")
     if used is not None:
         look = {"color": ORANGE, "linestyle": "--", "linewidth": 1.5}
-        ax.axvline(used, label=f"used {used:.1g}", **look)
+        ax.axvline(used, label=f"used {used:.2g}", **look)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter(NullFormatter())
