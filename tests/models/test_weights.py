@@ -95,6 +95,7 @@ def test_random_weights_come_on_request_only_and_say_so(cache):
         "sha256": None,
         "transforms": None,
         "unusable": [],
+        "head": None,
     }
     with pytest.raises(WeightsMissing):
         resolve(BACKBONE, "imagenet", url=f"{nowhere()}/{BACKBONE}-00000000.pth")
@@ -111,6 +112,7 @@ def test_a_cached_file_with_the_right_hash_is_used_without_a_network(cache, stat
         "sha256": digest(file),
         "transforms": None,
         "unusable": [],
+        "head": None,
     }
     models.get_model(BACKBONE, weights=None).load_state_dict(loaded)
 
