@@ -18,7 +18,7 @@ import nbformat
 import papermill
 import pytest
 from browsers import browser_path
-from test_notebooks import NOTEBOOKS, TINY
+from test_notebooks import NOTEBOOKS, TINY, series  # noqa: F401 - a fixture
 
 TOKEN = "a-token-for-this-test"
 CALM = [
@@ -58,11 +58,19 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(not NOTEBOOKS, reason="no 
 
 
 @pytest.fixture(scope="module")
-def folder(drawn_folder: Path, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All notebooks, made small; the first says at its end which Python runs it. And one that trains until stopped."""
+def folder(
+    series: tuple[dict, Path],  # noqa: F811
+    drawn_folder: Path,
+    tiny_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """All notebooks, made small, of somebody who comes back: the trainings of the series are there already.
+
+    The first says at its end which Python runs it. And one that trains until stopped.
+    """
     folder = tmp_path_factory.mktemp("lab") / "notebooks"
     folder.mkdir()
-    settings = {**TINY, "data_folder": str(drawn_folder)}
+    settings = {**TINY, "data_folder": str(drawn_folder), "run": str(series[1])}
     quiet = {"prepare_only": True, "progress_bar": False}
     for path in NOTEBOOKS:
         papermill.execute_notebook(path, folder / path.name, settings, **quiet)
