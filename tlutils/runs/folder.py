@@ -24,6 +24,8 @@ from .recipes import Recipe
 
 # What tells a run that was begun.
 BEGUN = ("recipe.json", "records.csv")
+# What `stress` writes: its table, and the answers that this is of.
+STRESS_FILES = ("stress.csv", "stress_predictions.csv")
 # What recipe.json holds beside the recipe, by the path of its keys.
 _KEPT = {
     "weights.requested": str,

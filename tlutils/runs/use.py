@@ -18,8 +18,9 @@ from ..core.devices import Machine
 from ..data import loaders, records, sources
 from ..data.splits import is_readable
 from ..evaluation import calibration, thresholds
+from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import compute_metrics, to_json
-from ..evaluation.predict import NothingToPredict, normalization
+from ..evaluation.predict import NothingToPredict, normalization, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from .folder import Run
@@ -35,6 +36,8 @@ def predict_records(
     root: Path | None = None,
     store: str | Path | None = None,
     views: int | None = None,
+    acquisition: Acquisition | None = None,
+    shown: int = 1,
 ) -> pd.DataFrame:
     """What a model answers for the images of a table.
 
@@ -60,6 +63,10 @@ def predict_records(
         Folder for the frozen part's outputs; None does without.
     views : int, optional
         Of test-time augmentation, drawn as the recipe's training views; None as many as it says.
+    acquisition : Acquisition, optional
+        Changes under which the images are seen (see `evaluation.predict.predict_changed`).
+    shown : int
+        How many of them each image is seen under.
 
     Returns
     -------
@@ -78,11 +85,14 @@ def predict_records(
     def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
         reading = {"batch_size": 64, **run.recipe.reading()}
         loader = loaders.make(part, root or run.root, run.classes, **reading)
+        if acquisition:
+            of = (acquisition, shown, machine, split, show)
+            return predict_changed(machine.place(model), loader, *of, **how)
         return predict_loader(machine.place(model), loader, machine, split, show, **how)
 
     # Processes share the filling of a store; the rest is quick.
     if store is not None and not views and prefix.split(model):
-        return answers(table, store=store).sort_values("path").reset_index(drop=True)
+        return _by_path(answers(table, store=store))
     mine, predictions = table.iloc[devices.rank() :: devices.world()], None
     seen = {"augmentation": run.recipe.augmentation, "seed": run.recipe.seed}
     # Nothing of this share, maybe; the others may have images that can be read.
@@ -91,7 +101,11 @@ def predict_records(
     shares = [share for share in devices.gather(predictions) if share is not None]
     if not shares:
         raise NothingToPredict(len(table))
-    return pd.concat(shares).sort_values("path").reset_index(drop=True)
+    return _by_path(pd.concat(shares))
+
+
+def _by_path(predictions: pd.DataFrame) -> pd.DataFrame:
+    return predictions.sort_values("path", kind="stable").reset_index(drop=True)
 
 
 def frozen_features(
