@@ -305,6 +305,21 @@ def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp
     assert said()[0] == "" and (tmp_path / "table.csv").read_text() == before
 
 
+def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp_path, said):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    which = ["--change", "noise", "--change", "inverted"]
+    code, out, _ = said("stress", copy, *which, "--device", "cpu", "--precision", "fp32")
+    assert code == 0 and str(copy / "stress.csv") in out and (copy / "stress.csv").is_file()
+    rows = out.splitlines()
+    assert any(row.startswith("unchanged") for row in rows)
+    assert any("inverted, black for white" in row and "AUC" not in row for row in rows)
+    assert "costs" in out
+    code, out, err = said("stress", copy, "--split", "test", "--device", "cpu")
+    assert code == 2 and "one last look" in err and not out
+    code, out, err = said("stress", copy, "--change", "upside", "--device", "cpu")
+    assert code == 2 and "'upside'" in err and "mirrored" in err
+
+
 def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(finished, tmp_path, said):
     shutil.copytree(finished, tmp_path / "run")
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0

@@ -5,6 +5,7 @@ acquisition  plausible changes of acquisition, made to batches of images
 metrics      the numbers of a split, and the tables behind its pictures
 thresholds   from probabilities to answers, chosen on validation images
 calibration  probabilities made true: temperature and prior
+stress       what changes of acquisition cost a model
 comparison   two models, or two recipes trained several times, on the same images
 
 Only `predict` and `acquisition` need torch.

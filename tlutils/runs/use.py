@@ -209,7 +209,7 @@ def evaluate(
             splits = ", ".join(sorted(set(run.records["split"]) - {""}))
             raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
     else:
-        table, root, source = devices.by_first(lambda: _other_images(run, data, split, show))
+        table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
         store = None
     predictions = predict_records(run, model, table, split, machine, show, root, store, views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
@@ -236,10 +236,31 @@ def _file_name(used: dict) -> str:
     return "-".join([*(folder[-40:] for folder in folders), used["split"], digest])
 
 
-def _other_images(
-    run: Run, data: str | Path, split: str, show: bool | None
+def other_images(
+    run: Run, data: str | Path, split: str | None, show: bool | None = None
 ) -> tuple[pd.DataFrame, Path, Path]:
-    """Records of other images, the folder they start from, and what was read: it or a manifest."""
+    """Labelled images that are not the run's own.
+
+    Parameters
+    ----------
+    run : Run
+        Whose classes and patient rule hold.
+    data : str or Path
+        A source's name, a folder or a manifest.
+    split : str or None
+        Its images alone where there are such; None takes all.
+    show : bool, optional
+        Progress bar or not; None decides.
+
+    Returns
+    -------
+    DataFrame
+        Records, inspected.
+    Path
+        The folder that their paths start from.
+    Path
+        What was read: that folder or a manifest.
+    """
     source = sources.get(data).resolve()
     patient = run.about["data"].get("patient", "auto")
     table = records.scan(source, classes=run.classes, patient=patient)
