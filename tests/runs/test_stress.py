@@ -42,8 +42,7 @@ def test_the_whole_battery_is_applied_to_the_validation_images_at_the_runs_thres
 
 def test_the_table_is_in_the_run_and_follows_from_the_predictions(binary):
     run, table = binary
-    kept = pd.read_csv(run.folder / "stress.csv").fillna({"change": "", "family": ""})
-    pd.testing.assert_frame_equal(kept, table, check_dtype=False)
+    pd.testing.assert_frame_equal(Run.load(run.folder).stress, table, check_dtype=False)
     answers = read_predictions(run.folder / "stress_predictions.csv")
     dark = answers[answers["change"] == "dark"].sort_values("path").reset_index(drop=True)
     found = metrics.compute_metrics(dark, seed=run.recipe.seed)

@@ -329,7 +329,7 @@ _BATTERY = {
         "bright": ("brighter by 30 %", partial(_brightness, factor=1.3)),
         "contrast_low": ("contrast lower by 40 %", partial(_contrast, factor=0.6)),
         "contrast_high": ("contrast higher by 50 %", partial(_contrast, factor=1.5)),
-        "window": ("window without the outer 5 % of grey levels", partial(_window, lost=0.05)),
+        "window": ("window, outer 5 % of pixels lost", partial(_window, lost=0.05)),
     },
     "detector": {
         "blur": ("blurred", partial(_blur, sigma=1.5)),

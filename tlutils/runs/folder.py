@@ -142,6 +142,17 @@ class Run:
         return predictions
 
     @property
+    def stress(self) -> pd.DataFrame | None:
+        """What changes of acquisition cost, see `stress.stress`; None where nobody has measured."""
+        file = self.folder / STRESS_FILES[0]
+        if not file.is_file():
+            return None
+        try:
+            return pd.read_csv(file).fillna({"change": "", "family": ""})
+        except ValueError as error:
+            raise _damaged(file, error) from None
+
+    @property
     def metrics(self) -> dict:
         """Numbers with intervals, for each split."""
         return _json(self._file("metrics.json"))

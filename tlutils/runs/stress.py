@@ -58,8 +58,8 @@ def stress(
     Returns
     -------
     DataFrame
-        A row a change, the unchanged images first (see `stress.measure`), with its family and what
-        it is in words.
+        A row a change, the unchanged images first (see `stress.measure`), with the split, the
+        change's family and what it is in words.
 
     Raises
     ------
@@ -75,7 +75,7 @@ def stress(
         found = thresholds.apply_threshold(found, run.threshold)
     order = {name: place for place, name in enumerate(acquisition.changes)}
     found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
-    result = _named(measure(found, seed=run.recipe.seed))
+    result = _named(measure(found, seed=run.recipe.seed), split)
     if devices.rank() == 0:
         for content, target in zip((result, found), targets):
             records.save(content, target)
@@ -105,10 +105,11 @@ def _images(
     return table, run.root, [run.folder / file for file in STRESS_FILES]
 
 
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """With the family of each change, and what it is in words."""
+def _named(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """With the split, the family of each change, and what it is in words."""
     changes = [CHANGES.get(name) for name in table["change"]]
     table.insert(1, "family", ["" if change is None else change.family for change in changes])
     words = ["unchanged" if change is None else change.words for change in changes]
     table.insert(2, "words", words)
+    table.insert(0, "split", split)
     return table
