@@ -305,6 +305,21 @@ def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp
     assert said()[0] == "" and (tmp_path / "table.csv").read_text() == before
 
 
+def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp_path, said):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    which = ["--change", "noise", "--change", "inverted"]
+    where = ["--device", "cpu", "--precision", "fp32"]
+    assert main(["stress", str(copy), *which, *where]) == 0
+    out, _ = said()
+    assert str(copy / "stress.csv") in out and (copy / "stress.csv").is_file()
+    rows = [row.split("  ")[0].strip() for row in out.splitlines()]
+    assert "unchanged" in rows and "inverted, black for white" in rows
+    assert "costs" in out and "random weights" in out
+    for wrong, told in ((["--split", "test"], "one last look"), (["--change", "up"], "'up'")):
+        assert main(["stress", str(copy), *wrong, *where]) == 2
+        assert told in said()[1]
+
+
 def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(finished, tmp_path, said):
     shutil.copytree(finished, tmp_path / "run")
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")]) == 0

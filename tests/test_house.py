@@ -44,7 +44,7 @@ WITHOUT_TORCH = [
     name
     for name in MODULES
     if re.match(r"tlutils\.(core|plots|data|evaluation)\.", name)
-    and name.rpartition(".")[2] not in ("devices", "loaders", "augment", "predict")
+    and name.rpartition(".")[2] not in ("devices", "loaders", "augment", "predict", "acquisition")
 ]
 # file -> files it needs beside it: each can be copied with these alone.
 ALONE = {

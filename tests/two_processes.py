@@ -148,6 +148,19 @@ def unreadable_images(folder: Path) -> dict:
     return found
 
 
+def stressed(folder: Path) -> dict:
+    """Validation under changed acquisition, of which the second process can read no image."""
+    table = images(folder / "images")
+    val = table[14:24].loc[np.repeat(range(14, 24), 2)].reset_index(drop=True)
+    val.loc[1::2, "path"] = "gone-" + val["path"]
+    found = {}
+    for name, store in (("files", None), ("store", folder / f"stressed-{devices.world()}")):
+        done = fit(net(), folder, table, val, store=store, monitor="stress_auc", stress_views=3)
+        columns = ("stress_loss", "stress_auc", "stress_images", "val_loss")
+        found[name] = {column: done.history[column].tolist() for column in columns}
+    return found
+
+
 def unreadable_share(folder: Path) -> dict:
     """Predictions where the second process can read none of its images; and what is said where nobody can read one."""
     table = images(folder / "images")[:4].copy()
@@ -194,7 +207,7 @@ def patience(folder: Path) -> float:
     return min(group.options._timeout, store.timeout).total_seconds() / 3600
 
 
-CHECKS = (parts_of_a_batch, unreadable_images, unreadable_share, batchnorm, patience)
+CHECKS = (parts_of_a_batch, unreadable_images, stressed, unreadable_share, batchnorm, patience)
 
 
 if __name__ == "__main__":

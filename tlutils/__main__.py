@@ -278,6 +278,26 @@ def _predict(given: _Arguments) -> int:
     return _DONE
 
 
+@_on_the_device
+def _stress(given: _Arguments) -> int:
+    """Say what changes of acquisition cost a run's model, and which cost most."""
+    from .core import devices
+    from .evaluation.stress import for_people, in_words, worst
+    from .runs.folder import Run
+    from .runs.stress import stress
+
+    lines: list[str] = []
+    how = {"device": given.device, "precision": given.precision, "log": lines.append}
+    table = stress(given.run, given.split, given.changes or None, given.data, **how)
+    if devices.rank():
+        return _DONE
+    print(for_people(table).to_string(), end="\n\n")
+    found = [in_words(row) for row in worst(table).to_dict("records")]
+    print("\n".join(["what costs most:", *found] if found else ["none of them costs anything"]))
+    print("\n".join(["", *lines, f"({Run.load(given.run).caption})"]))
+    return _DONE
+
+
 def _report(given: _Arguments) -> int:
     """Write a finished run as one HTML page that needs nothing beside it, and print where it is."""
     from .report.page import write
@@ -355,6 +375,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="other labelled images (default: the run's own)")
     add("--split", default="test", choices=("train", "val", "test"))
     _add_views(add)
+    _add_device(add)
+
+    add = command("stress", _stress, "what changes of acquisition cost a run's model")
+    add("run", type=Path)
+    add("--data", help="other labelled images (default: the run's own)")
+    add("--split", default="val", choices=("train", "val", "test"))
+    about = "one of the changes; may be given several times (default: all)"
+    add("--change", dest="changes", action="append", metavar="NAME", help=about)
     _add_device(add)
 
     add = command("report", _report, "a finished run as one HTML page to send to a colleague")

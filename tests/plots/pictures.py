@@ -128,6 +128,16 @@ def per_class_metrics() -> dict:
     }
 
 
+def stress_table(two: bool = True) -> pd.DataFrame:
+    rows = [("", "", "unchanged"), ("left_10", "framing", "a tenth at the left cut off")]
+    rows += [("top_25", "framing", "a quarter at the top cut off"), ("noise", "detector", "noise")]
+    table = pd.DataFrame(rows, columns=["change", "family", "words"])
+    names = ("sensitivity", "specificity") if two else ("balanced_accuracy", "auc")
+    for name, values in zip(names, ([0.9, 0.9, 0.95, 0.8], [0.85, 0.8, 0.4, 0.9])):
+        table = table.assign(**{name: values, f"{name}_low": 0.3, f"{name}_high": 0.97})
+    return table
+
+
 def roc_table(predictions: pd.DataFrame) -> pd.DataFrame:
     fpr, tpr, threshold = sk.roc_curve(
         predictions["label"] == "PNEUMONIA", predictions["p_PNEUMONIA"], drop_intermediate=False
@@ -200,6 +210,7 @@ _DRAWN = (
     (1, partial(of_results.accuracy_by, GROUPS)),
     (1, partial(of_results.accuracy_by_patients, ARMS, 0.6)),
     (1, partial(of_results.accuracy_against_count, per_class_metrics(), dict.fromkeys(OCT, 10))),
+    (2, partial(of_results.stress, stress_table())),
     (2, partial(of_results.score_distribution, binary_predictions(), "PNEUMONIA", 0.5)),
 )
 PICTURES = {draw.func.__name__: (panels, draw) for panels, draw in _DRAWN}

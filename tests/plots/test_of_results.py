@@ -18,6 +18,7 @@ from pictures import (
     labels_of,
     pr_table,
     roc_table,
+    stress_table,
     table_of,
     title,
     words,
@@ -34,6 +35,31 @@ from tlutils.plots.style import class_colors
 def test_a_table_without_a_column_is_refused_by_name():
     with pytest.raises(ValueError, match="lacks fpr"):
         of_results.roc(pd.DataFrame({"x": [1], "tpr": [1]}))
+
+
+@pytest.mark.parametrize("two", [True, False])
+def test_stress_has_a_line_a_change_below_its_family_beside_the_unchanged_images(two):
+    table = stress_table(two)
+    axes = of_results.stress(table)
+    lines = ["framing", "a tenth at the left cut off", "a quarter at the top cut off", "detector"]
+    assert words(axes[0].get_yticklabels()) == [*lines, "noise"]
+    weights = [text.get_weight() for text in axes[0].get_yticklabels()]
+    assert weights == ["bold", "normal", "normal", "bold", "normal"]
+    titles = ["sensitivity", "specificity"] if two else ["balanced accuracy", "AUC"]
+    assert [title(ax) for ax in axes] == titles and set(words(axes[1].get_yticklabels())) == {""}
+    right = "specificity" if two else "auc"
+    dots = [line for line in axes[1].lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == table[right][1:].tolist()
+    assert [dot.get_ydata()[0] for dot in dots] == [1, 2, 4]
+    (dashed,) = (line for line in axes[1].lines if line.get_linestyle() == "--")
+    assert dashed.get_xdata()[0] == table[right][0] and "0.850" in axes[1].get_xlabel()
+
+
+def test_stress_wants_the_unchanged_images_and_takes_a_table_from_a_file():
+    with pytest.raises(ValueError, match="unchanged images are not in it.*runs.stress"):
+        of_results.stress(stress_table()[1:])
+    from_file = stress_table().replace({"change": {"": np.nan}, "family": {"": np.nan}})
+    assert len(of_results.stress(from_file)) == 2
 
 
 def test_accuracy_by_patients_has_a_line_and_a_band_an_arm_and_the_baseline():

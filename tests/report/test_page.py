@@ -20,11 +20,14 @@ from finished_runs import (
     train,
     two_classes,  # noqa: F401
 )
+from small_runs import CPU
 
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
+from tlutils.evaluation.stress import in_words, number_of, worst
 from tlutils.report.page import _ERRORS, _MEASURES, _NUMBERS, _OF_A_CLASS, write
 from tlutils.runs.folder import NotARun, Run
+from tlutils.runs.stress import stress
 
 EVIL = "<script>alert(1)</script>&\"'.jpeg"
 
@@ -181,6 +184,24 @@ def test_thresholds_come_from_validation_and_are_measured_on_test(binary, tmp_pa
             **{name: as_shown(found[name]) for name in ("sensitivity", "specificity", "accuracy")},
         }
     assert table["one half"]["accuracy"] == as_shown(binary.metrics["test"]["accuracy"])
+
+
+@pytest.mark.parametrize("which", ["run", "binary"])
+def test_stress_is_shown_where_it_was_measured_and_the_worst_are_named(which, tmp_path, request):
+    run = request.getfixturevalue(which)
+    folder = shutil.copytree(run.folder, tmp_path / "stressed")
+    assert "stress" not in written(folder, tmp_path).sections
+    found = stress(folder, changes=("noise", "inverted", "wider"), **CPU)
+    page = written(folder, tmp_path)
+    rows, name = page.table("stress"), "sensitivity" if which == "binary" else "balanced_accuracy"
+    assert list(rows) == found["words"].tolist()
+    assert [cells[_MEASURES[name]] for cells in rows.values()] == [
+        as_shown(number_of(row, name)) for _, row in found.iterrows()
+    ]
+    told = " ".join(page.sections["stress"].split())
+    assert "in 3 ways" in told and "no other hospital" in told
+    for row in worst(found).to_dict("records"):
+        assert in_words(row) in told
 
 
 def test_four_classes_have_no_threshold(run, tmp_path):

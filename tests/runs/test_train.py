@@ -16,11 +16,12 @@ from tlutils.core import devices
 from tlutils.data import cleaning, phantoms, records
 from tlutils.data.audit import audit_splits, leaks
 from tlutils.evaluation import thresholds
+from tlutils.evaluation.acquisition import Acquisition
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.models import checkpoints
 from tlutils.runs import recipes
 from tlutils.runs import train as training
-from tlutils.runs.folder import NotARun, Run
+from tlutils.runs.folder import NotARun, Run, read_predictions
 from tlutils.runs.train import (
     finish,
     fit,
@@ -28,7 +29,7 @@ from tlutils.runs.train import (
     make_model,
     train_seeds,
 )
-from tlutils.runs.use import evaluate, predict
+from tlutils.runs.use import evaluate, predict, predict_records
 from tlutils.training import loop
 
 FILES = {
@@ -145,6 +146,34 @@ def test_a_run_chooses_its_threshold_on_validation_and_answers_by_it_everywhere(
     assert evaluate(run.folder, calibrated=True, **where)["confusion"] == again["confusion"]
 
 
+@pytest.mark.parametrize("changes", [{}, {"test_views": "1"}], ids=["store", "test views"])
+def test_a_run_chooses_its_threshold_on_stressed_validation(two_classes, tmp_path, changes):
+    rule = "specificity>=0.9"
+    recipe = small(
+        "chest-vgg16-gap", threshold=f"stressed {rule}", val="0.3", stress_views="5", **changes
+    )
+    run = train(two_classes, tmp_path / "run", recipe)
+    dealt = read_predictions(run.folder / "stressed_predictions.csv")
+    val = run.predictions[run.predictions["split"] == "val"].reset_index(drop=True)
+    assert sorted(dealt["path"]) == sorted(5 * val["path"].tolist())
+    assert dealt.groupby("path")["change"].nunique().eq(5).all() and set(dealt["split"]) == {"val"}
+    assert run.threshold == pytest.approx(thresholds.choose_threshold(dealt, rule), abs=1e-6)
+    assert run.threshold != thresholds.choose_threshold(val, rule)
+    healthy = dealt[dealt["label"] == "CNV"]
+    assert (healthy["predicted"] == "CNV").mean() >= 0.9
+    assert evaluate(run.folder, **CPU)["threshold"] == run.metrics["test"]["threshold"]
+    assert train(two_classes, run.folder, recipe).metrics == run.metrics
+
+
+def test_stressed_answers_from_the_store_are_those_of_the_whole_model(two_classes, tmp_path):
+    run = train(two_classes, tmp_path / "run", small("chest-vgg16-gap", val="0.3", epochs="1"))
+    of = (run, run.model(), run.part("val"), "val", devices.choose("cpu", "fp32"), False)
+    how = {"acquisition": Acquisition(), "shown": 3}
+    whole, kept = (predict_records(*of, store=store, **how) for store in (None, tmp_path / "s"))
+    assert whole[["path", "change"]].equals(kept[["path", "change"]])
+    assert np.allclose(whole["p_NORMAL"], kept["p_NORMAL"], atol=1e-5)
+
+
 def test_a_run_that_was_stopped_before_it_chose_its_threshold_answers_nothing(
     two_classes, tmp_path, monkeypatch
 ):
@@ -162,6 +191,10 @@ def test_a_threshold_for_more_than_two_classes_is_refused_before_any_work(tiny_f
         train(tiny_folder, tmp_path / "run", small(threshold="youden"))
     with pytest.raises(ValueError, match="by 'magic'"):
         small(threshold="magic")
+    with pytest.raises(ValueError, match="by 'magic'"):
+        small(threshold="stressed magic")
+    with pytest.raises(ValueError, match="stress_views is 99"):
+        small(stress_views="99")
 
 
 def test_a_recipe_can_ask_for_test_time_augmentation(two_classes, tmp_path):
@@ -235,13 +268,14 @@ def test_bf16_features_give_the_metrics_of_fp32_within_their_interval(
         assert exact["low"] <= fast <= exact["high"]
 
 
-def test_a_recipe_can_train_its_head_first(tiny_folder, tmp_path):
+@pytest.mark.parametrize("monitor", ["val_auc", "stress_auc"])
+def test_a_recipe_can_train_its_head_first(tiny_folder, tmp_path, monitor):
     two_parts = small(
-        "chest-resnet18-finetune", head_epochs="2", layer_decay="0.5", monitor="val_auc"
+        "chest-resnet18-finetune", head_epochs="2", layer_decay="0.5", monitor=monitor
     )
     done = train(tiny_folder, tmp_path / "run", two_parts)
     assert done.history["part"].tolist() == ["head", "head", "all", "all"]
-    assert done.history["val_auc"].between(0, 1).all()
+    assert done.history[monitor].between(0, 1).all()
     assert train(tiny_folder, tmp_path / "run", two_parts).metrics == done.metrics
 
 

@@ -62,6 +62,15 @@ def test_a_process_that_can_read_nothing_of_a_batch_takes_part_all_the_same(both
             ), name
 
 
+@pytest.mark.parametrize("where", ["files", "store"])
+def test_stressed_validation_is_the_same_in_one_process_and_in_two(both, tmp_path, where):
+    alone = two_processes.stressed(tmp_path)
+    assert alone["files"]["stress_images"] == [30] * 3
+    for name, values in alone["files"].items():
+        for found in (alone["store"], *(found["stressed"][where] for found in both)):
+            assert np.allclose(found[name], values, atol=1e-5), name
+
+
 def test_a_process_that_can_read_none_of_its_images_leaves_predicting_to_the_others(both, tmp_path):
     alone = two_processes.unreadable_share(tmp_path)
     assert (

@@ -1,5 +1,6 @@
 """The training loop: what moves, what stays, when it stops, how it goes on."""
 
+import json
 import math
 import shutil
 import signal
@@ -15,10 +16,11 @@ from PIL import Image
 from tlutils.core import devices
 from tlutils.data import loaders
 from tlutils.data.augment import Augmentation
-from tlutils.evaluation.predict import predict
+from tlutils.evaluation.acquisition import Acquisition
+from tlutils.evaluation.predict import predict, predict_changed
 from tlutils.models import checkpoints
 from tlutils.models.build import build
-from tlutils.training import loop
+from tlutils.training import loop, monitors
 from tlutils.training.loop import TrainingError, fit
 
 FP32 = devices.choose("cpu", "fp32")
@@ -280,6 +282,78 @@ def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
 def test_min_delta_counts_only_real_improvements(parts):
     done = quiet_fit(resnet(), parts, epochs=9, patience=2, learning_rate=1e-6, min_delta=0.5)
     assert done.best_epoch == 1 and len(done.history) == 3 and "stopped early" in done.stopped
+
+
+STRESSED = {"monitor": "stress_auc", "patience": 0}
+
+
+class Changeable(torch.nn.Module):
+    """A net that looks at the mean brightness until its weight exceeds -2.5, at the contrast from then on.
+
+    It learns nothing but that weight, which rises by up to 0.6 an epoch.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.tl = torch.nn.Parameter(torch.tensor(-4.0)), {}
+
+    def forward(self, x):
+        seen = x[:, 0].mean((1, 2)) if self.weight < -2.5 else x[:, 0].std((1, 2))
+        score = self.weight.expand(len(x)) if self.training else seen
+        return torch.stack([-score, score], 1)
+
+
+def test_stressed_validation_chooses_another_epoch_where_plain_validation_finds_all_perfect(parts):
+    how = {"epochs": 5, "patience": 0, "optimizer": "sgd", "learning_rate": 0.2, "momentum": 0.0}
+    plain = quiet_fit(Changeable(), parts, monitor="val_auc", **how)
+    stressed = quiet_fit(Changeable(), parts, monitor="stress_auc", **how)
+    assert plain.history["val_auc"].eq(1.0).all() and plain.best_epoch == 1
+    found, changes = stressed.history["stress_auc"], plain.model.weight < -2.5
+    assert changes and stressed.model.weight >= -2.5 and found[0] < found.iloc[-1]
+    assert stressed.best_epoch == found.idxmax() + 1 > 1
+    # What is seen of the unchanged images is what it was, and the views are counted.
+    assert stressed.history["val_loss"].equals(plain.history["val_loss"])
+    assert stressed.history["stress_images"].eq(4 * 24).all()
+    assert not any(name.startswith("stress") for name in plain.history)
+
+
+def test_stressed_validation_is_of_the_changes_dealt_to_each_image(data, parts):
+    settings = {"epochs": 1, "stress_views": 3, **STRESSED, "learning_rate": 1e-9}
+    done = quiet_fit(resnet(), parts, **settings)
+    known = data[1][48:].assign(patient="")
+    loader = loaders.make(known, data[0], ["noise", "patch"], 32, batch_size=7, workers=0)
+    table = predict_changed(done.model, loader, Acquisition(), 3, FP32, progress=False)
+    scores = table[["p_noise", "p_patch"]].to_numpy()
+    expected = monitors.score("stress_auc", scores, (table["label"] == "patch").to_numpy(int))
+    assert done.history["stress_auc"].item() == pytest.approx(expected, abs=1e-6)
+    assert done.history["stress_loss"].item() == pytest.approx(table["loss"].mean(), rel=1e-4)
+    assert done.history["stress_images"].item() == len(table) == 3 * 24
+
+
+@pytest.mark.parametrize("views", [1, 4])
+def test_stressed_validation_from_the_store_equals_that_without_it(parts, tmp_path, views):
+    settings = {"epochs": 3, "views": 1, "stress_views": views, **STRESSED}
+    plain = quiet_fit(resnet(), parts, **settings)
+    stored = quiet_fit(resnet(), parts, store=tmp_path, **settings)
+    for column in ("stress_loss", "stress_auc", "val_loss"):
+        assert np.allclose(plain.history[column], stored.history[column], atol=1e-4), column
+    filled = stored.history["store_seconds"] > 0
+    assert stored.store and filled.tolist() == [True, False, False]
+    kept = [json.loads(file.read_text()) for file in tmp_path.glob("*/store.json")]
+    assert {"noise", "left_25"} <= set(
+        next(one for one in kept if "changes" in one["augmentation"])["augmentation"]["changes"]
+    )
+
+
+def test_a_training_chosen_by_stress_goes_on_as_if_it_had_not_been_stopped(parts, tmp_path):
+    straight = quiet_fit(resnet("none"), parts, epochs=3, views=0, **STRESSED)
+    how = {"schedule": "constant", "views": 0, "checkpoint": tmp_path / "last.pt", **STRESSED}
+    quiet_fit(resnet("none"), parts, epochs=1, **how)
+    resumed = quiet_fit(resnet("none"), parts, epochs=3, **how)
+    assert same(straight.model, resumed.model)
+    assert straight.history["stress_auc"].equals(resumed.history["stress_auc"])
+    with pytest.raises(ValueError, match="stress_views was 4 and is 2"):
+        quiet_fit(resnet("none"), parts, epochs=4, **how | {"stress_views": 2})
 
 
 def test_a_small_validation_set_draws_a_warning(parts):

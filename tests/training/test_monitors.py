@@ -25,6 +25,14 @@ def test_worked_values(monitor, value):
     assert monitors.score(monitor, TWO, LABELS) == pytest.approx(value)
 
 
+@pytest.mark.parametrize("quantity", ["balanced_accuracy", "f1", "auc", "recall@0.75"])
+def test_under_changed_acquisition_a_quantity_is_computed_alike(quantity):
+    stressed, plain = f"stress_{quantity}", f"val_{quantity}"
+    assert monitors.better(stressed) is max and monitors.needs_probabilities(stressed)
+    assert monitors.is_stressed(stressed) and not monitors.is_stressed(plain)
+    assert monitors.score(stressed, TWO, LABELS) == monitors.score(plain, TWO, LABELS)
+
+
 def test_several_classes_are_averaged_one_against_the_rest():
     draw = np.random.default_rng(0)
     labels, scores = draw.integers(0, 3, 60), draw.dirichlet(np.ones(3), 60)
@@ -41,7 +49,7 @@ def test_a_single_class_is_refused_with_advice():
         monitors.score("val_auc", TWO, np.ones(8, int))
 
 
-@pytest.mark.parametrize("wrong", ["auc", "val_recall@2", "val_kappa"])
+@pytest.mark.parametrize("wrong", ["auc", "val_recall@2", "val_kappa", "stress_kappa", "train_auc"])
 def test_an_unknown_monitor_is_refused(wrong):
     with pytest.raises(ValueError, match="val_balanced_accuracy"):
         monitors.better(wrong)
@@ -55,15 +63,16 @@ def test_an_unknown_monitor_is_refused(wrong):
         ("val_loss", (0.0, 99), (0.4, 100), False),
         ("val_loss", (0.9, 100), (0.4, 99), True),  # fewer never, more always
         ("val_auc", (0.9, 7), (0.8, 8), False),
+        ("stress_auc", (0.9, 7), (0.8, 8), False),
+        ("stress_auc", (0.9, 8), (0.8, 8), True),
         ("val_auc", (0.9, 8), (0.8, 8), True),
         ("train_loss", (0.3, 7), (0.4, 8), True),
         ("val_loss", (0.3, None), (0.4, 8), True),
     ],
 )  # None: an older history
 def test_epochs_are_compared_by_as_many_validation_images(monitor, row, best, wins):
-    row, best = (
-        {monitor: value} | ({} if n is None else {"val_images": n}) for value, n in (row, best)
-    )
+    seen = "stress_images" if monitor == "stress_auc" else "val_images"
+    row, best = ({monitor: value} | ({} if n is None else {seen: n}) for value, n in (row, best))
     assert monitors.beats(row, best, monitor) == wins
 
 

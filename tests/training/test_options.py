@@ -12,6 +12,7 @@ from tlutils.training.options import Options
         {"monitor": "val_f9"},
         {"epochs": 0},
         {"views": -1},
+        {"stress_views": 0},
         {"label_smoothing": 1.0},
     ],
 )

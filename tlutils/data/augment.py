@@ -10,6 +10,7 @@ and machine. Caching, resuming and distributing the work become easy because of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +21,33 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _DRAWN = "area aspect left top flip angle shift_x shift_y zoom brightness contrast gamma"
+
+
+class Views(Protocol):
+    """What shows an image in views: an `Augmentation`, or anything else that is made like one.
+
+    Its attributes are plain values, and a view depends on nothing but them, the image, its key, the
+    number and the seed.
+    """
+
+    @property
+    def identity(self) -> bool:
+        """Whether a view is always the image itself."""
+
+    def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
+        """Show one view of each image of a batch.
+
+        Parameters
+        ----------
+        images : uint8 Tensor (N, C, H, W), on any device.
+        keys : int64 Tensor (N,), what tells the images apart (see `loaders.image_key`).
+        number : int, of the view, 0 or more.
+        seed : int
+
+        Returns
+        -------
+        uint8 Tensor (N, C, H, W) on the same device.
+        """
 
 
 @dataclass(frozen=True)
@@ -103,6 +131,22 @@ class Augmentation:
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
         return not (self.moves or self.recolors)
+
+    def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
+        """Show one view of each image of a batch, see the function `view`.
+
+        Parameters
+        ----------
+        images : uint8 Tensor (N, C, H, W), on any device.
+        keys : int64 Tensor (N,), what tells the images apart (see `loaders.image_key`).
+        number : int, of the view, 0 or more.
+        seed : int, of the run.
+
+        Returns
+        -------
+        uint8 Tensor (N, C, H, W) on the same device.
+        """
+        return view(images, keys, number, seed, self)
 
 
 def is_number(value: object) -> bool:

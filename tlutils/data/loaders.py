@@ -309,9 +309,7 @@ class Loader:
     @property
     def keys(self) -> Tensor:
         """int64 (len(records),): the key of each image; reads files that have no sha256 yet."""
-        images = self._dataset
-        keys = [images.key(row, images.data(row)) for row in range(len(images))]
-        return torch.tensor(keys, dtype=torch.int64)
+        return self.keys_of(range(len(self.records)))
 
     @property
     def labels(self) -> Tensor:
@@ -322,6 +320,21 @@ class Loader:
     def unreadable(self) -> list[tuple[str, str]]:
         """(path, why) of every image that could not be read so far."""
         return sorted(self._unreadable.items())
+
+    def keys_of(self, rows: Iterable[int]) -> Tensor:
+        """The keys of some images.
+
+        Parameters
+        ----------
+        rows : int iterable, positions in the records.
+
+        Returns
+        -------
+        int64 Tensor (len(rows),)
+        """
+        images = self._dataset
+        keys = [images.key(int(row), images.data(int(row))) for row in rows]
+        return torch.tensor(keys, dtype=torch.int64)
 
     def add_unreadable(self, rows: Iterable[int], why: str) -> None:
         """Name images that turned out unreadable elsewhere, such as in another process.

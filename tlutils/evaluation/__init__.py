@@ -1,10 +1,14 @@
 """How good a model is: in comes a predictions table, out come numbers with intervals.
 
-predict      a model and a loader to the predictions table; the one module here that knows torch
+predict      a model and a loader to the predictions table
+acquisition  plausible changes of acquisition, made to batches of images
 metrics      the numbers of a split, and the tables behind its pictures
 thresholds   from probabilities to answers, chosen on validation images
 calibration  probabilities made true: temperature and prior
+stress       what changes of acquisition cost a model
 comparison   two models, or two recipes trained several times, on the same images
+
+Only `predict` and `acquisition` need torch.
 
 Notebooks: 03, 04, 05, 06, 07, 08, 09.
 """

@@ -1,7 +1,7 @@
 """From a model and a loader to the predictions table: the model's answer to each image.
 
 The table (split, path, patient, label, predicted, p_<class>..., loss) is all that measuring needs;
-this module alone of the package knows torch.
+this module and `acquisition` alone of the package know torch.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from tqdm import tqdm
 from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
-from ..data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize, view
+from ..data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize
 from ..data.loaders import Loader
 from ..models import feature_store, prefix
 from ..models.build import probabilities
 from ..models.prefix import eval_mode
+from .acquisition import DEALING, Acquisition
 
 _AS_IT_IS = Augmentation()
 _Part = tuple[Tensor, Tensor, Tensor]  # rows, labels, outputs
+_ChangedPart = tuple[Tensor, Tensor, Tensor, list[str]]  # and the change of each
 
 
 class NothingToPredict(ValueError):
@@ -101,7 +103,7 @@ def predict(
         if cut:
             parts = list(_outputs_from_store(cut, model, loader, machine, store, tick))
         else:
-            also = [(number, seed, augmentation) for number in range(views)]
+            also = [(augmentation, number, seed) for number in range(views)]
             parts = list(_outputs(model, loader, machine, also, tick))
     _name_unreadable(loader)
     if not parts:
@@ -118,15 +120,22 @@ def _outputs(
 ) -> Iterator[_Part]:
     """What the whole model gives, the mean over the views `also` shown."""
     for batch in loader:
-        found = [_outputs_of(model, batch.images, machine)]
-        for settings in also:
-            seen = view(batch.images.to(machine.device), batch.keys, *settings)
-            found.append(_outputs_of(model, seen, machine))
-        mean = found[0]
-        if also:  # the log of mean probabilities is an output that means the same
-            mean = torch.stack([probabilities(one) for one in found]).mean(0).log()
+        mean = _mean_over_views(model, batch.images, batch.keys, machine, also)
         yield batch.rows, batch.labels, mean
         tick.update(len(batch.rows))
+
+
+def _mean_over_views(
+    model: nn.Module, images: Tensor, keys: Tensor, machine: Machine, also: list[tuple]
+) -> Tensor:
+    found = [_outputs_of(model, images, machine)]
+    for augmentation, *settings in also:
+        seen = augmentation.view(images.to(machine.device), keys, *settings)
+        found.append(_outputs_of(model, seen, machine))
+    if not also:
+        return found[0]
+    # The log of mean probabilities is an output that means the same.
+    return torch.stack([probabilities(one) for one in found]).mean(0).log()
 
 
 def _outputs_of(model: nn.Module, images: Tensor, machine: Machine) -> Tensor:
@@ -143,17 +152,117 @@ def _outputs_from_store(
     machine: Machine,
     folder: str | Path,
     tick: tqdm,
+    number: int = 0,
+    **views: object,
 ) -> Iterator[_Part]:
     """The same from the frozen part's outputs; what is missing in the store is computed first."""
     mean, std = normalization(model)
-    store = feature_store.open_store(folder, cut.prefix, loader, machine, mean=mean, std=std)
-    store.fill(0)
+    how = {"machine": machine, "mean": mean, "std": std, **views}
+    store = feature_store.open_store(folder, cut.prefix, loader, **how)
+    store.fill(number)
     good = np.setdiff1d(np.arange(store.n), store.bad())
     for rows in np.array_split(good, -(-len(good) // 256)) if len(good) else ():
-        inputs, chosen = machine.place(store.read(0, rows)), torch.from_numpy(rows)
+        inputs, chosen = machine.place(store.read(number, rows)), torch.from_numpy(rows)
         with machine.autocast():
             yield chosen, loader.labels[chosen], cut.tail(inputs)
         tick.update(len(rows))
+
+
+def predict_changed(
+    model: nn.Module,
+    loader: Loader,
+    acquisition: Acquisition,
+    shown: int,
+    machine: Machine | None = None,
+    split: str = "val",
+    progress: bool | None = None,
+    store: str | Path | None = None,
+    views: int = 0,
+    augmentation: Augmentation = _AS_IT_IS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """A model's answers to images whose acquisition was changed; each image is read once.
+
+    Parameters
+    ----------
+    model, loader, machine, split, progress, views, augmentation, seed
+        As for `predict`; the views of test-time augmentation are of the changed images.
+    acquisition : Acquisition, the changes, dealt over the images as in training
+    shown : int, views of each image; as many as there are changes show it under each of them
+    store : str or Path, folder for the outputs of the frozen part under the changes
+        None runs the whole model.
+
+    Returns
+    -------
+    DataFrame
+        As of `predict`, with a row for each view of a readable image, those of one image one after
+        the other; `change` is the name of the change, "" for the image as it is.
+
+    Raises
+    ------
+    NothingToPredict
+        Where no image can be read.
+    ValueError
+        As `predict`.
+    """
+    machine = machine or devices.choose()
+    machine.place(model)
+    loader.pinned = machine.device.type == "cuda"
+    what, total = f"predicting {split} under changes", shown * len(loader.records)
+    with eval_mode(model), bar(what=what, total=total, show=progress) as tick:
+        cut = prefix.split(model) if store is not None and not views else None
+        if cut:
+            of = (cut, model, loader, machine, store, tick)
+            parts = list(_changed_from_store(acquisition, shown, *of))
+        else:
+            also = [(augmentation, number, seed) for number in range(views)]
+            of = (model, loader, machine, also, tick)
+            parts = list(_changed_outputs(acquisition, shown, *of))
+    _name_unreadable(loader)
+    if not parts:
+        raise NothingToPredict(len(loader.records))
+    *numbers, names = zip(*parts)
+    rows, labels, outputs = (torch.cat(one).cpu() for one in numbers)
+    order = torch.argsort(rows, stable=True)
+    _check_once(rows[order][::shown], loader)
+    table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
+    return table.assign(change=np.concatenate(names)[order.numpy()])
+
+
+@torch.inference_mode()
+def _changed_outputs(
+    acquisition: Acquisition,
+    shown: int,
+    model: nn.Module,
+    loader: Loader,
+    machine: Machine,
+    also: list[tuple],
+    tick: tqdm,
+) -> Iterator[_ChangedPart]:
+    """What the whole model gives of each batch in each view, and what was changed there."""
+    for batch in loader:
+        images = batch.images.to(machine.device)
+        for number in range(shown):
+            seen = acquisition.view(images, batch.keys, number, DEALING)
+            outputs = _mean_over_views(model, seen, batch.keys, machine, also)
+            names = acquisition.names(batch.keys, number, DEALING)
+            yield batch.rows, batch.labels, outputs, names
+            tick.update(len(batch.rows))
+
+
+def _changed_from_store(
+    acquisition: Acquisition,
+    shown: int,
+    cut: prefix.Split,
+    model: nn.Module,
+    loader: Loader,
+    *of: object,
+) -> Iterator[_ChangedPart]:
+    """The same from the frozen part's outputs, one view after the other."""
+    views = {"augmentation": acquisition, "views": shown, "seed": DEALING}
+    for number in range(shown):
+        for part in _outputs_from_store(cut, model, loader, *of, number, **views):
+            yield *part, acquisition.names(loader.keys_of(part[0]), number, DEALING)
 
 
 def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -242,6 +242,34 @@ def choose_threshold(
     return _middle(curve["threshold"].to_numpy(), row)
 
 
+def split_rule(how: str) -> tuple[bool, str]:
+    """A rule of `choose_threshold`, and whether it is for images under changed acquisition.
+
+    Parameters
+    ----------
+    how : str
+        A rule, maybe with the word stressed before it, or ""
+
+    Returns
+    -------
+    bool
+    str, the rule alone
+
+    Raises
+    ------
+    ValueError
+        As `check_rule`.
+
+    Examples
+    --------
+    >>> split_rule("stressed specificity>=0.9")
+    (True, 'specificity>=0.9')
+    """
+    stressed, rule = re.fullmatch(r"(stressed\s)?(.*)", how.strip(), re.DOTALL).groups()
+    check_rule(rule)
+    return bool(stressed), rule.strip()
+
+
 def check_rule(how: str) -> re.Match | None:
     """The parts of a rule of `choose_threshold`.
 

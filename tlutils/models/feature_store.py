@@ -30,7 +30,7 @@ from torch import Tensor, fx, nn
 from ..core import files
 from ..core.devices import Machine, barrier, broadcast, rank, world
 from ..core.progress import bar
-from ..data.augment import Augmentation, normalize, view
+from ..data.augment import Augmentation, Views, normalize
 from ..data.loaders import Loader
 from .prefix import eval_mode, fingerprint, ready
 
@@ -58,7 +58,7 @@ class Store:
     loader : Loader, of the images
     run_prefix : Callable, from uint8 images to features
     machine : Machine
-    augmentation, seed, views : Augmentation and int, see `open_store`
+    augmentation, seed, views : Views and int, see `open_store`
     shape : tuple of int, of one image's features
     description : dict, all that the contents depend on
 
@@ -73,7 +73,7 @@ class Store:
     loader: Loader
     run_prefix: Callable[[Tensor], Tensor]
     machine: Machine
-    augmentation: Augmentation
+    augmentation: Views
     seed: int
     views: int
     shape: tuple[int, ...]
@@ -262,7 +262,7 @@ class Store:
             values = torch.empty((0, *self.shape), dtype=self.dtype)
             if len(batch.rows):
                 images = batch.images.to(device, non_blocking=running)
-                images = view(images, batch.keys, number, self.seed, self.augmentation)
+                images = self.augmentation.view(images, batch.keys, number, self.seed)
                 values = self.run_prefix(images).to("cpu", self.dtype)
             yield wanted, batch.rows.numpy(), values
 
@@ -345,7 +345,7 @@ def open_store(
     prefix: fx.GraphModule,
     loader: Loader,
     machine: Machine,
-    augmentation: Augmentation = _AS_IT_IS,
+    augmentation: Views = _AS_IT_IS,
     views: int = 1,
     seed: int = 0,
     mean: tuple[float, ...] | None = None,
@@ -360,7 +360,7 @@ def open_store(
     prefix : fx.GraphModule, see `prefix.split`
     loader : Loader, whose images (in row order) the store is about
     machine : Machine
-    augmentation : Augmentation, see `augment.view`; the identity is the classic feature cache, with
+    augmentation : Views, such as an Augmentation; the identity is the classic feature cache, with
         one view
     views : int, how many
     seed : int, of the views

@@ -453,6 +453,64 @@ def accuracy_by_patients(
     return label(ax, title, "patients to learn from", short_name(measure), caption)
 
 
+def stress(table: pd.DataFrame, ax: Iterable[Axes] | None = None, caption: str = "") -> np.ndarray:
+    """Draw what each change of acquisition makes of a model, beside the unchanged images.
+
+    Parameters
+    ----------
+    table : DataFrame, what `runs.stress.stress` gives
+    ax, caption : iterable of Axes and str, see `tlutils.plots`
+
+    Returns
+    -------
+    np.ndarray of 2 Axes
+        Sensitivity and specificity; of more than two classes balanced accuracy and AUC.
+
+    Raises
+    ------
+    ValueError
+        Where the unchanged images are not in the table.
+    """
+    two = ("sensitivity", "specificity")
+    names = two if "sensitivity" in table else ("balanced_accuracy", "auc")
+    hint = "pass what runs.stress.stress gives"
+    require(table, ("change", "family", "words", *names), hint)
+    plain = table["change"].fillna("") == ""  # a file makes NaN of it
+    require(table[plain], (), f"the unchanged images are not in it; {hint}")
+    (before, *_), rows = table[plain].to_dict("records"), _in_families(table[~plain])
+    axes = panels(ax, 1.2 + 0.23 * len(rows), 2)
+    for ax, name in zip(axes, names):
+        value, low, high = _ends(_measure(before, name))
+        ax.axvspan(low, high, color=BLUE, alpha=0.12, linewidth=0)
+        ax.axvline(value, color=BLUE, linestyle="--", linewidth=1.2)
+        for place, (_, row) in enumerate(rows):
+            if row is not None:
+                _dot(ax, place, _measure(row, name), DARK)
+        told = f"dashed: unchanged, {_in_words(_measure(before, name))}"
+        label(ax, _MEASURES.get(name, name).replace("_", " "), told, "")
+    left = min(ax.get_xlim()[0] for ax in axes)
+    for ax, shown in zip(axes, (True, False)):
+        ax.set_xlim(left, 1.02)
+        name_rows(ax, [words if shown else "" for words, _ in rows])
+    for text, (_, row) in zip(axes[0].get_yticklabels(), rows):
+        text.set_weight("bold" if row is None else "normal")
+    add_caption(axes, caption)
+    return axes
+
+
+def _in_families(changes: pd.DataFrame) -> list[tuple[str, dict | None]]:
+    """A line of the picture for each family's name and, below it, for each of its changes."""
+    lines: list[tuple[str, dict | None]] = []
+    for family, part in changes.groupby("family", sort=False):
+        lines.append((str(family), None))
+        lines += [(short_name(row["words"], 48), row) for row in part.to_dict("records")]
+    return lines
+
+
+def _measure(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {"value": row[name], "low": row.get(f"{name}_low"), "high": row.get(f"{name}_high")}
+
+
 def score_distribution(
     predictions: pd.DataFrame,
     positive: str,

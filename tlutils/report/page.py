@@ -16,7 +16,7 @@ from ..core import files
 from ..core.images import UnreadableImage
 from ..data import loaders, records
 from ..data.audit import audit_all
-from ..evaluation import calibration, metrics, thresholds
+from ..evaluation import calibration, metrics, stress, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs.folder import Run
@@ -108,6 +108,7 @@ def _sections(run: Run) -> dict[str, Html | None]:
         "Results": _results(measured),
         "Curves and calibration": _curves(measured, part),
         "Thresholds": _thresholds(measured, predictions),
+        "Stress": _stress(run.stress),
         "Worst errors": _errors(run, part),
         "What this does not say": tag("ul", found, class_="caveats"),
         "Make it again": text(tag("pre", words), table(facts.made_with(run).items(), kind="facts")),
@@ -309,6 +310,32 @@ def _thresholds(measured: dict, predictions: pd.DataFrame) -> Html | None:
     )
     return table(
         rows, ["chosen by", "threshold", *(_MEASURES[n] for n in _OF_A_THRESHOLD)], sentence
+    )
+
+
+def _stress(found: pd.DataFrame | None) -> Html | None:
+    """What changes of acquisition cost, where that was measured, and the five that cost most."""
+    if found is None:
+        return None
+    before, *_ = rows = found.to_dict("records")
+    seen = images(before["n"], SPLIT_NAMES.get(before["split"], before["split"]))
+    sentence = (
+        f"The acquisition of {seen} of {before['patients']:,} patients was changed in "
+        f"{len(rows) - 1} ways, one at a time; the model answered as it does elsewhere. The "
+        "changes stand for what another hospital may do; they are no other hospital."
+    )
+    worst = [tag("li", stress.in_words(row)) for row in stress.worst(found).to_dict("records")]
+    names = stress.main_numbers(found)
+    shown = [
+        [row["words"], *(_measured(stress.number_of(row, name)) for name in names)] for row in rows
+    ]
+    words = "Each change with its intervals, beside the unchanged images. The table has the numbers"
+    return text(
+        tag("p", sentence),
+        tag("h3", "What costs most" if worst else "None of them costs anything"),
+        tag("ul", worst) if worst else None,
+        tag("div", chart(lambda: of_results.stress(found), words), class_="charts"),
+        table(shown, ["change", *(_MEASURES[name] for name in names)]),
     )
 
 

@@ -24,6 +24,8 @@ from .recipes import Recipe
 
 # What tells a run that was begun.
 BEGUN = ("recipe.json", "records.csv")
+# What `stress` writes: its table, and the answers that this is of.
+STRESS_FILES = ("stress.csv", "stress_predictions.csv")
 # What recipe.json holds beside the recipe, by the path of its keys.
 _KEPT = {
     "weights.requested": str,
@@ -138,6 +140,17 @@ class Run:
         if unknown:
             raise _damaged(file, f"{min(unknown)} is not in records.csv")
         return predictions
+
+    @property
+    def stress(self) -> pd.DataFrame | None:
+        """What changes of acquisition cost, see `stress.stress`; None where nobody has measured."""
+        file = self.folder / STRESS_FILES[0]
+        if not file.is_file():
+            return None
+        try:
+            return pd.read_csv(file).fillna({"change": "", "family": ""})
+        except ValueError as error:
+            raise _damaged(file, error) from None
 
     @property
     def metrics(self) -> dict:

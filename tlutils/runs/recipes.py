@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from ..data.augment import Augmentation, is_number
 from ..data.loaders import RESIZES
-from ..evaluation.thresholds import check_rule
+from ..evaluation.acquisition import Acquisition
+from ..evaluation.thresholds import split_rule
 from ..models.build import HEADS, OLD_HEADS
 from ..training.options import Options
 
@@ -60,8 +61,10 @@ class Recipe(Options):
         See `loaders.read_image`.
     threshold : str
         Two classes only: a rule by which the run chooses, on its validation images, from which
-        probability on it answers the second class (see `thresholds.choose_threshold`); "" answers
-        the likelier one.
+        probability on it answers the second class (see `thresholds.choose_threshold`), such as
+        "specificity>=0.95"; after the word stressed, "stressed specificity>=0.95", on
+        `stress_views` changes of the acquisition of each, all taken together; "" answers the
+        likelier one.
     test_views : int
         Test-time augmentation: answers are averaged over the image and so many views of it.
     split : str
@@ -76,7 +79,9 @@ class Recipe(Options):
         backbone over several seeds, as a pretrained one is the same for all.
     epochs, loss, class_weights, label_smoothing, optimizer, learning_rate, momentum, weight_decay
         See `training.options.Options`, here and below.
-    layer_decay, schedule, monitor, patience, min_delta, views, micro_batch, seed, augmentation
+    layer_decay, schedule, monitor, stress_views, patience, min_delta, views, micro_batch, seed
+        Likewise.
+    augmentation
         By name only.
 
     Raises
@@ -125,7 +130,7 @@ class Recipe(Options):
                 "the rest is trained on"
             )
         super().__post_init__()
-        check_rule(self.threshold)
+        split_rule(self.threshold)
 
     def model_arguments(self, n_classes: int) -> dict:
         """The part that `models.build.build` takes.
@@ -280,7 +285,7 @@ def _is_weight(item: tuple[object, object]) -> bool:
 
 @functools.cache
 def _rules() -> dict[str, _Rule]:
-    """One for every field; `Options` and `check_rule` look at more than kind and range."""
+    """One for every field; `Options` and `split_rule` look at more than kind and range."""
     text = _Rule(_is_text, "a text")
     share = _Rule(lambda value: is_number(value) and 0 <= value < 1, "a number from 0 to below 1")
     positive = _Rule(lambda value: is_number(value) and value > 0, "a number above 0")
@@ -295,6 +300,7 @@ def _rules() -> dict[str, _Rule]:
         **each("name title data loss optimizer schedule monitor", text),
         **each("outputs head_epochs patience views test_views", _whole(0)),
         **each("epochs batch_size", _whole(1)),
+        "stress_views": _whole(1, len(Acquisition().changes)),
         **each("dropout label_smoothing momentum val test", share),
         **each("learning_rate head_learning_rate layer_decay", positive),
         **each("weight_decay min_delta", number),

@@ -5,6 +5,8 @@
     history.csv      one row an epoch
     best.pt last.pt  checkpoints of plain types
     predictions.csv  what the model answered for each validation and test image
+    stressed_predictions.csv  and for validation images under changed acquisition, where a threshold
+                     was chosen by that
     metrics.json     numbers with intervals, the audit's verdict, what must be said beside them
 
 `train` goes it at once; `prepare`, `make_model`, `make_loaders`, `fit`, `finish` are its steps.
@@ -32,6 +34,7 @@ from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
 from ..evaluation import calibration, thresholds
+from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import compute_metrics, headline, to_json
 from ..models import checkpoints
 from ..models.build import build, check_size, count
@@ -39,7 +42,7 @@ from ..models.weights import describe
 from ..training import loop, tuning
 from ..training.loop import Fit
 from . import recipes
-from .folder import BEGUN, Run, reserved, versions
+from .folder import BEGUN, STRESS_FILES, Run, reserved, versions
 from .recipes import Recipe
 from .use import predict_records
 
@@ -632,7 +635,7 @@ def fit(
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
     """Take what was measured away: it is not that of the weights to come, if they can come."""
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
-    for name in ("metrics.json", "predictions.csv"):
+    for name in ("metrics.json", "predictions.csv", "stressed_predictions.csv", *STRESS_FILES):
         (run.folder / name).unlink(missing_ok=True)
     run.write()
 
@@ -691,15 +694,34 @@ def finish(
             for part in ("val", "test")
             if part in parts
         ]
-        return devices.by_first(lambda: _measure(run, pd.concat(tables, ignore_index=True), log))
+        stressed, shown = thresholds.split_rule(run.recipe.threshold)[0], run.recipe.stress_views
+        if stressed and "val" in parts:
+            how = {"store": run.store(store), "acquisition": Acquisition(), "shown": shown}
+            dealt = predict_records(run, model, run.part("val"), "val", machine, show, **how)
+        else:
+            dealt = None
+        predictions = pd.concat(tables, ignore_index=True)
+        return devices.by_first(lambda: _measure(run, predictions, dealt, log))
 
 
-def _measure(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | None) -> dict:
-    """Write predictions and metrics, and the chosen threshold and temperature into best.pt."""
+def _measure(
+    run: Run,
+    predictions: pd.DataFrame,
+    dealt: pd.DataFrame | None,
+    log: Callable[[str], None] | None,
+) -> dict:
+    """Write predictions and metrics, and the chosen threshold and temperature into best.pt.
+
+    The threshold is chosen on the validation images as they are, or as they were `dealt`.
+    """
     val = predictions[predictions["split"] == "val"]
-    threshold, temperature = _threshold(val, run.recipe.threshold), _temperature(val)
+    rule = thresholds.split_rule(run.recipe.threshold)[1]
+    threshold, temperature = _threshold(val if dealt is None else dealt, rule), _temperature(val)
     if threshold is not None:
         predictions = thresholds.apply_threshold(predictions, threshold)
+    if dealt is not None and threshold is not None:
+        dealt = thresholds.apply_threshold(dealt, threshold)
+        records.save(dealt, run.folder / "stressed_predictions.csv")
     records.save(predictions, run.folder / "predictions.csv")
     best, chosen = run.folder / "best.pt", {"temperature": temperature, "threshold": threshold}
     checkpoints.write(best, {**checkpoints.read(best), **chosen})

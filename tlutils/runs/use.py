@@ -18,8 +18,9 @@ from ..core.devices import Machine
 from ..data import loaders, records, sources
 from ..data.splits import is_readable
 from ..evaluation import calibration, thresholds
+from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import compute_metrics, to_json
-from ..evaluation.predict import NothingToPredict, normalization
+from ..evaluation.predict import NothingToPredict, normalization, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from .folder import Run
@@ -35,6 +36,8 @@ def predict_records(
     root: Path | None = None,
     store: str | Path | None = None,
     views: int | None = None,
+    acquisition: Acquisition | None = None,
+    shown: int = 1,
 ) -> pd.DataFrame:
     """What a model answers for the images of a table.
 
@@ -60,6 +63,10 @@ def predict_records(
         Folder for the frozen part's outputs; None does without.
     views : int, optional
         Of test-time augmentation, drawn as the recipe's training views; None as many as it says.
+    acquisition : Acquisition, optional
+        Changes under which the images are seen (see `evaluation.predict.predict_changed`).
+    shown : int
+        How many of them each image is seen under.
 
     Returns
     -------
@@ -78,11 +85,14 @@ def predict_records(
     def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
         reading = {"batch_size": 64, **run.recipe.reading()}
         loader = loaders.make(part, root or run.root, run.classes, **reading)
+        if acquisition:
+            of = (acquisition, shown, machine, split, show)
+            return predict_changed(machine.place(model), loader, *of, **how)
         return predict_loader(machine.place(model), loader, machine, split, show, **how)
 
     # Processes share the filling of a store; the rest is quick.
     if store is not None and not views and prefix.split(model):
-        return answers(table, store=store).sort_values("path").reset_index(drop=True)
+        return _by_path(answers(table, store=store))
     mine, predictions = table.iloc[devices.rank() :: devices.world()], None
     seen = {"augmentation": run.recipe.augmentation, "seed": run.recipe.seed}
     # Nothing of this share, maybe; the others may have images that can be read.
@@ -91,7 +101,11 @@ def predict_records(
     shares = [share for share in devices.gather(predictions) if share is not None]
     if not shares:
         raise NothingToPredict(len(table))
-    return pd.concat(shares).sort_values("path").reset_index(drop=True)
+    return _by_path(pd.concat(shares))
+
+
+def _by_path(predictions: pd.DataFrame) -> pd.DataFrame:
+    return predictions.sort_values("path", kind="stable").reset_index(drop=True)
 
 
 def frozen_features(
@@ -195,7 +209,7 @@ def evaluate(
             splits = ", ".join(sorted(set(run.records["split"]) - {""}))
             raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
     else:
-        table, root, source = devices.by_first(lambda: _other_images(run, data, split, show))
+        table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
         store = None
     predictions = predict_records(run, model, table, split, machine, show, root, store, views)
     predictions = _as_the_run_answers(run, predictions, calibrated)
@@ -222,10 +236,31 @@ def _file_name(used: dict) -> str:
     return "-".join([*(folder[-40:] for folder in folders), used["split"], digest])
 
 
-def _other_images(
-    run: Run, data: str | Path, split: str, show: bool | None
+def other_images(
+    run: Run, data: str | Path, split: str | None, show: bool | None = None
 ) -> tuple[pd.DataFrame, Path, Path]:
-    """Records of other images, the folder they start from, and what was read: it or a manifest."""
+    """Labelled images that are not the run's own.
+
+    Parameters
+    ----------
+    run : Run
+        Whose classes and patient rule hold.
+    data : str or Path
+        A source's name, a folder or a manifest.
+    split : str or None
+        Its images alone where there are such; None takes all.
+    show : bool, optional
+        Progress bar or not; None decides.
+
+    Returns
+    -------
+    DataFrame
+        Records, inspected.
+    Path
+        The folder that their paths start from.
+    Path
+        What was read: that folder or a manifest.
+    """
     source = sources.get(data).resolve()
     patient = run.about["data"].get("patient", "auto")
     table = records.scan(source, classes=run.classes, patient=patient)

@@ -6,14 +6,15 @@ which it gets.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ..core import devices
 from ..core.devices import Machine
-from ..data.augment import Augmentation, normalize, view
+from ..data.augment import Augmentation, Views, normalize
 from ..data.loaders import Loader
 from ..models.feature_store import Store
 
@@ -35,8 +36,8 @@ class Batches:
         Where the inputs are wanted.
     mean, std : tuple of float
         Of the pixels that the model's weights expect.
-    augmentation : Augmentation
-        What a view may change.
+    augmentation : Views
+        Such as an Augmentation: what a view may change.
     views : int
         0 is a new view every epoch; V are V views in turn.
     seed : int
@@ -51,7 +52,7 @@ class Batches:
         machine: Machine,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        augmentation: Augmentation = _AS_IT_IS,
+        augmentation: Views = _AS_IT_IS,
         views: int = 1,
         seed: int = 0,
         store: Store | None = None,
@@ -120,23 +121,40 @@ class Batches:
         """
         self.loader.set_epoch(epoch)
         whole = self.loader.sampler.batches()
-        shares = self._from_files(epoch) if self.store is None else self._from_store(epoch, whole)
+        number = self.view_of(epoch)
+        shares = self._from_store(number, whole) if self.store else self._from_files([number])
         for rows, (inputs, labels) in zip(whole, shares, strict=True):
             yield self.machine.place(inputs), self.machine.place(labels), len(rows)
 
-    def _from_files(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def every_view(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """All `views` of this process's share of the images, each of which is read once.
+
+        Yields
+        ------
+        tuple of (Tensor, Tensor)
+            Inputs and labels, on the device.
+        """
+        numbers, whole = range(self.views), self.loader.sampler.batches()
+        stored = (self._from_store(number, whole) for number in numbers)
+        shares = itertools.chain.from_iterable(stored) if self.store else self._from_files(numbers)
+        for inputs, labels in shares:
+            yield self.machine.place(inputs), self.machine.place(labels)
+
+    def _from_files(self, numbers: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader.shares():
             images = batch.images.to(self.machine.device, non_blocking=self.machine.non_blocking)
-            if len(batch.rows):
-                images = view(images, batch.keys, self.view_of(epoch), self.seed, self.augmentation)
-                images = normalize(images, self.mean, self.std)
-            yield images, batch.labels
+            for number in numbers:
+                shown = images
+                if len(batch.rows):
+                    shown = self.augmentation.view(images, batch.keys, number, self.seed)
+                    shown = normalize(shown, self.mean, self.std)
+                yield shown, batch.labels
 
-    def _from_store(self, epoch: int, whole: list) -> Iterator[tuple[Tensor, Tensor]]:
+    def _from_store(self, number: int, whole: list) -> Iterator[tuple[Tensor, Tensor]]:
         labels = self.loader.labels
         for batch in whole:
             rows = batch[devices.rank() :: devices.world()]
-            values = self.store.read(self.view_of(epoch), rows)
+            values = self.store.read(number, rows)
             lost = values.flatten(1)[:, 0].isnan()  # of an unreadable image, all numbers are NaN
             if lost.any():
                 why = "could not be read when its features were computed"

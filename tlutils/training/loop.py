@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
 from ..data.loaders import Loader
+from ..evaluation.acquisition import DEALING, Acquisition
 from ..evaluation.predict import normalization
 from ..models import build, checkpoints, feature_store, prefix
 from . import losses, monitors
@@ -137,7 +138,9 @@ def fit(
     log = log if log and devices.rank() == 0 else (lambda line: None)
     devices.seed_everything(options.seed + devices.rank())
     devices.take_from_rank_0(machine.place(model))
-    train, val, cut = _what_to_train(model, loaders, options, machine, store, compiled, log)
+    train, val, stressed, cut = _what_to_train(
+        model, loaders, options, machine, store, compiled, log
+    )
     net = cut.tail if cut else torch.compile(model) if compiled else model
     given = loaders["train"]
     weights = losses.class_weights(options.class_weights, given.labels, given.classes)
@@ -149,14 +152,16 @@ def fit(
     try:
         while not state.stopped:
             epoch, started, totals = state.epoch, time.perf_counter(), []
-            filled = train.prepare(epoch, show) + (val.prepare(epoch, show) if val else 0.0)
+            filled = sum(source.prepare(epoch, show) for source in (train, val) if source)
+            for number in range(stressed.views if stressed else 0):
+                filled += stressed.prepare(number, show)
             build.train_mode(checkpoints.unwrapped(net))
             for done, inputs, labels in _watched(train, epoch, totals, show):
                 state.set_rate(_rate(options, epoch + done))
                 totals.append(step(state, inputs, labels))
             _share_statistics(checkpoints.unwrapped(net))
             scores = _scores("train", totals, train, epoch)
-            scores |= validate(state, val) if val else _NO_SCORES
+            scores |= validate(state, val, stressed) if val else _NO_SCORES
             _record(state, scores, train, time.perf_counter() - started, filled)
             state.save(checkpoint)  # first: an epoch that was announced is not lost
             log(_line(state))
@@ -201,8 +206,10 @@ def _what_to_train(
     store: str | Path | None,
     compiled: bool,
     log: Callable[[str], None],
-) -> tuple[Batches, Batches | None, prefix.Split | None]:
-    """The batches, and where the model is cut: what follows, or all of it, is fed with them."""
+) -> tuple[Batches, Batches | None, Batches | None, prefix.Split | None]:
+    """The batches (to train on, to validate on, to validate on under changed acquisition if the
+    monitor wants it), and where the model is cut: what follows, or all of it, is fed with them.
+    """
     build.train_mode(model)
     cut = prefix.split(model) if store is not None and options.views else None
     mean, std = normalization(model)
@@ -216,7 +223,10 @@ def _what_to_train(
 
     views = {name: getattr(options, name) for name in ("augmentation", "views", "seed")}
     train = batches(loaders["train"], **views)
-    val = batches(loaders["val"]) if "val" in loaders else None
+    val, stressed = batches(loaders["val"]) if "val" in loaders else None, None
+    if val and monitors.is_stressed(options.monitor):
+        dealt = {"augmentation": Acquisition(), "views": options.stress_views, "seed": DEALING}
+        stressed = batches(loaders["val"], **dealt)
     if cut:
         log(
             f"the frozen part (up to {cut.name}) runs once per image and view; its outputs of "
@@ -225,7 +235,7 @@ def _what_to_train(
         if there := train.store.to_copy(0):
             known = f"{there:,} of the {train.n:,} images"
             log(f"earlier runs have met {known}, whose outputs are copied")
-    return train, val, cut
+    return train, val, stressed, cut
 
 
 def _warn_of_small_validation(val: Batches | None, options: Options) -> None:
@@ -368,7 +378,7 @@ def _share_statistics(net: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def validate(state: State, source: Batches) -> dict:
+def validate(state: State, source: Batches, stressed: Batches | None = None) -> dict:
     """Loss, accuracy and monitored quantity on the validation images, each counted once and alike.
 
     Parameters
@@ -377,22 +387,23 @@ def validate(state: State, source: Batches) -> dict:
         Of the training; its network is put into eval mode.
     source : Batches
         The validation images.
+    stressed : Batches, optional
+        The same in views of changed acquisition, where the monitor looks at those.
 
     Returns
     -------
     dict
-        val_loss, val_accuracy, val_images; and the monitored quantity, where it is none of them.
+        val_loss, val_accuracy, val_images; for the views stress_loss, stress_accuracy and
+        stress_images (how many were seen); and the monitored quantity, where it is none of them.
     """
-    net = checkpoints.unwrapped(state.net).eval()
-    totals, answers, monitor = [], [], state.options.monitor
-    for inputs, labels, _ in source.batches(0):
-        if len(labels) == 0:
-            continue
-        with state.machine.autocast():
-            outputs = net(inputs)
-        totals.append(_count(_losses(state, outputs, labels), outputs, labels))
-        answers.append((build.probabilities(outputs), labels))
+    checkpoints.unwrapped(state.net).eval()
+    monitor = state.options.monitor
+    plain = ((inputs, labels) for inputs, labels, _ in source.batches(0))
+    totals, answers = _answers(state, plain)
     scores = _scores("val", totals, source, 0)
+    if stressed:
+        totals, answers = _answers(state, stressed.every_view())
+        scores |= _scores("stress", totals, stressed, 0, stressed.views)
     if monitors.needs_probabilities(monitor):
         shares = devices.gather([torch.cat(column).cpu().numpy() for column in zip(*answers)])
         probabilities, labels = (np.concatenate(column) for column in zip(*filter(None, shares)))
@@ -400,18 +411,39 @@ def validate(state: State, source: Batches) -> dict:
     return scores
 
 
-def _scores(part: str, totals: list[Tensor], source: Batches, epoch: int) -> dict[str, float]:
-    """Mean loss, accuracy and number of images from the sums of all batches of all processes."""
+def _answers(
+    state: State, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[list[Tensor], list[tuple[Tensor, Tensor]]]:
+    """Of each batch its sums, as `_count` gives them, and its probabilities beside the labels."""
+    net, totals, answers = checkpoints.unwrapped(state.net), [], []
+    for inputs, labels in batches:
+        if len(labels) == 0:
+            continue
+        with state.machine.autocast():
+            outputs = net(inputs)
+        totals.append(_count(_losses(state, outputs, labels), outputs, labels))
+        answers.append((build.probabilities(outputs), labels))
+    return totals, answers
+
+
+def _scores(
+    part: str, totals: list[Tensor], source: Batches, epoch: int, views: int = 1
+) -> dict[str, float]:
+    """Mean loss, accuracy and number of images from the sums of all batches of all processes.
+
+    Of several views of each, every view counts as an image.
+    """
     loss, correct, n = np.sum(devices.gather(_sum(totals)), 0).tolist()
+    wanted = views * source.n
     if n == 0:
         raise TrainingError(
-            f"none of the {source.n} {part} images could be read in this epoch, or the frozen part "
+            f"none of the {wanted} {part} images could be read in this epoch, or the frozen part "
             "answers NaN for each of them. Make the files readable again and run the same again; "
             "the last whole epoch is in the checkpoint"
         )
-    if n != source.n:
+    if n != wanted:
         warnings.warn(
-            f"{part}: saw {n:.0f} of {source.n} images in this epoch; the rest could not be read "
+            f"{part}: saw {n:.0f} of {wanted} images in this epoch; the rest could not be read "
             "(see the list of unreadable images)",
             stacklevel=3,
         )

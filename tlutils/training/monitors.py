@@ -1,6 +1,7 @@
 """The quantities that early stopping and the choice of the best epoch can look at; a run has one.
 
-scikit-learn computes those that need every image's probabilities.
+scikit-learn computes those that need every image's probabilities. Those that begin with "stress_"
+are of validation images each seen under several changes of acquisition, all taken together.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from sklearn import metrics as sk
 
-_FROM_SUMS = {"val_loss": min, "val_accuracy": max, "train_loss": min, "train_accuracy": max}
+_FROM_SUMS = {f"{part}_loss": min for part in ("val", "train", "stress")}
+_FROM_SUMS |= {f"{part}_accuracy": max for part in ("val", "train", "stress")}
 _FROM_PROBABILITIES = ("val_balanced_accuracy", "val_f1", "val_auc", "val_recall@0.95")
-_RECALL_AT = re.compile(r"val_recall@(0?\.\d+)")
+_QUANTITY = re.compile(r"(val|stress)_(balanced_accuracy|f1|auc|recall@(0?\.\d+))")
 
 
 def better(monitor: str) -> Callable:
@@ -41,22 +43,23 @@ def better(monitor: str) -> Callable:
     """
     if monitor in _FROM_SUMS:
         return _FROM_SUMS[monitor]
-    if monitor in _FROM_PROBABILITIES or _RECALL_AT.fullmatch(monitor):
+    if _QUANTITY.fullmatch(monitor):
         return max
     raise ValueError(
         f"monitor is {monitor!r}; it is one of {', '.join((*_FROM_SUMS, *_FROM_PROBABILITIES))}, "
         "where val_recall@0.95 is the recall at a specificity of 0.95 and takes other numbers as "
-        "well"
+        "well; stress_auc and the like are of validation images under changed acquisition"
     )
 
 
 def beats(row: Mapping, best: Mapping, monitor: str, min_delta: float = 0.0) -> bool:
     """Whether an epoch is better than the best until then.
 
-    Values are compared only between epochs that saw as many validation images (`val_images`). One
-    that saw fewer, as a disk or a network failed it, is never better: what it could not read is
-    left out of its value. One that saw more always is, as the best until then was chosen by fewer.
-    What is monitored on training images is compared always.
+    Values are compared only between epochs that saw as many validation images (`val_images`, or
+    `stress_images` where they are under changed acquisition). One that saw fewer, as a disk or a
+    network failed it, is never better: what it could not read is left out of its value. One that
+    saw more always is, as the best until then was chosen by fewer. What is monitored on training
+    images is compared always.
 
     Parameters
     ----------
@@ -79,8 +82,9 @@ def beats(row: Mapping, best: Mapping, monitor: str, min_delta: float = 0.0) -> 
     >>> beats({"val_loss": 0.3, "val_images": 99}, best, "val_loss")
     False
     """
-    seen, before = row.get("val_images"), best.get("val_images")
-    if monitor.startswith("val_") and None not in (seen, before) and seen != before:
+    part = monitor.partition("_")[0]
+    seen, before = row.get(f"{part}_images"), best.get(f"{part}_images")
+    if part != "train" and None not in (seen, before) and seen != before:
         return seen > before
     gain = row[monitor] - best[monitor]
     return (gain if better(monitor) is max else -gain) > min_delta
@@ -101,6 +105,21 @@ def needs_probabilities(monitor: str) -> bool:
     return monitor not in _FROM_SUMS
 
 
+def is_stressed(monitor: str) -> bool:
+    """Whether the quantity is of images whose acquisition was changed.
+
+    Parameters
+    ----------
+    monitor : str
+        Its name.
+
+    Returns
+    -------
+    bool
+    """
+    return monitor.startswith("stress_")
+
+
 def score(monitor: str, probabilities: np.ndarray, labels: np.ndarray) -> float:
     """A monitored quantity from the validation images.
 
@@ -110,7 +129,7 @@ def score(monitor: str, probabilities: np.ndarray, labels: np.ndarray) -> float:
         "val_balanced_accuracy" (mean recall of the classes), "val_f1" (of the second of two
         classes, or the mean over more), "val_auc" (of the second of two classes, or the mean of one
         against the rest), "val_recall@S" (the largest recall at a specificity of S or more,
-        likewise).
+        likewise), or the same with "stress_".
     probabilities : ndarray
         (N, classes).
     labels : ndarray
@@ -138,15 +157,15 @@ def score(monitor: str, probabilities: np.ndarray, labels: np.ndarray) -> float:
             "the validation set images of each class"
         )
     predicted = probabilities.argmax(1)
-    if monitor == "val_balanced_accuracy":
+    _, quantity, specificity = _QUANTITY.fullmatch(monitor).groups()
+    if quantity == "balanced_accuracy":
         return float(sk.balanced_accuracy_score(labels, predicted))
-    if monitor == "val_f1":
+    if quantity == "f1":
         each = sk.f1_score(labels, predicted, labels=range(n), average=None, zero_division=0.0)
         return float(each[1] if n == 2 else each.mean())
     ranked = [1] if n == 2 else [i for i in range(n) if 0 < (labels == i).sum() < len(labels)]
     curves = [(labels == i, probabilities[:, i]) for i in ranked]
-    if monitor == "val_auc":
+    if quantity == "auc":
         return float(np.mean([sk.roc_auc_score(*curve) for curve in curves]))
-    specificity = float(_RECALL_AT.fullmatch(monitor)[1])
-    rates = [sk.roc_curve(*curve)[:2] for curve in curves]
-    return float(np.mean([tpr[1 - fpr >= specificity - 1e-12].max() for fpr, tpr in rates]))
+    rates, least = [sk.roc_curve(*curve)[:2] for curve in curves], float(specificity) - 1e-12
+    return float(np.mean([tpr[1 - fpr >= least].max() for fpr, tpr in rates]))

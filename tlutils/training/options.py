@@ -39,7 +39,10 @@ class Options:
         `optimizers.schedule_factor`).
     monitor : str
         The one quantity that early stopping and the choice of the best epoch look at (see
-        `monitors`).
+        `monitors`); "stress_auc" and the like are of validation images under changed acquisition.
+    stress_views : int
+        Under how many changes of acquisition each validation image is seen, where something is
+        chosen by that (see `acquisition.Acquisition`).
     patience : int
         Epochs without an improvement of more than `min_delta` before stopping; 0 never stops.
     min_delta : float
@@ -80,6 +83,7 @@ class Options:
     layer_decay: float = 1.0
     schedule: str = "constant"
     monitor: str = "val_loss"
+    stress_views: int = 4
     patience: int = 5
     min_delta: float = 0.0
     views: int = 4
@@ -92,7 +96,7 @@ class Options:
         for name, allowed in (("loss", losses.LOSSES), ("optimizer", OPTIMIZERS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name} is {value!r}; it is one of {', '.join(allowed)}")
-        for name in ("epochs", "learning_rate", "layer_decay"):
+        for name in ("epochs", "learning_rate", "layer_decay", "stress_views"):
             if (value := getattr(self, name)) <= 0:
                 raise ValueError(f"{name} is {value}; it wants more than 0")
         if self.views < 0 or self.patience < 0 or not 0 <= self.label_smoothing < 1:

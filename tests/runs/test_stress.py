@@ -1,0 +1,135 @@
+"""A finished run under changes of acquisition."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_runs import CPU, first, small, train
+
+from tlutils.data import loaders
+from tlutils.evaluation import acquisition, metrics, thresholds
+from tlutils.evaluation.predict import prepared
+from tlutils.models.build import probabilities
+from tlutils.runs.folder import Run, read_predictions
+from tlutils.runs.stress import stress
+
+FEW = ("mirrored", "noise", "top_25")
+
+
+@pytest.fixture(scope="module")
+def binary(two_classes, tmp_path_factory):
+    """A run that answers by a threshold, and the table of the whole battery."""
+    recipe = small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3")
+    run = train(two_classes, tmp_path_factory.mktemp("stressed") / "run", recipe)
+    return run, stress(run.folder, **CPU)
+
+
+def test_the_whole_battery_is_applied_to_the_validation_images_at_the_runs_threshold(binary):
+    run, table = binary
+    assert table["change"].tolist() == ["", *acquisition.CHANGES]
+    assert table["words"].tolist()[:2] == ["unchanged", "a tenth at the left cut off"]
+    val = run.metrics["val"]
+    for name in ("accuracy", "sensitivity", "specificity", "auc"):
+        assert table[name][0] == pytest.approx(val[name]["value"], abs=1e-6)
+        assert table[f"{name}_low"][0] == pytest.approx(val[name]["low"], abs=1e-6)
+    answers = read_predictions(run.folder / "stress_predictions.csv")
+    assert answers.groupby("path").size().eq(len(table)).all()
+    assert sorted(answers["path"].unique()) == sorted(run.part("val")["path"])
+    again = thresholds.apply_threshold(answers, run.threshold)
+    assert (again["predicted"] == answers["predicted"]).all()
+
+
+def test_the_table_is_in_the_run_and_follows_from_the_predictions(binary):
+    run, table = binary
+    pd.testing.assert_frame_equal(Run.load(run.folder).stress, table, check_dtype=False)
+    answers = read_predictions(run.folder / "stress_predictions.csv")
+    dark = answers[answers["change"] == "dark"].sort_values("path").reset_index(drop=True)
+    found = metrics.compute_metrics(dark, seed=run.recipe.seed)
+    there = table.set_index("change").loc["dark"]
+    assert there["accuracy"] == pytest.approx(found["accuracy"]["value"])
+    assert there["auc_low"] == pytest.approx(found["auc"]["low"])
+
+
+def test_an_answer_under_a_change_is_that_to_the_changed_image(binary):
+    run, _ = binary
+    answers = read_predictions(run.folder / "stress_predictions.csv")
+    one = answers[answers["change"] == "top_25"].iloc[0]
+    part = run.part("val")
+    row = part.index[part["path"] == one["path"]][0]
+    image = loaders.read_image(run.root / one["path"], **run.recipe.reading())[None]
+    key = loaders.make(part, run.root, run.classes, 32).keys_of([row])
+    seen = acquisition.changed(image, key, "top_25")
+    shown = acquisition.Acquisition(("top_25",)).view(image, key, 0, 0)
+    assert (seen == shown).all()
+    model = run.model()
+    answer = probabilities(model(prepared(model, seen)))[0].detach().numpy()
+    assert answer[1] == pytest.approx(one["p_NORMAL"], abs=1e-5)
+
+
+def test_some_of_the_changes_and_again_the_same(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    table = stress(copy, changes=FEW, **CPU)
+    assert table["change"].tolist() == ["", *FEW]
+    assert {"accuracy", "balanced_accuracy", "auc"} <= set(table) and "sensitivity" not in table
+    pd.testing.assert_frame_equal(stress(copy, changes=FEW, **CPU), table)
+    trained = stress(copy, "train", changes=FEW[:1], **CPU)
+    assert trained["n"].tolist() == [len(run.part("train"))] * 2
+
+
+def test_images_are_read_once_whatever_the_number_of_changes(run, tmp_path, monkeypatch):
+    read, seen = loaders.read_image, []
+    monkeypatch.setattr(
+        loaders, "read_image", lambda path, *of: seen.append(path) or read(path, *of)
+    )
+    stress(shutil.copytree(run.folder, tmp_path / "run"), changes=FEW, **CPU)
+    assert sorted(seen) == sorted(str(run.root / path) for path in run.part("val")["path"])
+
+
+def test_an_unreadable_image_is_left_out_under_every_change(data, tmp_path):
+    run = train(data, tmp_path / "run", small(epochs="1"))
+    path = run.part("val")["path"][0]
+    (data / path).write_bytes(b"no image")
+    with pytest.warns(UserWarning, match="left out 1 of"):
+        table = stress(run.folder, changes=FEW, **CPU)
+    answers = read_predictions(run.folder / "stress_predictions.csv")
+    assert path not in set(answers["path"])
+    assert table["n"].eq(len(run.part("val")) - 1).all()
+
+
+def test_other_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    lines = []
+    how = {"changes": FEW, "data": tiny_folder, **CPU, "log": lines.append}
+    table = stress(copy, "test", **how)
+    assert table["n"].eq(len(run.part("test"))).all() and not (copy / "stress.csv").exists()
+    (kept,) = (copy / "evaluations").glob("tiny-test-*-stress.csv")
+    assert str(kept) in lines[0] and len(pd.read_csv(kept)) == 4
+
+
+def test_what_cannot_be_is_refused(run, two_classes, tmp_path):
+    with pytest.raises(ValueError, match="'upside down'.*mirrored"):
+        stress(run.folder, changes=["upside down"], **CPU)
+    with pytest.raises(ValueError, match="kept for one last look"):
+        stress(run.folder, "test", **CPU)
+    bare = train(two_classes, tmp_path / "bare", small("chest-vgg16-gap", val="0", epochs="1"))
+    with pytest.raises(ValueError, match="no 'val' images; its splits are test, train"):
+        stress(bare.folder, **CPU)
+
+
+def test_training_on_takes_what_was_measured_of_older_weights_away(data, tmp_path):
+    run = train(data, tmp_path / "run", small(epochs="1"))
+    stress(run.folder, changes=FEW, **CPU)
+    assert (run.folder / "stress.csv").exists()
+    longer = train(data, run.folder, small(epochs="2"))
+    assert isinstance(longer, Run) and not (run.folder / "stress.csv").exists()
+    assert not (run.folder / "stress_predictions.csv").exists()
+
+
+def test_views_at_test_time_are_of_the_changed_images(two_classes, tmp_path):
+    recipe = small("chest-vgg16-gap", test_views="1", val="0.3", epochs="1")
+    run = train(two_classes, tmp_path / "run", recipe)
+    table = stress(run.folder, changes=["mirrored"], **CPU)
+    assert table["auc"][0] == pytest.approx(run.metrics["val"]["auc"]["value"], abs=1e-6)
+    assert np.isfinite(table["auc"][1])
+    assert first(two_classes, "test/CNV").exists()

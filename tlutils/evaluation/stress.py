@@ -1,0 +1,231 @@
+"""How a model fares when the acquisition changes: the numbers of each change beside those without.
+
+In comes a predictions table of the same images under several changes, with a column `change`, which
+is "" where the images are as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from ..core.intervals import check_bootstrap, interval, json_number
+from .comparison import ends_of_difference
+from .metrics import as_text, patients_of, resampled
+from .thresholds import checked, negative_of, positive_of
+
+_LEVEL = 0.95  # of all intervals
+_OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "auc")
+_NAMES = {"auc": "AUC", "balanced_accuracy": "balanced accuracy"}
+_OF_MORE = ("accuracy", "balanced_accuracy", "auc")
+
+
+def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Numbers under each change, and what the change makes of them, with intervals over patients.
+
+    Patients are drawn alike for all changes, so a difference is one of the same patients.
+
+    Parameters
+    ----------
+    predictions : DataFrame of one split, with labels and `change`
+    repeats : int, of the bootstrap
+    seed : int, of the bootstrap
+
+    Returns
+    -------
+    DataFrame
+        A row a change in the order of the predictions, the unchanged images ("") first: change, n,
+        patients; of accuracy, balanced_accuracy and auc, for two classes sensitivity and
+        specificity too: <name>, <name>_low, <name>_high (95 %), and <name>_difference to the
+        unchanged images, <name>_difference_low, <name>_difference_high. NaN where undefined.
+
+    Raises
+    ------
+    ValueError
+        Where the images are not the same under every change, or not there without one; and what
+        `metrics.compute_metrics` refuses.
+
+    Examples
+    --------
+    >>> plain = pd.DataFrame({"split": "val", "path": list("abcd"), "patient": list("1234"),
+    ...     "label": list("NNPP"), "predicted": list("NNPP"), "p_N": [0.9, 0.8, 0.1, 0.2],
+    ...     "p_P": [0.1, 0.2, 0.9, 0.8], "change": ""})
+    >>> dark = plain.assign(predicted=list("NPPP"), change="dark")
+    >>> found = measure(pd.concat([plain, dark]), repeats=100).set_index("change")
+    >>> found.loc["dark", ["sensitivity", "specificity", "specificity_difference"]].tolist()
+    [1.0, 0.5, -0.5]
+    """
+    check_bootstrap(repeats, _LEVEL)
+    parts = _by_change(predictions)
+    trials = _patients(parts[""])
+    found = {name: resampled(part, repeats, seed) for name, part in parts.items()}
+    rows = []
+    for name, (values, spreads) in found.items():
+        row = {"change": name, "n": len(parts[name]), "patients": trials["accuracy"]}
+        for of, behind in trials.items():
+            row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, behind))
+            before, spread = found[""][0][of], spreads[of] - found[""][1][of]
+            difference = _difference(values[of] - before, spread, behind)
+            row |= _with_ends(f"{of}_difference", difference)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each change, in one order of the images."""
+    checked(predictions)
+    predictions = predictions.assign(change=predictions["change"].fillna(""))
+    parts = {
+        str(name): part.sort_values("path").reset_index(drop=True)
+        for name, part in predictions.groupby("change", sort=False)
+    }
+    if "" not in parts:
+        raise ValueError(
+            "there are no predictions of the images as they are; changes are measured against "
+            "those, whose `change` is ''"
+        )
+    parts = {"": parts.pop(""), **parts}
+    for name, part in parts.items():
+        if part["path"].tolist() != parts[""]["path"].tolist():
+            raise ValueError(
+                f"under the change {name!r} there are {len(part)} predictions, and not of the same "
+                f"{len(parts[''])} images as without a change; predict the same ones under each"
+            )
+    return parts
+
+
+def _patients(predictions: pd.DataFrame) -> dict[str, int]:
+    """Of each number that is measured, how many patients it rests on."""
+    classes, patient = checked(predictions), patients_of(predictions)
+    each = patient.groupby(predictions["label"]).nunique()
+    found = dict.fromkeys(_OF_TWO_CLASSES if len(classes) == 2 else _OF_MORE, int(each.min()))
+    found["accuracy"] = patient.nunique()
+    if len(classes) == 2:
+        positive = positive_of(classes)
+        found["sensitivity"] = int(each.get(positive, 1))
+        found["specificity"] = int(each.get(negative_of(classes, positive), 1))
+    return found
+
+
+def _difference(value: float, spread: np.ndarray, patients: int) -> dict[str, float | None]:
+    kept = spread[~np.isnan(spread)].round(12)  # a rounding of the 16th digit is no difference
+    if np.isnan(value) or not len(kept):
+        return dict.fromkeys(("value", "low", "high"))
+    low, high = ends_of_difference(value, kept, patients)
+    return {"value": json_number(value), "low": json_number(low), "high": json_number(high)}
+
+
+def _with_ends(name: str, found: Mapping[str, float | None]) -> dict[str, float]:
+    numbers = (np.nan if found[end] is None else found[end] for end in ("value", "low", "high"))
+    return dict(zip((name, f"{name}_low", f"{name}_high"), numbers))
+
+
+def number_of(row: Mapping, name: str) -> dict[str, float | None]:
+    """A number of a row of `measure` with its ends, as metrics.json has it.
+
+    Parameters
+    ----------
+    row : Mapping, a row of the table
+    name : str, such as "auc" or "auc_difference"
+
+    Returns
+    -------
+    dict of "value", "low", "high", None where undefined
+    """
+    numbers = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+    found = (None if pd.isna(number) else float(number) for number in numbers)
+    return dict(zip(("value", "low", "high"), found))
+
+
+def worst(table: pd.DataFrame, n: int = 5) -> pd.DataFrame:
+    """The changes that cost most, by balanced accuracy, which counts errors of each class alike.
+
+    Parameters
+    ----------
+    table : DataFrame, of `measure`
+    n : int, how many
+
+    Returns
+    -------
+    DataFrame
+        Their rows, the worst first; changes that cost nothing are left out.
+    """
+    lost = table["balanced_accuracy_difference"]
+    return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(n)
+
+
+def main_numbers(table: pd.DataFrame | Mapping) -> tuple[str, ...]:
+    """The three numbers that say most: what depends on the threshold, for each class, and the AUC.
+
+    Parameters
+    ----------
+    table : DataFrame of `measure`, or a row of it
+
+    Returns
+    -------
+    tuple of str
+    """
+    of_two = ("sensitivity", "specificity", "auc")
+    return of_two if "sensitivity" in table else ("balanced_accuracy", "accuracy", "auc")
+
+
+def in_words(row: Mapping) -> str:
+    """What a change does to a model, in a line.
+
+    Parameters
+    ----------
+    row : Mapping, a row of `measure`; its `words`, where it has them, say what the change is
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> low = {"sensitivity": 0.99, "sensitivity_difference": -0.005, "specificity": 0.6,
+    ...        "specificity_difference": -0.375}
+    >>> in_words({"change": "dark", "words": "darker by 30 %"} | low)
+    'darker by 30 %: sensitivity 0.990 (lower by 0.005), specificity 0.600 (lower by 0.375)'
+    """
+    told = [_told(name, row[name], row[f"{name}_difference"]) for name in main_numbers(row)[:2]]
+    return f"{_name(row)}: {', '.join(told)}"
+
+
+def _told(name: str, value: float, difference: float) -> str:
+    words = _NAMES.get(name, name)
+    if pd.isna(value) or pd.isna(difference):
+        return f"{words} undefined"
+    if abs(difference) < 0.0005:
+        return f"{words} {value:.3f} (the same)"
+    side = "lower" if difference < 0 else "higher"
+    return f"{words} {value:.3f} ({side} by {abs(difference):.3f})"
+
+
+def for_people(table: pd.DataFrame) -> pd.DataFrame:
+    """The main numbers as text, each with its interval and what the change made of it.
+
+    Parameters
+    ----------
+    table : DataFrame, of `measure`; its `words`, where it has them, name the rows
+
+    Returns
+    -------
+    DataFrame of str, a row a change, a column a number
+    """
+    rows = table.to_dict("records")
+    columns = {
+        _NAMES.get(name, name): [as_text(number_of(row, name)) + _signed(row, name) for row in rows]
+        for name in main_numbers(table)
+    }
+    return pd.DataFrame(columns, [_name(row) for row in rows])
+
+
+def _name(row: Mapping) -> str:
+    return row.get("words") or row["change"] or "unchanged"
+
+
+def _signed(row: Mapping, name: str) -> str:
+    difference = row[f"{name}_difference"]
+    return "" if row["change"] == "" or pd.isna(difference) else f" {difference:+.3f}"

@@ -1,0 +1,115 @@
+"""A finished run under changes of acquisition: how would it fare at another hospital?
+
+Validation images alone cannot say, as they come from where the training images came from. The
+battery of `evaluation.acquisition` stands for what another place may do; it is no such place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from ..core import devices
+from ..data import records
+from ..evaluation import thresholds
+from ..evaluation.acquisition import CHANGES, Acquisition
+from ..evaluation.stress import measure
+from .folder import STRESS_FILES, Run
+from .use import other_images, predict_records
+
+
+def stress(
+    folder: str | Path,
+    split: str = "val",
+    changes: Iterable[str] | None = None,
+    data: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    show: bool | None = None,
+    log: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
+    """Measure a run's model under changes of acquisition, at its own threshold and test views.
+
+    Writes stress.csv (the table that is returned) and stress_predictions.csv into the run; of other
+    images into <run>/evaluations, under names that tell the images apart. With several processes
+    each takes a share.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run.
+    split : str
+        "val" or "train"; of other images that have splits "test" as well. The run's own test images
+        are not for looking for weaknesses, which one would then mend.
+    changes : iterable of str, optional
+        Names of `acquisition.CHANGES`; None takes all.
+    data : str or Path, optional
+        Other labelled images: all of them, or those of `split` where they have splits.
+    device, precision : str
+        See `devices.choose`.
+    show : bool, optional
+        Progress bar or not; None decides.
+    log : Callable, optional
+        Called with a line that says where the results are.
+
+    Returns
+    -------
+    DataFrame
+        A row a change, the unchanged images first (see `stress.measure`), with the split, the
+        change's family and what it is in words.
+
+    Raises
+    ------
+    ValueError
+        For an unknown change, a split that the run does not have, or its own test images.
+    """
+    run, machine = Run.load(folder), devices.choose(device, precision)
+    acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
+    table, root, targets = _images(run, split, data, show)
+    how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
+    found = predict_records(run, run.model(), table, split, machine, show, **how)
+    if run.threshold is not None:
+        found = thresholds.apply_threshold(found, run.threshold)
+    order = {name: place for place, name in enumerate(acquisition.changes)}
+    found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
+    result = _named(measure(found, seed=run.recipe.seed), split)
+    if devices.rank() == 0:
+        for content, target in zip((result, found), targets):
+            records.save(content, target)
+        if log:
+            log(f"the table is in {targets[0]}, the predictions are in {targets[1]}")
+    return result
+
+
+def _images(
+    run: Run, split: str, data: str | Path | None, show: bool | None
+) -> tuple[pd.DataFrame, Path, list[Path]]:
+    """Records, the folder that they start from, and where the results go."""
+    if data is not None:
+        table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
+        name = f"{source.stem[-40:]}-{split}-{records.fingerprint(table)[:12]}"
+        return table, root, [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
+    if split == "test":
+        raise ValueError(
+            "the run's own test images are kept for one last look: a weakness that is found there "
+            "would be mended to fit them. Take split val, or other images (data=..., on the "
+            "command line --data)"
+        )
+    table = run.part(split)
+    if table.empty:
+        splits = ", ".join(sorted(set(run.records["split"]) - {""}))
+        raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
+    return table, run.root, [run.folder / file for file in STRESS_FILES]
+
+
+def _named(table: pd.DataFrame, split: str) -> pd.DataFrame:
+    """With the split, the family of each change, and what it is in words."""
+    changes = [CHANGES.get(name) for name in table["change"]]
+    table.insert(1, "family", ["" if change is None else change.family for change in changes])
+    words = ["unchanged" if change is None else change.words for change in changes]
+    table.insert(2, "words", words)
+    table.insert(0, "split", split)
+    return table
