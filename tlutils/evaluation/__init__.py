@@ -4,6 +4,7 @@ predict      a model and a loader to the predictions table; the one module here 
 metrics      the numbers of a split, and the tables behind its pictures
 thresholds   from probabilities to answers, chosen on validation images
 calibration  probabilities made true: temperature and prior
+adaptation   threshold and temperature for another place, and what they are worth there
 comparison   two models, or two recipes trained several times, on the same images
 
 Notebooks: 03, 04, 05, 06, 07, 08, 09.
