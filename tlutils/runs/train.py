@@ -6,6 +6,7 @@
     best.pt last.pt  checkpoints of plain types
     predictions.csv  what the model answered for each validation and test image
     metrics.json     numbers with intervals, the audit's verdict, what must be said beside them
+    openings.csv     each time that the test images were scored, and how
 
 `train` goes it at once; `prepare`, `make_model`, `make_loaders`, `fit`, `finish` are its steps.
 """
@@ -38,7 +39,7 @@ from ..models.build import build, check_size, count
 from ..models.weights import describe
 from ..training import loop, tuning
 from ..training.loop import Fit
-from . import recipes
+from . import openings, recipes
 from .folder import BEGUN, Run, reserved, versions
 from .recipes import Recipe
 from .use import predict_records
@@ -632,8 +633,9 @@ def fit(
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
     """Take what was measured away: it is not that of the weights to come, if they can come."""
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
-    for name in ("metrics.json", "predictions.csv"):
-        (run.folder / name).unlink(missing_ok=True)
+    with openings.kept(run):
+        for name in ("metrics.json", "predictions.csv"):
+            (run.folder / name).unlink(missing_ok=True)
     run.write()
 
 
@@ -704,7 +706,11 @@ def _measure(run: Run, predictions: pd.DataFrame, log: Callable[[str], None] | N
     best, chosen = run.folder / "best.pt", {"temperature": temperature, "threshold": threshold}
     checkpoints.write(best, {**checkpoints.read(best), **chosen})
     metrics = _metrics(predictions, run, threshold) | {"temperature": temperature}
-    files.write_text(run.folder / "metrics.json", to_json(metrics))
+    if "test" in metrics:
+        used = openings.settings(run.recipe.test_views, threshold)
+        openings.record(run, "train", used, metrics)
+    else:
+        files.write_text(run.folder / "metrics.json", to_json(metrics))
     if log:
         for part in ("val", "test"):
             if part in metrics:
