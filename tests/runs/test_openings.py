@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from small_runs import CPU, small, train
 
-from tlutils.core import files
 from tlutils.runs import openings
 from tlutils.runs.folder import Run
 from tlutils.runs.train import train_seeds
@@ -152,10 +151,10 @@ def test_a_damaged_list_is_said_in_one_sentence(own):
 
 
 def test_a_look_that_cannot_be_written_down_is_said(own, monkeypatch):
-    def closed(*_, **__):
+    def closed(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(files, "write_text", closed)
+    monkeypatch.setattr(openings.records, "save", saving_all_but("openings.csv", closed))
     with pytest.warns(UserWarning, match="could not be counted: read-only"):
         assert evaluate(own, **CPU)["n"] == 16
 
@@ -178,6 +177,7 @@ def test_processes_that_look_at_the_same_time_are_all_counted(own):
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
+@pytest.mark.slow
 def test_several_processes_are_one_look(own):
     words = ["-m", "tlutils", "evaluate", str(own), "--device", "cpu", "--precision", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

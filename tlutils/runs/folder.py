@@ -246,9 +246,10 @@ class Run:
         file = folder / f"{name}.json"
         found = _json(file)
         try:
-            for one in filter(None, (found["threshold"], found["temperature"])):
-                float(one["value"])
-            weights = found["used"]["weights"]
+            weights, views = found["used"]["weights"], found["used"]["views"]
+            threshold, temperature = found["threshold"], found["temperature"]["value"]
+            if not (views >= 0 < temperature and (not threshold or threshold["value"] >= 0)):
+                raise ValueError("views, threshold or temperature is no number that can be")
             images = pd.read_csv(file.with_suffix(".csv"), usecols=["sha256"], dtype=str)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(file, error) from None

@@ -214,7 +214,8 @@ def evaluate(
     predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
     threshold = None if calibrated or chosen else run.threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
-    if split == "test" if data is None else _has_test_images(run, table):
+    own_test = split == "test" if data is None else _has_test_images(run, table)
+    if own_test:
         used = openings.settings(views, _threshold(run, chosen), calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
