@@ -451,3 +451,32 @@ def test_evaluating_other_images_says_where_the_results_are(finished, tiny_folde
     assert main(["evaluate", str(finished), "--data", str(tiny_folder)]) == 0
     name = said()[0].split(" are in ", 1)[1].split(".csv")[0]
     assert os.path.isfile(f"{name}.json") and os.path.isfile(f"{name}.csv")
+
+
+def test_adapt_chooses_for_a_place_and_evaluate_and_predict_answer_by_it(
+    finished, tiny_folder, tmp_path, said
+):
+    place = tmp_path / "site" / "images"
+    for file in sorted((tiny_folder / "test").rglob("*.jpeg")):
+        to = place / file.parent.name / f"{file.parent.name}-5{file.name.split('-', 1)[1]}"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).point(lambda grey: grey // 2).save(to, quality=95)
+    run = str(shutil.copytree(finished, tmp_path / "run"))
+    assert main(["adapt", run, "--data", str(place), "--name", "site"]) == 0
+    out, _ = said()
+    for words in ("temperature", "temperature alone", "--adapted site", "not a medical device"):
+        assert words in out
+    assert main(["predict", run, str(place), "--adapted", "site"]) == 0
+    assert "site" in said()[0]
+    assert main(["evaluate", run, "--data", str(place), "--adapted", "site"]) == 0
+    assert "chosen on, so what follows is too good" in said()[1]
+    assert main(["evaluate", run, "--adapted", "elsewhere"]) == 2
+    assert "it has site" in said()[1]
+    assert main(["adapt", run, "--data", str(tiny_folder)]) == 2
+    assert "knows by heart" in said()[1]
+
+
+def test_evaluate_says_how_often_the_test_images_were_scored(finished, tmp_path, said):
+    run = str(shutil.copytree(finished, tmp_path / "run"))
+    assert main(["evaluate", run, "--tta", "1"]) == 0
+    assert re.search(r"scored \d+ times, under 2 settings", said()[0])

@@ -230,6 +230,7 @@ def _how_to_use(given: _Arguments) -> dict:
         "precision": given.precision,
         "views": given.tta,
         "calibrated": given.calibrated,
+        "adapted": given.adapted,
     }
 
 
@@ -256,6 +257,21 @@ def _evaluate(given: _Arguments) -> int:
     print("confusion (rows true, columns predicted)")
     print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
     print(f"\n({Run.load(given.run).caption})")
+    return _DONE
+
+
+@_on_the_device
+def _adapt(given: _Arguments) -> int:
+    """Choose a run's threshold and temperature anew on labelled images of another place."""
+    from .core import devices
+    from .runs.adapt import adapt
+    from .runs.folder import Run
+
+    how = {"split": given.split, "views": given.tta, "log": print}
+    how |= {"device": given.device, "precision": given.precision}
+    adapt(given.run, given.data, given.rule, given.name, **how)
+    if devices.rank() == 0:
+        print(f"\n({Run.load(given.run).caption}; not a medical device)")
     return _DONE
 
 
@@ -385,6 +401,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--change", dest="changes", action="append", metavar="NAME", help=about)
     _add_device(add)
 
+    add = command("adapt", _adapt, "threshold and temperature for another place")
+    add("run", type=Path)
+    add("--data", required=True, help="labelled images of the place: a folder or a CSV manifest")
+    about = (
+        "youden, sensitivity>=0.95, specificity>=0.95 or cost=5 (default: as the run, or youden)"
+    )
+    add("--rule", help=about)
+    add("--name", help="of the adaptation (default: the data's last two folders)")
+    about = "choose on these alone, where the images are divided (default: all)"
+    add("--split", choices=("train", "val", "test"), help=about)
+    _add_tta(add)
+    _add_device(add)
+
     add = command("report", _report, "a finished run as one HTML page to send to a colleague")
     add("run", type=Path)
     add("--out", type=Path, help="the page's file (default: report.html in the run)")
@@ -410,14 +439,20 @@ def _add_patient(add: Callable) -> None:
     add("--patient", default="auto", metavar="REGEX", type=rule, help=about)
 
 
-def _add_views(add: Callable) -> None:
+def _add_tta(add: Callable) -> None:
     about = (
         "test-time augmentation: average over the image and so many views of it (default: the "
         "recipe's)"
     )
     add("--tta", type=int, metavar="VIEWS", help=about)
+
+
+def _add_views(add: Callable) -> None:
+    _add_tta(add)
     about = "apply the temperature fitted on the validation images"
     add("--calibrated", action="store_true", help=about)
+    about = "answer by what `adapt` chose for another place"
+    add("--adapted", metavar="NAME", help=about)
 
 
 def _add_device(add: Callable) -> None:

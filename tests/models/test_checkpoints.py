@@ -35,6 +35,15 @@ def test_a_saved_model_comes_back_as_it_was(model, tmp_path):
     ]
 
 
+def test_a_fingerprint_is_that_of_the_weights_and_of_nothing_else(model, tmp_path):
+    for name, more in (("a", {"threshold": 0.2}), ("b", {"epoch": 3})):
+        checkpoints.save(tmp_path / name, model, ["a", "b"], **more)
+    one, other = (checkpoints.load(tmp_path / name) for name in "ab")
+    assert checkpoints.fingerprint(one) == checkpoints.fingerprint(other)
+    other["state"]["conv1.weight"].view(-1)[0] += 1
+    assert checkpoints.fingerprint(one) != checkpoints.fingerprint(other)
+
+
 def test_wrappers_leave_no_prefix_in_the_keys(model, tmp_path):
     wrapped = nn.DataParallel(model)
     checkpoints.save(tmp_path / "w.pt", wrapped, ["a", "b"])

@@ -178,6 +178,7 @@ ARMS = pd.DataFrame(
         for n in (5, 20)
     ]
 )
+DRAWS = ARMS.assign(measure=ARMS["arm"].replace({"one": "sensitivity", "two": "specificity"}))
 GROUPS = pd.DataFrame({"n": [3], "accuracy": 0.6}, ["a"])
 PR = {"VGG16": pr_table(binary_predictions())}
 # (panels, how it is drawn); class_grid, which reads files, has its own tests
@@ -209,6 +210,7 @@ _DRAWN = (
     (1, partial(of_results.cost_against_accuracy, costs(2), "seconds")),
     (1, partial(of_results.accuracy_by, GROUPS)),
     (1, partial(of_results.accuracy_by_patients, ARMS, 0.6)),
+    (1, partial(of_results.threshold_by_patients, DRAWS, 0.7, 20)),
     (1, partial(of_results.accuracy_against_count, per_class_metrics(), dict.fromkeys(OCT, 10))),
     (2, partial(of_results.stress, stress_table())),
     (2, partial(of_results.score_distribution, binary_predictions(), "PNEUMONIA", 0.5)),

@@ -8,6 +8,7 @@ import pytest
 from pictures import (
     ARMS,
     COUNTS,
+    DRAWS,
     OCT,
     binary_predictions,
     calibration_table,
@@ -68,6 +69,15 @@ def test_accuracy_by_patients_has_a_line_and_a_band_an_arm_and_the_baseline():
     assert ax.get_xscale() == "log" and words(ax.get_xticklabels()) == ["5", "20"]
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.75, 0.9])
     assert len(ax.collections) == 2
+
+
+def test_a_threshold_by_patients_has_a_band_a_measure_and_says_what_there_is_without():
+    ax = of_results.threshold_by_patients(DRAWS, unadapted=0.7, steady=20)
+    said = ["sensitivity", "specificity", "own threshold: 0.700 balanced", "steady from 20 on"]
+    assert labels_of(ax) == said and len(ax.collections) == 2
+    assert words(ax.get_xticklabels()) == ["5", "20"]
+    bare = of_results.threshold_by_patients(DRAWS.assign(measure="balanced accuracy"))
+    assert labels_of(bare) == ["balanced accuracy"]
 
 
 def test_confusion_shows_counts_and_shares_of_the_row():

@@ -67,3 +67,17 @@ def test_without_validation_nothing_could_be_chosen(copy):
         del metrics["val"]
     found = titles(Run.load(copy))
     assert "There was no validation set" in found and "The validation set is small" not in found
+
+
+def test_several_settings_on_the_test_images_are_a_caveat_and_several_looks_are_none(copy):
+    title = "The test images were looked at under several settings"
+    for count, told in (
+        ({"times": 5, "settings": 1}, False),
+        ({"times": 2, "settings": 2}, True),
+        (None, False),
+    ):
+        with edited(copy / "metrics.json") as metrics:
+            metrics["test_openings"] = count
+            if count is None:  # as before they were counted
+                del metrics["test_openings"]
+        assert (title in titles(Run.load(copy))) == told

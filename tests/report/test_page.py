@@ -146,6 +146,18 @@ def test_every_number_of_the_results_is_that_of_metrics_json(which, tmp_path, re
         assert list(cells.values()) == [as_shown(found[measure]) for measure in _OF_A_CLASS]
 
 
+def test_the_results_say_how_often_the_test_images_were_scored(copy, tmp_path):
+    def said():
+        return " ".join(written(copy, tmp_path).sections["results"].split())
+
+    with edited(copy / "metrics.json") as metrics:
+        metrics["test_openings"] = {"times": 3, "settings": 2}
+    assert "test images were scored 3 times, under 2 settings." in said()
+    with edited(copy / "metrics.json") as metrics:
+        del metrics["test_openings"]
+    assert "test images were scored at least once." in said()
+
+
 def test_the_first_lines_say_the_result_and_what_must_be_said_beside_it(run, tmp_path):
     seen, found = written(run, tmp_path), run.metrics["test"]
     top = " ".join(seen.sections[""].split())

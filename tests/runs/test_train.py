@@ -40,6 +40,7 @@ FILES = {
     "last.pt",
     "predictions.csv",
     "metrics.json",
+    "openings.csv",
 }
 
 
@@ -500,7 +501,8 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_says_so_in_re
     assert about["recipe"]["epochs"] == four.recipe.epochs == 4
     assert (two.folder / "metrics.json").read_text() != before
     whole = train(tiny_folder, tmp_path / "whole", small(patience="0", epochs="4"))
-    assert whole.metrics == four.metrics and same_weights(whole, four)
+    looked = {"test_openings": {"times": 2, "settings": 2}}  # with two epochs and with four
+    assert whole.metrics | looked == four.metrics and same_weights(whole, four)
     for epochs in ("2", "4"):
         again = train(tiny_folder, two.folder, small(patience="0", epochs=epochs), log=said.append)
         assert again.recipe.epochs == 4 and "is finished already" in said[-1]
@@ -551,7 +553,9 @@ def test_training_anew_in_steps_takes_the_old_measurements_away_first(run, tmp_p
         fit(again, model, parts, **where)
     assert not again.finished and not (again.folder / "predictions.csv").exists()
     finish(again, model, parts, **where)
-    assert again.metrics == run.metrics
+    looked = {"test_openings": again.metrics["test_openings"]}
+    assert looked["test_openings"]["times"] > run.metrics["test_openings"]["times"]
+    assert again.metrics == run.metrics | looked
 
 
 def test_measurements_stay_where_training_cannot_go_on_from_what_was_saved(

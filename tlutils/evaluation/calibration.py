@@ -46,9 +46,9 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
     """
     refuse_all_but_validation(predictions, "temperature")
     classes = checked(predictions)
-    log_p, rows = _log_scores(predictions), np.arange(len(predictions))
+    scores = scores_of(predictions)
     truth = predictions["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(int)
-    if (log_p.argmax(1) == truth).all():
+    if (scores.argmax(1) == truth).all():
         warnings.warn(
             f"all {len(truth)} validation images are answered rightly, which tells nothing about "
             "how sure the model may be; the temperature stays at 1. More validation images would "
@@ -56,12 +56,7 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
             stacklevel=2,
         )
         return 1.0
-
-    def loss(log_t: float) -> float:
-        return -_normalized(log_p / math.exp(log_t))[rows, truth].mean()
-
-    bounds = math.log(_COLDEST), math.log(_HOTTEST)
-    found = math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    found = likeliest_temperature(scores, truth)
     if found > 0.99 * _HOTTEST:
         warnings.warn(
             f"the temperature is at its end of {_HOTTEST:g}: on these {len(truth)} images even "
@@ -69,7 +64,30 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
             "class, which a temperature cannot mend, so look at the confusion matrix",
             stacklevel=2,
         )
-    return float(found)
+    return found
+
+
+def likeliest_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The temperature of `fit_temperature` from bare numbers, where it is fitted many times over.
+
+    Parameters
+    ----------
+    scores : ndarray, float (n, classes), probabilities
+    truth : ndarray, int (n,), indices of the true classes
+
+    Returns
+    -------
+    float, from 0.05 to 20; 1 where every answer is right
+    """
+    log_p, rows = np.log(np.maximum(scores, np.finfo(float).tiny)), np.arange(len(truth))
+    if (log_p.argmax(1) == truth).all():
+        return 1.0
+
+    def loss(log_t: float) -> float:
+        return -_normalized(log_p / math.exp(log_t))[rows, truth].mean()
+
+    bounds = math.log(_COLDEST), math.log(_HOTTEST)
+    return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x)
 
 
 def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:

@@ -5,6 +5,7 @@ A file is written beside its place and renamed into it: a reader finds the old o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,24 @@ def load(path: str | Path) -> dict:
     if isinstance(head, str):
         content["model"]["head"] = OLD_HEADS.get(head, head)
     return content
+
+
+def fingerprint(content: dict) -> str:
+    """A mark of a checkpoint's weights, whatever else it holds and however often it was written.
+
+    Parameters
+    ----------
+    content : dict, see `load`
+
+    Returns
+    -------
+    str of 16 hexadecimal digits
+    """
+    mark = hashlib.sha256()
+    for name, tensor in sorted(content["state"].items()):
+        mark.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        mark.update(tensor.contiguous().view(-1).view(torch.uint8).numpy())
+    return mark.hexdigest()[:16]
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:

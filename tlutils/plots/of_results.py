@@ -432,25 +432,66 @@ def accuracy_by_patients(
     hint = "pass what learning_curve.summarize gives"
     require(table, ("arm", "patients", "value", "low", "high"), hint)
     (ax,) = panels(ax, 4.2)
-    arms = list(dict.fromkeys(table["arm"]))
+    _bands(ax, table, "arm")
+    if baseline is not None:
+        always = {"color": DARK, "linestyle": "--", "linewidth": 1.2}
+        ax.axhline(baseline, label=f"always the commonest: {baseline:.3f}", **always)
+    legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
+    title = "How many patients does it take?"
+    return label(ax, title, "patients to learn from", short_name(measure), caption)
+
+
+def threshold_by_patients(
+    table: pd.DataFrame,
+    unadapted: float | None = None,
+    steady: int | None = None,
+    ax: Axes | None = None,
+    caption: str = "",
+) -> Axes:
+    """Draw what a threshold is worth that was chosen on few labelled patients and on more.
+
+    Parameters
+    ----------
+    table : DataFrame, measure, patients, value, low and high: see `adaptation.table_of_numbers`;
+        its sensitivity, specificity and balanced accuracy are drawn
+    unadapted : float, balanced accuracy of the run's own threshold, as a dashed line
+    steady : int, number of patients from which the choice is steady, as a dotted line
+    ax, caption : Axes and str, see `tlutils.plots`
+
+    Returns
+    -------
+    Axes
+    """
+    hint = "pass what adaptation.table_of_numbers gives"
+    require(table, ("measure", "patients", "value", "low", "high"), hint)
+    shown = ("sensitivity", "specificity", "balanced accuracy")
+    (ax,) = panels(ax, 4.2)
+    _bands(ax, table[table["measure"].isin(shown)], "measure")
+    line = {"color": DARK, "linewidth": 1.2}
+    if unadapted is not None:
+        words = f"own threshold: {unadapted:.3f} balanced"
+        ax.axhline(unadapted, label=words, linestyle="--", **line)
+    if steady is not None:
+        ax.axvline(steady, label=f"steady from {steady:,} on", linestyle=":", **line)
+    legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
+    title, x = "A threshold chosen anew: median and 95 % of the draws", "patients to choose it on"
+    return label(ax, title, x, "on the other patients", caption)
+
+
+def _bands(ax: Axes, table: pd.DataFrame, by: str) -> None:
+    """A line and a band for each value of a column, by the number of patients."""
+    arms = list(dict.fromkeys(table[by]))
     colors = class_colors(map(str, range(len(arms))))  # by order, as in the next picture of them
-    looks = zip(arms, colors.values(), "osD^vP*X" * len(arms))
-    for arm, color, marker in looks:
-        of = table[table["arm"] == arm].sort_values("patients")
+    for arm, color, marker in zip(arms, colors.values(), "osD^vP*X" * len(arms)):
+        of = table[table[by] == arm].sort_values("patients")
         band = {"facecolor": to_rgba(color, 0.12), "edgecolor": color, "linewidth": 0.6}
         ax.fill_between(of["patients"], of["low"], of["high"], **band)
         line = {"color": color, "marker": marker, "markersize": 6, "linewidth": 2}
         ax.plot(of["patients"], of["value"], **line, label=short_name(arm))
-    if baseline is not None:
-        always = {"color": DARK, "linestyle": "--", "linewidth": 1.2}
-        ax.axhline(baseline, label=f"always the commonest: {baseline:.3f}", **always)
     ax.set_xscale("log", base=2)
     numbers = sorted(table["patients"].unique())
     ax.set_xticks(numbers, [f"{n:,}" for n in numbers])
     ax.minorticks_off()
-    legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
-    title = "How many patients does it take?"
-    return label(ax, title, "patients to learn from", short_name(measure), caption)
 
 
 def stress(table: pd.DataFrame, ax: Iterable[Axes] | None = None, caption: str = "") -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..data import records
+from ..runs import openings
 from ..runs.folder import Run
 from .facts import images, is_phantom, kept_epoch, main_split, over_seeds, percent
 
@@ -55,6 +56,7 @@ def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
         *_of_what_was_learned(run),
         *_of_accuracy(found),
         *_of_validation(metrics),
+        *_of_openings(metrics),
         *_of_training(run),
         *_of_files(run, audit),
         *_of_classes(run),
@@ -123,6 +125,17 @@ def _of_validation(metrics: dict) -> Iterator[Caveat]:
             "The validation set is small",
             f"The epoch, and every threshold, was chosen by {images(n)} of {patients:,} patients, "
             f"where one image more or less right moves the accuracy by {100 / n:.1f} points.",
+        )
+
+
+def _of_openings(metrics: dict) -> Iterator[Caveat]:
+    count = openings.of(metrics)
+    if count and count["settings"] > 1:
+        yield Caveat(
+            "The test images were looked at under several settings",
+            f"{openings.in_words(count)} Views, threshold, temperature or weights differed. The "
+            "best of several numbers is too good, as luck was picked with it; choose on validation "
+            "images, and quote what was settled before the first look.",
         )
 
 

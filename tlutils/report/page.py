@@ -19,6 +19,7 @@ from ..data.audit import audit_all
 from ..evaluation import calibration, metrics, stress, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
+from ..runs import openings
 from ..runs.folder import Run
 from . import caveats, facts
 from .facts import SPLIT_NAMES, images, main_split
@@ -232,12 +233,13 @@ def _results(measured: dict) -> Html:
     method = f"{how['method']}, {how['repeats']:,} repeats."
     sentence = f"Intervals of {100 * how['level']:g}\u00a0%: {method}"
     sentence += f" Positive is {found['positive']}." if "positive" in found else ""
-    each = []
+    count, each = openings.of(measured), []
     for name, of in found["per_class"].items():
         first = text(name, " ", tag("small", images(of["n"])))
         each.append([first, *(_measured(of[measure]) for measure in _OF_A_CLASS)])
     return text(
         table(rows, ["measure", *(SPLIT_NAMES[split] for split in parts)], sentence),
+        tag("p", openings.in_words(count)) if count else None,
         tag("h3", f"Each class ({SPLIT_NAMES[main]})"),
         table(each, ["class", *_OF_A_CLASS.values()]),
     )

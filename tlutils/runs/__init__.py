@@ -6,6 +6,8 @@
     learning_curve  ways to train against each other, on few patients and on more
     stress          a finished run under changes of acquisition
     use             a finished run measured anew, asked about new images
+    adapt           a finished run's threshold and temperature chosen anew for another place
+    openings        how often a run's own test images were scored
 
 Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """

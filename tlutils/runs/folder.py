@@ -222,6 +222,57 @@ class Run:
             return None
         return self.folder / "features" if folder == "auto" else folder
 
+    @property
+    def fingerprint(self) -> str:
+        """A mark of the weights of best.pt."""
+        return checkpoints.fingerprint(checkpoints.load(self._file("best.pt")))
+
+    def adaptation(self, name: str, any_weights: bool = False) -> dict:
+        """What was chosen for another place.
+
+        Parameters
+        ----------
+        name : str
+            As `adapt.adapt` gave it or was told.
+        any_weights : bool
+            Whether it may have been chosen for weights that the run had before.
+
+        Returns
+        -------
+        dict
+            See `adapt.adapt`; and "images", the sha256 of each image that it was chosen on.
+
+        Raises
+        ------
+        ValueError
+            Where there is none of that name, it was chosen for other weights, or its files are not
+            what `adapt` writes.
+        """
+        folder = self.folder / "adaptations"
+        known = sorted(file.stem for file in folder.glob("*.json"))
+        if name not in known:
+            found = f"it has {', '.join(known)}" if known else "it has none yet"
+            raise ValueError(
+                f"{self.folder} has no adaptation {name!r}; {found}. Make one from labelled images "
+                f"of the place (python -m tlutils adapt {self.folder} --data LOCAL)"
+            )
+        file = folder / f"{name}.json"
+        found = _json(file)
+        try:
+            weights, views = found["used"]["weights"], found["used"]["views"]
+            threshold, temperature = found["threshold"], found["temperature"]["value"]
+            if not (views >= 0 < temperature and (not threshold or threshold["value"] >= 0)):
+                raise ValueError("views, threshold or temperature is no number that can be")
+            images = pd.read_csv(file.with_suffix(".csv"), usecols=["sha256"], dtype=str)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(file, error) from None
+        if not any_weights and weights != self.fingerprint:
+            raise ValueError(
+                f"the adaptation {name!r} of {self.folder} was chosen for other weights: the run "
+                "was trained on since. Adapt it anew, on the same images"
+            )
+        return found | {"images": set(images["sha256"])}
+
     def write(self) -> None:
         """Write recipe.json, with the recipe as used."""
         self.about["recipe"] = self.recipe.to_dict()

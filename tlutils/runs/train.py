@@ -8,6 +8,7 @@
     stressed_predictions.csv  and for validation images under changed acquisition, where a threshold
                      was chosen by that
     metrics.json     numbers with intervals, the audit's verdict, what must be said beside them
+    openings.csv     each time that the test images were scored, and how
 
 `train` goes it at once; `prepare`, `make_model`, `make_loaders`, `fit`, `finish` are its steps.
 """
@@ -41,7 +42,7 @@ from ..models.build import build, check_size, count
 from ..models.weights import describe
 from ..training import loop, tuning
 from ..training.loop import Fit
-from . import recipes
+from . import openings, recipes
 from .folder import BEGUN, STRESS_FILES, Run, reserved, versions
 from .recipes import Recipe
 from .use import predict_records
@@ -635,8 +636,10 @@ def fit(
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
     """Take what was measured away: it is not that of the weights to come, if they can come."""
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
-    for name in ("metrics.json", "predictions.csv", "stressed_predictions.csv", *STRESS_FILES):
-        (run.folder / name).unlink(missing_ok=True)
+    measured = ("metrics.json", "predictions.csv", "stressed_predictions.csv", *STRESS_FILES)
+    with openings.kept(run):
+        for name in measured:
+            (run.folder / name).unlink(missing_ok=True)
     run.write()
 
 
@@ -726,7 +729,11 @@ def _measure(
     best, chosen = run.folder / "best.pt", {"temperature": temperature, "threshold": threshold}
     checkpoints.write(best, {**checkpoints.read(best), **chosen})
     metrics = _metrics(predictions, run, threshold) | {"temperature": temperature}
-    files.write_text(run.folder / "metrics.json", to_json(metrics))
+    if "test" in metrics:
+        used = openings.settings(run.recipe.test_views, threshold)
+        openings.record(run, "train", used, metrics)
+    else:
+        files.write_text(run.folder / "metrics.json", to_json(metrics))
     if log:
         for part in ("val", "test"):
             if part in metrics:

@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,13 +18,14 @@ from torch import nn
 from ..core import devices, files
 from ..core.devices import Machine
 from ..data import loaders, records, sources
-from ..data.splits import is_readable
+from ..data.splits import comparable, is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import compute_metrics, to_json
 from ..evaluation.predict import NothingToPredict, normalization, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
+from . import openings
 from .folder import Run
 
 
@@ -163,13 +166,15 @@ def evaluate(
     precision: str = "auto",
     views: int | None = None,
     calibrated: bool = False,
+    adapted: str | None = None,
     show: bool | None = None,
     log: Callable[[str], None] | None = None,
 ) -> dict:
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
     Of other images the results are written to <run>/evaluations; the file's name tells data, split,
-    views and calibration apart, and the .json says what they were. Nothing of the run is changed.
+    views, calibration and adaptation apart, and the .json says what they were. Nothing of the run
+    is changed, but that each look at its own test images is counted (see `openings`).
 
     Parameters
     ----------
@@ -185,10 +190,14 @@ def evaluate(
         Of test-time augmentation (see `predict_records`).
     calibrated : bool
         Whether to apply the temperature fitted on validation.
+    adapted : str, optional
+        The name of an adaptation (see `adapt.adapt`): answer by its threshold, with its views
+        unless others are given, and at its temperature.
     show : bool, optional
         Progress bars or not; None decides.
     log : Callable, optional
-        Called with a line that says where the results are.
+        Called with a line that says where the results are, or how often the test images were
+        scored.
 
     Returns
     -------
@@ -198,10 +207,12 @@ def evaluate(
     Raises
     ------
     ValueError
-        Where the run has no image of the split, or no temperature that is wanted.
+        Where the run has no image of the split, no temperature that is wanted, or no such
+        adaptation.
     """
     run, machine = Run.load(folder), devices.choose(device, precision)
-    views = _checked_views(run, views)
+    chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
+    views = checked_views(run, views, chosen)
     model = run.model()
     if data is None:
         table, root, store = run.part(split), run.root, run.store()
@@ -211,12 +222,19 @@ def evaluate(
     else:
         table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
         store = None
+    if chosen:
+        _warn_of_chosen_on(table, chosen, adapted)
     predictions = predict_records(run, model, table, split, machine, show, root, store, views)
-    predictions = _as_the_run_answers(run, predictions, calibrated)
-    threshold = None if calibrated else run.threshold
+    predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
+    threshold = None if calibrated or chosen else run.threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
+    own_test = split == "test" if data is None else _has_test_images(run, table)
+    if own_test:
+        used = openings.settings(views, _threshold(run, chosen), calibrated, adapted)
+        devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
+        used |= {"adapted": adapted} if adapted is not None else {}
         target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
         used |= {"requested": str(data), "images": len(table)}
@@ -228,12 +246,63 @@ def evaluate(
     return metrics
 
 
+def _has_test_images(run: Run, table: pd.DataFrame) -> bool:
+    """Whether some of the images are the run's own test images, wherever they lie."""
+    known, test = table[comparable(table)], run.part("test")
+    return bool(known["sha256"].isin(set(test["sha256"])).any())
+
+
+def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
+    try:
+        count = openings.record(run, "evaluate", used)
+    except OSError as error:  # a colleague's run, say, that one may only read
+        warnings.warn(f"this look at the test images could not be counted: {error}", stacklevel=5)
+        return
+    if log:
+        log(openings.in_words(count))
+
+
+def _warn_of_chosen_on(table: pd.DataFrame, chosen: dict, name: str) -> None:
+    known = int(table["sha256"].isin(chosen["images"]).sum())
+    if known:
+        warnings.warn(
+            f"{known} of these {len(table)} images are among those that {name} was chosen on, so "
+            f"what follows is too good. What to expect there is in adaptations/{name}.json, "
+            "measured by cross-fitting",
+            stacklevel=3,
+        )
+
+
 def _file_name(used: dict) -> str:
     """A file's name that no other data, split or settings have: "siteA-images-test-1f0c..."."""
-    source = Path(used["data"])
-    folders = [*source.parts[1:-1], source.stem if source.is_file() else source.name][-2:]
     digest = hashlib.sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:12]
-    return "-".join([*(folder[-40:] for folder in folders), used["split"], digest])
+    return "-".join([*_last_folders(Path(used["data"])), used["split"], digest])
+
+
+def _last_folders(source: Path) -> list[str]:
+    folders = [*source.parts[1:-1], source.stem if source.is_file() else source.name][-2:]
+    return [folder[-40:] for folder in folders]
+
+
+def readable_name(source: Path) -> str:
+    """A name for what is made of some data, to be typed: its last two folders.
+
+    Parameters
+    ----------
+    source : Path
+        A whole path, of a folder or a manifest.
+
+    Returns
+    -------
+    str
+        Letters, digits and . _ - alone, a letter or digit first.
+
+    Examples
+    --------
+    >>> readable_name(Path("/data/site A/images"))
+    'site-A-images'
+    """
+    return re.sub(r"[^\w.-]+", "-", "-".join(_last_folders(source))).strip("._-") or "local"
 
 
 def other_images(
@@ -270,8 +339,35 @@ def other_images(
     return records.inspect(table, root, decode=True, progress=show), root, source
 
 
-def _checked_views(run: Run, views: int | None) -> int:
-    views = run.recipe.test_views if views is None else views
+def checked_views(run: Run, views: int | None, chosen: dict | None = None) -> int:
+    """How many views to average over.
+
+    Parameters
+    ----------
+    run : Run
+        Whose recipe says it where nobody else does.
+    views : int, optional
+        As asked for.
+    chosen : dict, optional
+        An adaptation, which was chosen with so many.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        For a negative number.
+    """
+    usual = chosen["used"]["views"] if chosen else run.recipe.test_views
+    if chosen and views not in (None, usual):
+        warnings.warn(
+            f"the adaptation was chosen with {usual} views and is used with {views}; its threshold "
+            "may not fit",
+            stacklevel=3,
+        )
+    views = usual if views is None else views
     if views < 0:
         raise ValueError(
             f"views is {views}; test-time augmentation wants a number of views, 0 for the image "
@@ -289,6 +385,7 @@ def predict(
     precision: str = "auto",
     views: int | None = None,
     calibrated: bool = False,
+    adapted: str | None = None,
     show: bool | None = None,
 ) -> pd.DataFrame:
     """What a run's model answers for new images.
@@ -306,8 +403,9 @@ def predict(
         Image files and folders of them.
     out : str or Path, optional
         CSV to write; None writes none.
-    device, precision, views, calibrated, show
-        As for `evaluate`; a column says whether the answers are calibrated.
+    device, precision, views, calibrated, adapted, show
+        As for `evaluate`; columns say whether the answers are calibrated, and by which adaptation,
+        if any, they are.
 
     Returns
     -------
@@ -316,14 +414,15 @@ def predict(
         that names them.
     """
     run, machine = Run.load(folder), devices.choose(device, precision)
-    views = _checked_views(run, views)
+    chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
+    views = checked_views(run, views, chosen)
     found = devices.by_first(lambda: _image_files(images))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
     how = {"root": Path("/"), "views": views}
     predictions = predict_records(run, run.model(), table, "new", machine, show, **how)
-    predictions = _as_the_run_answers(run, predictions, calibrated)
+    predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
     predictions["path"] = predictions["path"].map(whole)
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
@@ -353,10 +452,19 @@ def _image_files(images: Iterable[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _as_the_run_answers(run: Run, predictions: pd.DataFrame, calibrated: bool) -> pd.DataFrame:
-    """Predictions at the run's threshold that say whether they are calibrated, and are if asked."""
-    if run.threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, run.threshold)
+def _as_the_run_answers(
+    run: Run, predictions: pd.DataFrame, calibrated: bool, chosen: dict | None = None
+) -> pd.DataFrame:
+    """Predictions at the run's threshold that say whether they are calibrated, and are if asked.
+
+    An adaptation's threshold and temperature go before the run's own.
+    """
+    threshold = _threshold(run, chosen)
+    if threshold is not None:
+        predictions = thresholds.apply_threshold(predictions, threshold)
+    if chosen:
+        cooled = calibration.apply_temperature(predictions, chosen["temperature"]["value"])
+        return cooled.assign(adapted=chosen["name"])
     if not calibrated:
         return predictions.assign(calibrated=False)
     temperature = checkpoints.load(run.folder / "best.pt").get("temperature")
@@ -365,3 +473,8 @@ def _as_the_run_answers(run: Run, predictions: pd.DataFrame, calibrated: bool) -
             f"{run.folder} has no temperature, as it has no validation images; leave calibrated out"
         )
     return calibration.apply_temperature(predictions, temperature)
+
+
+def _threshold(run: Run, chosen: dict | None) -> float | None:
+    """The adaptation's where there is one, else the run's own."""
+    return chosen["threshold"]["value"] if chosen and chosen["threshold"] else run.threshold

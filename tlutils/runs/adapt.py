@@ -1,0 +1,230 @@
+"""A finished run for another place: its threshold and temperature chosen anew on local images.
+
+Nothing of the run is changed. What was chosen lies in <run>/adaptations, and `use.evaluate` and
+`use.predict` answer by it where they are given its name.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from .. import __version__
+from ..core import devices, files
+from ..data import records
+from ..data.splits import comparable, is_readable
+from ..evaluation import adaptation, thresholds
+from ..evaluation.metrics import as_text, patients_of, to_json
+from .folder import Run
+from .use import checked_views, other_images, predict_records, readable_name
+
+
+def adapt(
+    folder: str | Path,
+    data: str | Path,
+    rule: str | None = None,
+    name: str | None = None,
+    *,
+    split: str | None = None,
+    views: int | None = None,
+    draws: int = 100,
+    repeats: int = 1000,
+    device: str = "auto",
+    precision: str = "auto",
+    show: bool | None = None,
+    log: Callable[[str], None] | None = None,
+) -> dict:
+    """Choose a run's threshold and temperature anew for a place, on its labelled images.
+
+    What they are worth there is measured by cross-fitting (see `adaptation.cross_fit`), so no image
+    is judged by what was chosen on its patient. Of more than two classes the temperature alone is
+    chosen. Written are <run>/adaptations/<name>.json, which holds what is returned, and .csv: the
+    run's answers with the sha256 of each image, and the fold, threshold, temperature and answer
+    that it was judged by.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run.
+    data : str or Path
+        Labelled images of the place: a source's name, a folder or a manifest.
+    rule : str, optional
+        See `thresholds.choose_threshold`; None takes the recipe's, or "youden" where it has none.
+    name : str, optional
+        Of the adaptation; None makes one of the data's last two folders. The same data may be
+        adapted to again under its name, other data may not.
+    split : str, optional
+        "train", "val" or "test", where the images are divided: those alone, so that the others are
+        left to measure on. None takes all.
+    views : int, optional
+        Of test-time augmentation (see `use.predict_records`).
+    draws, repeats : int
+        See `adaptation.fit`.
+    device, precision : str
+        See `devices.choose`.
+    show : bool, optional
+        Progress bars or not; None decides.
+    log : Callable, optional
+        Called with lines for a person.
+
+    Returns
+    -------
+    dict
+        name; used (data, split, views, images, patients, fingerprint of the data, weights, which
+        is that of the run's); rule (None for more than two classes); own_threshold; what
+        `adaptation.fit` gives; notes, time, tlutils (version).
+
+    Raises
+    ------
+    ValueError
+        For images that the run was trained or is tested on, less than two patients of a class, an
+        unknown rule, a name that cannot be or that other data have.
+    """
+    run, machine = Run.load(folder), devices.choose(device, precision)
+    rule = rule or thresholds.split_rule(run.recipe.threshold)[1] or "youden"
+    thresholds.check_rule(rule)
+    views = checked_views(run, views)
+    table, root, used, name = devices.by_first(
+        lambda: _local_images(run, data, name, split, views, show)
+    )
+    model = run.model()
+    found = predict_records(run, model, table, "local", machine, show, root, views=views)
+    if run.threshold is not None:
+        found = thresholds.apply_threshold(found, run.threshold)
+    how = {"draws": draws, "repeats": repeats, "seed": run.recipe.seed}
+    about = {"name": name, "used": used, "rule": rule if len(run.classes) == 2 else None}
+    return devices.by_first(lambda: _choose(run, table, found, about, how, log))
+
+
+def _local_images(
+    run: Run,
+    data: str | Path,
+    name: str | None,
+    split: str | None,
+    views: int,
+    show: bool | None,
+) -> tuple[pd.DataFrame, Path, dict, str]:
+    """Records, the folder they start from, what is used, and the adaptation's name."""
+    table, root, source = other_images(run, data, split, show)
+    if split is not None and (table["split"] != split).any():
+        raise ValueError(f"{data} has no {split!r} images; leave the split out to take all")
+    name = _checked_name(run, readable_name(source) if name is None else name, source)
+    _refuse_own_images(run, table)
+    table = table[is_readable(table)].reset_index(drop=True)
+    adaptation.check_enough(table, run.classes)
+    if unknown := int(records.unknown_patient(table).sum()):
+        warnings.warn(
+            f"the patients of {unknown} of {len(table)} images are unknown, so each counts as one "
+            "of its own; if some are of one person, the intervals are too narrow and the figures "
+            "too good",
+            stacklevel=5,
+        )
+    used = {
+        "data": str(source),
+        "requested": str(data),
+        "split": split,
+        "views": views,
+        "images": len(table),
+        "patients": int(patients_of(table).nunique()),
+        "fingerprint": records.fingerprint(table),
+        "weights": run.fingerprint,
+    }
+    return table, root, used, name
+
+
+def _checked_name(run: Run, name: str, source: Path) -> str:
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise ValueError(
+            f"an adaptation cannot be called {name!r}; take letters, digits and . _ - alone, a "
+            "letter or digit first"
+        )
+    if (run.folder / "adaptations" / f"{name}.json").is_file():
+        other = run.adaptation(name, any_weights=True)["used"]["data"]
+        if other != str(source):
+            raise ValueError(
+                f"{run.folder} has an adaptation {name!r} already, to {other}; give this one "
+                "another name (--name)"
+            )
+    return name
+
+
+def _refuse_own_images(run: Run, table: pd.DataFrame) -> None:
+    """Refuse what the model knows by heart, and what its result was measured on."""
+    whole = table[comparable(table)]
+    for split, why in (
+        ("train", "which it knows by heart, so nothing about a place can be learned from them"),
+        ("test", "on which a choice would fit the errors that its own result is about"),
+    ):
+        known = whole[whole["sha256"].isin(run.part(split)["sha256"])]
+        if len(known):
+            raise ValueError(
+                f"{len(known)} of {len(table)} images, e.g. {known['path'].iloc[0]}, are {split} "
+                f"images of {run.folder} itself, {why}. Give labelled images of the other place"
+            )
+
+
+def _choose(
+    run: Run,
+    table: pd.DataFrame,
+    predictions: pd.DataFrame,
+    about: dict,
+    how: dict,
+    log: Callable[[str], None] | None,
+) -> dict:
+    """Choose, measure, write, and tell."""
+    found, held_out = adaptation.fit(predictions, about["rule"] or "youden", **how)
+    found = about | {"own_threshold": run.threshold} | found
+    found |= {"notes": run.about["notes"], "tlutils": __version__}
+    found["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    target = run.folder / "adaptations" / about["name"]
+    judged = held_out[["fold", "threshold", "temperature"]].assign(held_out=held_out["predicted"])
+    content = predictions["path"].map(table.set_index("path")["sha256"])
+    # The table first: `Run.adaptation` looks for the .json.
+    records.save(predictions.assign(sha256=content).join(judged), f"{target}.csv")
+    files.write_text(f"{target}.json", to_json(found))
+    steady = found["steady"]
+    if steady and steady["patients"] is None:
+        warnings.warn(adaptation.in_words(found), stacklevel=5)
+    for line in _told(run, found, str(target)) if log else ():
+        log(line)
+    return found
+
+
+def _told(run: Run, found: dict, target: str) -> list[str]:
+    """Lines for a person."""
+    used, name = found["used"], found["name"]
+    behind = f"{used['images']:,} images of {used['patients']:,} patients"
+    lines = [f"{name}: {behind}; intervals of 95 % by bootstrap over patients"]
+    if found["threshold"]:
+        own = 0.5 if run.threshold is None else run.threshold
+        what = f"threshold {as_text(found['threshold'])} by {found['rule']}, in place of {own:.3f}"
+        lines.append(what)
+    lines.append(f"temperature {as_text(found['temperature'])}; AUC {as_text(found['auc'])}")
+    lines.append(
+        "\nWhat to expect there, each patient judged by what was chosen on others:\n"
+        f"{adaptation.table(found).to_string()}\n"
+    )
+    if found["steady"] and found["steady"]["numbers"]:
+        lines += [f"By patients chosen on, measured on the others:\n{_numbers(found['steady'])}\n"]
+    return [
+        *lines,
+        adaptation.in_words(found),
+        f"All numbers are in {target}.json, the answers in {target}.csv. The run is as it was; "
+        f"evaluate and predict answer by this with --adapted {name}",
+    ]
+
+
+def _numbers(steady: dict) -> str:
+    """A row a number of patients: median and range of what a choice on so many gives."""
+    measures = ("threshold", "sensitivity", "specificity", "balanced_accuracy")
+    rows = [
+        {"patients": one["patients"], "images": one["images"]}
+        | {measure.replace("_", " "): as_text(one[measure]) for measure in measures}
+        for one in steady["numbers"]
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
