@@ -10,6 +10,8 @@ from pathlib import Path
 # Before torch or matplotlib is imported. Many threads on tiny arrays wait for each other more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What is fastest depends on the hour, and tests compare the last bit.
+os.environ.setdefault("TLUTILS_MEASURE", "0")
 
 import pytest
 from browsers import browser_path

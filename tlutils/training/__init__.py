@@ -7,6 +7,7 @@
     losses      the loss of each image, and the weight of its class
     monitors    what chooses the best epoch
     tuning      finding a learning rate, training the head before the rest
+    speed       the way in which this machine trains fastest, by a short measurement
 
 Notebooks: 02, 03, 07.
 """

@@ -1,0 +1,111 @@
+"""The fastest way to train, by a short measurement that is kept."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tlutils.core import devices
+from tlutils.models import checkpoints
+from tlutils.models.build import build
+from tlutils.training import speed
+
+FP32 = devices.choose("cpu", "fp32")
+BF16 = devices.choose("cpu", "bf16")
+WAYS = {"bf16", "fp32", "fp32 in torch's layout"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Where it is kept here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("TLUTILS_MEASURE")
+    return tmp_path / "tlutils" / "speed.json"
+
+
+@pytest.fixture
+def model():
+    return build("resnet18", 2, "linear", freeze="none")
+
+
+def rates(monkeypatch, **by_way):
+    """Have each way be as fast as said, bf16 and fp32 in both layouts; returns what was asked for."""
+    asked = []
+
+    def rate(model, machine, size, batch):
+        asked.append((machine.precision, machine.channels_last, size, batch))
+        return by_way[machine.precision if machine.channels_last else "plain"]
+
+    monkeypatch.setattr(speed, "_images_per_second", rate)
+    return asked
+
+
+def test_it_is_measured_for_real_and_the_model_stays_as_it_was(model, cache):
+    before, state = checkpoints.copy_of_state(model), torch.get_rng_state()
+    model.eval()
+    chosen = speed.fastest(model, BF16, 32, 4)
+    assert (chosen.precision, chosen.channels_last) in {
+        ("bf16", True),
+        ("fp32", True),
+        ("fp32", False),
+    }
+    assert "images/s measured" in chosen.why and chosen.device.type == "cpu"
+    ((what, found),) = json.loads(cache.read_text()).items()
+    assert what.startswith("resnet18, freeze none, 32 px, 4 at once")
+    assert found.keys() == WAYS and min(found.values()) > 0
+    assert not model.training and torch.equal(torch.get_rng_state(), state)
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_fastest_way_is_taken_where_it_is_clearly_faster(model, monkeypatch, cache):
+    asked = rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
+    chosen = speed.fastest(model, BF16, 64, 32)
+    assert (chosen.precision, chosen.channels_last) == ("fp32", True)
+    assert {way[2:] for way in asked} == {(64, 16)}, "16 images at most"
+
+
+def test_a_little_faster_is_no_reason_to_leave_what_the_machine_is_made_for(model, monkeypatch):
+    rates(monkeypatch, bf16=10.0, fp32=11.0, plain=9.0)
+    assert speed.fastest(model, BF16, 64, 32).precision == "bf16"
+
+
+def test_a_machine_without_bf16_has_two_ways(model, monkeypatch):
+    asked = rates(monkeypatch, fp32=10.0, plain=20.0)
+    chosen = speed.fastest(model, FP32, 64, 32)
+    assert len(asked) == 2 and not chosen.channels_last
+
+
+def test_what_was_measured_is_kept_by_network_size_and_batch(model, monkeypatch):
+    asked = rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
+    first = speed.fastest(model, BF16, 64, 32)
+    assert speed.fastest(model, BF16, 64, 32) == first and len(asked) == 3
+    assert list(map(set, speed.measured().values())) == [WAYS]
+    speed.fastest(model, BF16, 96, 32)
+    speed.fastest(build("resnet18", 2, "linear", freeze="up to layer2"), BF16, 64, 32)
+    assert len(asked) == 9 and len(speed.measured()) == 3
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', '{"a": {"bf16": "x"}}'])
+def test_a_damaged_cache_is_made_anew(content, model, monkeypatch, cache):
+    cache.parent.mkdir()
+    cache.write_text(content)
+    rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
+    assert speed.fastest(model, BF16, 64, 32).precision == "fp32"
+    assert len(speed.measured()) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(model, monkeypatch, cache):
+    cache.parent.write_text("a file where the folder should be")
+    rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
+    assert speed.fastest(model, BF16, 64, 32).precision == "fp32"
+
+
+def test_a_gpu_and_whoever_wishes_are_left_alone(model, monkeypatch):
+    asked = rates(monkeypatch)
+    gpu = replace(BF16, device=torch.device("cuda", 0))
+    assert speed.fastest(model, gpu, 64, 32) is gpu
+    monkeypatch.setenv("TLUTILS_MEASURE", "0")
+    assert speed.fastest(model, BF16, 64, 32) is BF16 and not asked
