@@ -101,6 +101,7 @@ def _doctor(given: _Arguments) -> int:
     from .models import weights
     from .runs import recipes
     from .runs.folder import versions
+    from .training import speed
 
     machine = devices.choose()
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -118,6 +119,10 @@ def _doctor(given: _Arguments) -> int:
     }
     for name, value in facts.items():
         print(f"{name:>18}  {value}")
+    if rates := speed.measured():
+        print("\nmeasured, images/s trained:")
+    for what, of in rates.items():
+        print(f"{what}: {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
     for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152"):
         print(f"{backbone:>18}  {weights.locate(backbone)}")

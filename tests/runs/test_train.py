@@ -30,7 +30,7 @@ from tlutils.runs.train import (
     train_seeds,
 )
 from tlutils.runs.use import evaluate, predict, predict_records
-from tlutils.training import loop
+from tlutils.training import loop, speed
 
 FILES = {
     "recipe.json",
@@ -670,3 +670,32 @@ def test_torchvision_is_not_loaded_before_a_backbone_is_looked_up():
     assert done.stdout.startswith("backbone is 'vgg61'; it wants the name of a network"), (
         done.stderr
     )
+
+
+def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TLUTILS_MEASURE")
+    fast = {"fp32": 9.0, "bf16": 1.0}
+    rate = lambda model, machine, *_: fast[machine.precision]  # noqa: E731
+    monkeypatch.setattr(speed, "_images_per_second", rate)
+    changes = {"backbone": "resnet18", "freeze": "none", "head": "linear", "views": 0}
+    how = {"device": "cpu", "precision": "auto", "limit": 24}
+    done = train(tiny_folder, tmp_path / "run", small(**changes, epochs=1), **how)
+    assert done.about["machine"]["precision"] == "fp32" and done.machine("cpu").precision == "fp32"
+    assert "images/s measured" in done.about["machine"]["why"]
+    fast |= {"fp32": 1.0, "bf16": 9.0}
+    shutil.rmtree(tmp_path / "cache")
+    longer = train(tiny_folder, tmp_path / "run", small(**changes, epochs=2), **how)
+    assert len(longer.history) == 2 and longer.about["machine"]["precision"] == "fp32"
+    other = train(tiny_folder, tmp_path / "other", small(**changes, epochs=1), **how)
+    natural = devices.choose("cpu").precision
+    assert other.about["machine"]["precision"] == natural
+    asked = other.machine("cpu", "bf16")
+    assert asked.precision == "bf16", "who asks for a precision gets it"
+
+
+def test_a_frozen_network_is_not_measured_for_training(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("TLUTILS_MEASURE")
+    monkeypatch.setattr(speed, "fastest", None)
+    done = train(tiny_folder, tmp_path / "run", small(epochs=1), device="cpu", precision="auto")
+    assert done.finished

@@ -66,7 +66,7 @@ def adapt(
     draws, repeats : int
         See `adaptation.fit`.
     device, precision : str
-        See `devices.choose`.
+        See `Run.machine`.
     show : bool, optional
         Progress bars or not; None decides.
     log : Callable, optional
@@ -85,7 +85,8 @@ def adapt(
         For images that the run was trained or is tested on, less than two patients of a class, an
         unknown rule, a name that cannot be or that other data have.
     """
-    run, machine = Run.load(folder), devices.choose(device, precision)
+    run = Run.load(folder)
+    machine = run.machine(device, precision)
     rule = rule or thresholds.split_rule(run.recipe.threshold)[1] or "youden"
     thresholds.check_rule(rule)
     views = checked_views(run, views)

@@ -18,6 +18,7 @@ from torch import nn
 
 from .. import __version__
 from ..core import devices, files
+from ..core.devices import Machine
 from ..data import records, splits
 from ..models import checkpoints
 from .recipes import Recipe
@@ -180,6 +181,25 @@ class Run:
     def caption(self) -> str:
         """What must be said beside every result of this run, in one line."""
         return "; ".join(self.about["notes"])
+
+    def machine(self, device: str = "auto", precision: str = "auto") -> Machine:
+        """What to compute the trained model's answers on.
+
+        Parameters
+        ----------
+        device, precision : str
+            See `devices.choose`; but "auto" is fp32 where the run was trained in it on such a
+            device, so that the answers are those of its own metrics.
+
+        Returns
+        -------
+        Machine
+        """
+        trained, chosen = self.about["machine"], devices.choose(device, precision)
+        alike = str(trained.get("device")).startswith(chosen.device.type)
+        if precision == "auto" and alike and trained.get("precision") == "fp32":
+            return devices.choose(device, "fp32")
+        return chosen
 
     def model(self) -> nn.Module:
         """The trained model.

@@ -49,7 +49,7 @@ def stress(
     data : str or Path, optional
         Other labelled images: all of them, or those of `split` where they have splits.
     device, precision : str
-        See `devices.choose`.
+        See `Run.machine`.
     show : bool, optional
         Progress bar or not; None decides.
     log : Callable, optional
@@ -66,7 +66,8 @@ def stress(
     ValueError
         For an unknown change, a split that the run does not have, or its own test images.
     """
-    run, machine = Run.load(folder), devices.choose(device, precision)
+    run = Run.load(folder)
+    machine = run.machine(device, precision)
     acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
     table, root, targets = _images(run, split, data, show)
     how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}

@@ -37,10 +37,10 @@ from ..data.phantoms import MARKER
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import compute_metrics, headline, to_json
-from ..models import checkpoints
+from ..models import checkpoints, prefix
 from ..models.build import build, check_size, count
 from ..models.weights import describe
-from ..training import loop, tuning
+from ..training import loop, speed, tuning
 from ..training.loop import Fit
 from . import openings, recipes
 from .folder import BEGUN, STRESS_FILES, Run, reserved, versions
@@ -82,7 +82,8 @@ def train(
     limit : int
         Images used, 0 for all.
     device, precision : str
-        See `devices.choose`.
+        See `devices.choose`. On a CPU "auto" trains in the precision that is fastest there (see
+        `speed.fastest`); a run that has begun goes on in its own.
     store : str, Path or None
         Folder for the frozen part's outputs; "auto" is beside the run, None does without.
     compiled : bool
@@ -104,9 +105,7 @@ def train(
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
-            model, parts = _model_and_loaders(run, machine, log)
-            fit(run, model, parts, store=store, compiled=compiled, **how)
-            finish(run, model, parts, store=store, **how)
+            _fit_and_finish(run, precision, store, compiled, **how)
     return run
 
 
@@ -152,9 +151,7 @@ def train_seeds(
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
-                model, parts = _model_and_loaders(several[-1], machine, log)
-                fit(several[-1], model, parts, store=store, compiled=compiled, **how)
-                finish(several[-1], model, parts, store=store, **how)
+                _fit_and_finish(several[-1], precision, store, compiled, **how)
     return several
 
 
@@ -175,16 +172,39 @@ def _is_done(run: Run, log: Callable[[str], None]) -> bool:
     return True
 
 
-def _model_and_loaders(
-    run: Run, machine: Machine, log: Callable[[str], None]
-) -> tuple[nn.Module, dict[str, loaders.Loader]]:
+def _fit_and_finish(
+    run: Run,
+    precision: str,
+    store: str | Path | None,
+    compiled: bool,
+    machine: Machine,
+    show: bool | None,
+    log: Callable[[str], None],
+) -> None:
     model, parts = make_model(run), make_loaders(run)
-    counts = count(model)
+    if precision == "auto":
+        machine = _way_to_train(run, model, machine, store)
+    counts, how = count(model), {"machine": machine, "store": store, "show": show, "log": log}
     log(
         f"{run.recipe.name}: {counts['total']:,} parameters, {counts['trainable']:,} of them "
         f"trained; {machine.device} in {machine.precision} ({machine.why})"
     )
-    return model, parts
+    fit(run, model, parts, compiled=compiled, **how)
+    finish(run, model, parts, **how)
+
+
+def _way_to_train(
+    run: Run, model: nn.Module, machine: Machine, store: str | Path | None
+) -> Machine:
+    """The fastest where much is trained, but that of before where the run has begun to train."""
+    then = run.about["machine"]
+    if any((run.folder / name).is_file() for name in ("last.pt", "head.pt")):
+        same = str(then.get("device")) == str(machine.device)
+        kept = {name: then.get(name) for name in ("precision", "channels_last")}
+        return dataclasses.replace(machine, **kept, why="as it began") if same else machine
+    if run.store(store) is not None and prefix.split(model):
+        return machine
+    return speed.fastest(model, machine, run.recipe.size, run.recipe.batch_size)
 
 
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:

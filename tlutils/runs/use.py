@@ -185,7 +185,7 @@ def evaluate(
     split : str
         "train", "val" or "test".
     device, precision : str
-        See `devices.choose`.
+        See `Run.machine`.
     views : int, optional
         Of test-time augmentation (see `predict_records`).
     calibrated : bool
@@ -210,7 +210,8 @@ def evaluate(
         Where the run has no image of the split, no temperature that is wanted, or no such
         adaptation.
     """
-    run, machine = Run.load(folder), devices.choose(device, precision)
+    run = Run.load(folder)
+    machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
     model = run.model()
@@ -413,7 +414,8 @@ def predict(
         Predictions (split "new", label ""); files that are no images are left out with a warning
         that names them.
     """
-    run, machine = Run.load(folder), devices.choose(device, precision)
+    run = Run.load(folder)
+    machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
     found = devices.by_first(lambda: _image_files(images))
