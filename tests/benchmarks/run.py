@@ -19,6 +19,7 @@ ALL = (
     "prefix_speed",
     "training_speed",
     "fastai_peer",
+    "finetune_speed",
     "gpu_speed",
     "audit_speed",
     "memory",
