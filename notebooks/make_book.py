@@ -32,6 +32,7 @@ RANDOM = (
     "No weights learned on photographs were loaded: scores say nothing about what those give.",
 )
 SETTINGS = ("data", "recipe", "weights", "size", "epochs", "limit", "seed")
+ZERO = {"epochs": "as the recipe says", "limit": "none"}  # what 0 means there, said in words
 INJECTED = {"injected-parameters", "papermill-error-cell-tag"}  # cells of papermill, not ours
 LINK = re.compile(r"\[([^\]]*)\]\(([\w-]+)\.(?:ipynb|md)(#[^)]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w./-]+\.png)\)")
@@ -142,11 +143,11 @@ def on_phantoms(settings: dict) -> bool:
 
 def settings_of(pages: list[Page]) -> dict[str, list[str]]:
     """The settings of all pages, each with its values, as those about eyes and chests differ."""
-    names = dict.fromkeys(key for page in pages for key in page.settings)
-    return {
-        key: list(dict.fromkeys(str(p.settings[key]) for p in pages if key in p.settings))
-        for key in names
-    }
+    found: dict[str, dict[str, None]] = {}
+    for key, value in (item for page in pages for item in page.settings.items()):
+        said = ZERO.get(key, "0") if str(value) == "0" else str(value)
+        found.setdefault(key, {})[said] = None
+    return {key: list(values) for key, values in found.items()}
 
 
 def hero(pages: list[Page], notebooks: dict[str, NotebookNode]) -> dict | None:

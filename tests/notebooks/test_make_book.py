@@ -69,6 +69,13 @@ def test_the_front_page_tells_what_each_page_asks_and_what_the_run_found(tmp_pat
     assert "no headline" not in front and 'href="02_b.html"' in front and "02_b.ipynb" in front
 
 
+def test_the_front_page_says_in_words_what_0_means(tmp_path):
+    executed(tmp_path, "01_a", epochs=0, limit=0, seed=0)
+    executed(tmp_path, "02_b", epochs=3, limit=0, seed=0)
+    front = book(tmp_path)["index"]
+    assert "epochs as the recipe says and 3 · limit none · seed 0" in front
+
+
 def test_the_hero_is_the_tagged_picture_and_otherwise_the_first(tmp_path):
     other = {"image/png": base64.b64encode(b"another").decode()}
     executed(tmp_path, "01_a", drew(alt="the first"))
