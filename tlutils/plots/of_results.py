@@ -522,7 +522,7 @@ def stress(table: pd.DataFrame, ax: Iterable[Axes] | None = None, caption: str =
     axes = panels(ax, 1.2 + 0.23 * len(rows), 2)
     for ax, name in zip(axes, names):
         value, low, high = _ends(_measure(before, name))
-        ax.axvspan(low, high, color=BLUE, alpha=0.12, linewidth=0)
+        ax.axvspan(low, high, facecolor=to_rgba(BLUE, 0.12), edgecolor=BLUE, linewidth=0.6)
         ax.axvline(value, color=BLUE, linestyle="--", linewidth=1.2)
         for place, (_, row) in enumerate(rows):
             if row is not None:
