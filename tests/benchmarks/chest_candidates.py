@@ -32,6 +32,7 @@ JITTER = {
     "augmentation.gamma": 1.0,
 }
 WIDE = {CROP: (0.08, 1.0)}
+GRAIN = {"augmentation.sharpness": 0.9, "augmentation.noise": 0.06}
 CANDIDATES: dict[str, dict] = {
     "flips alone": {
         CROP: (1.0, 1.0),
@@ -49,6 +50,8 @@ CANDIDATES: dict[str, dict] = {
     "crop 0.08-1": WIDE,
     "crop 0.08-1, aspect 0.75-1.33": WIDE | {"augmentation.aspect": (0.75, 4 / 3)},
     "crop 0.08-1, jitter": WIDE | JITTER,
+    "crop 0.08-1, jitter, sharpness and noise": WIDE | JITTER | GRAIN,
+    "crop 0.4-1, sharpness and noise": {CROP: (0.4, 1.0)} | GRAIN,
     "crop 0.2-1, jitter": {CROP: (0.2, 1.0)} | JITTER,
     "crop 0.08-1, jitter, balanced batches": WIDE
     | JITTER

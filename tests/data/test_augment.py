@@ -20,6 +20,8 @@ EVERYTHING = Augmentation(
     brightness=0.1,
     contrast=0.2,
     gamma=0.3,
+    sharpness=0.5,
+    noise=0.05,
 )
 
 
@@ -172,3 +174,30 @@ def test_floats_are_refused_where_uint8_is_wanted(keys):
         augment.view(torch.rand(9, 1, 4, 4), keys, 0, 0, EVERYTHING)
     with pytest.raises(ValueError, match="uint8"):
         augment.normalize(torch.rand(9, 1, 4, 4))
+
+
+def test_sharpness_goes_from_the_mean_of_a_neighborhood_to_stronger_details(images, keys):
+    dot = torch.full((9, 1, 40, 56), 100, dtype=torch.uint8)
+    dot[:, :, 20, 20] = 150  # 2 grey levels above the mean's 98 + 2
+    drawn = augment.parameters(keys, 0, 0, Augmentation(sharpness=1.0))["sharpness"]
+    assert drawn.min() >= 0 and drawn.max() <= 2 and np.ptp(drawn) > 0.5
+    shown = augment.view(dot, keys, 0, 0, Augmentation(sharpness=1.0))
+    wanted = np.floor(102 + 48 * drawn + 0.5)
+    assert np.allclose(shown[:, 0, 20, 20].numpy(), wanted, atol=1)
+    assert (shown[:, 0, 0, 0] == 100).all(), "what is even stays as it is"
+
+
+def test_noise_has_the_deviation_that_was_drawn_and_none_of_its_own_color(keys):
+    grey = torch.full((9, 3, 64, 64), 128, dtype=torch.uint8)
+    drawn = augment.parameters(keys, 0, 0, Augmentation(noise=0.1))["noise"]
+    shown = augment.view(grey, keys, 0, 0, Augmentation(noise=0.1)).float()
+    assert np.allclose(shown[:, 0].flatten(1).std(1).numpy(), 255 * drawn, rtol=0.05, atol=0.3)
+    assert np.allclose(shown.mean((1, 2, 3)).numpy(), 128, atol=1.5)
+    assert torch.equal(shown[:, 0], shown[:, 2])
+
+
+def test_what_was_drawn_before_there_was_sharpness_and_noise_is_drawn_still(keys):
+    """A change here would give every run with augmentation other views."""
+    of = augment.parameters(keys[:2], 3, 7, Augmentation(flip=0.5, gamma=0.3, brightness=0.1))
+    assert of["brightness"].round(6).tolist() == [-0.01022, -0.065026]
+    assert of["gamma"].round(6).tolist() == [1.02225, 1.032592]

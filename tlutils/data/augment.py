@@ -20,7 +20,10 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_DRAWN = "area aspect left top flip angle shift_x shift_y zoom brightness contrast gamma"
+_DRAWN = (
+    "area aspect left top flip angle shift_x shift_y zoom brightness contrast gamma sharpness noise"
+)
+_BLURRED = 5  # pixels a side of the mean that sharpness is measured from
 
 
 class Views(Protocol):
@@ -70,6 +73,10 @@ class Augmentation:
         1.2).
     gamma : float, largest exponent minus one; the exponent is drawn log-uniformly in
         [1 / (1 + gamma), 1 + gamma].
+    sharpness : float, largest relative change either way of what tells the image from its mean over
+        5 x 5 pixels; 1 goes from that mean to details twice as strong.
+    noise : float, largest standard deviation of noise of its own in each pixel, as a share of the
+        full range (0.05 = 13 grey levels); the same in all channels.
 
     Raises
     ------
@@ -94,6 +101,8 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     gamma: float = 0.0
+    sharpness: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("crop", "aspect", "zoom"):
@@ -107,12 +116,13 @@ class Augmentation:
                 raise ValueError(f"{name} is {low, high}; it wants 0 < low <= high")
         if self.crop[1] > 1:
             raise ValueError(f"crop is {self.crop}: shares of the area, so 1 at most")
-        for name in ("flip", "rotate", "shift", "brightness", "contrast", "gamma"):
+        amounts = ("rotate", "shift", "brightness", "contrast", "gamma", "sharpness", "noise")
+        for name in ("flip", *amounts):
             if not is_number(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it wants a number")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip is {self.flip}: a probability, so from 0 to 1")
-        for name in ("rotate", "shift", "brightness", "contrast", "gamma"):
+        for name in amounts:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it wants 0 or more")
 
@@ -128,9 +138,14 @@ class Augmentation:
         return self.brightness > 0 or self.contrast > 0 or self.gamma > 0
 
     @property
+    def roughens(self) -> bool:
+        """Whether any change of sharpness or noise is on."""
+        return self.sharpness > 0 or self.noise > 0
+
+    @property
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
-        return not (self.moves or self.recolors)
+        return not (self.moves or self.recolors or self.roughens)
 
     def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
         """Show one view of each image of a batch, see the function `view`.
@@ -200,7 +215,7 @@ def parameters(
     dict of float64 arrays (N,)
         width, height (of the part shown, 1 = all), x, y (its centre, -1 to 1 across the image),
         flip (0 or 1), angle (degrees), brightness (share of the full range), contrast (factor),
-        gamma (exponent).
+        gamma (exponent), sharpness (factor), noise (share of the full range).
     """
     a = augmentation
     names = _DRAWN.split()
@@ -222,6 +237,8 @@ def parameters(
         "brightness": a.brightness * (2 * u["brightness"] - 1),
         "contrast": 1 + a.contrast * (2 * u["contrast"] - 1),
         "gamma": _log_uniform(u["gamma"], 1 / (1 + a.gamma), 1 + a.gamma),
+        "sharpness": 1 + a.sharpness * (2 * u["sharpness"] - 1),
+        "noise": a.noise * u["noise"],
     }
 
 
@@ -273,6 +290,15 @@ def view(images: Tensor, keys: Tensor, view: int, seed: int, augmentation: Augme
         out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)
     if augmentation.recolors:
         out = _recolor(out, drawn)
+    if augmentation.sharpness > 0:
+        blurred = _blurred(out)
+        out = blurred + (out - blurred) * _by_image(drawn["sharpness"], out)
+    if augmentation.noise > 0:
+        (height, width), used = out.shape[-2:], len(_DRAWN.split())
+        grain = _uniforms(keys.cpu(), view, seed, used + height * width)[:, used:]
+        grain = torch.from_numpy(grain).to(out).view(-1, 1, height, width)
+        # A uniform number from 0 to 1 deviates by the root of 1/12.
+        out = out + 255 * 12**0.5 * (grain - 0.5) * _by_image(drawn["noise"], out)
     return out.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
@@ -289,11 +315,22 @@ def _affine(drawn: dict[str, np.ndarray], height: int, width: int) -> Tensor:
 
 def _recolor(images: Tensor, drawn: dict[str, np.ndarray]) -> Tensor:
     brightness, contrast, gamma = (
-        torch.from_numpy(drawn[name]).to(images).view(-1, 1, 1, 1)
-        for name in ("brightness", "contrast", "gamma")
+        _by_image(drawn[name], images) for name in ("brightness", "contrast", "gamma")
     )
     grey = (images / 255).clamp_(0, 1).pow(gamma)
     return ((grey - 0.5) * contrast + 0.5 + brightness).clamp_(0, 1) * 255
+
+
+def _by_image(values: np.ndarray, images: Tensor) -> Tensor:
+    return torch.from_numpy(values).to(images).view(-1, 1, 1, 1)
+
+
+def _blurred(images: Tensor) -> Tensor:
+    """The mean over squares, added up in one order: a convolution's may depend on the batch."""
+    height, width = images.shape[-2:]
+    wide = F.pad(images, [_BLURRED // 2] * 4, mode="replicate")
+    rows = sum(wide[..., i : i + height, :] for i in range(_BLURRED))
+    return sum(rows[..., i : i + width] for i in range(_BLURRED)) / _BLURRED**2
 
 
 def normalize(
