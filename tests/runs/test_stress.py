@@ -1,17 +1,21 @@
 """A finished run under changes of acquisition."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from small_runs import CPU, first, small, train
+from tiny_images import draw_tiny
 
-from tlutils.data import loaders
+from tlutils.core import files
+from tlutils.data import loaders, records
 from tlutils.evaluation import acquisition, metrics, thresholds
 from tlutils.evaluation.predict import prepared
 from tlutils.models.build import probabilities
-from tlutils.runs.folder import Run, read_predictions
+from tlutils.runs.folder import Run, read_predictions, reserved
 from tlutils.runs.stress import stress
 
 FEW = ("mirrored", "noise", "top_25")
@@ -97,14 +101,25 @@ def test_an_unreadable_image_is_left_out_under_every_change(data, tmp_path):
     assert table["n"].eq(len(run.part("val")) - 1).all()
 
 
-def test_other_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):
+def test_other_images_are_measured_beside_the_run(run, data, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "run")
+    for number, path in enumerate(run.part("test")["path"]):
+        draw_tiny(Path(path).parent.name, seed=5000 + number).save(data / path)
     lines = []
-    how = {"changes": FEW, "data": tiny_folder, **CPU, "log": lines.append}
+    how = {"changes": FEW, "data": data, **CPU, "log": lines.append}
     table = stress(copy, "test", **how)
     assert table["n"].eq(len(run.part("test"))).all() and not (copy / "stress.csv").exists()
-    (kept,) = (copy / "evaluations").glob("tiny-test-*-stress.csv")
+    (kept,) = (copy / "evaluations").glob("data-test-*-stress.csv")
     assert str(kept) in lines[0] and len(pd.read_csv(kept)) == 4
+
+
+def test_the_runs_own_test_images_are_refused_wherever_they_lie(run, tiny_folder, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    elsewhere = shutil.copytree(tiny_folder / "test", tmp_path / "elsewhere")
+    for split, other in (("test", tiny_folder), ("val", elsewhere)):
+        with pytest.raises(ValueError, match="the run's own test images, which are kept"):
+            stress(copy, split, changes=FEW, data=other, **CPU)
+    assert not (copy / "evaluations").exists()
 
 
 def test_what_cannot_be_is_refused(run, two_classes, tmp_path):
@@ -133,3 +148,32 @@ def test_views_at_test_time_are_of_the_changed_images(two_classes, tmp_path):
     assert table["auc"][0] == pytest.approx(run.metrics["val"]["auc"]["value"], abs=1e-6)
     assert np.isfinite(table["auc"][1])
     assert first(two_classes, "test/CNV").exists()
+
+
+def test_a_run_that_is_being_trained_is_not_measured_meanwhile(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    with ThreadPoolExecutor(1) as other:
+        held = reserved(copy)
+        other.submit(held.__enter__).result()
+        try:
+            with pytest.raises(files.Busy, match="at work on the run"):
+                stress(copy, changes=FEW, **CPU)
+        finally:
+            other.submit(held.__exit__, None, None, None).result()
+    assert not (copy / "stress.csv").exists()
+
+
+def test_a_table_never_lies_there_without_the_answers_that_it_is_of(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    save, saved = records.save, []
+
+    def stopped(table, path):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path)
+        save(table, path)
+
+    monkeypatch.setattr(records, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        stress(copy, changes=FEW, **CPU)
+    assert Run.load(copy).stress is None

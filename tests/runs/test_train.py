@@ -1,5 +1,6 @@
 """The whole way of one recipe, and the folder that comes out."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -692,6 +693,24 @@ def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path
     assert other.about["machine"]["precision"] == natural
     asked = other.machine("cpu", "bf16")
     assert asked.precision == "bf16", "who asks for a precision gets it"
+
+
+def test_processes_on_several_gpus_go_on_in_the_one_precision_that_the_run_began_in(begun):
+    begun.about["machine"] = {"device": "cuda:0", "precision": "fp32", "channels_last": True}
+    (begun.folder / "last.pt").touch()
+    for number in (0, 1):
+        natural = devices.Machine(torch.device("cuda", number), "bf16", channels_last=True)
+        found = training._way_to_train(begun, None, natural, None)
+        assert (found.precision, found.device) == ("fp32", natural.device)
+
+
+def test_no_more_images_are_measured_at_once_than_go_through_the_network_in_training(
+    begun, monkeypatch
+):
+    monkeypatch.setattr(speed, "fastest", lambda *of: of[-1])
+    for micro, wanted in ((2, 2), (0, 16), ("auto", 16), (64, 16)):
+        begun.recipe = dataclasses.replace(begun.recipe, micro_batch=micro)
+        assert training._way_to_train(begun, None, devices.choose("cpu"), None) == wanted
 
 
 def test_a_frozen_network_is_not_measured_for_training(tiny_folder, tmp_path, monkeypatch):

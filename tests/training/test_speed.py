@@ -109,3 +109,16 @@ def test_a_gpu_and_whoever_wishes_are_left_alone(model, monkeypatch):
     assert speed.fastest(model, gpu, 64, 32) is gpu
     monkeypatch.setenv("TLUTILS_MEASURE", "0")
     assert speed.fastest(model, BF16, 64, 32) is BF16 and not asked
+
+
+def test_who_has_no_home_trains_all_the_same(model, monkeypatch):
+    """As a container's user of a bare number."""
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(speed.Path, "home", homeless)
+    rates(monkeypatch, bf16=1.0, fp32=9.0, plain=1.0)
+    assert speed.fastest(model, BF16, 32, 4).precision == "fp32"
+    assert speed.measured() == {}

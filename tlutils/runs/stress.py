@@ -6,6 +6,7 @@ battery of `evaluation.acquisition` stands for what another place may do; it is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from ..data import records
 from ..evaluation import thresholds
 from ..evaluation.acquisition import CHANGES, Acquisition
 from ..evaluation.stress import measure
-from .folder import STRESS_FILES, Run
-from .use import other_images, predict_records
+from .folder import STRESS_FILES, Run, reserved
+from .use import has_test_images, other_images, predict_records
+
+_KEPT = (
+    "the run's own test images, which are kept for one last look: a weakness that is found there "
+    "would be mended to fit them. Take split val, or other images (data=..., on the command line "
+    "--data)"
+)
 
 
 def stress(
@@ -65,23 +72,28 @@ def stress(
     ------
     ValueError
         For an unknown change, a split that the run does not have, or its own test images.
+    files.Busy
+        Where the run is at work, training or otherwise measured.
     """
     run = Run.load(folder)
     machine = run.machine(device, precision)
     acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
-    table, root, targets = _images(run, split, data, show)
-    how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
-    found = predict_records(run, run.model(), table, split, machine, show, **how)
-    if run.threshold is not None:
-        found = thresholds.apply_threshold(found, run.threshold)
-    order = {name: place for place, name in enumerate(acquisition.changes)}
-    found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
-    result = _named(measure(found, seed=run.recipe.seed), split)
-    if devices.rank() == 0:
-        for content, target in zip((result, found), targets):
-            records.save(content, target)
-        if log:
-            log(f"the table is in {targets[0]}, the predictions are in {targets[1]}")
+    # A training that goes on meanwhile would be left with a table of the weights it had before.
+    with reserved(run.folder) if data is None else contextlib.nullcontext():
+        table, root, targets = _images(run, split, data, show)
+        how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
+        found = predict_records(run, run.model(), table, split, machine, show, **how)
+        if run.threshold is not None:
+            found = thresholds.apply_threshold(found, run.threshold)
+        order = {name: place for place, name in enumerate(acquisition.changes)}
+        found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
+        result = _named(measure(found, seed=run.recipe.seed), split)
+        if devices.rank() == 0:
+            # The table last: where it is, the answers that it is of are, too.
+            for content, target in zip((found, result), reversed(targets)):
+                records.save(content, target)
+    if devices.rank() == 0 and log:
+        log(f"the table is in {targets[0]}, the predictions are in {targets[1]}")
     return result
 
 
@@ -91,14 +103,12 @@ def _images(
     """Records, the folder that they start from, and where the results go."""
     if data is not None:
         table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
+        if has_test_images(run, table):
+            raise ValueError(f"among the images of {data} are {_KEPT}")
         name = f"{source.stem[-40:]}-{split}-{records.fingerprint(table)[:12]}"
         return table, root, [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
     if split == "test":
-        raise ValueError(
-            "the run's own test images are kept for one last look: a weakness that is found there "
-            "would be mended to fit them. Take split val, or other images (data=..., on the "
-            "command line --data)"
-        )
+        raise ValueError(f"these are {_KEPT}")
     table = run.part(split)
     if table.empty:
         splits = ", ".join(sorted(set(run.records["split"]) - {""}))

@@ -199,12 +199,15 @@ def _way_to_train(
     """The fastest where much is trained, but that of before where the run has begun to train."""
     then = run.about["machine"]
     if any((run.folder / name).is_file() for name in ("last.pt", "head.pt")):
-        same = str(then.get("device")) == str(machine.device)
+        # Not the same number: each process has a GPU of its own, and all must train alike.
+        same = str(then.get("device")).startswith(machine.device.type)
         kept = {name: then.get(name) for name in ("precision", "channels_last")}
         return dataclasses.replace(machine, **kept, why="as it began") if same else machine
     if run.store(store) is not None and prefix.split(model):
         return machine
-    return speed.fastest(model, machine, run.recipe.size, run.recipe.batch_size)
+    batch, micro = run.recipe.batch_size, run.recipe.micro_batch
+    at_once = min(micro, batch) if isinstance(micro, int) and micro else batch
+    return speed.fastest(model, machine, run.recipe.size, at_once)
 
 
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:

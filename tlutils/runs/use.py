@@ -229,7 +229,7 @@ def evaluate(
     predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
     threshold = None if calibrated or chosen else run.threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
-    own_test = split == "test" if data is None else _has_test_images(run, table)
+    own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, _threshold(run, chosen), calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
@@ -247,8 +247,20 @@ def evaluate(
     return metrics
 
 
-def _has_test_images(run: Run, table: pd.DataFrame) -> bool:
-    """Whether some of the images are the run's own test images, wherever they lie."""
+def has_test_images(run: Run, table: pd.DataFrame) -> bool:
+    """Whether some images are the run's own test images, wherever they lie.
+
+    Parameters
+    ----------
+    run : Run
+        Whose test images.
+    table : DataFrame
+        Records, inspected.
+
+    Returns
+    -------
+    bool
+    """
     known, test = table[comparable(table)], run.part("test")
     return bool(known["sha256"].isin(set(test["sha256"])).any())
 

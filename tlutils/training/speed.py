@@ -67,8 +67,8 @@ def measured() -> dict[str, dict[str, float]]:
     try:
         kept = json.loads(_file().read_text(encoding="utf-8"))
         return {what: {way: float(rate) for way, rate in of.items()} for what, of in kept.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # there is none yet, or it is damaged; it is made anew
+    except (OSError, RuntimeError, ValueError, AttributeError, TypeError):
+        return {}  # there is none yet, no home for it, or it is damaged; it is made anew
 
 
 def _file() -> Path:
@@ -98,7 +98,10 @@ def _by_measurement(model: nn.Module, machine: Machine, size: int, batch_size: i
 
 def _keep(what: str, rates: dict[str, float]) -> None:
     """For the next time, where the cache can be written."""
-    with contextlib.suppress(OSError), files.locked(_file().with_suffix(".lock"), "speeds", -1):
+    with (
+        contextlib.suppress(OSError, RuntimeError),
+        files.locked(_file().with_suffix(".lock"), "speeds", -1),
+    ):
         files.write_text(_file(), json.dumps(measured() | {what: rates}, indent=1))
 
 
