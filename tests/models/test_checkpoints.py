@@ -35,6 +35,17 @@ def test_a_saved_model_comes_back_as_it_was(model, tmp_path):
     ]
 
 
+def test_a_fingerprint_is_that_of_the_weights_wherever_they_are(model, tmp_path):
+    checkpoints.save(tmp_path / "best.pt", nn.DataParallel(model), ["a", "b"])
+    again, _ = checkpoints.load_model(tmp_path / "best.pt")
+    first = checkpoints.fingerprint(model)
+    assert (
+        checkpoints.fingerprint(again) == checkpoints.fingerprint(nn.DataParallel(again)) == first
+    )
+    again.bn1.running_mean[3] += 1e-6
+    assert checkpoints.fingerprint(again) != first
+
+
 def test_wrappers_leave_no_prefix_in_the_keys(model, tmp_path):
     wrapped = nn.DataParallel(model)
     checkpoints.save(tmp_path / "w.pt", wrapped, ["a", "b"])

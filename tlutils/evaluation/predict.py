@@ -6,8 +6,10 @@ this module alone of the package knows torch.
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from ..core.progress import bar
 from ..data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize, view
 from ..data.loaders import Loader
 from ..models import feature_store, prefix
-from ..models.build import probabilities
+from ..models.build import head_name, probabilities
 from ..models.prefix import eval_mode
 
 _AS_IT_IS = Augmentation()
@@ -59,6 +61,7 @@ def predict(
     views: int = 0,
     augmentation: Augmentation = _AS_IT_IS,
     seed: int = 0,
+    describe: Callable[[np.ndarray], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """A model's answer to each image of a loader.
 
@@ -77,6 +80,10 @@ def predict(
         `augment.view`), and no store is used.
     augmentation : Augmentation, of the views
     seed : int, of the views
+    describe : Callable, from what enters the head with some images to a row about each
+        It is given float32 (N, width), of the images as they are; the columns that it gives are
+        added to the table. `pd.DataFrame` itself adds the numbers, as columns 0, 1... The model is
+        one that `build` has made.
 
     Returns
     -------
@@ -96,7 +103,7 @@ def predict(
     machine.place(model)
     loader.pinned = machine.device.type == "cuda"
     shown = bar(what=f"predicting {split}", total=len(loader.records), show=progress)
-    with eval_mode(model), shown as tick:
+    with eval_mode(model), shown as tick, _described(model, describe, views) as described:
         cut = prefix.split(model) if store is not None and not views else None
         if cut:
             parts = list(_outputs_from_store(cut, model, loader, machine, store, tick))
@@ -109,7 +116,36 @@ def predict(
     rows, labels, outputs = (torch.cat(one).cpu() for one in zip(*parts))  # the one wait for it
     _check_once(rows, loader)
     order = torch.argsort(rows)
-    return _table(loader, rows[order], labels[order], outputs[order].float(), split)
+    table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
+    if describe is None:
+        return table
+    about = pd.concat(described, ignore_index=True).iloc[order.numpy()]
+    return table.join(about.reset_index(drop=True))
+
+
+@contextmanager
+def _described(
+    model: nn.Module, describe: Callable[[np.ndarray], pd.DataFrame] | None, views: int
+) -> Iterator[list[pd.DataFrame]]:
+    """What `describe` says of each batch that enters the head, but not of views shown after it."""
+    described: list[pd.DataFrame] = []
+    if describe is None:
+        yield described
+        return
+    calls = itertools.count()
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if next(calls) % (1 + views) == 0:
+            described.append(describe(inputs[0].float().cpu().numpy()))
+
+    # The tail of a cut model calls the layers of the head, not the head itself.
+    layers = model.get_submodule(head_name(model)).modules()
+    learning = (one for one in layers if any(p.requires_grad for p in one.parameters(False)))
+    hook = next(learning).register_forward_pre_hook(note)
+    try:
+        yield described
+    finally:
+        hook.remove()
 
 
 @torch.inference_mode()

@@ -5,6 +5,7 @@ A file is written beside its place and renamed into it: a reader finds the old o
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,6 +202,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while hasattr(model, "module") or hasattr(model, "_orig_mod"):
         model = model.module if hasattr(model, "module") else model._orig_mod
     return model
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of a model's weights and buffers, the same in memory and loaded from its checkpoint.
+
+    Parameters
+    ----------
+    model : nn.Module, or inside the wrappers of training
+
+    Returns
+    -------
+    str, SHA-256 in hex
+    """
+    digest = hashlib.sha256()
+    for name, value in without_prefixes(model.state_dict()).items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def copy_of_state(

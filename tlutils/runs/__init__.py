@@ -4,6 +4,7 @@
     folder          a run's folder: what lies there, read and checked
     train           from data to numbers: prepare, make the model, fit, finish; or all at once
     learning_curve  ways to train against each other, on few patients and on more
+    reference       what tells images unlike a run's training images
     use             a finished run measured anew, asked about new images
 
 Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.

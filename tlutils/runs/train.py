@@ -4,6 +4,7 @@
     records.csv      the table of images with its splits
     history.csv      one row an epoch
     best.pt last.pt  checkpoints of plain types
+    reference.pt     what tells images unlike the training images
     predictions.csv  what the model answered for each validation and test image
     metrics.json     numbers with intervals, the audit's verdict, what must be said beside them
 
@@ -38,7 +39,7 @@ from ..models.build import build, check_size, count
 from ..models.weights import describe
 from ..training import loop, tuning
 from ..training.loop import Fit
-from . import recipes
+from . import recipes, reference
 from .folder import BEGUN, Run, reserved, versions
 from .recipes import Recipe
 from .use import predict_records
@@ -632,7 +633,7 @@ def fit(
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
     """Take what was measured away: it is not that of the weights to come, if they can come."""
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
-    for name in ("metrics.json", "predictions.csv"):
+    for name in ("metrics.json", "predictions.csv", reference.FILE):
         (run.folder / name).unlink(missing_ok=True)
     run.write()
 
@@ -665,7 +666,9 @@ def finish(
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> dict:
-    """Predict validation and test images, measure, and write predictions.csv and metrics.json.
+    """Predict validation and test images, measure, write predictions.csv and metrics.json.
+
+    Before it write reference.pt, where there are validation images.
 
     Parameters
     ----------
@@ -685,12 +688,12 @@ def finish(
     dict
         The metrics as written.
     """
+    how = {"machine": machine, "show": show, "store": run.store(store)}
+    answers = partial(predict_records, run, model, **how)
     with reserved(run.folder):
-        tables = [
-            predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
-            for part in ("val", "test")
-            if part in parts
-        ]
+        if "val" in parts:
+            reference.known(run, model, answers)
+        tables = [answers(run.part(part), part) for part in ("val", "test") if part in parts]
         return devices.by_first(lambda: _measure(run, pd.concat(tables, ignore_index=True), log))
 
 

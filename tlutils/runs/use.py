@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +20,11 @@ from ..core.devices import Machine
 from ..data import loaders, records, sources
 from ..data.splits import is_readable
 from ..evaluation import calibration, thresholds
-from ..evaluation.metrics import compute_metrics, to_json
+from ..evaluation.metrics import as_text, compute_metrics, patients_of, share, to_json
 from ..evaluation.predict import NothingToPredict, normalization
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
+from . import reference
 from .folder import Run
 
 
@@ -35,6 +38,7 @@ def predict_records(
     root: Path | None = None,
     store: str | Path | None = None,
     views: int | None = None,
+    describe: Callable[[np.ndarray], pd.DataFrame] | None = None,
 ) -> pd.DataFrame:
     """What a model answers for the images of a table.
 
@@ -60,6 +64,8 @@ def predict_records(
         Folder for the frozen part's outputs; None does without.
     views : int, optional
         Of test-time augmentation, drawn as the recipe's training views; None as many as it says.
+    describe : Callable, optional
+        Adds columns made of what enters the head (see `evaluation.predict.predict`).
 
     Returns
     -------
@@ -78,7 +84,9 @@ def predict_records(
     def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
         reading = {"batch_size": 64, **run.recipe.reading()}
         loader = loaders.make(part, root or run.root, run.classes, **reading)
-        return predict_loader(machine.place(model), loader, machine, split, show, **how)
+        return predict_loader(
+            machine.place(model), loader, machine, split, show, describe=describe, **how
+        )
 
     # Processes share the filling of a store; the rest is quick.
     if store is not None and not views and prefix.split(model):
@@ -155,7 +163,8 @@ def evaluate(
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
     Of other images the results are written to <run>/evaluations; the file's name tells data, split,
-    views and calibration apart, and the .json says what they were. Nothing of the run is changed.
+    views and calibration apart, and the .json says what they were. They say too which images are
+    unlike the training images, as `predict` does. Nothing of the run is changed.
 
     Parameters
     ----------
@@ -179,7 +188,8 @@ def evaluate(
     Returns
     -------
     dict
-        The metrics of the split (see `metrics.compute_metrics`).
+        The metrics of the split (see `metrics.compute_metrics`); of other images also unlike, the
+        share of those that are unlike the training images, where it can be told.
 
     Raises
     ------
@@ -197,10 +207,14 @@ def evaluate(
     else:
         table, root, source = devices.by_first(lambda: _other_images(run, data, split, show))
         store = None
-    predictions = predict_records(run, model, table, split, machine, show, root, store, views)
-    predictions = _as_the_run_answers(run, predictions, calibrated)
+    answers = partial(predict_records, run, model, machine=machine, show=show)
+    asked = {"root": root, "store": store, "views": views}
+    predict_them = answers if data is None else partial(_with_distance, run, model, answers)
+    predictions = _as_the_run_answers(run, predict_them(table, split, **asked), calibrated)
     threshold = None if calibrated else run.threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
+    if data is not None and predictions["unlike"].notna().all():
+        metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
         target = run.folder / "evaluations" / _file_name(used)
@@ -209,6 +223,8 @@ def evaluate(
         used["fingerprint"] = records.fingerprint(table)
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_text(f"{target}.json", to_json(about))
+        if log and "unlike" in metrics:
+            log(f"unlike the training images: {as_text(metrics['unlike'])} of the images")
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     return metrics
@@ -278,7 +294,9 @@ def predict(
     -------
     DataFrame
         Predictions (split "new", label ""); files that are no images are left out with a warning
-        that names them.
+        that names them. distance says how far an image lies from the training images, 1 being the
+        limit that the run's validation images set, and unlike whether it lies beyond; a warning
+        names those that do. Both are empty, with a warning that says why, where it cannot be told.
     """
     run, machine = Run.load(folder), devices.choose(device, precision)
     views = _checked_views(run, views)
@@ -286,13 +304,42 @@ def predict(
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
-    how = {"root": Path("/"), "views": views}
-    predictions = predict_records(run, run.model(), table, "new", machine, show, **how)
+    model, how = run.model(), {"root": Path("/"), "views": views}
+    answers = partial(predict_records, run, model, machine=machine, show=show)
+    predictions = _with_distance(run, model, answers, table, "new", **how)
     predictions = _as_the_run_answers(run, predictions, calibrated)
     predictions["path"] = predictions["path"].map(whole)
+    _warn_of_unlike(predictions)
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
+
+
+def _with_distance(
+    run: Run,
+    model: nn.Module,
+    answers: Callable[..., pd.DataFrame],
+    table: pd.DataFrame,
+    split: str,
+    **how: object,
+) -> pd.DataFrame:
+    """Predictions with distance and unlike, which are empty where they cannot be told."""
+    known = reference.known(run, model, partial(answers, store=run.store()))
+    if known is None:
+        return answers(table, split, **how).assign(distance=np.nan, unlike=None)
+    return answers(table, split, describe=known.describe, **how)
+
+
+def _warn_of_unlike(predictions: pd.DataFrame) -> None:
+    far = predictions.loc[predictions["unlike"].eq(True), "path"]
+    if len(far) and devices.rank() == 0:
+        named = f"{', '.join(far[:3])}{', ...' if len(far) > 3 else ''}"
+        warnings.warn(
+            f"{len(far)} of {len(predictions)} images are unlike the training images (further "
+            "from them than the furthest 1 % of the validation patients), so what the model "
+            f"answers there means nothing: {named}",
+            stacklevel=3,
+        )
 
 
 def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
