@@ -177,7 +177,7 @@ def described(folder: Path) -> list:
     model.tl = {"head_name": "8"}
     machine, tables = devices.choose(DEVICE, "fp32"), []
     for store in (None, folder / f"described-{devices.world()}"):
-        how = {"store": store, "describe": pd.DataFrame}
+        how = {"store": store, "describe": lambda images, features: pd.DataFrame(features)}
         tables.append(predict_records(run, model, table, "new", machine, False, **how))
     return [table[[0, 1, 2, 3]].round(4).to_numpy().tolist() for table in tables]
 

@@ -1,13 +1,13 @@
-"""How unlike the training images an image is, to a model: novelty detection, also called detection
-of what is out of distribution.
+"""How unlike the training images an image is: novelty detection, of what is out of distribution.
 
-What enters a model's head with each training image (its features) is a cloud of points. A
-`Reference` holds the cloud's mean and spread, by which the distance of another image is measured
-(Mahalanobis'), relative to a limit that validation images set. The images themselves are not kept.
+It is looked at twice, where it enters the network (the image, made small) and where it enters the
+head (the features). Either sees what the other misses: features hardly know an inverted film, the
+small image hardly knows noise. Of the training images a `Reference` keeps mean and spread, not the
+images; the distance from them is Mahalanobis', relative to a limit that validation images set.
 
-Sources: Mahalanobis distance of features, Lee et al. 2018; with the covariance of probabilistic PCA
-(few directions, and one variance for all others), Tipping and Bishop 1999, as features may be more
-than images.
+Sources: Mahalanobis distance in features, Lee et al. 2018, here of vectors of length 1, as in Sun
+et al. 2022; the covariance is that of probabilistic PCA (few directions, one variance for all
+others), Tipping and Bishop 1999, as there may be fewer images than features.
 """
 
 from __future__ import annotations
@@ -19,126 +19,205 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 
-FEWEST = 8  # images that a spread can be told from
-SHARE = 0.01  # of the validation patients, that lie beyond the limit
-_IMAGES_A_DIRECTION = 8  # else what the directions say is of these very images
-_MOST_DIRECTIONS = 64
+FEWEST = 16  # training images
+_SHARE = 0.01  # of the validation patients, that lie beyond the limit
+_SIDE = 8  # of the small image
+_DIRECTIONS, _IMAGES_A_DIRECTION = 32, 8
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Where a model's features of the training images lie.
+class Spread:
+    """Mean and spread of vectors.
 
     Parameters
     ----------
     mean : ndarray, float32 (width,)
-    directions : ndarray, float32 (k, width), orthonormal, in which the features vary most
-    variances : ndarray, float32 (k,), along them
+    directions : ndarray, float32 (k, width), orthonormal, along which they vary most
+    variances : ndarray, float32 (k,), along these
     noise : float, the variance along every other direction
-    limit : float, the distance that counts as 1
-    patients : int, that set the limit; 0 before any has
+
+    Raises
+    ------
+    ValueError
+        Where their shapes do not fit.
     """
 
     mean: np.ndarray
     directions: np.ndarray
     variances: np.ndarray
     noise: float
-    limit: float = 1.0
-    patients: int = 0
 
     def __post_init__(self) -> None:
-        shapes = [one.shape for one in (self.mean, self.directions, self.variances)]
-        if shapes != [shapes[1][1:], (*shapes[2], *shapes[0]), shapes[1][:1]]:
-            raise ValueError(f"mean, directions and variances do not fit: they are {shapes}")
+        shapes = self.mean.shape, self.directions.shape, self.variances.shape
+        if len(shapes[1]) != 2 or shapes[1] != (*shapes[2], *shapes[0]):
+            raise ValueError(f"mean, directions and variances have the shapes {shapes}")
 
-    def distance(self, features: np.ndarray) -> np.ndarray:
+    def distance(self, vectors: np.ndarray) -> np.ndarray:
+        """Mahalanobis distance from the mean.
+
+        Parameters
+        ----------
+        vectors : ndarray, float (n, width)
+
+        Returns
+        -------
+        ndarray, float64 (n,)
+        """
+        away = np.asarray(vectors, dtype=np.float64) - self.mean
+        along = away @ self.directions.T
+        rest = np.maximum((away**2).sum(1) - (along**2).sum(1), 0)
+        return np.sqrt((along**2 / self.variances).sum(1) + rest / self.noise)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where the training images of a model lie.
+
+    Parameters
+    ----------
+    small, features : Spread, of small images and of features, as `seen` makes them
+    limits : tuple of float, the distances in both that count as 1; NaN before they are set
+    patients : int, that set the limits
+    """
+
+    small: Spread
+    features: Spread
+    limits: tuple[float, float] = (math.nan, math.nan)
+    patients: int = 0
+
+    def distance(self, vectors: np.ndarray) -> np.ndarray:
         """How far images lie from the training images.
 
         Parameters
         ----------
-        features : ndarray, float (n, width)
+        vectors : ndarray, float (n, 64 + width), see `seen`
 
         Returns
         -------
-        ndarray, float64 (n,), from 0 on; 1 is the limit
+        ndarray, float64 (n,), from 0 on: the larger of both distances; 1 is the limit
         """
-        away = np.asarray(features, dtype=np.float64) - self.mean
-        along = away @ self.directions.T
-        rest = np.maximum((away**2).sum(1) - (along**2).sum(1), 0)
-        return np.sqrt((along**2 / self.variances).sum(1) + rest / self.noise) / self.limit
+        return (_distances(self, vectors) / self.limits).max(1)
 
-    def describe(self, features: np.ndarray) -> pd.DataFrame:
+    def describe(self, images: np.ndarray, features: np.ndarray) -> pd.DataFrame:
         """The columns that a predictions table gets.
 
         Parameters
         ----------
-        features : ndarray, float (n, width)
+        images : ndarray, uint8 (n, C, S, S)
+        features : ndarray, float (n, width), what enters the head with them
 
         Returns
         -------
         DataFrame, n rows: distance (float), unlike (bool: beyond the limit)
         """
-        distance = self.distance(features)
+        distance = self.distance(seen(images, features))
         return pd.DataFrame({"distance": distance, "unlike": distance > 1})
 
 
-def fit(features: np.ndarray) -> Reference:
-    """Where the features of the training images lie, with no limit yet.
+def seen(images: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """What is looked at of images: each made small, then its features, both of length 1.
 
     Parameters
     ----------
-    features : ndarray, float (n, width), of training images
+    images : ndarray, uint8 (n, C, S, S)
+    features : ndarray, float (n, width), what enters the head with them
 
     Returns
     -------
-    Reference, with limit 1
+    ndarray, float32 (n, 64 + width)
+    """
+    size = images.shape[-1]
+    edges = np.arange(_SIDE) * size // _SIDE  # with sides below 8 some pixels count twice
+    small = images.mean(1, dtype=np.float64)
+    for axis in (1, 2):
+        small = np.add.reduceat(small, edges, axis)
+    counts = np.maximum(np.diff([*edges, size]), 1)
+    small = small / np.outer(counts, counts)
+    parts = small.reshape(len(images), -1), np.asarray(features, dtype=np.float64)
+    return np.hstack([_of_length_1(part) for part in parts]).astype(np.float32)
+
+
+def _of_length_1(vectors: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    # Black, or nothing felt: away from all that has light or features.
+    nothing = -1 / math.sqrt(vectors.shape[1])
+    return np.where(lengths > 0, vectors / np.maximum(lengths, 1e-12), nothing)
+
+
+def fit(vectors: np.ndarray) -> Reference:
+    """Where the training images lie, with no limit yet.
+
+    Parameters
+    ----------
+    vectors : ndarray, float (n, 64 + width), of training images, see `seen`
+
+    Returns
+    -------
+    Reference
 
     Raises
     ------
     ValueError
-        For fewer than 8 images, or where all are the same to the model.
+        For fewer than 16 images, or where all are the same.
 
     Examples
     --------
     >>> draw = np.random.default_rng(0)
-    >>> training, validation = draw.normal(size=(400, 10)), draw.normal(size=(100, 10))
-    >>> reference = limited(fit(training), validation, np.arange(100))
-    >>> reference.distance(np.array([10 * [0.0], 10 * [9.0]])).round(1)
-    array([0. , 6.1])
+    >>> def some(n, mean):
+    ...     return seen(draw.integers(0, 256, (n, 1, 32, 32)), draw.normal(mean, size=(n, 20)))
+    >>> reference = limited(fit(some(400, 1)), some(100, 1), np.arange(100))
+    >>> reference.distance(some(5000, 1)).mean().round(1), reference.distance(some(9, -1)).min() > 1
+    (0.8, True)
     """
-    features = np.asarray(features, dtype=np.float64)
-    if len(features) < FEWEST:
-        raise ValueError(f"{len(features)} training images are too few, {FEWEST} the fewest")
-    if not features.std(0).any():
-        raise ValueError("to the model all training images are the same")
-    most = min(_MOST_DIRECTIONS, len(features) // _IMAGES_A_DIRECTION, features.shape[1] - 1)
-    found = PCA(most, svd_solver="full").fit(features)
-    return Reference(
-        found.mean_.astype(np.float32),
-        found.components_.astype(np.float32),
-        found.explained_variance_.astype(np.float32),
-        float(found.noise_variance_),
-    )
+    if len(vectors) < FEWEST:
+        raise ValueError(f"{len(vectors)} training images are too few; {FEWEST} are the fewest")
+    return Reference(*map(_spread, _parts(vectors)))
 
 
-def limited(reference: Reference, features: np.ndarray, patients: np.ndarray) -> Reference:
-    """The reference with the limit that validation images set.
+def _parts(vectors: np.ndarray) -> list[np.ndarray]:
+    return np.split(np.asarray(vectors, dtype=np.float64), [_SIDE**2], axis=1)
 
-    A patient is as far as the furthest of his images, and 1 % of the patients lie beyond the limit.
-    Of fewer than 99 the furthest is the limit; then of n new patients beyond is expected 1 in n + 1
-    (as in split conformal prediction).
+
+def _spread(vectors: np.ndarray) -> Spread:
+    if np.ptp(vectors, axis=0).max() < 1e-6:
+        raise ValueError("all training images are the same to the network")
+    most = min(_DIRECTIONS, len(vectors) // _IMAGES_A_DIRECTION, vectors.shape[1] - 1)
+    found = PCA(most, svd_solver="full").fit(vectors)
+    arrays = (found.mean_, found.components_, found.explained_variance_)
+    # Float32 keeps 7 digits, so what has less spread than that has none.
+    noise = max(float(found.noise_variance_), 1e-14)
+    return Spread(*(one.astype(np.float32) for one in arrays), noise)
+
+
+def _distances(reference: Reference, vectors: np.ndarray) -> np.ndarray:
+    """Both distances, (n, 2)."""
+    both = zip((reference.small, reference.features), _parts(vectors))
+    return np.stack([spread.distance(part) for spread, part in both], axis=1)
+
+
+def limited(reference: Reference, vectors: np.ndarray, patients: np.ndarray) -> Reference:
+    """The reference with the limits that validation images set.
+
+    A patient is as far as the furthest of his images, and 1 % of the patients lie beyond. Of fewer
+    than 99 the furthest is the limit; then of n new patients 1 in n + 1 is expected beyond it (as
+    in split conformal prediction).
 
     Parameters
     ----------
     reference : Reference
-    features : ndarray, float (n, width), of validation images
+    vectors : ndarray, float (n, 64 + width), of validation images, see `seen`
     patients : array (n,), whose they are
 
     Returns
     -------
     Reference
     """
-    distance = pd.Series(reference.distance(features) * reference.limit)
-    furthest = np.sort(distance.groupby(np.asarray(patients)).max())
-    rank = min(math.ceil((1 - SHARE) * (len(furthest) + 1)), len(furthest))
-    return replace(reference, limit=float(furthest[rank - 1]), patients=len(furthest))
+    distances = pd.DataFrame(_distances(reference, vectors)).groupby(np.asarray(patients)).max()
+    of_each = distances.apply(_limit)
+    together = _limit((distances / of_each).max(axis=1))
+    return replace(reference, limits=tuple(of_each * together), patients=len(distances))
+
+
+def _limit(furthest: pd.Series) -> float:
+    rank = min(math.ceil((1 - _SHARE) * (len(furthest) + 1)), len(furthest))
+    return float(np.sort(furthest)[rank - 1])

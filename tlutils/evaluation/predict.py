@@ -6,11 +6,11 @@ this module alone of the package knows torch.
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from ..models.prefix import eval_mode
 
 _AS_IT_IS = Augmentation()
 _Part = tuple[Tensor, Tensor, Tensor]  # rows, labels, outputs
+Describe: TypeAlias = Callable[[np.ndarray, np.ndarray], pd.DataFrame]
 
 
 class NothingToPredict(ValueError):
@@ -61,7 +62,7 @@ def predict(
     views: int = 0,
     augmentation: Augmentation = _AS_IT_IS,
     seed: int = 0,
-    describe: Callable[[np.ndarray], pd.DataFrame] | None = None,
+    describe: Describe | None = None,
 ) -> pd.DataFrame:
     """A model's answer to each image of a loader.
 
@@ -80,10 +81,9 @@ def predict(
         `augment.view`), and no store is used.
     augmentation : Augmentation, of the views
     seed : int, of the views
-    describe : Callable, from what enters the head with some images to a row about each
-        It is given float32 (N, width), of the images as they are; the columns that it gives are
-        added to the table. `pd.DataFrame` itself adds the numbers, as columns 0, 1... The model is
-        one that `build` has made.
+    describe : Callable, of some images as they are to a DataFrame with a row about each
+        It is given the images, uint8 (N, C, S, S), and what enters the head with them, float32
+        (N, width); its columns are added to the table. The model is one that `build` has made.
 
     Returns
     -------
@@ -103,13 +103,14 @@ def predict(
     machine.place(model)
     loader.pinned = machine.device.type == "cuda"
     shown = bar(what=f"predicting {split}", total=len(loader.records), show=progress)
-    with eval_mode(model), shown as tick, _described(model, describe, views) as described:
+    described = _Described(model, describe) if describe else None
+    with eval_mode(model), shown as tick, described or nullcontext():
         cut = prefix.split(model) if store is not None and not views else None
         if cut:
-            parts = list(_outputs_from_store(cut, model, loader, machine, store, tick))
+            parts = list(_outputs_from_store(cut, model, loader, machine, store, tick, described))
         else:
             also = [(number, seed, augmentation) for number in range(views)]
-            parts = list(_outputs(model, loader, machine, also, tick))
+            parts = list(_outputs(model, loader, machine, also, tick, described))
     _name_unreadable(loader)
     if not parts:
         raise NothingToPredict(len(loader.records))
@@ -117,44 +118,52 @@ def predict(
     _check_once(rows, loader)
     order = torch.argsort(rows)
     table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
-    if describe is None:
-        return table
-    about = pd.concat(described, ignore_index=True).iloc[order.numpy()]
-    return table.join(about.reset_index(drop=True))
+    return table.join(described.rows(order)) if described else table
 
 
-@contextmanager
-def _described(
-    model: nn.Module, describe: Callable[[np.ndarray], pd.DataFrame] | None, views: int
-) -> Iterator[list[pd.DataFrame]]:
-    """What `describe` says of each batch that enters the head, but not of views shown after it."""
-    described: list[pd.DataFrame] = []
-    if describe is None:
-        yield described
-        return
-    calls = itertools.count()
+class _Described:
+    """What `describe` says of the images, batch by batch, while a model sees them."""
 
-    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        if next(calls) % (1 + views) == 0:
-            described.append(describe(inputs[0].float().cpu().numpy()))
+    def __init__(self, model: nn.Module, describe: Describe) -> None:
+        self.describe, self.parts, self.entered = describe, [], torch.empty(0)
+        # The tail of a cut model calls the layers of the head, not the head itself.
+        layers = model.get_submodule(head_name(model)).modules()
+        learning = (one for one in layers if any(p.requires_grad for p in one.parameters(False)))
+        self.layer = next(learning)
 
-    # The tail of a cut model calls the layers of the head, not the head itself.
-    layers = model.get_submodule(head_name(model)).modules()
-    learning = (one for one in layers if any(p.requires_grad for p in one.parameters(False)))
-    hook = next(learning).register_forward_pre_hook(note)
-    try:
-        yield described
-    finally:
-        hook.remove()
+    def __enter__(self) -> None:
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.entered = inputs[0]
+
+        self.hook = self.layer.register_forward_pre_hook(keep)
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+    def add(self, images: Tensor) -> None:
+        """Describe the images that the model has seen last."""
+        self.parts.append(self.describe(images.numpy(), self.entered.float().cpu().numpy()))
+
+    def rows(self, order: Tensor) -> pd.DataFrame:
+        """All of it, in the order of the table."""
+        whole = pd.concat(self.parts, ignore_index=True)
+        return whole.iloc[order.numpy()].reset_index(drop=True)
 
 
 @torch.inference_mode()
 def _outputs(
-    model: nn.Module, loader: Loader, machine: Machine, also: list[tuple], tick: tqdm
+    model: nn.Module,
+    loader: Loader,
+    machine: Machine,
+    also: list[tuple],
+    tick: tqdm,
+    described: _Described | None,
 ) -> Iterator[_Part]:
     """What the whole model gives, the mean over the views `also` shown."""
     for batch in loader:
         found = [_outputs_of(model, batch.images, machine)]
+        if described:
+            described.add(batch.images)
         for settings in also:
             seen = view(batch.images.to(machine.device), batch.keys, *settings)
             found.append(_outputs_of(model, seen, machine))
@@ -179,16 +188,24 @@ def _outputs_from_store(
     machine: Machine,
     folder: str | Path,
     tick: tqdm,
+    described: _Described | None,
 ) -> Iterator[_Part]:
     """The same from the frozen part's outputs; what is missing in the store is computed first."""
     mean, std = normalization(model)
     store = feature_store.open_store(folder, cut.prefix, loader, machine, mean=mean, std=std)
     store.fill(0)
     good = np.setdiff1d(np.arange(store.n), store.bad())
-    for rows in np.array_split(good, -(-len(good) // 256)) if len(good) else ():
+    wanted = np.array_split(good, -(-len(good) // 256)) if len(good) else []
+    # To be described images are read as well; what has gone since is left out.
+    batches = loader.reader(wanted) if described else ()
+    read = ((batch.rows.numpy(), batch.images) for batch in batches if len(batch.rows))
+    for rows, images in read if described else ((rows, None) for rows in wanted):
         inputs, chosen = machine.place(store.read(0, rows)), torch.from_numpy(rows)
         with machine.autocast():
-            yield chosen, loader.labels[chosen], cut.tail(inputs)
+            outputs = cut.tail(inputs)
+        if described:
+            described.add(images)
+        yield chosen, loader.labels[chosen], outputs
         tick.update(len(rows))
 
 

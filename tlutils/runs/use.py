@@ -21,7 +21,7 @@ from ..data import loaders, records, sources
 from ..data.splits import is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.metrics import as_text, compute_metrics, patients_of, share, to_json
-from ..evaluation.predict import NothingToPredict, normalization
+from ..evaluation.predict import Describe, NothingToPredict, normalization
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from . import reference
@@ -38,7 +38,7 @@ def predict_records(
     root: Path | None = None,
     store: str | Path | None = None,
     views: int | None = None,
-    describe: Callable[[np.ndarray], pd.DataFrame] | None = None,
+    describe: Describe | None = None,
 ) -> pd.DataFrame:
     """What a model answers for the images of a table.
 
@@ -65,7 +65,8 @@ def predict_records(
     views : int, optional
         Of test-time augmentation, drawn as the recipe's training views; None as many as it says.
     describe : Callable, optional
-        Adds columns made of what enters the head (see `evaluation.predict.predict`).
+        Adds columns made of the images and of what enters the head (see
+        `evaluation.predict.predict`).
 
     Returns
     -------
