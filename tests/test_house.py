@@ -56,6 +56,7 @@ ALONE = {
     "data/phantoms.py": ("core/progress.py",),
     "data/splits.py": (),
     "evaluation/thresholds.py": (),
+    "evaluation/novelty.py": (),
     "evaluation/metrics.py": ("evaluation/thresholds.py", "core/intervals.py"),
     "training/losses.py": (),
     "training/monitors.py": (),

@@ -182,6 +182,19 @@ def unreadable_share(folder: Path) -> dict:
     return {"paths": answers(table)["path"].tolist(), "said": said}
 
 
+def described(folder: Path) -> list:
+    """What enters the last layer with each image, of which each process has seen its share; once from a store."""
+    table, model = images(folder / "images"), net()
+    recipe = recipes.get("oct-vgg16").changed({"size": "16"})
+    run = Run(folder, recipe, table, folder / "images", {"data": {"classes": ["noise", "patch"]}})
+    model.tl = {"head_name": "8"}
+    machine, tables = devices.choose(DEVICE, "fp32"), []
+    for store in (None, folder / f"described-{devices.world()}"):
+        how = {"store": store, "describe": lambda images, features: pd.DataFrame(features)}
+        tables.append(predict_records(run, model, table, "new", machine, False, **how))
+    return [table[[0, 1, 2, 3]].round(4).to_numpy().tolist() for table in tables]
+
+
 def batchnorm(folder: Path) -> dict:
     """Statistics of both kinds of BatchNorm after training, and what the model answers with them."""
     table, model = images(folder / "images"), net(norm=True)
@@ -207,7 +220,15 @@ def patience(folder: Path) -> float:
     return min(group.options._timeout, store.timeout).total_seconds() / 3600
 
 
-CHECKS = (parts_of_a_batch, unreadable_images, stressed, unreadable_share, batchnorm, patience)
+CHECKS = (
+    parts_of_a_batch,
+    unreadable_images,
+    stressed,
+    unreadable_share,
+    described,
+    batchnorm,
+    patience,
+)
 
 
 if __name__ == "__main__":

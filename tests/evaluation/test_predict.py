@@ -173,3 +173,25 @@ def test_test_time_augmentation_is_the_mean_of_the_probabilities_of_the_views(ti
     columns = [f"p_{name}" for name in loader.classes]
     assert np.allclose(found[columns], wanted.numpy(), atol=1e-5)
     assert not np.allclose(found[columns], predict(model, loader, CPU)[columns], atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_each_image_can_be_described_with_what_enters_the_head(kind, tiny_folder, tmp_path):
+    model = build("resnet18", 4, kind, freeze="all").eval()
+    entered = nn.Sequential(*list(model.children())[:-1], nn.Flatten())
+    loader, turned = loader_of(tiny_folder), Augmentation(rotate=30)
+    images = torch.cat([batch.images for batch in loader_of(tiny_folder)])
+    with torch.no_grad():
+        wanted = entered(normalize(images)).numpy()
+    plain = predict(model, loader, CPU)
+
+    def describe(images, features):
+        return pd.DataFrame(np.c_[images.reshape(len(images), -1)[:, :3], features])
+
+    for how in ({}, {"store": tmp_path}, {"views": 2, "augmentation": turned}):
+        mixed = loader_of(tiny_folder, shuffle=True)
+        found = predict(model, mixed, CPU, describe=describe, **how)
+        assert (found[[0, 1, 2]].to_numpy() == images[:, 0, 0, :3].numpy()).all()
+        assert np.allclose(found[list(range(3, 515))], wanted, atol=1e-4)
+        assert list(found)[: len(plain.columns)] == list(plain)
+    assert not any(module._forward_pre_hooks for module in model.modules())

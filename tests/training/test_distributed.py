@@ -79,6 +79,12 @@ def test_a_process_that_can_read_none_of_its_images_leaves_predicting_to_the_oth
     assert all(found["unreadable_share"] == alone for found in both)
 
 
+def test_what_enters_the_head_is_told_of_all_images_in_each_process(both, tmp_path):
+    alone = two_processes.described(tmp_path)
+    for found in both:
+        assert np.allclose(found["described"], alone, atol=1e-3)
+
+
 def test_batchnorm_that_learns_is_one_and_the_same_in_all_processes_and_the_frozen_stays(both):
     one, two = (found["batchnorm"] for found in both)
     assert (

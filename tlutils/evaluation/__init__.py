@@ -4,6 +4,7 @@ predict      a model and a loader to the predictions table
 acquisition  plausible changes of acquisition, made to batches of images
 metrics      the numbers of a split, and the tables behind its pictures
 thresholds   from probabilities to answers, chosen on validation images
+novelty      how unlike the training images an image is
 calibration  probabilities made true: temperature and prior
 stress       what changes of acquisition cost a model
 adaptation   threshold and temperature for another place, and what they are worth there

@@ -468,17 +468,31 @@ def _by_group(
     """n, patients, accuracy, low, high of each; a patient with images in two counts in each."""
     table = pd.DataFrame({"right": right, "patient": patient})
     found = table.groupby(groups, observed=True, dropna=False)
-    ends = [_accuracy_interval(part, repeats) for _, part in found]
+    ends = [share(part["right"], part["patient"], repeats) for _, part in found]
     table = found.agg(
         n=("right", "size"), patients=("patient", "nunique"), accuracy=("right", "mean")
     )
     return table.assign(**{end: [one[end] for one in ends] for end in ("low", "high")})
 
 
-def _accuracy_interval(images: pd.DataFrame, repeats: int) -> dict[str, float]:
-    each = images.groupby("patient", sort=False)["right"].agg(["sum", "size"]).to_numpy()
+def share(
+    holds: pd.Series, patient: pd.Series, repeats: int = 1000
+) -> dict[str, float | int | None]:
+    """Of how many images something holds, with its interval (95 %) by bootstrap over patients.
+
+    Parameters
+    ----------
+    holds : Series of bool, or of 0 and 1
+    patient : Series, whose the images are
+    repeats : int, of the bootstrap
+
+    Returns
+    -------
+    dict of "value", "low", "high", see `intervals.interval`
+    """
+    each = holds.astype(float).groupby(patient, sort=False).agg(["sum", "size"]).to_numpy()
     sums = np.concatenate([often @ each for often in resamples(len(each), repeats, seed=0)])
-    return interval(images["right"].mean(), sums[:, 0] / sums[:, 1], 0.95, len(each))
+    return interval(holds.mean(), sums[:, 0] / sums[:, 1], 0.95, len(each))
 
 
 def _binned(values: pd.Series, bins: int | Sequence[float]) -> pd.Series:

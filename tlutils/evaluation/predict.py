@@ -7,8 +7,10 @@ this module and `acquisition` alone of the package know torch.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -23,13 +25,14 @@ from ..core.progress import bar
 from ..data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize
 from ..data.loaders import Loader
 from ..models import feature_store, prefix
-from ..models.build import probabilities
+from ..models.build import head_name, probabilities
 from ..models.prefix import eval_mode
 from .acquisition import DEALING, Acquisition
 
 _AS_IT_IS = Augmentation()
 _Part = tuple[Tensor, Tensor, Tensor]  # rows, labels, outputs
 _ChangedPart = tuple[Tensor, Tensor, Tensor, list[str]]  # and the change of each
+Describe: TypeAlias = Callable[[np.ndarray, np.ndarray], pd.DataFrame]
 
 
 class NothingToPredict(ValueError):
@@ -61,6 +64,7 @@ def predict(
     views: int = 0,
     augmentation: Augmentation = _AS_IT_IS,
     seed: int = 0,
+    describe: Describe | None = None,
 ) -> pd.DataFrame:
     """A model's answer to each image of a loader.
 
@@ -79,6 +83,9 @@ def predict(
         `augment.view`), and no store is used.
     augmentation : Augmentation, of the views
     seed : int, of the views
+    describe : Callable, of some images as they are to a DataFrame with a row about each
+        It is given the images, uint8 (N, C, S, S), and what enters the head with them, float32
+        (N, width); its columns are added to the table. The model is one that `build` has made.
 
     Returns
     -------
@@ -98,37 +105,81 @@ def predict(
     machine.place(model)
     loader.pinned = machine.device.type == "cuda"
     shown = bar(what=f"predicting {split}", total=len(loader.records), show=progress)
-    with eval_mode(model), shown as tick:
+    described = _Described(model, describe) if describe else None
+    with eval_mode(model), shown as tick, described or nullcontext():
         cut = prefix.split(model) if store is not None and not views else None
         if cut:
-            parts = list(_outputs_from_store(cut, model, loader, machine, store, tick))
+            parts = list(_outputs_from_store(cut, model, loader, machine, store, tick, described))
         else:
             also = [(augmentation, number, seed) for number in range(views)]
-            parts = list(_outputs(model, loader, machine, also, tick))
+            parts = list(_outputs(model, loader, machine, also, tick, described))
     _name_unreadable(loader)
     if not parts:
         raise NothingToPredict(len(loader.records))
     rows, labels, outputs = (torch.cat(one).cpu() for one in zip(*parts))  # the one wait for it
     _check_once(rows, loader)
     order = torch.argsort(rows)
-    return _table(loader, rows[order], labels[order], outputs[order].float(), split)
+    table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
+    return table.join(described.rows(order)) if described else table
+
+
+class _Described:
+    """What `describe` says of the images, batch by batch, while a model sees them."""
+
+    def __init__(self, model: nn.Module, describe: Describe) -> None:
+        self.describe, self.parts, self.entered = describe, [], torch.empty(0)
+        # The tail of a cut model calls the layers of the head, not the head itself.
+        layers = model.get_submodule(head_name(model)).modules()
+        learning = (one for one in layers if any(p.requires_grad for p in one.parameters(False)))
+        self.layer = next(learning)
+
+    def __enter__(self) -> None:
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            self.entered = inputs[0]
+
+        self.hook = self.layer.register_forward_pre_hook(keep)
+
+    def __exit__(self, *error: object) -> None:
+        self.hook.remove()
+
+    def add(self, images: Tensor) -> None:
+        """Describe the images that the model has seen last."""
+        self.parts.append(self.describe(images.numpy(), self.entered.float().cpu().numpy()))
+
+    def rows(self, order: Tensor) -> pd.DataFrame:
+        """All of it, in the order of the table."""
+        whole = pd.concat(self.parts, ignore_index=True)
+        return whole.iloc[order.numpy()].reset_index(drop=True)
 
 
 @torch.inference_mode()
 def _outputs(
-    model: nn.Module, loader: Loader, machine: Machine, also: list[tuple], tick: tqdm
+    model: nn.Module,
+    loader: Loader,
+    machine: Machine,
+    also: list[tuple],
+    tick: tqdm,
+    described: _Described | None,
 ) -> Iterator[_Part]:
     """What the whole model gives, the mean over the views `also` shown."""
     for batch in loader:
-        mean = _mean_over_views(model, batch.images, batch.keys, machine, also)
+        mean = _mean_over_views(model, batch.images, batch.keys, machine, also, described)
         yield batch.rows, batch.labels, mean
         tick.update(len(batch.rows))
 
 
 def _mean_over_views(
-    model: nn.Module, images: Tensor, keys: Tensor, machine: Machine, also: list[tuple]
+    model: nn.Module,
+    images: Tensor,
+    keys: Tensor,
+    machine: Machine,
+    also: list[tuple],
+    described: _Described | None = None,
 ) -> Tensor:
+    """What the model gives; the images as they are, not their views, are described."""
     found = [_outputs_of(model, images, machine)]
+    if described:
+        described.add(images)
     for augmentation, *settings in also:
         seen = augmentation.view(images.to(machine.device), keys, *settings)
         found.append(_outputs_of(model, seen, machine))
@@ -152,6 +203,7 @@ def _outputs_from_store(
     machine: Machine,
     folder: str | Path,
     tick: tqdm,
+    described: _Described | None = None,
     number: int = 0,
     **views: object,
 ) -> Iterator[_Part]:
@@ -161,10 +213,17 @@ def _outputs_from_store(
     store = feature_store.open_store(folder, cut.prefix, loader, **how)
     store.fill(number)
     good = np.setdiff1d(np.arange(store.n), store.bad())
-    for rows in np.array_split(good, -(-len(good) // 256)) if len(good) else ():
+    wanted = np.array_split(good, -(-len(good) // 256)) if len(good) else []
+    # To be described images are read as well; what has gone since is left out.
+    batches = loader.reader(wanted) if described else ()
+    read = ((batch.rows.numpy(), batch.images) for batch in batches if len(batch.rows))
+    for rows, images in read if described else ((rows, None) for rows in wanted):
         inputs, chosen = machine.place(store.read(number, rows)), torch.from_numpy(rows)
         with machine.autocast():
-            yield chosen, loader.labels[chosen], cut.tail(inputs)
+            outputs = cut.tail(inputs)
+        if described:
+            described.add(images)
+        yield chosen, loader.labels[chosen], outputs
         tick.update(len(rows))
 
 
@@ -261,7 +320,7 @@ def _changed_from_store(
     """The same from the frozen part's outputs, one view after the other."""
     views = {"augmentation": acquisition, "views": shown, "seed": DEALING}
     for number in range(shown):
-        for part in _outputs_from_store(cut, model, loader, *of, number, **views):
+        for part in _outputs_from_store(cut, model, loader, *of, number=number, **views):
             yield *part, acquisition.names(loader.keys_of(part[0]), number, DEALING)
 
 

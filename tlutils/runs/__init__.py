@@ -5,6 +5,7 @@
     train           from data to numbers: prepare, make the model, fit, finish; or all at once
     learning_curve  ways to train against each other, on few patients and on more
     stress          a finished run under changes of acquisition
+    reference       what tells images unlike a run's training images
     use             a finished run measured anew, asked about new images
     adapt           a finished run's threshold and temperature chosen anew for another place
     openings        how often a run's own test images were scored

@@ -4,6 +4,7 @@
     records.csv      the table of images with its splits
     history.csv      one row an epoch
     best.pt last.pt  checkpoints of plain types
+    reference.pt     what tells images unlike the training images
     predictions.csv  what the model answered for each validation and test image
     stressed_predictions.csv  and for validation images under changed acquisition, where a threshold
                      was chosen by that
@@ -42,7 +43,7 @@ from ..models.build import build, check_size, count
 from ..models.weights import describe
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
-from . import openings, recipes
+from . import openings, recipes, reference
 from .folder import BEGUN, STRESS_FILES, Run, reserved, versions
 from .recipes import Recipe
 from .use import predict_records
@@ -659,9 +660,9 @@ def fit(
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
     """Take what was measured away: it is not that of the weights to come, if they can come."""
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
-    measured = ("metrics.json", "predictions.csv", "stressed_predictions.csv", *STRESS_FILES)
+    measured = ("metrics.json", "predictions.csv", "stressed_predictions.csv", reference.FILE)
     with openings.kept(run):
-        for name in measured:
+        for name in (*measured, *STRESS_FILES):
             (run.folder / name).unlink(missing_ok=True)
     run.write()
 
@@ -694,7 +695,9 @@ def finish(
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> dict:
-    """Predict validation and test images, measure, and write predictions.csv and metrics.json.
+    """Predict validation and test images, measure, write predictions.csv and metrics.json.
+
+    Before it write reference.pt, where there are validation images.
 
     Parameters
     ----------
@@ -714,18 +717,16 @@ def finish(
     dict
         The metrics as written.
     """
+    how = {"machine": machine, "show": show, "store": run.store(store)}
+    answers = partial(predict_records, run, model, **how)
     with reserved(run.folder):
-        tables = [
-            predict_records(run, model, run.part(part), part, machine, show, store=run.store(store))
-            for part in ("val", "test")
-            if part in parts
-        ]
+        if "val" in parts:
+            reference.known(run, model, answers)
+        tables = [answers(run.part(part), part) for part in ("val", "test") if part in parts]
         stressed, shown = thresholds.split_rule(run.recipe.threshold)[0], run.recipe.stress_views
+        dealt = None
         if stressed and "val" in parts:
-            how = {"store": run.store(store), "acquisition": Acquisition(), "shown": shown}
-            dealt = predict_records(run, model, run.part("val"), "val", machine, show, **how)
-        else:
-            dealt = None
+            dealt = answers(run.part("val"), "val", acquisition=Acquisition(), shown=shown)
         predictions = pd.concat(tables, ignore_index=True)
         return devices.by_first(lambda: _measure(run, predictions, dealt, log))
 

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from ..data import loaders, records, sources
 from ..data.splits import comparable, is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
-from ..evaluation.metrics import compute_metrics, to_json
-from ..evaluation.predict import NothingToPredict, normalization, predict_changed
+from ..evaluation.metrics import as_text, compute_metrics, patients_of, share, to_json
+from ..evaluation.predict import Describe, NothingToPredict, normalization, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
-from . import openings
+from . import openings, reference
 from .folder import Run
 
 
@@ -41,6 +42,7 @@ def predict_records(
     views: int | None = None,
     acquisition: Acquisition | None = None,
     shown: int = 1,
+    describe: Describe | None = None,
 ) -> pd.DataFrame:
     """What a model answers for the images of a table.
 
@@ -70,6 +72,9 @@ def predict_records(
         Changes under which the images are seen (see `evaluation.predict.predict_changed`).
     shown : int
         How many of them each image is seen under.
+    describe : Callable, optional
+        Adds columns made of the images and of what enters the head (see
+        `evaluation.predict.predict`).
 
     Returns
     -------
@@ -91,7 +96,8 @@ def predict_records(
         if acquisition:
             of = (acquisition, shown, machine, split, show)
             return predict_changed(machine.place(model), loader, *of, **how)
-        return predict_loader(machine.place(model), loader, machine, split, show, **how)
+        of = (machine, split, show)
+        return predict_loader(machine.place(model), loader, *of, describe=describe, **how)
 
     # Processes share the filling of a store; the rest is quick.
     if store is not None and not views and prefix.split(model):
@@ -173,8 +179,9 @@ def evaluate(
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
     Of other images the results are written to <run>/evaluations; the file's name tells data, split,
-    views, calibration and adaptation apart, and the .json says what they were. Nothing of the run
-    is changed, but that each look at its own test images is counted (see `openings`).
+    views, calibration and adaptation apart, and the .json says what they were. They say too which
+    images are unlike the training images, as `predict` does. Nothing of the run is changed, but
+    that each look at its own test images is counted (see `openings`).
 
     Parameters
     ----------
@@ -202,7 +209,8 @@ def evaluate(
     Returns
     -------
     dict
-        The metrics of the split (see `metrics.compute_metrics`).
+        The metrics of the split (see `metrics.compute_metrics`); of other images also unlike, the
+        share of those that are unlike the training images, where it can be told.
 
     Raises
     ------
@@ -225,10 +233,15 @@ def evaluate(
         store = None
     if chosen:
         _warn_of_chosen_on(table, chosen, adapted)
-    predictions = predict_records(run, model, table, split, machine, show, root, store, views)
+    answers = partial(predict_records, run, model, machine=machine, show=show)
+    asked = {"root": root, "store": store, "views": views}
+    predict_them = answers if data is None else partial(_with_distance, run, model, answers)
+    predictions = predict_them(table, split, **asked)
     predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
     threshold = None if calibrated or chosen else run.threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
+    if data is not None and predictions["unlike"].notna().all():
+        metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, _threshold(run, chosen), calibrated, adapted)
@@ -242,6 +255,8 @@ def evaluate(
         used["fingerprint"] = records.fingerprint(table)
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_text(f"{target}.json", to_json(about))
+        if log and "unlike" in metrics:
+            log(f"unlike the training images: {as_text(metrics['unlike'])} of the images")
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     return metrics
@@ -424,7 +439,9 @@ def predict(
     -------
     DataFrame
         Predictions (split "new", label ""); files that are no images are left out with a warning
-        that names them.
+        that names them. distance says how far an image lies from the training images, 1 being the
+        limit that the run's validation images set, and unlike whether it lies beyond; a warning
+        names those that do. Both are empty, with a warning that says why, where it cannot be told.
     """
     run = Run.load(folder)
     machine = run.machine(device, precision)
@@ -434,13 +451,42 @@ def predict(
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
-    how = {"root": Path("/"), "views": views}
-    predictions = predict_records(run, run.model(), table, "new", machine, show, **how)
+    model, how = run.model(), {"root": Path("/"), "views": views}
+    answers = partial(predict_records, run, model, machine=machine, show=show)
+    predictions = _with_distance(run, model, answers, table, "new", **how)
     predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
     predictions["path"] = predictions["path"].map(whole)
+    _warn_of_unlike(predictions)
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
+
+
+def _with_distance(
+    run: Run,
+    model: nn.Module,
+    answers: Callable[..., pd.DataFrame],
+    table: pd.DataFrame,
+    split: str,
+    **how: object,
+) -> pd.DataFrame:
+    """Predictions with distance and unlike, which are empty where they cannot be told."""
+    known = reference.known(run, model, partial(answers, store=run.store()))
+    if known is None:
+        return answers(table, split, **how).assign(distance=np.nan, unlike=None)
+    return answers(table, split, describe=known.describe, **how)
+
+
+def _warn_of_unlike(predictions: pd.DataFrame) -> None:
+    far = predictions.loc[predictions["unlike"].eq(True), "path"]
+    if len(far) and devices.rank() == 0:
+        named = f"{', '.join(far[:3])}{', ...' if len(far) > 3 else ''}"
+        warnings.warn(
+            f"{len(far)} of {len(predictions)} images are unlike the training images (further "
+            "from them than the furthest 1 % of the validation patients), so what the model "
+            f"answers there means nothing: {named}",
+            stacklevel=3,
+        )
 
 
 def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
