@@ -106,6 +106,9 @@ def test_a_choice_wants_two_patients_of_each_class():
     found, _ = adaptation.fit(least, repeats=20)
     assert found["threshold"]["undefined"] > 0 and found["steady"]["numbers"] == []
     assert "cannot be told" in adaptation.in_words(found)
+    both = shifted(12).assign(patient=lambda t: [f"P{i // 4}" for i in range(len(t))])
+    found, _ = adaptation.fit(both, repeats=20)
+    assert "4 of each class, and 8 in all" in adaptation.in_words(found), "6 are of both classes"
 
 
 def test_test_images_and_single_folds_are_refused():

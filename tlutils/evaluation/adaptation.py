@@ -525,8 +525,9 @@ def in_words(found: dict) -> str:
         )
     if not steady["numbers"]:
         return (
-            "How many patients it takes until the choice is steady cannot be told from fewer than "
-            "4 patients of each class; take the threshold for a guess, and label more images."
+            "How many patients it takes until the choice is steady cannot be told from so few: it "
+            "takes 4 of each class, and 8 in all; take the threshold for a guess, and label images "
+            "of more patients."
         )
     points = f"{steady['within']:g} of the balanced accuracy of the choice on all"
     if steady["patients"] is None:
