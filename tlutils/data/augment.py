@@ -9,8 +9,8 @@ and machine. Caching, resuming and distributing the work become easy because of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,17 +23,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _DRAWN = "area aspect left top flip angle shift_x shift_y zoom brightness contrast gamma"
 
 
-class Views(Protocol):
-    """What shows an image in views: an `Augmentation`, or anything else that is made like one.
+class Views(ABC):
+    """What shows an image in views, such as an `Augmentation`.
 
     Its attributes are plain values, and a view depends on nothing but them, the image, its key, the
     number and the seed.
     """
 
     @property
+    @abstractmethod
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
 
+    @abstractmethod
     def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
         """Show one view of each image of a batch.
 
@@ -51,7 +53,7 @@ class Views(Protocol):
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Views):
     """How far a view may lie from the image it shows. The defaults change nothing.
 
     Parameters
