@@ -9,8 +9,8 @@ and machine. Caching, resuming and distributing the work become easy because of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,17 +26,19 @@ _DRAWN = (
 _BLURRED = 5  # pixels a side of the mean that sharpness is measured from
 
 
-class Views(Protocol):
-    """What shows an image in views: an `Augmentation`, or anything else that is made like one.
+class Views(ABC):
+    """What shows an image in views, such as an `Augmentation`.
 
     Its attributes are plain values, and a view depends on nothing but them, the image, its key, the
     number and the seed.
     """
 
     @property
+    @abstractmethod
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
 
+    @abstractmethod
     def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
         """Show one view of each image of a batch.
 
@@ -54,7 +56,7 @@ class Views(Protocol):
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class Augmentation(Views):
     """How far a view may lie from the image it shows. The defaults change nothing.
 
     Parameters

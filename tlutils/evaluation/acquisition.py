@@ -20,6 +20,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..data.augment import Views
+
 # The seed of every dealing, so that epochs, seeds of training and recipes are judged alike.
 DEALING = 0
 _NOISE = 12  # grey levels, 5 % of the range
@@ -89,7 +91,7 @@ def _check_names(names: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Acquisition:
+class Acquisition(Views):
     """Changes dealt over images: a view of an image is one of them, another view another one.
 
     It can stand where an `Augmentation` can. Which change the first view of an image is depends on

@@ -244,12 +244,16 @@ def predict_changed(
 
     Parameters
     ----------
-    model, loader, machine, split, progress, views, augmentation, seed
-        As for `predict`; the views of test-time augmentation are of the changed images.
+    model, loader
+        As for `predict`.
     acquisition : Acquisition, the changes, dealt over the images as in training
     shown : int, views of each image; as many as there are changes show it under each of them
+    machine, split, progress
+        As for `predict`.
     store : str or Path, folder for the outputs of the frozen part under the changes
         None runs the whole model.
+    views, augmentation, seed
+        As for `predict`: of test-time augmentation, here of the changed images.
 
     Returns
     -------
