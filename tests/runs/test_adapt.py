@@ -209,7 +209,7 @@ def test_too_few_patients_or_a_missing_class_are_refused_in_a_sentence(home, tmp
 
 def test_few_patients_are_warned_of(home, tmp_path):
     few = draw_place(tmp_path / "few", patients=[20, 21, 22])
-    with pytest.warns(UserWarning, match="cannot be told.*label more"):
+    with pytest.warns(UserWarning, match="cannot be told.*label images of more"):
         adapt(home.folder, few, **QUICK)
 
 

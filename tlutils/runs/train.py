@@ -106,7 +106,9 @@ def train(
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
-            _fit_and_finish(run, precision, store, compiled, **how)
+            how["machine"], model, parts = _made(run, machine, precision, store, log)
+            fit(run, model, parts, store=store, compiled=compiled, **how)
+            finish(run, model, parts, store=store, **how)
     return run
 
 
@@ -152,7 +154,10 @@ def train_seeds(
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
-                _fit_and_finish(several[-1], precision, store, compiled, **how)
+                made = _made(several[-1], machine, precision, store, log)
+                how["machine"], model, parts = made
+                fit(several[-1], model, parts, store=store, compiled=compiled, **how)
+                finish(several[-1], model, parts, store=store, **how)
     return several
 
 
@@ -173,25 +178,23 @@ def _is_done(run: Run, log: Callable[[str], None]) -> bool:
     return True
 
 
-def _fit_and_finish(
+def _made(
     run: Run,
+    machine: Machine,
     precision: str,
     store: str | Path | None,
-    compiled: bool,
-    machine: Machine,
-    show: bool | None,
     log: Callable[[str], None],
-) -> None:
+) -> tuple[Machine, nn.Module, dict[str, loaders.Loader]]:
+    """What the run is trained on and in, its model, its loaders."""
     model, parts = make_model(run), make_loaders(run)
     if precision == "auto":
         machine = _way_to_train(run, model, machine, store)
-    counts, how = count(model), {"machine": machine, "store": store, "show": show, "log": log}
+    counts = count(model)
     log(
         f"{run.recipe.name}: {counts['total']:,} parameters, {counts['trainable']:,} of them "
         f"trained; {machine.device} in {machine.precision} ({machine.why})"
     )
-    fit(run, model, parts, compiled=compiled, **how)
-    finish(run, model, parts, **how)
+    return machine, model, parts
 
 
 def _way_to_train(
