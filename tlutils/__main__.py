@@ -303,7 +303,7 @@ def _predict(given: _Arguments) -> int:
 def _stress(given: _Arguments) -> int:
     """Say what changes of acquisition cost a run's model, and which cost most."""
     from .core import devices
-    from .evaluation.stress import for_people, in_words, worst
+    from .evaluation.robustness import for_people, in_words, worst
     from .runs.folder import Run
     from .runs.stress import stress
 

@@ -24,7 +24,7 @@ from small_runs import CPU
 
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
-from tlutils.evaluation.stress import in_words, number_of, worst
+from tlutils.evaluation.robustness import in_words, number_of, worst
 from tlutils.report.page import _ERRORS, _MEASURES, _NUMBERS, _OF_A_CLASS, write
 from tlutils.runs.folder import NotARun, Run
 from tlutils.runs.stress import stress

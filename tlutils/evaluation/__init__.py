@@ -6,7 +6,7 @@ metrics      the numbers of a split, and the tables behind its pictures
 thresholds   from probabilities to answers, chosen on validation images
 novelty      how unlike the training images an image is
 calibration  probabilities made true: temperature and prior
-stress       what changes of acquisition cost a model
+robustness   what changes of acquisition cost a model
 adaptation   threshold and temperature for another place, and what they are worth there
 comparison   two models, or two recipes trained several times, on the same images
 

@@ -16,7 +16,7 @@ from ..core import files
 from ..core.images import UnreadableImage
 from ..data import loaders, records
 from ..data.audit import audit_all
-from ..evaluation import calibration, metrics, stress, thresholds
+from ..evaluation import calibration, metrics, robustness, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs import openings
@@ -326,10 +326,13 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
         f"{len(rows) - 1} ways, one at a time; the model answered as it does elsewhere. The "
         "changes stand for what another hospital may do; they are no other hospital."
     )
-    worst = [tag("li", stress.in_words(row)) for row in stress.worst(found).to_dict("records")]
-    names = stress.main_numbers(found)
+    worst = [
+        tag("li", robustness.in_words(row)) for row in robustness.worst(found).to_dict("records")
+    ]
+    names = robustness.main_numbers(found)
     shown = [
-        [row["words"], *(_measured(stress.number_of(row, name)) for name in names)] for row in rows
+        [row["words"], *(_measured(robustness.number_of(row, name)) for name in names)]
+        for row in rows
     ]
     words = "Each change with its intervals, beside the unchanged images. The table has the numbers"
     return text(

@@ -16,7 +16,7 @@ from ..core import devices
 from ..data import records
 from ..evaluation import thresholds
 from ..evaluation.acquisition import CHANGES, Acquisition
-from ..evaluation.stress import measure
+from ..evaluation.robustness import measure
 from .folder import STRESS_FILES, Run, reserved
 from .use import has_test_images, other_images, predict_records
 
@@ -65,7 +65,7 @@ def stress(
     Returns
     -------
     DataFrame
-        A row a change, the unchanged images first (see `stress.measure`), with the split, the
+        A row a change, the unchanged images first (see `robustness.measure`), with the split, the
         change's family and what it is in words.
 
     Raises

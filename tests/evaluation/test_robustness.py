@@ -5,7 +5,7 @@ import pandas as pd
 import prediction_tables
 import pytest
 
-from tlutils.evaluation import stress
+from tlutils.evaluation import robustness
 from tlutils.evaluation.comparison import paired_bootstrap
 from tlutils.evaluation.metrics import compute_metrics
 
@@ -39,13 +39,13 @@ def other_answers(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 @pytest.mark.parametrize("table", [BINARY, FOUR], ids=["two classes", "four classes"])
 def test_each_row_has_the_numbers_and_intervals_of_its_own_predictions(table):
     other = other_answers(table, 0)
-    found = stress.measure(under(table, noise=other), seed=3)
+    found = robustness.measure(under(table, noise=other), seed=3)
     assert found["change"].tolist() == ["", "noise"]
     for name, part in (("", table), ("noise", other)):
         wanted = compute_metrics(part.sort_values("path").reset_index(drop=True), seed=3)
         for measure in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity"):
             if measure in wanted:
-                assert stress.number_of(row(found, name), measure) == pytest.approx(
+                assert robustness.number_of(row(found, name), measure) == pytest.approx(
                     {end: wanted[measure][end] for end in ("value", "low", "high")}, abs=1e-9
                 )
         assert row(found, name)[["n", "patients"]].tolist() == [len(part), wanted["patients"]]
@@ -55,39 +55,41 @@ def test_each_row_has_the_numbers_and_intervals_of_its_own_predictions(table):
 @pytest.mark.parametrize("measure", ["accuracy", "specificity", "auc"])
 def test_a_difference_is_paired_by_patients(measure):
     other = other_answers(BINARY, 1)
-    found = row(stress.measure(under(BINARY, noise=other), seed=5), "noise")
+    found = row(robustness.measure(under(BINARY, noise=other), seed=5), "noise")
     wanted = paired_bootstrap(BINARY, other, measure, seed=5)
-    assert stress.number_of(found, f"{measure}_difference") == pytest.approx(
+    assert robustness.number_of(found, f"{measure}_difference") == pytest.approx(
         {end: wanted[end] for end in ("value", "low", "high")}, abs=1e-9
     )
 
 
 def test_what_changes_nothing_makes_no_difference():
-    found = row(stress.measure(under(BINARY, same=BINARY)), "same")
+    found = row(robustness.measure(under(BINARY, same=BINARY)), "same")
     numbers = found[[name for name in found.index if "difference" in name]]
     assert (numbers == 0).all()
 
 
 def test_the_worst_come_first_and_what_costs_nothing_is_not_among_them():
     changes = {f"shuffled {i}": other_answers(BINARY, i) for i in range(7)}
-    table = stress.measure(under(BINARY, same=BINARY, **changes), repeats=20)
-    found = stress.worst(table)
+    table = robustness.measure(under(BINARY, same=BINARY, **changes), repeats=20)
+    found = robustness.worst(table)
     lost = found["balanced_accuracy_difference"]
     assert len(found) == 5 and lost.is_monotonic_increasing and (lost < 0).all()
     assert lost.iloc[0] == table["balanced_accuracy_difference"].min()
-    assert stress.worst(stress.measure(under(BINARY, same=BINARY), repeats=20)).empty
+    assert robustness.worst(robustness.measure(under(BINARY, same=BINARY), repeats=20)).empty
 
 
 def test_a_model_that_calls_all_ill_is_told_in_words():
-    found = stress.measure(under(BINARY, dark=all_called_positive(BINARY)), repeats=20)
+    found = robustness.measure(under(BINARY, dark=all_called_positive(BINARY)), repeats=20)
     before = row(found, "")["specificity"]
-    said = stress.in_words(found.assign(words=["", "darker"]).to_dict("records")[1])
+    said = robustness.in_words(found.assign(words=["", "darker"]).to_dict("records")[1])
     assert said.startswith("darker: sensitivity 1.000 (higher by")
     assert said.endswith(f"specificity 0.000 (lower by {before:.3f})")
 
 
 def test_for_people_there_is_a_row_a_change_with_the_differences():
-    found = stress.for_people(stress.measure(under(FOUR, noise=other_answers(FOUR, 1)), repeats=20))
+    found = robustness.for_people(
+        robustness.measure(under(FOUR, noise=other_answers(FOUR, 1)), repeats=20)
+    )
     assert found.index.tolist() == ["unchanged", "noise"]
     assert found.columns.tolist() == ["balanced accuracy", "accuracy", "AUC"]
     assert "(" in found.loc["noise", "AUC"] and " -0." in found.loc["noise", "AUC"]
@@ -96,18 +98,18 @@ def test_for_people_there_is_a_row_a_change_with_the_differences():
 
 def test_a_class_that_does_not_occur_leaves_numbers_undefined():
     ill = BINARY[BINARY["label"] == "PNEUMONIA"].reset_index(drop=True)
-    found = stress.measure(under(ill, dark=ill), repeats=20)
+    found = robustness.measure(under(ill, dark=ill), repeats=20)
     assert found["specificity"].isna().all() and found["sensitivity"].notna().all()
-    assert "specificity undefined" in stress.in_words(found.to_dict("records")[1])
-    assert stress.number_of(found.iloc[1], "auc") == {"value": None, "low": None, "high": None}
+    assert "specificity undefined" in robustness.in_words(found.to_dict("records")[1])
+    assert robustness.number_of(found.iloc[1], "auc") == {"value": None, "low": None, "high": None}
 
 
 def test_tables_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="as they are"):
-        stress.measure(BINARY.assign(change="noise"))
+        robustness.measure(BINARY.assign(change="noise"))
     with pytest.raises(ValueError, match="'noise'.*299 predictions.*300 images"):
-        stress.measure(under(BINARY, noise=BINARY[1:]))
+        robustness.measure(under(BINARY, noise=BINARY[1:]))
     with pytest.raises(ValueError, match="several splits"):
-        stress.measure(under(BINARY, noise=BINARY.assign(split="test")))
+        robustness.measure(under(BINARY, noise=BINARY.assign(split="test")))
     with pytest.raises(ValueError, match="repeats is 0"):
-        stress.measure(under(BINARY), repeats=0)
+        robustness.measure(under(BINARY), repeats=0)
