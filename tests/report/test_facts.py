@@ -148,6 +148,7 @@ OTHER = {
     "augmentation.gamma": 0.5,
     "threshold": "youden",
     "test_views": 2,
+    "stress_views": 7,
     "split": "image",
     "val": 0.2,
     "test": 0.3,
