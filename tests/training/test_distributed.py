@@ -136,18 +136,21 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp
 
 
 LATE = """
-import sys, time
+import sys, time, weakref
+import torch.distributed
 from tlutils.core import devices
 from tlutils.runs import recipes
 from tlutils.runs.train import make_model, prepare
 data, out, seconds = sys.argv[1:]
 with devices.processes("cpu"):
+    group = weakref.ref(torch.distributed.group.WORLD)
     time.sleep(float(seconds) * devices.rank())  # the first has written the run when this one looks
     recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
     run = prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
     make_model(run)
     print(f"rank {devices.rank()} has {len(run.records)} images of {run.root.name}, "
           f"{run.about['data']['fingerprint']}, {run.about['weights']['source']}", flush=True)
+assert group() is None, "the group lives on, with threads that may abort the process when it ends"
 """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import importlib
 import os
 import pickle
 import platform
@@ -367,6 +368,11 @@ def processes(device: str = "auto") -> Iterator[None]:
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    # Functions of these modules have the group of the time of their import as default. Imported
+    # later (as torchvision does), they would keep it, with its threads, until Python itself ends,
+    # and a thread that then still lets go of a tensor aborts the process (pytorch issue 190489).
+    importlib.import_module("torch.distributed.fsdp")
+    importlib.import_module("torch.distributed.optim")
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         store=_meeting_place(),
