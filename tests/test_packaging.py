@@ -39,6 +39,7 @@ DISTRIBUTION = {
     "PIL": "pillow",
     "yaml": "pyyaml",
     "IPython": "ipython",
+    "mlflow": "mlflow-skinny",
 }  # others: the same
 COMES_WITH = {
     "ipython": "ipykernel",

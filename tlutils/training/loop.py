@@ -88,6 +88,7 @@ def fit(
     compiled: bool = False,
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
+    on_epoch_end: Callable[[dict], None] | None = None,
     **changes: object,
 ) -> Fit:
     """Train a model.
@@ -117,6 +118,9 @@ def fit(
         Progress bar or not; None decides.
     log : Callable, optional
         Called with one line an epoch; None for silence.
+    on_epoch_end : Callable, optional
+        Called by rank 0 with the epoch's row of the history (plain values by name) once the epoch
+        is saved. What it raises ends the training, and the same call goes on after that epoch.
     **changes : object
         Replace single options, e.g. `fit(model, loaders, epochs=3)`.
 
@@ -165,6 +169,8 @@ def fit(
             _record(state, scores, train, time.perf_counter() - started, filled)
             state.save(checkpoint)  # first: an epoch that was announced is not lost
             log(_line(state))
+            if on_epoch_end and devices.rank() == 0:
+                on_epoch_end(dict(state.history[-1]))
     except KeyboardInterrupt:
         log(_interrupt(state, checkpoint))
         raise
