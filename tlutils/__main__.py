@@ -121,9 +121,10 @@ def _doctor(given: _Arguments) -> int:
     for name, value in facts.items():
         print(f"{name:>18}  {value}")
     if rates := speed.measured():
-        print("\nmeasured, images/s trained:")
+        print("\nmeasured:")
     for what, of in rates.items():
-        print(f"{what}: {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
+        unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else "images/s trained"
+        print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
     for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152"):
         print(f"{backbone:>18}  {weights.locate(backbone)}")
