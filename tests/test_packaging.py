@@ -39,6 +39,7 @@ DISTRIBUTION = {
     "PIL": "pillow",
     "yaml": "pyyaml",
     "IPython": "ipython",
+    "mlflow": "mlflow-skinny",
 }  # others: the same
 COMES_WITH = {
     "ipython": "ipykernel",
@@ -154,9 +155,8 @@ def test_the_wheel_holds_tlutils_and_nothing_else(tmp_path):
             source.mkdir(exist_ok=True)
             shutil.copy(ROOT / name, source)
     for folder in ("tlutils", "tests", "notebooks"):
-        shutil.copytree(
-            ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "*.ipynb")
-        )
+        skip = shutil.ignore_patterns("__pycache__", "[0-9]*.ipynb")
+        shutil.copytree(ROOT / folder, source / folder, ignore=skip)
     subprocess.run(
         [
             sys.executable,
@@ -184,6 +184,9 @@ def test_the_wheel_holds_tlutils_and_nothing_else(tmp_path):
     }
     assert {name.split("/")[1] for name in names if name.startswith("tlutils/")} == {
         path.relative_to(ROOT / "tlutils").parts[0] for path in MODULES
+    } | {"LICENSE", "starter"}
+    assert {Path(name).name for name in names if "/starter/" in name} == {
+        path.name for path in (ROOT / "tlutils" / "starter").iterdir()
     }
     assert "License-Expression: MIT" in metadata
 

@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -120,9 +121,10 @@ def _doctor(given: _Arguments) -> int:
     for name, value in facts.items():
         print(f"{name:>18}  {value}")
     if rates := speed.measured():
-        print("\nmeasured, images/s trained:")
+        print("\nmeasured:")
     for what, of in rates.items():
-        print(f"{what}: {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
+        unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else "images/s trained"
+        print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
     for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152"):
         print(f"{backbone:>18}  {weights.locate(backbone)}")
@@ -327,6 +329,24 @@ def _report(given: _Arguments) -> int:
     return _DONE
 
 
+def _init(given: _Arguments) -> int:
+    """Copy the library into a folder, with a first notebook; nothing there is overwritten."""
+    from .core import starter
+
+    made = starter.write(given.folder, filter(None, given.packages.split(",")))
+    print(f"in {given.folder}: {', '.join(path.name for path in made)}")
+    if not given.packages:
+        print(
+            f"\nnext:\n  cd {shlex.quote(str(given.folder))}\n"
+            "  (put images into images/<class>/, or list them in manifest.csv; see START.md)\n"
+            "  python -m tlutils audit images\n"
+            "  jupyter lab start.ipynb\n"
+            "or, without a person:\n"
+            "  papermill start.ipynb done.ipynb -f params.yaml"
+        )
+    return _DONE
+
+
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -429,6 +449,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", help="CSV file for the predictions (default: print them)")
     _add_views(add)
     _add_device(add)
+
+    add = command("init", _init, "the library and a first notebook in another project")
+    add("folder", type=Path, help="the project's; made where it is missing")
+    about = "some packages alone, such as data,evaluation, with those they stand on (default: all)"
+    add("--packages", default="", metavar="NAMES", help=about)
     return parser
 
 

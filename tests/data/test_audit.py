@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from data_builders import OCT, PATIENT_RULES, finding, patients, random_patients, table
+from PIL import Image
 
 from tlutils.data import audit, near_duplicates, records
 from tlutils.data.audit import (
+    assert_no_leak,
     audit_all,
     audit_near_duplicates,
     audit_shortcuts,
@@ -402,3 +412,108 @@ def test_the_whole_audit_has_the_rows_of_its_parts_as_far_as_something_is_known(
     pd.testing.assert_frame_equal(audit_all(found, pairs), pd.concat(parts, ignore_index=True))
     plain = found[["path", "split", "label", "patient"]]
     pd.testing.assert_frame_equal(audit_all(plain), audit_splits(plain))
+
+
+# --- one assertion for a project's tests ---------------------------------------------------------
+
+
+def films(root: Path, *names: str) -> Path:
+    """Image files of these names, each with its own pixels."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(len(list(root.rglob("*.*")))).integers(0, 255, (40, 40))
+        Image.fromarray(pixels.astype(np.uint8)).save(root / name)
+    return root
+
+
+def divided(root: Path) -> Path:
+    """A clean folder: four patients, named by what stands before the underscore."""
+    return films(
+        root,
+        "train/A/1_1.png",
+        "train/B/2_1.png",
+        "train/A/1_2.png",
+        "test/A/3_1.png",
+        "test/B/4_1.png",
+    )
+
+
+RULE = r"(?P<patient>\d+)_"
+
+
+def test_a_clean_split_passes_as_folder_manifest_and_table(tmp_path):
+    root = divided(tmp_path)
+    found = records.inspect(records.scan(root, RULE), root)
+    records.save(found, root / "manifest.csv")
+    for clean in (root / "manifest.csv", found, found.drop(columns="sha256")):
+        assert_no_leak(clean)
+    assert_no_leak(root, patient=RULE, near=True)
+    assert_no_leak(found.assign(patient=found["patient"].astype(int)))
+
+
+def test_a_patient_on_two_sides_is_named_with_an_image_of_each(tmp_path):
+    root = films(divided(tmp_path), "test/B/2_9.png")
+    with pytest.raises(AssertionError) as leak:
+        assert_no_leak(root, patient=RULE)
+    told = str(leak.value)
+    assert told.startswith("LEAK: 1 of 3 test images share a patient with train")
+    assert "patient 2 in train/B/2_1.png and test/B/2_9.png." in told and "--fix" in told
+
+
+def test_a_copy_on_two_sides_is_named_also_where_no_patient_is_known(tmp_path):
+    root = divided(tmp_path)
+    shutil.copy(root / "train/A/1_1.png", root / "test/A/5_1.png")
+    with pytest.raises(AssertionError, match=r"E\.g\. train/A/1_1\.png and test/A/5_1\.png\."):
+        assert_no_leak(root, patient=None, allow_unknown_patients=True)
+
+
+def test_a_copy_saved_anew_is_found_where_looks_count(tmp_path):
+    root = divided(tmp_path)
+    Image.open(root / "train/A/1_1.png").resize((50, 50)).save(root / "test/A/5_1.png")
+    assert_no_leak(root, patient=RULE)
+    with pytest.raises(AssertionError, match="look the same.*E.g. test/A/5_1.png"):
+        assert_no_leak(root, patient=RULE, near=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda t: t.assign(split=""), "found 0 splits"),
+        (lambda t: t[t["split"] == "train"], "found 1 splits"),
+        (lambda t: t.assign(split=t["split"].replace("test", "valid")), "the splits valid"),
+        (lambda t: records.with_patients(t, lambda path: "7" if "3_1" in path else None), "4 of 5"),
+        (lambda t: t.assign(problem="damaged"), "none of the 5 images"),
+        (lambda t: t.drop(columns="label"), "lack the column label"),
+    ],
+    ids=["no split", "one split", "odd split", "unknown patients", "unreadable", "no label"],
+)
+def test_what_cannot_be_told_is_no_pass(tmp_path, change, named):
+    found = records.inspect(records.scan(divided(tmp_path), RULE), tmp_path)
+    with pytest.raises(ValueError, match=named):
+        assert_no_leak(change(found))
+
+
+def test_neither_patients_nor_contents_known_is_no_pass_either(tmp_path):
+    found = records.scan(divided(tmp_path), None)
+    with pytest.raises(ValueError, match="none of the 5 images are known"):
+        assert_no_leak(found, allow_unknown_patients=True)
+
+
+@pytest.mark.parametrize("leak", [False, True], ids=["clean", "leaking"])
+def test_the_examples_of_a_test_and_of_a_hook_do_as_they_say(leak, tmp_path):
+    films(divided(tmp_path / "data/scans"), *["test/B/2_9.png"] * leak)
+    blocks = textwrap.dedent(assert_no_leak.__doc__.partition("\n")[2]).split("::\n\n")
+    test, hook = (textwrap.dedent(re.split(r"\n(?=\S)", block)[0]) for block in blocks[1:])
+    (tmp_path / "test_split.py").write_text(test)
+    entry = yaml.safe_load(hook)["repos"][0]["hooks"][0]["entry"]
+    commands = {
+        "test": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_split.py"],
+        "hook": [sys.executable, *shlex.split(entry)[1:]],
+    }
+    for command in commands.values():
+        environment = {**os.environ, "PYTHONPATH": str(Path(audit.__file__).parents[2])}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == int(leak), done.stdout + done.stderr
+        assert ("LEAK: 1 of 3 test images share a patient" in done.stdout) is leak

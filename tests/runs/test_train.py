@@ -5,13 +5,17 @@ import json
 import shutil
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_runs import CPU, begin, first, small, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tlutils.core import devices
 from tlutils.data import cleaning, phantoms, records
@@ -275,10 +279,48 @@ def test_a_recipe_can_train_its_head_first(tiny_folder, tmp_path, monitor):
     two_parts = small(
         "chest-resnet18-finetune", head_epochs="2", layer_decay="0.5", monitor=monitor
     )
-    done = train(tiny_folder, tmp_path / "run", two_parts)
+    told = []
+    done = train(tiny_folder, tmp_path / "run", two_parts, on_epoch_end=told.append)
     assert done.history["part"].tolist() == ["head", "head", "all", "all"]
+    pd.testing.assert_frame_equal(pd.DataFrame(told)[done.history.columns], done.history)
     assert done.history[monitor].between(0, 1).all()
     assert train(tiny_folder, tmp_path / "run", two_parts).metrics == done.metrics
+
+
+@pytest.fixture
+def shown(tiny_folder, tmp_path, monkeypatch):
+    """Runs, in an empty folder, what the docstring of `train` shows for a package."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    blocks = [part.split("\n\n    in ")[0] for part in training.train.__doc__.split("::\n\n")]
+
+    def run(package):
+        code = next(block for block in blocks if f"import {package}" in block)
+        names = {"recipe": small(), "data": tiny_folder}
+        names["train"] = lambda recipe, data, out, **more: train(data, out, recipe, **more)
+        exec(textwrap.dedent(code), names)
+        return Run.load("runs/mine").history
+
+    return run
+
+
+def test_tensorboard_gets_the_curves_as_the_docstring_shows(shown):
+    history = shown("SummaryWriter")
+    curves = EventAccumulator("runs/board").Reload()
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+        got = {event.step: event.value for event in curves.Scalars(name)}
+        assert got == pytest.approx(dict(zip(history["epoch"], history[name], strict=True)))
+
+
+def test_mlflow_gets_the_curves_as_the_docstring_shows(shown, tmp_path):
+    mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
+    history = shown("mlflow")
+    client = mlflow.MlflowClient()
+    (run,) = client.search_runs(["0"])
+    got = {
+        point.step: point.value for point in client.get_metric_history(run.info.run_id, "val_loss")
+    }
+    assert got == pytest.approx(dict(zip(history["epoch"], history["val_loss"], strict=True)))
 
 
 def test_a_model_whose_head_first_part_was_stopped_learns_all_of_it_the_next_time(

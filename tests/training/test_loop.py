@@ -206,6 +206,21 @@ def test_a_killed_run_ends_with_the_same_weights_as_one_that_was_not(
     assert straight.history["val_loss"].equals(resumed.history["val_loss"])
 
 
+def test_each_epoch_is_told_once_after_it_is_saved_also_over_a_break(parts, tmp_path):
+    told, settings = [], {"epochs": 3, "patience": 0, "checkpoint": tmp_path / "last.pt"}
+
+    def tell(row):
+        told.append(row)
+        if row["epoch"] == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        quiet_fit(resnet(), parts, on_epoch_end=tell, **settings)
+    done = quiet_fit(resnet(), parts, on_epoch_end=tell, **settings)
+    pd.testing.assert_frame_equal(pd.DataFrame(told), done.history)
+    assert {type(value) for row in told for value in row.values()} <= {int, float, str}
+
+
 def test_a_finished_run_is_not_trained_again(parts, tmp_path):
     first = quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
     again = quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt")

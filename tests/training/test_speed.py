@@ -1,10 +1,12 @@
 """The fastest way to train, by a short measurement that is kept."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from small_runs import small, train
 
 from tlutils.core import devices
 from tlutils.models import checkpoints
@@ -122,3 +124,37 @@ def test_who_has_no_home_trains_all_the_same(model, monkeypatch):
     rates(monkeypatch, bf16=1.0, fp32=9.0, plain=1.0)
     assert speed.fastest(model, BF16, 32, 4).precision == "fp32"
     assert speed.measured() == {}
+
+
+def test_of_the_rates_of_matrix_products_the_best_so_far_is_kept_for_each_precision(cache):
+    rates = {machine.precision: speed.matrix_rate(machine) for machine in (FP32, BF16)}
+    ((what, found),) = json.loads(cache.read_text()).items()
+    assert what.startswith(speed.PRODUCTS) and found.keys() == {"fp32", "bf16"}
+    assert rates == {way: rate * 1e9 for way, rate in found.items()} and min(found.values()) > 0
+    cache.write_text(json.dumps({what: {"fp32": 1e9, "bf16": 1e-9}}))
+    assert speed.matrix_rate(FP32) == 1e18 and speed.matrix_rate(BF16) > 1e6
+
+
+def test_operations_are_counted_forward_and_back_to_what_is_trained(model):
+    state = torch.get_rng_state()
+    forward = speed.flops(model, (3, 224, 224))
+    assert forward == pytest.approx(2 * 1.814e9, rel=0.01), "as published: 1.81 GMAC"
+    assert 2.9 < speed.flops(model, (3, 224, 224), train=True) / forward < 3
+    fixed = build("resnet18", 2, "linear", freeze="all")
+    back = speed.flops(fixed, (3, 224, 224), train=True) - forward
+    assert back == 2 * 512 * 2, "of the last layer's weights alone"
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_first_epoch_says_how_near_it_came_to_the_rate_of_matrix_products(
+    tiny_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(speed, "matrix_rate", lambda machine: 1e6)  # so slow that the share shows
+    told = []
+    for views in ("1", "0"):  # from the store, and the whole network each time
+        recipe = small(epochs="2", views=views)
+        train(tiny_folder, tmp_path / views, recipe, log=told.append)
+    found = [line for line in told if "of what this machine's matrix products allow" in line]
+    assert len(found) == 2
+    assert all(int(re.search(r"(\d+) images/s, ", line)[1]) > 0 for line in found)

@@ -9,9 +9,10 @@ instead of the disease, and fail where the files are made in another way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import interval, resamples, weighted_auc
-from .records import unknown_patient
+from . import near_duplicates
+from .records import find_root, inspect, scan, unknown_patient
 from .splits import SPLITS, checked, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
@@ -260,6 +262,127 @@ def leak_verdict(found: pd.DataFrame) -> str:
     sentence += "" if "identical bytes in two splits" in total else "; files were not compared"
     unknown = total["unknown patient"]
     return sentence + (f"; the patient of {unknown:,} images is unknown" if unknown else "")
+
+
+def assert_no_leak(
+    records: pd.DataFrame | str | Path,
+    *,
+    patient: str | Callable[[str], str | None] | None = "auto",
+    allow_unknown_patients: bool = False,
+    near: bool = False,
+) -> None:
+    r"""Fail where a patient, or a copy of an image, stands in two splits: for tests and hooks.
+
+    In a project's own tests::
+
+        from tlutils.data.audit import assert_no_leak
+
+        def test_no_patient_is_on_two_sides():
+            assert_no_leak("data/scans", patient=r"(?P<patient>\d+)_")
+
+    Before each commit, in .pre-commit-config.yaml (the command passes where there are no splits or
+    no patients to compare, and says so; this function does not)::
+
+        repos:
+          - repo: local
+            hooks:
+              - id: no-leak
+                name: no patient is on two sides
+                entry: python -m tlutils audit data/scans --patient '(?P<patient>\d+)_'
+                language: system
+                pass_filenames: false
+
+    Parameters
+    ----------
+    records : DataFrame, or str or Path of a folder or a CSV manifest, whose files are read. A table
+        has path, split, label, patient, as `records.scan` gives; its files are compared where it
+        has sha256 (`records.inspect` adds it), else only its patients.
+    patient : as for `records.scan`, how a path tells the patient; not for a table.
+    allow_unknown_patients : bool, whether images whose patient is unknown may take part, which are
+        then compared by their contents alone.
+    near : bool, whether images that look the same count as copies; of a table its rows need phash
+        (`near_duplicates.perceptual_hashes` adds it).
+
+    Raises
+    ------
+    AssertionError
+        Where a split leaks: who or what is on which two sides, and what to do.
+    ValueError
+        Where it cannot be told: there are no two splits, one has a name of its own, a patient is
+        unknown, or nothing is there to be compared.
+
+    Examples
+    --------
+    >>> rows = [("a/1.png", "train", "a", "Ann"), ("b/2.png", "test", "b", "Eve")]
+    >>> assert_no_leak(pd.DataFrame(rows, columns=["path", "split", "label", "patient"]))
+    """
+    if not isinstance(records, pd.DataFrame):
+        source = Path(records)
+        source = find_root(source) if source.is_dir() else source
+        root = source.parent if source.is_file() else source
+        records = inspect(scan(source, patient), root, progress=False)
+        records = near_duplicates.perceptual_hashes(records, root) if near else records
+    records = checked(records)
+    records = records.assign(patient=records["patient"].astype("str"))
+    _refuse_to_guess(records, allow_unknown_patients)
+    found = audit_splits(records)
+    if near:
+        pairs = near_duplicates.near_duplicates(records)
+        found = pd.concat([found, audit_near_duplicates(records, pairs)], ignore_index=True)
+    if leaks(found):
+        rows = found[found["verdict"] == "leak"].itertuples()
+        told = [f"{row.meaning} E.g. {_in_both(records, row)}." for row in rows]
+        todo = (
+            "Divide them anew with all images of a patient, and all copies, on one side: "
+            "`python -m tlutils audit DATA --fix clean.csv` writes such a manifest, "
+            "splits.by_patient divides a table."
+        )
+        raise AssertionError("\n".join([leak_verdict(found), *told, todo]))
+
+
+def _refuse_to_guess(records: pd.DataFrame, allow_unknown_patients: bool) -> None:
+    """ValueError where a comparison of the splits would say nothing, or leave something out."""
+    there = set(records["split"].fillna("")) - {""}
+    if odd := sorted(there - set(SPLITS)):
+        raise ValueError(
+            f"found the splits {', '.join(odd)}, which would not be compared; rename them to "
+            f"{', '.join(SPLITS)}"
+        )
+    if len(there) < 2:
+        raise ValueError(
+            f"found {len(there)} splits in {len(records):,} records, so whether one leaks into "
+            "another cannot be told; expected folders named train, val, test, or a column split"
+        )
+    nobody = unknown_patient(records)
+    if nobody.any() and not allow_unknown_patients:
+        raise ValueError(
+            f"found no patient for {nobody.sum():,} of {len(records):,} images (e.g. "
+            f"{records['path'][nobody].iloc[0]}), so whether one is on two sides cannot be told. "
+            "Pass patient=, a pattern of file names such as '(?P<patient>\\d+)_', or give a "
+            "manifest with a column patient; allow_unknown_patients=True compares contents alone"
+        )
+    hashed = "sha256" in records
+    if nobody.all() and not hashed or hashed and not comparable(records).any():
+        raise ValueError(
+            f"the contents of none of the {len(records):,} images are known, so whether some are "
+            "copies cannot be told; see records.problems for what is wrong with the files, and "
+            "records.inspect for a table that they were not read for"
+        )
+
+
+def _in_both(records: pd.DataFrame, leak: object) -> str:
+    """Up to three examples of a row of the audit, an image of each side where they are known."""
+    if leak.check not in _SHARED:
+        return leak.examples
+    column = _SHARED[leak.check][0]
+    known = records[comparable(records)] if column == "sha256" else records
+    first, second = (
+        known[known["split"] == split].drop_duplicates(column).set_index(column)["path"]
+        for split in leak.splits.split(" & ")
+    )
+    shared = pd.concat([first, second], axis=1, join="inner").head(3)
+    who = [f"patient {key} in " if column == "patient" else "" for key in shared.index]
+    return "; ".join(f"{name}{a} and {b}" for name, (a, b) in zip(who, shared.to_numpy()))
 
 
 def audit_near_duplicates(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:

@@ -63,11 +63,37 @@ def train(
     patient: str | None = "auto",
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
+    on_epoch_end: Callable[[dict], None] | None = None,
 ) -> Run:
     """Train and evaluate one recipe; the same call again goes on where a killed run stopped.
 
     A finished run is given back as it is, or goes on where more epochs are asked for. Other data,
     weights or settings in a run's folder are refused.
+
+    Curves in TensorBoard::
+
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter("runs/board") as board:
+            names = ["train_loss", "val_loss", "val_accuracy"]
+            train(recipe, data, "runs/mine", on_epoch_end=lambda row: [
+                board.add_scalar(name, row[name], row["epoch"]) for name in names])
+
+    in MLflow::
+
+        import mlflow
+
+        with mlflow.start_run():
+            names = ["train_loss", "val_loss", "val_accuracy"]
+            train(recipe, data, "runs/mine", on_epoch_end=lambda row: mlflow.log_metrics(
+                {name: row[name] for name in names}, row["epoch"]))
+
+    in Weights & Biases::
+
+        import wandb
+
+        with wandb.init(project="mine") as board:
+            train(recipe, data, "runs/mine", on_epoch_end=board.log)
 
     Parameters
     ----------
@@ -95,6 +121,10 @@ def train(
         Progress bars or not; None decides.
     log : Callable, optional
         Called with lines for a person; None for silence.
+    on_epoch_end : Callable, optional
+        Called by rank 0 after each epoch that is trained now, with its row of history.csv (plain
+        values by name), once last.pt has it. What it raises ends the training; the same call goes
+        on after that epoch.
 
     Returns
     -------
@@ -107,7 +137,8 @@ def train(
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
             how["machine"], model, parts = _made(run, machine, precision, store, log)
-            fit(run, model, parts, store=store, compiled=compiled, **how)
+            more = {"compiled": compiled, "on_epoch_end": on_epoch_end}
+            fit(run, model, parts, store=store, **more, **how)
             finish(run, model, parts, store=store, **how)
     return run
 
@@ -616,6 +647,7 @@ def fit(
     compiled: bool = False,
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
+    on_epoch_end: Callable[[dict], None] | None = None,
 ) -> Fit:
     """Train the run's model, or go on training it; writes last.pt each epoch, then the rest.
 
@@ -631,7 +663,7 @@ def fit(
         As `make_loaders` makes it.
     machine : Machine, optional
         What to compute on; None chooses.
-    store, compiled, show, log
+    store, compiled, show, log, on_epoch_end
         As for `train`.
 
     Returns
@@ -643,14 +675,17 @@ def fit(
     used = {part: parts[part] for part in ("train", "val") if part in parts}
     how = {"machine": machine, "store": run.store(store), "compiled": compiled, "show": show}
     how["log"] = tell = _log_of_rank_0(log)
+    how["on_epoch_end"] = on_epoch_end
     with reserved(run.folder):
         run.about["machine"] = machine.describe()
         devices.by_first(lambda: _begin_to_fit(run, model, used))
         if recipe.head_epochs:
             tell(f"first the head alone, {recipe.head_epochs} epochs")
             options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)
+            how["on_epoch_end"] = _of_part(on_epoch_end, "head", 0)
             with tuning.head_alone(model):
                 head = loop.fit(model, used, options, checkpoint=run.folder / "head.pt", **how)
+            how["on_epoch_end"] = _of_part(on_epoch_end, "all", len(head.history))
             state = checkpoints.copy_of_state(model)
             tell(f"now with freeze={recipe.freeze!r}")
         done = loop.fit(model, used, recipe, checkpoint=run.folder / "last.pt", **how)
@@ -658,6 +693,15 @@ def fit(
             done = tuning.better_of(head, done, state)
         devices.by_first(lambda: _write_fit(run, model, done))
     return done
+
+
+def _of_part(
+    on_epoch_end: Callable[[dict], None] | None, part: str, before: int
+) -> Callable[[dict], None] | None:
+    """Called with a row as `tuning.better_of` will have it in the history of both parts."""
+    if on_epoch_end is None:
+        return None
+    return lambda row: on_epoch_end({**row, "part": part, "epoch": row["epoch"] + before})
 
 
 def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,7 @@ from ..data.loaders import Loader
 from ..evaluation.acquisition import DEALING, Acquisition
 from ..evaluation.predict import normalization
 from ..models import build, checkpoints, feature_store, prefix
-from . import losses, monitors
+from . import losses, monitors, speed
 from .batches import Batches
 from .optimizers import make_optimizer, schedule_factor
 from .options import Options
@@ -88,6 +89,7 @@ def fit(
     compiled: bool = False,
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
+    on_epoch_end: Callable[[dict], None] | None = None,
     **changes: object,
 ) -> Fit:
     """Train a model.
@@ -117,6 +119,9 @@ def fit(
         Progress bar or not; None decides.
     log : Callable, optional
         Called with one line an epoch; None for silence.
+    on_epoch_end : Callable, optional
+        Called by rank 0 with the epoch's row of the history (plain values by name) once the epoch
+        is saved. What it raises ends the training, and the same call goes on after that epoch.
     **changes : object
         Replace single options, e.g. `fit(model, loaders, epochs=3)`.
 
@@ -135,7 +140,7 @@ def fit(
     """
     options = _as_validated(options or Options(), loaders, changes)
     machine = machine or devices.choose()
-    log = log if log and devices.rank() == 0 else (lambda line: None)
+    watched, log = bool(log), log if log and devices.rank() == 0 else (lambda line: None)
     devices.seed_everything(options.seed + devices.rank())
     devices.take_from_rank_0(machine.place(model))
     train, val, stressed, cut = _what_to_train(
@@ -165,6 +170,10 @@ def fit(
             _record(state, scores, train, time.perf_counter() - started, filled)
             state.save(checkpoint)  # first: an epoch that was announced is not lost
             log(_line(state))
+            if watched and state.epoch == 1 and (share := _share_of_peak(state, train, val, cut)):
+                log(share)
+            if on_epoch_end and devices.rank() == 0:
+                on_epoch_end(dict(state.history[-1]))
     except KeyboardInterrupt:
         log(_interrupt(state, checkpoint))
         raise
@@ -508,6 +517,32 @@ def _line(state: State) -> str:
     train = f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:.3f}"
     star = " *" if state.best_epoch == row["epoch"] else ""
     return f"epoch {row['epoch']:>2}  {train}{val}  {row['seconds']:.1f} s{frozen}{star}"
+
+
+def _share_of_peak(
+    state: State, train: Batches, val: Batches | None, cut: prefix.Split | None
+) -> str:
+    """The newest epoch's images/s beside the machine's rate of matrix products, measured once.
+
+    "" where the frozen part had nothing to do or the work of this process is not all of it.
+    """
+    sources = [source for source in (train, val) if source]
+    computed = sum(source.store.computed for source in sources) if cut else 0
+    off = os.environ.get("TLUTILS_MEASURE") == "0" or devices.world() > 1
+    if off or (cut and not computed) or monitors.is_stressed(state.options.monitor):
+        return ""
+    net, size = checkpoints.unwrapped(state.net), train.loader.settings["size"]
+    shape = train.store.shape if cut else (3, size, size)
+    try:
+        work = train.n * speed.flops(net, shape, train=True)
+        work += val.n * speed.flops(net, shape) if val else 0
+        work += computed * speed.flops(cut.prefix, (3, size, size)) if cut else 0
+    except (NotImplementedError, RuntimeError):  # a network that only computes for real
+        return ""
+    seconds = state.history[-1]["seconds"]
+    share = work / seconds / speed.matrix_rate(state.machine)
+    rate = sum(source.n for source in sources) / seconds
+    return f"{rate:.0f} images/s, {share:.0%} of what this machine's matrix products allow"
 
 
 def _interrupt(state: State, checkpoint: str | Path | None) -> str:

@@ -1,5 +1,7 @@
 """How a CPU trains a network fastest: by a short measurement, which is kept for the next time.
 
+And how fast any machine multiplies matrices, which says how near to that a training comes.
+
 No rule holds for all: bf16 trained a ResNet-18 of 64 pixels 3.5 times slower than fp32 on an AMD
 CPU with bf16 instructions, one of 224 pixels 1.9 times faster on an Intel CPU with matrix units,
 and a MobileNetV2 there a little slower.
@@ -13,10 +15,12 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import devices, files
 from ..core.devices import Machine
@@ -24,6 +28,7 @@ from ..models.build import train_mode
 
 _WORTH = 1.15  # so many times as fast as the machine's own choice; less may be the hour's mood
 _IMAGES = 16  # at once, at most, in a measurement
+PRODUCTS = "matrix products"  # how what `matrix_rate` measured is called
 
 
 def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> Machine:
@@ -62,13 +67,73 @@ def measured() -> dict[str, dict[str, float]]:
     Returns
     -------
     dict of dict
-        Images a second by the way ("bf16", "fp32", "fp32 in torch's layout"), by what was trained.
+        Images a second by the way ("bf16", "fp32", "fp32 in torch's layout"), by what was trained;
+        GFLOP/s by the precision of `PRODUCTS`.
     """
     try:
         kept = json.loads(_file().read_text(encoding="utf-8"))
         return {what: {way: float(rate) for way, rate in of.items()} for what, of in kept.items()}
     except (OSError, RuntimeError, ValueError, AttributeError, TypeError):
         return {}  # there is none yet, no home for it, or it is damaged; it is made anew
+
+
+def matrix_rate(machine: Machine) -> float:
+    """How fast a machine multiplies square matrices in its precision, at its best so far.
+
+    Measured anew in well under a second; a faster time is taken from the file in the user's cache,
+    as others may be at work now.
+
+    Parameters
+    ----------
+    machine : Machine
+
+    Returns
+    -------
+    float
+        FLOP/s of the best of several products, 1,024 rows on a CPU and 4,096 elsewhere.
+    """
+    n, way, took = 1024 if machine.device.type == "cpu" else 4096, machine.precision, []
+    what = f"{PRODUCTS}, {n:,} rows; {_here(machine)}"
+    one = torch.randn(n, n, generator=torch.Generator().manual_seed(0))
+    one = one.to(machine.device, machine.dtype)
+    for _ in range(6):
+        started = time.perf_counter()
+        (one @ one)[0, 0].item()  # which makes a GPU finish
+        took.append(time.perf_counter() - started)
+    now, kept = round(2 * n**3 / min(took[1:]) / 1e9, 1), measured().get(what, {})
+    if now > kept.get(way, 0):
+        kept[way] = now
+        _keep(what, kept)
+    return kept[way] * 1e9
+
+
+def flops(net: nn.Module, shape: Sequence[int], train: bool = False) -> float:
+    """Count a network's floating-point operations for one input, without computing anything.
+
+    Parameters
+    ----------
+    net : nn.Module
+        It stays as it is.
+    shape : sequence of int
+        Of one input.
+    train : bool
+        Whether to count the way back to what is trained as well.
+
+    Returns
+    -------
+    float
+        Of matrix products and convolutions alone.
+    """
+    on_meta = {
+        name: value.detach().to("meta").requires_grad_(value.requires_grad)
+        for name, value in (*net.named_parameters(), *net.named_buffers())
+    }
+    inputs = torch.empty(2, *shape, device="meta")  # BatchNorm wants two
+    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
+        outputs = torch.func.functional_call(net, on_meta, inputs)
+        if train:
+            outputs.sum().backward()
+    return counter.get_total_flops() / 2
 
 
 def _file() -> Path:
@@ -78,13 +143,8 @@ def _file() -> Path:
 
 def _by_measurement(model: nn.Module, machine: Machine, size: int, batch_size: int) -> Machine:
     batch, ways, own = min(batch_size, _IMAGES), _ways(machine), _name(machine)
-    what = "; ".join(
-        [
-            f"{model.tl['backbone']}, freeze {model.tl['freeze']}, {size} px, {batch} at once",
-            f"{devices.device_name(machine.device)}, {torch.get_num_threads()} threads",
-            f"torch {torch.__version__}",
-        ]
-    )
+    network = f"{model.tl['backbone']}, freeze {model.tl['freeze']}"
+    what = f"{network}, {size} px, {batch} at once; {_here(machine)}"
     kept = measured()
     rates = kept.get(what, {})
     if rates.keys() != ways.keys():
@@ -94,6 +154,11 @@ def _by_measurement(model: nn.Module, machine: Machine, size: int, batch_size: i
     best = best if rates[best] >= _WORTH * rates[own] else own
     told = ", ".join(f"{rate:.0f} in {name}" for name, rate in rates.items())
     return dataclasses.replace(ways[best], why=f"images/s measured: {told}")
+
+
+def _here(machine: Machine) -> str:
+    name, threads = devices.device_name(machine.device), torch.get_num_threads()
+    return f"{name}, {threads} threads; torch {torch.__version__}"
 
 
 def _keep(what: str, rates: dict[str, float]) -> None:
