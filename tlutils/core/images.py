@@ -53,7 +53,8 @@ def read(
     ----------
     path : str or Path
     mode : "L" (grey) or "RGB", always with 8 bits; deeper grey pixels are scaled by their own least
-        and greatest, of deeper colors the high bytes count, which is what Pillow gives.
+        and greatest, of deeper colors the high bytes count, which is what Pillow gives. A DICOM
+        file is shown in its own window (see `dicom.picture`).
     least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter
         or eighth that is no smaller.
     data : bytes of the file where they have been read already; None reads them.
@@ -69,6 +70,8 @@ def read(
     """
     try:
         data = content(path) if data is None else data
+        if _is_dicom(data):
+            return _in_dicom(data).convert(mode)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check(image, data)
             height = image.height
@@ -87,7 +90,8 @@ def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None,
     Parameters
     ----------
     data : bytes
-    decode : bool, False leaves the pixels of a JPEG or PNG packed, and some damage unseen.
+    decode : bool, False leaves the pixels of a JPEG or PNG packed, and some damage unseen; a DICOM
+        file is decoded in any case, as only that tells whether it can be.
 
     Returns
     -------
@@ -96,6 +100,9 @@ def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None,
     """
     header = None
     try:
+        if _is_dicom(data):
+            image = _in_dicom(data)
+            return (*image.size, image.mode), ""
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             header = (*image.size, image.mode)
             _check(image, data)
@@ -139,8 +146,21 @@ def content(path: str | Path) -> bytes:
         raise UnreadableImage(f"cannot be read ({error.strerror})") from None
 
 
+def _is_dicom(data: bytes) -> bool:
+    return data[128:132] == b"DICM"
+
+
+def _in_dicom(data: bytes) -> Image.Image:
+    from . import dicom
+
+    try:
+        return dicom.picture(data)
+    except ValueError as error:
+        raise UnreadableImage(str(error)) from None
+
+
 def _reason(error: Exception, data: bytes) -> str:
-    if isinstance(error, UnreadableImage):
+    if isinstance(error, (UnreadableImage, ImportError)):
         return str(error)
     if data.startswith(b"\xff\xd8\xff") and not _jpeg_ends(data):
         return "truncated JPEG (no end marker)"

@@ -80,7 +80,7 @@ def read_image(
 
     Parameters
     ----------
-    path : str or Path of a JPEG, PNG, TIFF, BMP; grey or color, 8, 16 or 32 bit.
+    path : str or Path of a JPEG, PNG, TIFF, BMP, DICOM; grey or color, 8, 16 or 32 bit.
     size : int, height and width of the result, in pixels.
     resize : str, how a picture of another shape becomes a square. "squash" resizes both sides,
         "pad" keeps the shape and fills with black, "crop" resizes the short side to 256/224 of
