@@ -347,7 +347,7 @@ def made_with(run: Run) -> dict[str, str]:
     """
     machine, data, how = run.about["machine"], run.about["data"], run.metrics["interval"]
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
-    by_hand = "told by a manifest or a pattern (--patient)"
+    by_hand = "told by a manifest, a pattern (--patient) or DICOM files"
     return {
         "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
