@@ -98,6 +98,23 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(tmp_path, s
         assert abs(found.loc[str(data / path), "p_DME"] - row["p_DME"]) < 1e-4
 
 
+def test_a_window_is_part_of_the_run_and_of_what_its_store_is_known_by(tmp_path, said):
+    data, out = dicom_files.write_folder(tmp_path / "data", range(1, 5)), tmp_path / "run"
+    other = tmp_path / "other"
+    assert train(data, out, "--set", "window=900,1100") == train(data, other) == 0
+    assert train(data, out) == 2
+    assert "window was '900,1100' and is ''" in said()[1]
+    assert main(["predict", str(out), str(data), "--out", str(tmp_path / "p.csv")]) == 0
+    found = pd.read_csv(tmp_path / "p.csv").set_index("path")["p_CNV"]
+    then = pd.read_csv(out / "predictions.csv").set_index("path")["p_CNV"]
+    assert all(abs(found[str(data / path)] - p) < 1e-4 for path, p in then.items())
+    assert not set(stores(out)) & set(stores(other))
+
+
+def stores(run):
+    return [path.name for path in (run / "features").iterdir()]
+
+
 def audited(data, folder):
     main(["audit", str(data), "--json", str(folder / "audit.json")])
     return json.loads((folder / "audit.json").read_text())["checks"]

@@ -34,13 +34,17 @@ class _Refused(ValueError):
     """What is whole, but shows no one picture that can be read here."""
 
 
-def picture(data: bytes, frame: int | None = None) -> Image.Image:
+def picture(
+    data: bytes, frame: int | None = None, window: tuple[float, float] | None = None
+) -> Image.Image:
     """The picture in the bytes of a DICOM file.
 
     Parameters
     ----------
     data : bytes
     frame : int, which of several frames is meant, from 0; None is for files that have one.
+    window : (low, high), the values after the modality transformation that are shown black and
+        white; None takes the file's own.
 
     Returns
     -------
@@ -62,7 +66,7 @@ def picture(data: bytes, frame: int | None = None) -> Image.Image:
         dataset = _opened(io.BytesIO(data))
         _check(dataset, frame)
         _use_values_of_frame(dataset, frame or 0)
-        return Image.fromarray(_eight_bit(dataset, _decoded(dataset, frame or 0)))
+        return Image.fromarray(_eight_bit(dataset, _decoded(dataset, frame or 0), window))
     except _Refused:
         raise
     except Exception as error:  # pydicom raises all kinds for damaged files
@@ -169,7 +173,9 @@ def _decoded(dataset: Dataset, frame: int) -> np.ndarray:
         ) from None
 
 
-def _eight_bit(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
+def _eight_bit(
+    dataset: Dataset, stored: np.ndarray, window: tuple[float, float] | None
+) -> np.ndarray:
     """uint8 of the same shape, or (rows, columns, 3) for a palette."""
     kind = dataset.PhotometricInterpretation
     if kind == "PALETTE COLOR":
@@ -178,7 +184,7 @@ def _eight_bit(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
     if kind in _COLORS:
         return (stored >> max(0, dataset.BitsStored - 8)).astype(np.uint8)
     padding = _is_padding(dataset, stored)
-    values, black, white = _windowed(dataset, stored, padding)
+    values, black, white = _windowed(dataset, stored, padding, window)
     if not np.isfinite([values.min(), values.max()]).all():
         raise _Refused("pixels that are no finite numbers (NaN or infinite)")
     shares = (values - black) / ((white - black) or 1)
@@ -198,7 +204,10 @@ def _is_padding(dataset: Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _windowed(
-    dataset: Dataset, stored: np.ndarray, padding: np.ndarray
+    dataset: Dataset,
+    stored: np.ndarray,
+    padding: np.ndarray,
+    window: tuple[float, float] | None,
 ) -> tuple[np.ndarray, float, float]:
     """Grey values after modality transformation and window, and which values are black and white.
 
@@ -207,6 +216,8 @@ def _windowed(
     pixels = needed("pydicom.pixels", _PACKAGE)
     whole = stored.dtype.kind in "iu"  # in their own few bits, what a table subtracts may not fit
     values = pixels.apply_modality_lut(stored.astype(np.int64) if whole else stored, dataset)
+    if window is not None:
+        return values, *window
     tables = [item for item in dataset.get("VOILUTSequence") or [] if item.get("LUTData")]
     if tables:
         entries, first, bits = tables[0].LUTDescriptor

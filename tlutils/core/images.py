@@ -46,6 +46,7 @@ def read(
     mode: str = "L",
     least: tuple[int, int] | None = None,
     data: bytes | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Read the picture in a file, upright as viewers show it.
 
@@ -58,6 +59,9 @@ def read(
     least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter
         or eighth that is no smaller.
     data : bytes of the file where they have been read already; None reads them.
+    window : (low, high), the values of deeper grey pixels that are shown black and white, in place
+        of their own least and greatest; in a DICOM file those of any grey, after its rescale and in
+        place of its own window. Colors and grey of 8 bits stay.
 
     Returns
     -------
@@ -71,14 +75,14 @@ def read(
     try:
         data = content(path) if data is None else data
         if _is_dicom(data):
-            return _in_dicom(data).convert(mode)
+            return _in_dicom(data, window).convert(mode)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check(image, data)
             height = image.height
             if least:
                 image.draft(mode, least)
             _load(image, data, 4 * image.height // height or 1)
-            picture, turn = _eight_bit(image, mode), _turn(image)
+            picture, turn = _eight_bit(image, mode, window), _turn(image)
             return picture if turn is None else picture.transpose(turn)
     except Exception as error:
         raise UnreadableImage(f"{path}: {_reason(error, data or b'')}") from None
@@ -150,11 +154,11 @@ def _is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def _in_dicom(data: bytes) -> Image.Image:
+def _in_dicom(data: bytes, window: tuple[float, float] | None = None) -> Image.Image:
     from . import dicom
 
     try:
-        return dicom.picture(data)
+        return dicom.picture(data, window=window)
     except ValueError as error:
         raise UnreadableImage(str(error)) from None
 
@@ -244,13 +248,18 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+def _eight_bit(
+    image: Image.Image, mode: str, window: tuple[float, float] | None = None
+) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = _deep(image)
         low, high = values.min(), values.max()
         if not np.isfinite([low, high]).all():
             raise UnreadableImage("pixels that are no finite numbers (NaN or infinite)")
-        image = Image.fromarray(((values - low) / ((high - low) or 1) * 255).astype(np.uint8))
+        if window is not None:
+            low, high = (-window[1], -window[0]) if _is_white_low(image) else window
+        shares = ((values - low) / ((high - low) or 1)).clip(0, 1)
+        image = Image.fromarray((shares * 255).astype(np.uint8))
     elif image.mode == "L" and _tag(image, Tag.SampleFormat) == 2:
         image = Image.fromarray(np.asarray(image) ^ 128)  # -128 ... 127 -> 0 ... 255
     return image.convert(mode)
@@ -263,7 +272,11 @@ def _deep(image: Image.Image) -> np.ndarray:
     if image.mode == "I" and unsigned:
         values = values.view(np.uint32)
     values = values.astype(np.float64)
-    return -values if _tag(image, Tag.PhotometricInterpretation) == 0 else values  # 0 is white
+    return -values if _is_white_low(image) else values
+
+
+def _is_white_low(image: Image.Image) -> bool:
+    return _tag(image, Tag.PhotometricInterpretation) == 0
 
 
 def _tag(image: Image.Image, number: int) -> int | None:
