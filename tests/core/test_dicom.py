@@ -377,6 +377,6 @@ def test_without_pydicom_a_dicom_file_is_listed_with_what_to_install(tmp_path, m
         monkeypatch.setitem(sys.modules, name, None)
     found = records.inspect(records.with_patients(table, "auto", tmp_path), tmp_path)
     assert found["patient"][0] == "?a.dcm" and found["problem"][0].startswith("this needs 'pydicom")
-    assert found["problem"][0].endswith("; pip install 'pydicom>=3.0'")
-    with pytest.raises(ImportError, match="pip install 'pydicom>=3.0'"):
+    assert found["problem"][0].endswith("; pip install 'pydicom>=3.0.1'")
+    with pytest.raises(ImportError, match="pip install 'pydicom>=3.0.1'"):
         records.with_patients(table, "dicom", tmp_path)
