@@ -64,8 +64,8 @@ def picture(
     needed("pydicom.pixels", _PACKAGE)
     try:
         dataset = _opened(io.BytesIO(data))
-        _check(dataset, frame)
         _use_values_of_frame(dataset, frame or 0)
+        _check(dataset, frame)
         return Image.fromarray(_eight_bit(dataset, _decoded(dataset, frame or 0), window))
     except _Refused:
         raise
@@ -141,7 +141,7 @@ def _use_values_of_frame(dataset: Dataset, frame: int) -> None:
     each = dataset.get("PerFrameFunctionalGroupsSequence") or []
     for groups in (*every[:1], *each[frame : frame + 1]):
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            for values in groups.get(name) or []:
+            for values in (groups.get(name) or [])[:1]:
                 dataset.update(values)
 
 
