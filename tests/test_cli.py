@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import dicom_files
 import pandas as pd
 import pytest
 from PIL import Image
@@ -69,6 +70,54 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
     assert len(pd.read_csv(tmp_path / "p.csv")) == len(
         list((tiny_folder / "test" / "CNV").iterdir())
     )
+
+
+def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(tmp_path, said):
+    data, out = dicom_files.write_folder(tmp_path / "data"), tmp_path / "run"
+    assert main(["audit", str(data)]) == 0
+    assert "The patient of every image is known" in json.dumps(audited(data, tmp_path))
+    assert train(data, out, "--patient", "dicom-hashed") == 0
+    about, table = (out / "recipe.json").read_text(), pd.read_csv(out / "records.csv")
+    assert json.loads(about)["data"]["patient"] == "dicom-hashed"
+    assert (table["problem"].isna()).all() and set(table["split"]) == {"train", "val", "test"}
+    assert table.groupby("patient")["split"].nunique().eq(1).all()
+    assert table["patient"].str.fullmatch("[0-9a-f]{16}").all()
+    assert "Doe" not in (out / "records.csv").read_text() + about
+    said()
+    assert train(data, out, "--patient", "dicom-hashed", "--epochs", "2") == 0  # goes on
+    assert len(pd.read_csv(out / "history.csv")) == 2
+    assert train(data, out) == 2
+    assert "patient was 'dicom-hashed' and is 'auto'" in said()[1]
+    scan = (data / "CNV" / "002.dcm").rename(tmp_path / "IM0001")
+    csv = tmp_path / "p.csv"
+    assert main(["predict", str(out), str(scan), str(data / "DME"), "--out", str(csv)]) == 0
+    found = pd.read_csv(csv).set_index("path")
+    assert len(found) == 17
+    then = pd.read_csv(out / "predictions.csv").set_index("path")
+    for path, row in then[then["label"] == "DME"].iterrows():
+        assert abs(found.loc[str(data / path), "p_DME"] - row["p_DME"]) < 1e-4
+
+
+def test_a_window_is_part_of_the_run_and_of_what_its_store_is_known_by(tmp_path, said):
+    data, out = dicom_files.write_folder(tmp_path / "data", range(1, 5)), tmp_path / "run"
+    other = tmp_path / "other"
+    assert train(data, out, "--set", "window=900,1100") == train(data, other) == 0
+    assert train(data, out) == 2
+    assert "window was '900,1100' and is ''" in said()[1]
+    assert main(["predict", str(out), str(data), "--out", str(tmp_path / "p.csv")]) == 0
+    found = pd.read_csv(tmp_path / "p.csv").set_index("path")["p_CNV"]
+    then = pd.read_csv(out / "predictions.csv").set_index("path")["p_CNV"]
+    assert all(abs(found[str(data / path)] - p) < 1e-4 for path, p in then.items())
+    assert not set(stores(out)) & set(stores(other))
+
+
+def stores(run):
+    return [path.name for path in (run / "features").iterdir()]
+
+
+def audited(data, folder):
+    main(["audit", str(data), "--json", str(folder / "audit.json")])
+    return json.loads((folder / "audit.json").read_text())["checks"]
 
 
 def test_the_module_runs_as_a_command(tiny_folder, tmp_path):

@@ -185,8 +185,9 @@ def test_tables_pictures_and_numbers_need_no_torch():
     assert loaded(f"import {', '.join(WITHOUT_TORCH)}", "torch", "torchvision") == []
 
 
-def test_nothing_imports_torchvision_before_it_needs_it():
-    assert loaded(f"import {', '.join(MODULES)}", "torchvision", "torch._dynamo") == []
+def test_nothing_imports_torchvision_or_pydicom_before_it_needs_it():
+    heavy = ("torchvision", "torch._dynamo", "pydicom")
+    assert loaded(f"import {', '.join(MODULES)}", *heavy) == []
 
 
 def test_help_is_given_without_anything_heavy():

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 from PIL import Image, ImageCms
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 READ, LISTED, EITHER, PASSED = "read", "listed", "read whole or listed", "no image"
 
@@ -158,6 +160,24 @@ ELSE = {
 }
 for _name, _bytes in ELSE.items():
     kind(_name, LISTED, lambda data=_bytes: data)
+
+
+def _dicom(**more: object) -> bytes:
+    return dicom_files.encoded(dicom_files.of(scene(), **more))
+
+
+kind("a whole dicom", READ, _dicom, "whole.dcm")
+kind("a dicom that is deflated", READ, partial(_dicom, syntax=DeflatedExplicitVRLittleEndian))
+kind("a dicom cut short", LISTED, lambda: _dicom()[:-99], "cut.dcm")
+kind("a dicom of two frames", LISTED, partial(_dicom, NumberOfFrames=2), "two.dicom")
+kind("text named dicom", LISTED, lambda: b"not here\n" * 50, "text.DCM")
+kind(
+    "a pipe named dicom",
+    LISTED,
+    lambda folder, name: os.mkfifo(folder / name),
+    "pipe.dcm",
+    own=True,
+)
 kind("a zip named jpg", LISTED, _zip, "z.jpg")
 for _format in ("PPM", "ICO", "TGA", "PCX", "JPEG2000", "SGI"):
     kind(f"{_format} named png", LISTED, partial(encoded, kind_=_format))

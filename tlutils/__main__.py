@@ -460,13 +460,14 @@ def _parser() -> argparse.ArgumentParser:
 def _add_patient(add: Callable) -> None:
     about = (
         "how a file name tells its patient: a pattern with a group named patient, such as "
-        "'(?P<patient>\\d+)_', or none (default: the rules of the known data sets)"
+        "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed (default: "
+        "PatientID of .dcm files, else the rules of the known data sets)"
     )
 
     def rule(text: str) -> str | None:
         return None if text == "none" else text
 
-    add("--patient", default="auto", metavar="REGEX", type=rule, help=about)
+    add("--patient", default="auto", metavar="RULE", type=rule, help=about)
 
 
 def _add_tta(add: Callable) -> None:

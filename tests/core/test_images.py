@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,6 +138,26 @@ DEEP = {
     "float, very small": lambda a: (a.astype(np.float32) * np.float32(1e-30), "tif"),
     "float, the whole range": lambda a: ((a.astype(np.float32) - 130) * np.float32(2e36), "tif"),
 }
+
+
+def test_a_window_says_which_deep_values_are_black_and_white(tmp_path):
+    deep = scene().astype(np.uint16) * 50
+    wanted = ((deep / 50 - 60) / 100).clip(0, 1) * 255
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "b.tif")
+    low_is_white = {Base.PhotometricInterpretation: 0}
+    Image.fromarray(deep.astype(np.float32)).save(tmp_path / "c.tif", tiffinfo=low_is_white)
+    (tmp_path / "d.dcm").write_bytes(
+        dicom_files.encoded(dicom_files.of(deep, WindowCenter=9, WindowWidth=9))
+    )
+    seen = {
+        file.name: np.asarray(read(file, window=(3000, 8000))).astype(int)
+        for file in tmp_path.iterdir()
+    }
+    seen["c.tif"] = 255 - seen["c.tif"]
+    assert all(np.abs(picture - wanted).max() <= 1 for picture in seen.values())
+    Image.fromarray(scene()).save(tmp_path / "e.png")
+    assert (np.asarray(read(tmp_path / "e.png", window=(60, 160))) == scene()).all()
 
 
 @pytest.mark.parametrize("kind", DEEP)

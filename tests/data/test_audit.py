@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +66,15 @@ def test_shared_patients_are_counted_in_images_of_the_second_split():
     assert row["meaning"].startswith("3 of 4 test images show a patient whom train shows too")
     assert leaks(found)
     assert leak_verdict(found) == "LEAK: 3 of 4 test images share a patient with train"
+
+
+def test_a_patient_of_dicom_files_on_two_sides_is_found_whatever_their_names(tmp_path):
+    root = dicom_files.write_folder(tmp_path / "train", range(1, 3), ("CNV", "DME")).parent
+    dicom_files.write_folder(tmp_path / "test", range(2, 4), ("CNV", "DME"))
+    found = audit_splits(records.inspect(records.scan(root), root))
+    row = finding(found, "patient in two splits")
+    assert (row["found"], row["of"]) == (4, 8)  # the second patient of each class
+    assert "LEAK: 4 of 8 test images share a patient with train" in leak_verdict(found)
 
 
 def test_a_shared_base_name_alone_is_a_warning_and_no_leak():

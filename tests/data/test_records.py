@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -11,6 +12,7 @@ import warnings
 import zlib
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -144,9 +146,45 @@ def test_a_patient_rule_may_be_an_expression_or_a_function_or_none(tmp_path):
     assert records.unknown_patient(records.scan(root, patient=None)).all()
 
 
+def dicoms(root: Path, **patients: str) -> Path:
+    """A folder of DICOM files A/<name>.dcm of these patients, and a picture B/CNV-5-1.png."""
+    for name, patient in patients.items():
+        dataset = dicom_files.of(np.full((4, 4), len(name), np.uint8), PatientID=patient)
+        touch(root, f"A/{name}.dcm")
+        (root / "A" / f"{name}.dcm").write_bytes(dicom_files.encoded(dataset))
+    (root / "B").mkdir()
+    picture().save(root / "B" / "CNV-5-1.png")
+    return root
+
+
+def test_dicom_files_tell_their_patients_and_other_names_theirs(tmp_path):
+    root = dicoms(tmp_path, a="007", b="7", c="", d="Anonymous")
+    unknown = ["?A/c.dcm", "?A/d.dcm"]
+    found = records.scan(root)
+    assert found["patient"].tolist() == ["007", "7", *unknown, "5"]
+    assert records.with_patients(found)["patient"].tolist()[:2] == ["?A/a.dcm", "?A/b.dcm"]
+    found = records.scan(root, patient="dicom")
+    assert found["patient"].tolist() == ["007", "7", *unknown, "?B/CNV-5-1.png"]
+    hashed = records.scan(root, patient="dicom-hashed")["patient"].tolist()
+    assert hashed == [hashlib.sha256(b"007").hexdigest()[:16], "7902699be42c8a8e", *hashed[2:]]
+    assert hashed[2:] == [*unknown, "?B/CNV-5-1.png"]
+    with pytest.raises(ValueError, match="pass root"):
+        records.with_patients(found, "dicom")
+
+
+def test_a_manifests_patients_count_before_those_in_its_dicom_files(tmp_path):
+    root = dicoms(tmp_path, a="007", b="7")
+    csv = root / "some.csv"
+    csv.write_text("path,label,patient\nA/a.dcm,A,Ann\nA/b.dcm,A,\nB/CNV-5-1.png,B,\n")
+    with pytest.warns(UserWarning, match="no patient in 2 of 3 rows"):
+        assert records.scan(csv)["patient"].tolist() == ["Ann", "7", "5"]
+    assert records.scan(csv, patient="dicom")["patient"].tolist()[:2] == ["007", "7"]
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
+        ("dicom", "no patient by the rule 'dicom'"),
         (r"(\d+)", "group named patient"),
         ("(?P<patient>", "does not work"),
         ("(?P<patient>xyz)", "no patient by the rule"),

@@ -141,6 +141,7 @@ OTHER = {
     "monitor": "val_accuracy",
     "batch_size": 8,
     "micro_batch": 4,
+    "window": "-160,240",
     "views": 3,
     "size": 64,
     "resize": "pad",

@@ -67,6 +67,7 @@ def test_fields_change_from_typed_text():
         ({"epochs": 0}, "epochs"),
         ({"augmentation.flip": 2}, "flip"),
         ({"augmentation.crop": "0.8"}, "crop"),
+        ({"window": "240,-160"}, "two numbers, low,high"),
     ],
 )
 def test_wrong_changes_are_refused_with_a_hint(change, hint):
@@ -123,8 +124,8 @@ def test_no_field_but_a_switch_takes_true_for_a_number(field):
     ],
 )
 def test_every_field_refuses_what_makes_no_sense_as_it_is_typed(field, typed):
-    if field == "threshold" and not typed.strip():
-        return  # the rule of none
+    if (field == "threshold" and not typed.strip()) or (field == "window" and not typed):
+        return  # the rule of none, and no window
     with pytest.raises(ValueError, match=field.rpartition(".")[2]) as raised:
         recipes.get("oct-vgg16").changed({field: typed})
     assert "\n" not in str(raised.value)

@@ -4,6 +4,7 @@ In: a device's name, a path, bytes, numbers. Out: a machine to compute on, files
 pictures, intervals.
 
     devices      what to compute on, in which precision, with which seeds and processes
+    dicom        the picture in a DICOM file, and its patient
     files        files written whole or not at all, and locks
     images       the one way in which an image file is opened
     intervals    resampled patients, Wilson's interval, a guess beside a number

@@ -46,6 +46,7 @@ def read(
     mode: str = "L",
     least: tuple[int, int] | None = None,
     data: bytes | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Image.Image:
     """Read the picture in a file, upright as viewers show it.
 
@@ -53,10 +54,14 @@ def read(
     ----------
     path : str or Path
     mode : "L" (grey) or "RGB", always with 8 bits; deeper grey pixels are scaled by their own least
-        and greatest, of deeper colors the high bytes count, which is what Pillow gives.
+        and greatest, of deeper colors the high bytes count, which is what Pillow gives. A DICOM
+        file is shown in its own window (see `dicom.picture`).
     least : (width, height) that suffices; a large JPEG then decodes straight to the half, quarter
         or eighth that is no smaller.
     data : bytes of the file where they have been read already; None reads them.
+    window : (low, high), the values of deeper grey pixels that are shown black and white, in place
+        of their own least and greatest; in a DICOM file those of any grey, after its rescale and in
+        place of its own window. Colors and grey of 8 bits stay.
 
     Returns
     -------
@@ -69,13 +74,15 @@ def read(
     """
     try:
         data = content(path) if data is None else data
+        if _is_dicom(data):
+            return _in_dicom(data, window).convert(mode)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _check(image, data)
             height = image.height
             if least:
                 image.draft(mode, least)
             _load(image, data, 4 * image.height // height or 1)
-            picture, turn = _eight_bit(image, mode), _turn(image)
+            picture, turn = _eight_bit(image, mode, window), _turn(image)
             return picture if turn is None else picture.transpose(turn)
     except Exception as error:
         raise UnreadableImage(f"{path}: {_reason(error, data or b'')}") from None
@@ -87,7 +94,8 @@ def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None,
     Parameters
     ----------
     data : bytes
-    decode : bool, False leaves the pixels of a JPEG or PNG packed, and some damage unseen.
+    decode : bool, False leaves the pixels of a JPEG or PNG packed, and some damage unseen; a DICOM
+        file is decoded in any case, as only that tells whether it can be.
 
     Returns
     -------
@@ -96,6 +104,9 @@ def look(data: bytes, decode: bool = True) -> tuple[tuple[int, int, str] | None,
     """
     header = None
     try:
+        if _is_dicom(data):
+            image = _in_dicom(data)
+            return (*image.size, image.mode), ""
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             header = (*image.size, image.mode)
             _check(image, data)
@@ -139,8 +150,21 @@ def content(path: str | Path) -> bytes:
         raise UnreadableImage(f"cannot be read ({error.strerror})") from None
 
 
+def _is_dicom(data: bytes) -> bool:
+    return data[128:132] == b"DICM"
+
+
+def _in_dicom(data: bytes, window: tuple[float, float] | None = None) -> Image.Image:
+    from . import dicom
+
+    try:
+        return dicom.picture(data, window=window)
+    except ValueError as error:
+        raise UnreadableImage(str(error)) from None
+
+
 def _reason(error: Exception, data: bytes) -> str:
-    if isinstance(error, UnreadableImage):
+    if isinstance(error, (UnreadableImage, ImportError)):
         return str(error)
     if data.startswith(b"\xff\xd8\xff") and not _jpeg_ends(data):
         return "truncated JPEG (no end marker)"
@@ -224,13 +248,18 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+def _eight_bit(
+    image: Image.Image, mode: str, window: tuple[float, float] | None = None
+) -> Image.Image:
     if image.mode.startswith(("I", "F")):
         values = _deep(image)
         low, high = values.min(), values.max()
         if not np.isfinite([low, high]).all():
             raise UnreadableImage("pixels that are no finite numbers (NaN or infinite)")
-        image = Image.fromarray(((values - low) / ((high - low) or 1) * 255).astype(np.uint8))
+        if window is not None:
+            low, high = (-window[1], -window[0]) if _is_white_low(image) else window
+        shares = ((values - low) / ((high - low) or 1)).clip(0, 1)
+        image = Image.fromarray((shares * 255).astype(np.uint8))
     elif image.mode == "L" and _tag(image, Tag.SampleFormat) == 2:
         image = Image.fromarray(np.asarray(image) ^ 128)  # -128 ... 127 -> 0 ... 255
     return image.convert(mode)
@@ -243,7 +272,11 @@ def _deep(image: Image.Image) -> np.ndarray:
     if image.mode == "I" and unsigned:
         values = values.view(np.uint32)
     values = values.astype(np.float64)
-    return -values if _tag(image, Tag.PhotometricInterpretation) == 0 else values  # 0 is white
+    return -values if _is_white_low(image) else values
+
+
+def _is_white_low(image: Image.Image) -> bool:
+    return _tag(image, Tag.PhotometricInterpretation) == 0
 
 
 def _tag(image: Image.Image, number: int) -> int | None:

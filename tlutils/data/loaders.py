@@ -75,12 +75,13 @@ def read_image(
     resize: str = "squash",
     channels: int = 1,
     data: bytes | None = None,
+    window: tuple[float, float] | None = None,
 ) -> Tensor:
     """Read one image file as the network will see it.
 
     Parameters
     ----------
-    path : str or Path of a JPEG, PNG, TIFF, BMP; grey or color, 8, 16 or 32 bit.
+    path : str or Path of a JPEG, PNG, TIFF, BMP, DICOM; grey or color, 8, 16 or 32 bit.
     size : int, height and width of the result, in pixels.
     resize : str, how a picture of another shape becomes a square. "squash" resizes both sides,
         "pad" keeps the shape and fills with black, "crop" resizes the short side to 256/224 of
@@ -88,11 +89,13 @@ def read_image(
         wide scan).
     channels : int, 1 for grey, 3 for color.
     data : bytes of the file where they have been read already; None reads them.
+    window : (low, high), values of deep grey that are shown black and white, see `images.read`.
 
     Returns
     -------
-    uint8 Tensor (channels, size, size), upright as viewers show it. Grey images of more than 8 bits
-        are scaled by their own minimum and maximum.
+    uint8 Tensor (channels, size, size), upright as viewers show it. Without a window, grey images
+        of more than 8 bits are scaled by their own minimum and maximum, and DICOM files shown in
+        their own window.
 
     Raises
     ------
@@ -107,7 +110,7 @@ def read_image(
         raise ValueError(f"channels is {channels!r}; it is 1 (grey) or 3 (color)")
     # A JPEG may decode straight to what still covers the target twice: 1.5 times as fast on 768x496
     # scans, and the resize still averages.
-    image = read(path, "L" if channels == 1 else "RGB", (2 * size, 2 * size), data)
+    image = read(path, "L" if channels == 1 else "RGB", (2 * size, 2 * size), data, window)
     pixels = np.array(_resized(image, size, resize), dtype=np.uint8)
     pixels = pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
     return torch.from_numpy(pixels)
@@ -139,12 +142,10 @@ class _ImageDataset(Dataset):
         records: pd.DataFrame,
         root: str | Path,
         classes: list[str],
-        size: int,
-        resize: str,
-        channels: int,
+        **reading: object,
     ) -> None:
         self.paths = records["path"].astype(str).tolist()
-        self.root, self.size, self.resize, self.channels = str(root), size, resize, channels
+        self.root, self.reading = str(root), reading
         self.labels = [_index(classes, label) for label in records["label"]]
         sha256 = records.get("sha256", pd.Series("", records.index))
         self.sha256 = sha256.fillna("").astype(str).tolist()
@@ -163,7 +164,7 @@ class _ImageDataset(Dataset):
     def __getitem__(self, row: int) -> tuple[Tensor | None, int, int, int, str]:
         try:
             data, path = self.data(row), os.path.join(self.root, self.paths[row])
-            image = read_image(path, self.size, self.resize, self.channels, data)
+            image = read_image(path, data=data, **self.reading)
         except UnreadableImage as error:
             return None, self.labels[row], -1, row, str(error)
         return image, self.labels[row], self.key(row, data), row, ""
@@ -278,7 +279,7 @@ class Loader:
     records : DataFrame, the table the batches come from.
     root : Path, the folder from which paths start.
     classes : list of str, class names in index order.
-    settings : dict with size, resize, channels, see `read_image`.
+    settings : dict with size, resize, channels and, where there is one, window, see `read_image`.
     sampler : EpochSampler
     workers : int, reading processes.
     """
@@ -426,6 +427,7 @@ def make(
     workers: int | None = None,
     rank: int = 0,
     world: int = 1,
+    window: tuple[float, float] | None = None,
 ) -> Loader:
     """Make a loader over a table of records.
 
@@ -443,6 +445,7 @@ def make(
     workers : int, reading processes; None chooses: one a core and eight at most beside a GPU, none
         elsewhere and for a few images.
     rank, world : int, this process and how many there are.
+    window : (low, high), see `read_image`.
 
     Returns
     -------
@@ -464,6 +467,8 @@ def make(
     sampler = EpochSampler(len(records), batch_size, shuffle, seed, weights, rank, world)
     workers = _default_workers(len(records)) if workers is None else workers
     settings = {"size": size, "resize": resize, "channels": channels}
+    if window is not None:  # else stores of before keep their keys
+        settings["window"] = window
     records = records.reset_index(drop=True)
     return Loader(records, Path(root), classes, settings, sampler, workers)
 
@@ -475,6 +480,7 @@ def write_small(
     size: int = 224,
     resize: str = "squash",
     channels: int = 1,
+    window: tuple[float, float] | None = None,
 ) -> Path:
     """Write the images as a network will see them, once for many trainings.
 
@@ -486,7 +492,7 @@ def write_small(
     records : DataFrame with path. Rows with a `problem` are left out.
     root : str or Path, the folder from which paths start.
     folder : str or Path, where they go, under the same paths; each is a PNG, whatever its name.
-    size, resize, channels : int and str, see `read_image`.
+    size, resize, channels, window : int, str and two numbers, see `read_image`.
 
     Returns
     -------
@@ -501,7 +507,8 @@ def write_small(
         Where an image cannot be read.
     """
     good = records[is_readable(records)]
-    folder, paths = Path(folder) / f"{size}-{resize}-{channels}", good["path"].astype(str).tolist()
+    name = "-".join(map(str, (size, resize, channels, *(window or ()))))
+    folder, paths = Path(folder) / name, good["path"].astype(str).tolist()
     if out := [path for path in paths if Path(path).is_absolute() or ".." in Path(path).parts]:
         raise ValueError(f"{out[0]} does not lie below {root}; give as root a folder above all")
 
@@ -509,7 +516,8 @@ def write_small(
         original, small = Path(root) / path, folder / path
         when = _time_of(original)
         if when is None or _time_of(small) != when:
-            pixels = read_image(original, size, resize, channels).movedim(0, -1).numpy()
+            pixels = read_image(original, size, resize, channels, window=window)
+            pixels = pixels.movedim(0, -1).numpy()
             picture = Image.fromarray(pixels.squeeze(-1) if channels == 1 else pixels)
             with replacing(small) as part:
                 picture.save(part, "PNG")

@@ -22,13 +22,14 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from ..core import images
+from ..core import dicom, images
 from ..core.files import replacing
 from ..core.progress import bar
 from .splits import SPLITS, is_readable
@@ -36,7 +37,8 @@ from .splits import SPLITS, is_readable
 COLUMNS = ("path", "split", "label", "patient")
 _WHOLE_NUMBERS = ("width", "height", "bytes")
 _LAYOUT = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_DICOM = (".dcm", ".dicom")
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", *_DICOM)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 _SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -59,6 +61,7 @@ _SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
 _GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
 _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
+_NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
 _MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
 _KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
@@ -300,14 +303,17 @@ def _listed(counts: dict[_Folder, int]) -> str:
 def scan(
     root: str | Path, patient: _PatientRule = "auto", classes: list[str] | None = None
 ) -> pd.DataFrame:
-    """List the images of a data folder as records, sorted by path; no image is opened.
+    """List the images of a data folder as records, sorted by path.
+
+    No image is opened, but the heads of DICOM files where they tell the patient.
 
     Parameters
     ----------
     root : str or Path, a folder with <split>/<class>/... or <class>/..., images at any depth below
         the class folder; splits are named train, val, test or the like (training_set, dev,
         seg_test). A CSV file goes to `read_manifest`.
-    patient : str, function or None, how a path tells the patient, see `with_patients`.
+    patient : str, function or None, how a path or DICOM file tells the patient, see
+        `with_patients`.
     classes : list of str, the labels that may occur; None takes what is there.
 
     Returns
@@ -341,7 +347,7 @@ def scan(
     }
     frame = pd.DataFrame(columns, dtype="str")
     _check_labels(frame, str(root), classes)
-    return with_patients(frame, patient)
+    return with_patients(frame, patient, root)
 
 
 def images_in(folder: str | Path) -> list[str]:
@@ -596,24 +602,33 @@ def _compare_splits(labels: dict[str, set[str]], where: str) -> None:
 # Patients
 
 
-def with_patients(records: pd.DataFrame, patient: _PatientRule = "auto") -> pd.DataFrame:
-    """Make the patient column anew from the paths.
+def with_patients(
+    records: pd.DataFrame, patient: _PatientRule = "auto", root: str | Path | None = None
+) -> pd.DataFrame:
+    """Make the patient column anew from the paths, or from what DICOM files say.
 
     Parameters
     ----------
     records : DataFrame with path.
-    patient : "auto" (`patient_of`), a regular expression with a group named patient that is
-        searched in the path, a function from path to patient or None, or None.
+    patient : "auto" (the PatientID in a .dcm or .dicom, else `patient_of`), "dicom" (the PatientID,
+        whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
+        it from readers but not from who tries all numbers), a regular expression with a group named
+        patient that is searched in the path, a function from path to patient or None, or None.
+    root : str or Path, the folder from which paths start; None opens no file, so that "auto" goes
+        by names alone.
 
     Returns
     -------
     DataFrame with patient (str). Where no patient is found, or only a word for none (nan, NA, null,
-        -, unknown...), the image counts as one of its own, with "?" and its path as the key.
+        -, unknown, anonymous...), the image counts as one of its own, with "?" and its path as the
+        key.
 
     Raises
     ------
+    ImportError
+        Where DICOM files are to tell the patient and pydicom is not there.
     ValueError
-        For an expression that is none or fits no path.
+        For an expression that is none or fits no path, and for DICOM files without a root.
 
     Examples
     --------
@@ -622,13 +637,17 @@ def with_patients(records: pd.DataFrame, patient: _PatientRule = "auto") -> pd.D
     ['Ann', 'Ann', '?b/scan.png']
     """
     rule = patient
-    if isinstance(patient, str):
-        rule = patient_of if patient == "auto" else _searched(patient)
+    if patient == "auto":
+        rule = patient_of if root is None else _by_file_or_name(root)
+    elif patient in ("dicom", "dicom-hashed"):
+        rule = _by_file(root, hashed=patient == "dicom-hashed")
+    elif isinstance(patient, str):
+        rule = _searched(patient)
     paths = records["path"].tolist()
     found = [rule(path) if rule else None for path in paths]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
-        todo = "correct the expression, or pass patient=None where patients are not known"
+        todo = "correct the rule, or pass patient=None where patients are not known"
         raise _wrong("the paths", f"no patient by the rule {patient!r}", wanted, todo)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
@@ -637,15 +656,40 @@ def with_patients(records: pd.DataFrame, patient: _PatientRule = "auto") -> pd.D
     return records.assign(patient=pd.Series(keys, index=records.index, dtype="str"))
 
 
+def _by_file_or_name(root: str | Path) -> Callable[[str], str | None]:
+    by_file = _by_file(root)
+
+    def rule(path: str) -> str | None:
+        if path.lower().endswith(_DICOM):
+            with suppress(ImportError):  # which the inspection names as what is wrong with it
+                return by_file(path) or patient_of(path)
+        return patient_of(path)
+
+    return rule
+
+
+def _by_file(root: str | Path | None, hashed: bool = False) -> Callable[[str], str | None]:
+    if root is None:
+        raise ValueError("the patient is to be read from DICOM files; pass root, their folder")
+
+    def rule(path: str) -> str | None:
+        key = dicom.patient(os.path.join(root, path))
+        if key.lower() in _NOBODY:
+            return None
+        return hashlib.sha256(key.encode()).hexdigest()[:16] if hashed else key
+
+    return rule
+
+
 def _searched(pattern: str) -> Callable[[str], str | None]:
     try:
         expression = re.compile(pattern)
         expression.groupindex["patient"]
     except (re.error, KeyError) as error:
         raise ValueError(
-            f"the patient rule {pattern!r} does not work ({error!r}); expected 'auto', None, a "
-            r"function, or a regular expression with a group named patient, '(?P<patient>\d+)_' "
-            "for example"
+            f"the patient rule {pattern!r} does not work ({error!r}); expected 'auto', 'dicom', "
+            "'dicom-hashed', None, a function, or a regular expression with a group named patient, "
+            r"'(?P<patient>\d+)_' for example"
         ) from None
     return lambda path: match["patient"] if (match := expression.search(path)) else None
 
@@ -683,8 +727,8 @@ def read_manifest(
     root : str or Path, the folder from which paths in the file and in the result start; None takes
         the CSV's own. None may lead out of it, but a column root can name another folder, from the
         CSV's own, that they all start from.
-    patient : str, function or None; with "auto" the column counts where it has a value, else the
-        name; another rule replaces it (see `with_patients`).
+    patient : str, function or None; with "auto" the column counts where it has a value, else what
+        a DICOM file says, else the name; another rule replaces it (see `with_patients`).
     classes : list of str, the labels that may occur; None takes what is there.
 
     Returns
@@ -712,7 +756,7 @@ def read_manifest(
     home = start if root is not None or "root" not in table else start / _one_root(table, csv)
     paths = _paths_below(home, start, table["path"], csv)
     frame = pd.DataFrame({"path": paths, "split": splits, "label": table["label"]}, dtype="str")
-    frame = with_patients(frame, patient)
+    frame = with_patients(frame, patient, start)
     if "patient" in table and patient == "auto":
         given = table["patient"].str.strip()
         nobody = given.str.lower().isin(_NOBODY)

@@ -27,7 +27,7 @@ _PHRASE_OF |= dict.fromkeys(("class_weights", "label_smoothing"), "loss")
 _PHRASE_OF |= {"momentum": "optimizer", "weight_decay": "optimizer", "layer_decay": "optimizer"}
 _PHRASE_OF |= {"head_epochs": "optimizer", "head_learning_rate": "optimizer"}
 _PHRASE_OF |= {"min_delta": "epochs", "stress_views": "epochs", "micro_batch": "batches"}
-_PHRASE_OF |= {"threshold": "answers", "test_views": "answers"}
+_PHRASE_OF |= {"threshold": "answers", "test_views": "answers", "window": "images"}
 _PHRASE_OF |= dict.fromkeys(("split", "val", "test"), "division")
 
 
@@ -347,7 +347,7 @@ def made_with(run: Run) -> dict[str, str]:
     """
     machine, data, how = run.about["machine"], run.about["data"], run.metrics["interval"]
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
-    by_hand = "told by a manifest or a pattern (--patient)"
+    by_hand = "told by a manifest, a pattern (--patient) or DICOM files"
     return {
         "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "

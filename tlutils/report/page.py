@@ -369,8 +369,8 @@ def _tile(run: Run, row: dict) -> tuple[Html, bool]:
     """One wrong answer with its picture, in its own shape; and whether the picture is lost."""
     words = f"{row['label']} → {row['predicted']}"
     try:
-        file, channels = run.root / row["path"], run.recipe.channels
-        pixels = loaders.read_image(file, _PIXELS, "pad", channels).numpy()
+        reading = {**run.recipe.reading(), "size": _PIXELS, "resize": "pad"}
+        pixels = loaders.read_image(run.root / row["path"], **reading).numpy()
         shape = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1)
         shown, lost = picture(shape, words), False
     except UnreadableImage:

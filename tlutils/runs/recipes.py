@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ class Recipe(Options):
         Whether to draw all classes equally often.
     size, resize, channels
         See `loaders.read_image`.
+    window : str
+        "low,high", such as "-160,240": the values of deep grey that are shown black and white (see
+        `images.read`); "" takes each image's own.
     threshold : str
         Two classes only: a rule by which the run chooses, on its validation images, from which
         probability on it answers the second class (see `thresholds.choose_threshold`), such as
@@ -111,6 +115,7 @@ class Recipe(Options):
     size: int = 224
     resize: str = "squash"
     channels: int = 1
+    window: str = ""
     threshold: str = ""
     test_views: int = 0
     split: str = "patient"
@@ -160,9 +165,10 @@ class Recipe(Options):
         Returns
         -------
         dict
-            size, resize, channels.
+            size, resize, channels, and window where there is one.
         """
-        return {"size": self.size, "resize": self.resize, "channels": self.channels}
+        window = {"window": tuple(map(float, self.window.split(",")))} if self.window else {}
+        return {"size": self.size, "resize": self.resize, "channels": self.channels, **window}
 
     def changed(self, changes: dict[str, object]) -> Recipe:
         """Another recipe with some fields replaced.
@@ -279,6 +285,14 @@ def _are_weights(value: object) -> bool:
     return isinstance(value, dict) and len(value) > 1 and all(map(_is_weight, value.items()))
 
 
+def _is_window(value: object) -> bool:
+    try:
+        low, high = map(float, value.split(","))
+        return -math.inf < low < high < math.inf
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
 def _is_weight(item: tuple[object, object]) -> bool:
     return isinstance(item[0], str) and is_number(item[1]) and item[1] > 0
 
@@ -305,6 +319,7 @@ def _rules() -> dict[str, _Rule]:
         **each("learning_rate head_learning_rate layer_decay", positive),
         **each("weight_decay min_delta", number),
         "threshold": _or(text, ""),
+        "window": _or(_Rule(_is_window, "two numbers, low,high"), ""),
         "backbone": _Rule(_is_backbone, "the name of a network that torchvision has"),
         "head": _one_of(*HEADS),
         "split": _one_of("patient", "image", "official"),

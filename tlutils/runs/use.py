@@ -507,7 +507,7 @@ def _image_files(images: Iterable[str | Path]) -> list[Path]:
     if not found:
         raise ValueError(
             f"found no image file in {', '.join(map(str, images))}; "
-            "images end in .jpg, .jpeg, .png, .bmp, .tif or .tiff"
+            "images end in .jpg, .jpeg, .png, .bmp, .tif, .tiff, .dcm or .dicom"
         )
     return list(dict.fromkeys(found))
 
