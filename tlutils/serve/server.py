@@ -1,0 +1,241 @@
+"""The page that answers images: a small server for the person at this machine.
+
+A browser runs whatever page its user opens, and such a page may send requests to this machine too.
+So the server answers only those that name it by an address of its own (a rebound name of the DNS
+does not) and takes images only from its own page. Nothing that is sent is kept, or opened by a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import warnings
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+from ..core.images import UnreadableImage
+from ..core.packages import needed
+from .answers import Answerer
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+_Application: TypeAlias = Callable[[dict, Callable, Callable], Awaitable[None]]
+
+LARGEST = 64 * 2**20  # bytes of an upload
+_PATIENCE = 60  # seconds for an upload, as others wait for it
+_PACKAGES = "starlette uvicorn"
+_FILES = {
+    "/": ("index.html", "text/html"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+}
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
+
+
+def serve(
+    folder: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    adapted: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    log: Callable[[str], None] = print,
+) -> None:
+    """Answer images on a page until Ctrl-C.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run, finished.
+    host : str
+        The address to listen on; all but this machine's own is warned of.
+    port : int
+        0 takes a free one.
+    adapted, device, precision
+        See `answers.Answerer`.
+    log : Callable
+        Called with the page's address when it is ready.
+
+    Raises
+    ------
+    OSError
+        Where nobody can listen there, as where another program does.
+    ValueError
+        For a port that is none, or as `answers.Answerer`.
+    """
+    uvicorn = needed("uvicorn", _PACKAGES)
+    with _listening(host, port) as listening:
+        app = application(Answerer(folder, adapted, device, precision), host)
+        settings = {"access_log": False, "log_level": "warning", "server_header": False}
+        settings |= {"ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 5}
+        server = uvicorn.Server(uvicorn.Config(app, **settings))
+        shown = f"[{host}]" if ":" in host else host
+        log(f"http://{shown}:{listening.getsockname()[1]}/ answers images; Ctrl-C ends it")
+        server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ValueError(f"--port is {port}; it is a number from 0 (any free one) to 65535")
+    if not _is_local(host):
+        warnings.warn(
+            f"everybody who reaches {host} can use this page and read what it shows of the training "
+            "images: it has no password and is not encrypted",
+            stacklevel=3,
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on port {port} of {host} ({error.strerror}); another program may use "
+            "it, so choose another with --port, or 0 for any that is free"
+        ) from None
+
+
+def application(answerer: Answerer, host: str = "127.0.0.1") -> _Application:
+    """Make the page as an ASGI application.
+
+    Images are answered one after the other, in the order in which they are asked. A body is read
+    when its turn has come, so those that wait take no memory.
+
+    Parameters
+    ----------
+    answerer : Answerer
+    host : str
+        The address it listens on.
+
+    Returns
+    -------
+    Callable
+    """
+    requests, responses = (
+        needed(f"starlette.{name}", _PACKAGES) for name in ("requests", "responses")
+    )
+    routing = needed("starlette.routing", _PACKAGES)
+    Refusal = needed("starlette.exceptions", _PACKAGES).HTTPException
+    turn, worker = asyncio.Lock(), ThreadPoolExecutor(1, "answers")
+    about = answerer.about() | {"largest": LARGEST}
+
+    def error(request: Request, exception: Exception) -> Response:
+        status = getattr(exception, "status_code", 500)
+        why = f"the answer failed ({type(exception).__name__}); the terminal says more"
+        return responses.JSONResponse({"error": getattr(exception, "detail", why)}, status)
+
+    async def tell(request: Request) -> Response:
+        return responses.JSONResponse(about)
+
+    async def answer(request: Request) -> Response:
+        async with turn:
+            try:
+                data = await _body(request, Refusal)
+                if await request.is_disconnected():
+                    return responses.Response()
+                run = asyncio.get_running_loop().run_in_executor
+                return responses.JSONResponse(await run(worker, answerer.answer, data))
+            except requests.ClientDisconnect:
+                return responses.Response()
+            except UnreadableImage as problem:
+                raise Refusal(422, str(problem)) from None
+
+    folder = Path(__file__).parent / "static"
+    routes = [
+        routing.Route(path, _file(responses.Response, folder / name, kind))
+        for path, (name, kind) in _FILES.items()
+    ]
+    routes += [routing.Route("/about", tell), routing.Route("/answer", answer, methods=["POST"])]
+    handlers = {Refusal: error, Exception: error}
+    app = needed("starlette.applications", _PACKAGES).Starlette(
+        routes=routes, exception_handlers=handlers
+    )
+    return _guarded(app, host)
+
+
+def _file(Response: type, file: Path, kind: str) -> Callable:
+    content = file.read_bytes()
+
+    async def send(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return send
+
+
+async def _body(request: Request, Refusal: type[Exception]) -> bytes:
+    """The bytes of an upload, refused as soon as they are too many."""
+    too_large = Refusal(413, f"an image may have {LARGEST // 2**20} MB; this file has more")
+    if int(request.headers.get("content-length", 0)) > LARGEST:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            async for part in request.stream():
+                data += part
+                if len(data) > LARGEST:
+                    raise too_large
+    except TimeoutError:
+        raise Refusal(408, f"the file did not arrive within {_PATIENCE} seconds") from None
+    if not data:
+        raise Refusal(400, "the file is empty; send the bytes of an image as the body")
+    return bytes(data)
+
+
+def _guarded(app: _Application, host: str) -> _Application:
+    """The application for those alone who may ask, with headers that keep its page to itself."""
+    datastructures = needed("starlette.datastructures", _PACKAGES)
+    JSONResponse = needed("starlette.responses", _PACKAGES).JSONResponse
+
+    async def guard(scope: dict, receive: Callable, send: Callable) -> None:
+        async def send_with_headers(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        headers = datastructures.Headers(scope=scope)
+        why = _why_refused(headers.getlist("host"), headers.getlist("origin"), host)
+        answering = JSONResponse({"error": why}, 403) if why else app
+        await answering(scope, receive, send_with_headers)
+
+    return guard
+
+
+def _why_refused(hosts: list[str], origins: list[str], host: str) -> str:
+    """Why a request is not answered, from its headers; "" where it is."""
+    try:
+        (asked,) = hosts
+        name = urlsplit(f"//{asked}").hostname or ""
+    except ValueError:
+        return "the request does not name this page's address once"
+    if not (name in ("localhost", host) or _is_address(name, local=_is_local(host))):
+        return f"this page is not called {name}; open it by the address that the terminal shows"
+    if any(origin != f"http://{asked}" for origin in origins):
+        return "the request comes from another page"
+    return ""
+
+
+def _is_local(host: str) -> bool:
+    return host == "localhost" or _is_address(host, local=True)
+
+
+def _is_address(name: str, local: bool) -> bool:
+    """Whether a name is an IP address, and one of this machine alone where that is asked."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return address.is_loopback or not local
