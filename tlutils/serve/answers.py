@@ -88,15 +88,15 @@ class Answerer:
         -------
         dict
             title; rule, how the answer is chosen; notes, a list of what must be said beside every
-            result, the graver first; limits, a list of title and text; training, a sentence about
-            the images that are looked at for the nearest.
+            result, as text and grave, the graver first; limits, a list of title and text; training,
+            a sentence about the images that are looked at for the nearest.
         """
-        run = self.run
-        grave = ("phantom", "random", "LEAK")
+        run, grave = self.run, ("phantom", "random", "LEAK")
+        notes = [{"text": note, "grave": note.startswith(grave)} for note in run.about["notes"]]
         return {
             "title": f"{run.recipe.name} on {run.root.name}",
             "rule": self._rule(),
-            "notes": sorted(run.about["notes"], key=lambda note: not note.startswith(grave)),
+            "notes": sorted(notes, key=lambda note: not note["grave"]),
             "limits": self._limits,
             "training": self._no_training
             or f"The nearest of {len(self._training):,} training images, by the cosine of what "
@@ -198,11 +198,10 @@ class Answerer:
     def _rule(self) -> str:
         chosen, positive = self._adaptation, self._positive()
         words = ["The likeliest class is the answer."]
+        if positive:
+            words = [f"{positive} is answered from a probability of {self._mark():.3f} on."]
         if self._threshold is not None:
-            words = [f"{positive} is answered from a probability of {self._mark():.3f} on"]
-            words += [
-                f"(the threshold of {chosen['name']})." if chosen else "(the run's threshold)."
-            ]
+            words += [f"That is the threshold of {chosen['name'] if chosen else 'the run'}."]
         if self._views:
             words += [f"Each is the mean over the image and {self._views} views of it."]
         if chosen:

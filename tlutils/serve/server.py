@@ -2,7 +2,8 @@
 
 A browser runs whatever page its user opens, and such a page may send requests to this machine too.
 So the server answers only those that name it by an address of its own (a rebound name of the DNS
-does not) and takes images only from its own page. Nothing that is sent is kept, or opened by a name.
+does not) and takes images only from its own page. Nothing that is sent is kept, and no path that is
+sent is opened.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def serve(
     ValueError
         For a port that is none, or as `answers.Answerer`.
     """
-    uvicorn = needed("uvicorn", _PACKAGES)
+    uvicorn, _ = (needed(name, _PACKAGES) for name in ("uvicorn", "starlette"))
     with _listening(host, port) as listening:
         app = application(Answerer(folder, adapted, device, precision), host)
         settings = {"access_log": False, "log_level": "warning", "server_header": False}
@@ -95,8 +96,8 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ValueError(f"--port is {port}; it is a number from 0 (any free one) to 65535")
     if not _is_local(host):
         warnings.warn(
-            f"everybody who reaches {host} can use this page and read what it shows of the training "
-            "images: it has no password and is not encrypted",
+            f"everybody who reaches {host} can use this page and sees what it shows of the "
+            "training images: it has no password and is not encrypted",
             stacklevel=3,
         )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -33,7 +33,9 @@ function begin(told) {
   document.title = part("title").textContent = about.title;
   part("rule").textContent = about.rule;
   part("training").textContent = about.training;
-  part("notes").append(...about.notes.map((note) => element("li", note)));
+  for (const note of about.notes) {
+    part("notes").append(element("li", note.text, { class: note.grave ? "warning" : "plain" }));
+  }
   for (const limit of about.limits) {
     const item = element("li", "");
     item.append(element("b", limit.title), limit.text);
@@ -52,6 +54,7 @@ function add(files) {
 
 async function work() {
   working = true;
+  part("status").classList.add("working");
   for (let at = 0; at < items.length; at++) {
     const item = items[at];
     const count = items.length > 1 ? ` (${at + 1} of ${items.length})` : "";
@@ -60,7 +63,10 @@ async function work() {
       if (item.file.size > about.largest) {
         throw new Error(`an image may have ${about.largest / 2 ** 20} MB; this file has more`);
       }
-      item.result = await ask("answer", { method: "POST", body: item.file });
+      const body = await item.file.arrayBuffer().catch(() => {
+        throw new Error("it cannot be read; choose the images themselves, not their folder");
+      });
+      item.result = await ask("answer", { method: "POST", body });
     } catch (problem) {
       item.error = problem.message;
     }
@@ -68,6 +74,7 @@ async function work() {
     list();
   }
   working = false;
+  part("status").classList.remove("working");
   if (items.length > 1) {
     const failed = items.filter((item) => item.error).length;
     const lost = failed ? `, ${failed} of them not answered` : "";
@@ -110,13 +117,15 @@ function list() {
 
 function show(item) {
   shown = item;
-  part("status").textContent = told(item);
-  part("status").classList.toggle("bad", Boolean(item.error));
-  part("result").hidden = Boolean(item.error);
-  if (item.error) return;
   const result = item.result;
+  part("status").textContent = told(item);
+  part("result").hidden = false;
   part("name").textContent = item.file.name;
-  part("answer").textContent = result.answer;
+  part("answer").textContent = result?.answer ?? "No answer";
+  part("problem").textContent = item.error ?? "";
+  part("problem").hidden = Boolean(result);
+  part("found").hidden = !result;
+  if (!result) return;
   showPicture(result);
   showBars(result);
   const known = { train: "training", val: "validation", test: "test" }[result.known];
@@ -133,7 +142,8 @@ function showPicture(result) {
   part("scan").style.maxWidth = `min(100%, ${30 * ratio}rem)`;
   part("picture").src = result.picture;
   part("picture").alt = "The image as the network reads it";
-  part("map").src = result.map ?? "";
+  part("map").removeAttribute("src");
+  if (result.map) part("map").src = result.map;
   part("switch").hidden = !result.map;
   part("words").textContent = result.words;
   overlay();
@@ -158,7 +168,6 @@ function showBars(result) {
         const mark = element("span", "", { class: "mark" });
         mark.style.left = `${100 * one.mark}%`;
         bar.append(mark);
-        line.append(element("small", `│ answered from ${one.mark.toFixed(3)} on`));
       }
       return line;
     }),
@@ -206,5 +215,5 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
   });
 }
 ask("about").then(begin, (problem) => {
-  part("status").textContent = problem.message;
+  part("title").textContent = problem.message;
 });
