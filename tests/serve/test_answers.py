@@ -15,6 +15,7 @@ from small_runs import first, small, train
 from tiny_images import draw_tiny
 
 from tlutils.core.images import UnreadableImage
+from tlutils.evaluation.metrics import to_json
 from tlutils.runs.adapt import adapt
 from tlutils.runs.use import predict
 from tlutils.serve.answers import Answerer
@@ -64,9 +65,11 @@ def test_an_adaptation_answers_and_its_mark_is_where_the_answer_turns(
             scan.save(tmp_path / "local" / label / f"{label}-{9000 + patient}-1.jpeg")
     folder = shutil.copytree(binary.folder, tmp_path / "run")
     chosen = adapt(folder, tmp_path / "local", name="here", show=False, **CPU)
+    chosen["temperature"]["value"] = 2.0
+    (folder / "adaptations" / "here.json").write_text(to_json(chosen))
     answerer, files = Answerer(folder, "here", show=False, **CPU), scans(tiny_folder)
     assert_answered_as_by_predict(answerer, folder, files, adapted="here")
-    assert chosen["temperature"]["value"] != 1 and "here" in answerer.about()["rule"]
+    assert "at the temperature of here" in answerer.about()["rule"]
     for file in files:
         found = answerer.answer(file.read_bytes())
         positive = found["classes"][1]

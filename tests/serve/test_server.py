@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import signal
 import socket
@@ -15,7 +16,6 @@ import uvicorn
 from bombs import png
 from conftest import serving
 from small_runs import first
-from starlette.testclient import TestClient
 
 from tlutils.__main__ import main
 from tlutils.serve import server
@@ -24,9 +24,29 @@ from tlutils.serve.server import LARGEST, application
 OWN = "http://127.0.0.1:8000"
 
 
+class Page:
+    """A browser's requests to the page of an answerer, without a socket."""
+
+    def __init__(self, answerer, host="127.0.0.1"):
+        self.to = httpx.ASGITransport(application(answerer, host), raise_app_exceptions=False)
+
+    def ask(self, method, path, **how):
+        async def ask():
+            async with httpx.AsyncClient(transport=self.to, base_url=OWN) as client:
+                return await client.request(method, path, **how)
+
+        return asyncio.run(ask())
+
+    def get(self, path, **how):
+        return self.ask("GET", path, **how)
+
+    def post(self, path, **how):
+        return self.ask("POST", path, **how)
+
+
 @pytest.fixture(scope="module")
 def page(answerer):
-    return TestClient(application(answerer), base_url=OWN, raise_server_exceptions=False)
+    return Page(answerer)
 
 
 @pytest.fixture
@@ -82,7 +102,7 @@ def test_no_path_from_outside_is_opened(page, path):
     ],
 )
 def test_the_page_answers_to_its_own_addresses_alone(host, asked, right, answerer, scan):
-    page = TestClient(application(answerer, host), base_url=OWN)
+    page = Page(answerer, host)
     for found in (
         page.get("/", headers={"host": asked}),
         page.post("/answer", headers={"host": asked}, content=scan),
@@ -120,7 +140,7 @@ def test_a_large_upload_is_refused_while_it_comes(page, monkeypatch):
     monkeypatch.setattr(server, "LARGEST", 2**20)
     sent = []
 
-    def parts():
+    async def parts():
         for _ in range(64):
             sent.append(bytes(2**18))
             yield sent[-1]
@@ -128,10 +148,11 @@ def test_a_large_upload_is_refused_while_it_comes(page, monkeypatch):
     for content in (parts(), bytes(2**21)):
         found = page.post("/answer", content=content)
         assert found.status_code == 413 and "1 MB" in found.json()["error"]
+    assert len(sent) == 5  # and the rest was never asked for
 
 
 def test_other_ways_to_ask_are_refused_in_a_sentence(page):
-    for found in (page.get("/answer"), page.post("/about"), page.request("TRACE", "/")):
+    for found in (page.get("/answer"), page.post("/about"), page.ask("TRACE", "/")):
         assert found.status_code == 405 and found.json()["error"]
 
 
@@ -144,7 +165,7 @@ def test_an_answer_that_fails_is_a_sentence_and_the_next_one_works(answerer, sca
                 raise RuntimeError("out of memory")
             return answerer.answer(data)
 
-    page = TestClient(application(Failing()), base_url=OWN, raise_server_exceptions=False)
+    page = Page(Failing())
     found = page.post("/answer", content=b"fail")
     assert found.status_code == 500 and "the answer failed (RuntimeError)" in found.json()["error"]
     assert found.headers["cache-control"] == "no-store"

@@ -197,7 +197,7 @@ function neighbor(one) {
       : element("span", "no picture", { class: "missing" }),
     element("b", one.label),
     element("small", `cosine ${one.similarity.toFixed(3)}`),
-    element("small", one.path.split("/").pop(), { class: "path" }),
+    element("small", one.path.split("/").pop(), { class: "path", title: one.path }),
   );
   return line;
 }
