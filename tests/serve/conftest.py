@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from small_runs import small, train
+from serving import serving
+from small_runs import CPU, small, train
 
 from tlutils.runs.folder import Run
 from tlutils.serve.answers import Answerer
-
-CPU = {"device": "cpu", "precision": "fp32"}
 
 
 @pytest.fixture(scope="session")
@@ -41,27 +36,7 @@ def binary(tiny_folder, tmp_path_factory) -> Run:
 @pytest.fixture(scope="session")
 def answerer(run) -> Answerer:
     """The run of four classes, ready to answer."""
-    return Answerer(run.folder, show=False, **CPU)
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
-    """The command, as a person starts it: the address that it prints, and its process."""
-    words = ["serve", str(folder), "--port", "0", "--device", "cpu", "--precision", "fp32"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tlutils", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as server:
-        try:
-            line = server.stdout.readline()
-            assert line.startswith("http://127.0.0.1:"), line + server.stderr.read()
-            yield line.split()[0], server
-        finally:
-            if server.poll() is None:
-                server.kill()
+    return Answerer(run.folder, **CPU)
 
 
 @pytest.fixture(scope="session")

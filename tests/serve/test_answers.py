@@ -9,9 +9,8 @@ import shutil
 import numpy as np
 import pytest
 from bombs import png, whole_png
-from conftest import CPU
 from PIL import Image
-from small_runs import first, small, train
+from small_runs import CPU, first, small, train
 from tiny_images import draw_tiny
 
 from tlutils.core.images import UnreadableImage
@@ -33,7 +32,7 @@ def scans(data, part="test"):
 
 
 def assert_answered_as_by_predict(answerer, folder, files, **how):
-    table = predict(folder, files, show=False, **CPU, **how)
+    table = predict(folder, files, **CPU, **how)
     for file, row in zip(files, table.to_dict("records")):
         found = answerer.answer(file.read_bytes())
         assert found["answer"] == row["predicted"] and found["unlike"] == row["unlike"]
@@ -48,7 +47,7 @@ def test_the_answer_is_that_of_predict(run, answerer, tiny_folder):
 
 
 def test_a_threshold_is_marked_on_the_class_that_it_is_about(binary, tiny_folder):
-    answerer, files = Answerer(binary.folder, show=False, **CPU), scans(tiny_folder)
+    answerer, files = Answerer(binary.folder, **CPU), scans(tiny_folder)
     assert_answered_as_by_predict(answerer, binary.folder, files)
     negative, positive = answerer.answer(files[0].read_bytes())["classes"]
     assert (negative["mark"], positive["mark"]) == (None, pytest.approx(binary.threshold))
@@ -64,10 +63,10 @@ def test_an_adaptation_answers_and_its_mark_is_where_the_answer_turns(
             scan = draw_tiny(label, seed=9000 + patient)
             scan.save(tmp_path / "local" / label / f"{label}-{9000 + patient}-1.jpeg")
     folder = shutil.copytree(binary.folder, tmp_path / "run")
-    chosen = adapt(folder, tmp_path / "local", name="here", show=False, **CPU)
+    chosen = adapt(folder, tmp_path / "local", name="here", **CPU)
     chosen["temperature"]["value"] = 2.0
     (folder / "adaptations" / "here.json").write_text(to_json(chosen))
-    answerer, files = Answerer(folder, "here", show=False, **CPU), scans(tiny_folder)
+    answerer, files = Answerer(folder, "here", **CPU), scans(tiny_folder)
     assert_answered_as_by_predict(answerer, folder, files, adapted="here")
     assert "at the temperature of here" in answerer.about()["rule"]
     for file in files:
@@ -105,7 +104,7 @@ def test_a_blank_is_unlike_the_training_images(answerer):
 
 
 def test_a_layer_of_one_place_has_no_map(binary, tiny_folder):
-    found = Answerer(binary.folder, show=False, **CPU).answer(first(tiny_folder).read_bytes())
+    found = Answerer(binary.folder, **CPU).answer(first(tiny_folder).read_bytes())
     assert found["map"] is None
     assert "one place" in found["words"] or "no place" in found["words"]
 
@@ -114,10 +113,10 @@ def test_it_answers_where_the_training_images_are_gone_and_says_so(tiny_folder, 
     data = shutil.copytree(tiny_folder, tmp_path / "data")
     run = train(data, tmp_path / "run", small(epochs="1"))
     file = first(tiny_folder).read_bytes()
-    Answerer(run.folder, show=False, **CPU)
+    Answerer(run.folder, **CPU)
     data.rename(tmp_path / "elsewhere")
     with pytest.warns(UserWarning, match="left out"):
-        answerer = Answerer(run.folder, show=False, **CPU)
+        answerer = Answerer(run.folder, **CPU)
     found = answerer.answer(file)
     assert found["nearest"] == [] and found["unlike"] is not None
     assert "cannot be shown" in answerer.about()["training"]

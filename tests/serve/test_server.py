@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from bombs import png
-from conftest import serving
+from serving import serving
 from small_runs import first
 
 from tlutils.__main__ import main
