@@ -26,7 +26,6 @@ from ..data import loaders, records, splits
 from ..data.audit import audit_all
 from ..data.loaders import Batch
 from ..evaluation import calibration, thresholds
-from ..evaluation.metrics import positive_of
 from ..evaluation.predict import predict
 from ..inspection import attribution
 from ..report import caveats
@@ -185,7 +184,7 @@ class Answerer:
 
     def _positive(self) -> str | None:
         """The class that a threshold is about, of two."""
-        return positive_of(self.run.classes) if len(self.run.classes) == 2 else None
+        return thresholds.positive_of(self.run.classes) if len(self.run.classes) == 2 else None
 
     def _mark(self) -> float:
         """The threshold on the scale of the probabilities that are shown."""

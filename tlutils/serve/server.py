@@ -80,7 +80,8 @@ def serve(
     ValueError
         For a port that is none, or as `answers.Answerer`.
     """
-    uvicorn, _ = (needed(name, _PACKAGES) for name in ("uvicorn", "starlette"))
+    needed("starlette", _PACKAGES)
+    uvicorn = needed("uvicorn", _PACKAGES)
     with _listening(host, port) as listening:
         app = application(Answerer(folder, adapted, device, precision), host)
         settings = {"access_log": False, "log_level": "warning", "server_header": False}
@@ -126,50 +127,48 @@ def application(answerer: Answerer, host: str = "127.0.0.1") -> _Application:
     -------
     Callable
     """
-    requests, responses = (
-        needed(f"starlette.{name}", _PACKAGES) for name in ("requests", "responses")
-    )
-    routing = needed("starlette.routing", _PACKAGES)
-    Refusal = needed("starlette.exceptions", _PACKAGES).HTTPException
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+    from starlette.responses import JSONResponse, Response
+    from starlette.routing import Route
+
     turn, worker = asyncio.Lock(), ThreadPoolExecutor(1, "answers")
     about = answerer.about() | {"largest": LARGEST}
 
-    def error(request: Request, exception: Exception) -> Response:
-        status = getattr(exception, "status_code", 500)
-        why = f"the answer failed ({type(exception).__name__}); the terminal says more"
-        return responses.JSONResponse({"error": getattr(exception, "detail", why)}, status)
-
     async def tell(request: Request) -> Response:
-        return responses.JSONResponse(about)
+        return JSONResponse(about)
 
     async def answer(request: Request) -> Response:
         async with turn:
             try:
-                data = await _body(request, Refusal)
+                data = await _body(request)
                 if await request.is_disconnected():
-                    return responses.Response()
+                    return Response()
                 run = asyncio.get_running_loop().run_in_executor
-                return responses.JSONResponse(await run(worker, answerer.answer, data))
-            except requests.ClientDisconnect:
-                return responses.Response()
+                return JSONResponse(await run(worker, answerer.answer, data))
+            except ClientDisconnect:
+                return Response()
             except UnreadableImage as problem:
-                raise Refusal(422, str(problem)) from None
+                return JSONResponse({"error": str(problem)}, 422)
 
-    folder = Path(__file__).parent / "static"
-    routes = [
-        routing.Route(path, _file(responses.Response, folder / name, kind))
-        for path, (name, kind) in _FILES.items()
-    ]
-    routes += [routing.Route("/about", tell), routing.Route("/answer", answer, methods=["POST"])]
-    handlers = {Refusal: error, Exception: error}
-    app = needed("starlette.applications", _PACKAGES).Starlette(
-        routes=routes, exception_handlers=handlers
-    )
-    return _guarded(app, host)
+    def refuse(request: Request, error: HTTPException) -> Response:
+        return JSONResponse({"error": error.detail}, error.status_code)
+
+    def fail(request: Request, error: Exception) -> Response:
+        why = f"the answer failed ({type(error).__name__}); the terminal says more"
+        return JSONResponse({"error": why}, 500)
+
+    routes = [Route(path, _file(*file)) for path, file in _FILES.items()]
+    routes += [Route("/about", tell), Route("/answer", answer, methods=["POST"])]
+    handlers = {HTTPException: refuse, Exception: fail}
+    return _guarded(Starlette(routes=routes, exception_handlers=handlers), host)
 
 
-def _file(Response: type, file: Path, kind: str) -> Callable:
-    content = file.read_bytes()
+def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    from starlette.responses import Response
+
+    content = (Path(__file__).parent / "static" / name).read_bytes()
 
     async def send(request: Request) -> Response:
         return Response(content, media_type=kind)
@@ -177,9 +176,11 @@ def _file(Response: type, file: Path, kind: str) -> Callable:
     return send
 
 
-async def _body(request: Request, Refusal: type[Exception]) -> bytes:
+async def _body(request: Request) -> bytes:
     """The bytes of an upload, refused as soon as they are too many."""
-    too_large = Refusal(413, f"an image may have {LARGEST // 2**20} MB; this file has more")
+    from starlette.exceptions import HTTPException
+
+    too_large = HTTPException(413, f"an image may have {LARGEST // 2**20} MB; this file has more")
     if int(request.headers.get("content-length", 0)) > LARGEST:
         raise too_large
     data = bytearray()
@@ -190,16 +191,17 @@ async def _body(request: Request, Refusal: type[Exception]) -> bytes:
                 if len(data) > LARGEST:
                     raise too_large
     except TimeoutError:
-        raise Refusal(408, f"the file did not arrive within {_PATIENCE} seconds") from None
+        why = f"the file did not arrive within {_PATIENCE} seconds"
+        raise HTTPException(408, why) from None
     if not data:
-        raise Refusal(400, "the file is empty; send the bytes of an image as the body")
+        raise HTTPException(400, "the file is empty; send the bytes of an image as the body")
     return bytes(data)
 
 
 def _guarded(app: _Application, host: str) -> _Application:
     """The application for those alone who may ask, with headers that keep its page to itself."""
-    datastructures = needed("starlette.datastructures", _PACKAGES)
-    JSONResponse = needed("starlette.responses", _PACKAGES).JSONResponse
+    from starlette.datastructures import Headers
+    from starlette.responses import JSONResponse
 
     async def guard(scope: dict, receive: Callable, send: Callable) -> None:
         async def send_with_headers(message: dict) -> None:
@@ -207,7 +209,7 @@ def _guarded(app: _Application, host: str) -> _Application:
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
-        headers = datastructures.Headers(scope=scope)
+        headers = Headers(scope=scope)
         why = _why_refused(headers.getlist("host"), headers.getlist("origin"), host)
         answering = JSONResponse({"error": why}, 403) if why else app
         await answering(scope, receive, send_with_headers)
