@@ -19,6 +19,8 @@ from tlutils.runs.adapt import adapt
 from tlutils.runs.use import predict
 from tlutils.serve.answers import Answerer
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* images are unlike the training images")
+
 
 def picture(url: str) -> Image.Image:
     """The image in a data URL."""

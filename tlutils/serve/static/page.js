@@ -97,7 +97,8 @@ function list() {
   part("queue").replaceChildren(
     ...items.map((item, at) => {
       const done = item.result || item.error;
-      const button = element("button", item.file.name, { type: "button", "data-at": at });
+      const { name } = item.file;
+      const button = element("button", name, { type: "button", title: name, "data-at": at });
       const outcome = item.result ? item.result.answer : item.error ? "not answered" : "waiting";
       button.append(element("small", outcome, item.error ? { class: "bad" } : {}));
       button.disabled = !done;
@@ -112,6 +113,8 @@ function list() {
       return line;
     }),
   );
+  const current = part("queue").querySelector("[aria-current]");
+  part("queue").scrollTop = current ? current.offsetTop - 20 : 0;
   if (had !== undefined) part("queue").querySelector(`[data-at="${had}"]`)?.focus();
 }
 
