@@ -153,7 +153,7 @@ def application(answerer: Answerer, host: str = "127.0.0.1") -> _Application:
                 return JSONResponse({"error": str(problem)}, 422)
 
     def refuse(request: Request, error: HTTPException) -> Response:
-        return JSONResponse({"error": error.detail}, error.status_code)
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     def fail(request: Request, error: Exception) -> Response:
         why = f"the answer failed ({type(error).__name__}); the terminal says more"
