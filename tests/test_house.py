@@ -24,6 +24,7 @@ import tlutils
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "tlutils"
 STREET = (
+    "serve",
     "report",
     "runs",
     "inspection",

@@ -2,6 +2,7 @@
 
 One street, walked in one direction; a package for each part of it, each using only those below it:
 
+    serve         a finished run as a page that answers the images one drops on it
     report        a finished run as one page for a colleague
     runs          an experiment from data to numbers, as a folder of plain files
     inspection    where and why a model is wrong

@@ -347,6 +347,16 @@ def _init(given: _Arguments) -> int:
     return _DONE
 
 
+def _serve(given: _Arguments) -> int:
+    """Answer images that are dropped on a page of this machine, until Ctrl-C."""
+    from .serve.server import serve
+
+    where = {"host": given.host, "port": given.port, "adapted": given.adapted}
+    how = {"device": given.device, "precision": given.precision}
+    serve(given.run, **where, **how, log=functools.partial(print, flush=True))
+    return _DONE
+
+
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -454,6 +464,14 @@ def _parser() -> argparse.ArgumentParser:
     add("folder", type=Path, help="the project's; made where it is missing")
     about = "some packages alone, such as data,evaluation, with those they stand on (default: all)"
     add("--packages", default="", metavar="NAMES", help=about)
+
+    add = command("serve", _serve, "a page on this machine that answers the images dropped on it")
+    add("run", type=Path)
+    add("--port", type=int, default=8000, help="to listen on; 0 is any free one (default: 8000)")
+    about = "to listen on; any but 127.0.0.1 lets others in (default: 127.0.0.1)"
+    add("--host", default="127.0.0.1", help=about)
+    _add_adapted(add)
+    _add_device(add)
     return parser
 
 
@@ -482,6 +500,10 @@ def _add_views(add: Callable) -> None:
     _add_tta(add)
     about = "apply the temperature fitted on the validation images"
     add("--calibrated", action="store_true", help=about)
+    _add_adapted(add)
+
+
+def _add_adapted(add: Callable) -> None:
     about = "answer by what `adapt` chose for another place"
     add("--adapted", metavar="NAME", help=about)
 

@@ -20,6 +20,7 @@ STREET = (
     "inspection",
     "runs",
     "report",
+    "serve",
 )
 
 

@@ -244,7 +244,7 @@ def evaluate(
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
-        used = openings.settings(views, _threshold(run, chosen), calibrated, adapted)
+        used = openings.settings(views, threshold_in_use(run, chosen), calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
@@ -519,7 +519,7 @@ def _as_the_run_answers(
 
     An adaptation's threshold and temperature go before the run's own.
     """
-    threshold = _threshold(run, chosen)
+    threshold = threshold_in_use(run, chosen)
     if threshold is not None:
         predictions = thresholds.apply_threshold(predictions, threshold)
     if chosen:
@@ -535,6 +535,19 @@ def _as_the_run_answers(
     return calibration.apply_temperature(predictions, temperature)
 
 
-def _threshold(run: Run, chosen: dict | None) -> float | None:
-    """The adaptation's where there is one, else the run's own."""
+def threshold_in_use(run: Run, chosen: dict | None) -> float | None:
+    """The threshold that a run answers by: an adaptation's where there is one, else its own.
+
+    Parameters
+    ----------
+    run : Run
+        Trained.
+    chosen : dict or None
+        An adaptation of it (see `Run.adaptation`).
+
+    Returns
+    -------
+    float or None
+        Of the second of two classes, before any temperature; None answers the likeliest class.
+    """
     return chosen["threshold"]["value"] if chosen and chosen["threshold"] else run.threshold
