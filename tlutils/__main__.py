@@ -328,7 +328,7 @@ def _report(given: _Arguments) -> int:
 
 
 def _export(given: _Arguments) -> int:
-    """Write a run's model as an ONNX file that answers as the run does, and predict.py beside it."""
+    """Write a run's model as an ONNX file that answers as the run does, and predict.py with it."""
     from .runs.export import AnswersDiffer, export
 
     how = {"calibrated": given.calibrated, "adapted": given.adapted, "log": print}
