@@ -123,28 +123,36 @@ def main(arguments: list[str] | None = None) -> int:
     int
         0 done, 2 wrong use or no image that can be read, 3 something is missing.
     """
+    try:
+        _answer(_parser().parse_args(arguments))
+    except (OSError, ImportError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 3
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[2])
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
     parser.add_argument("--out", help="CSV file for the answers (default: print them)")
     parser.add_argument("--model", type=Path, help="default: the one .onnx file beside this one")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def _answer(given: argparse.Namespace) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
-    try:
-        about, answers, lost = predict(given.model or _beside(), given.images)
-        for line in lost:
-            print(f"left out: {line}", file=sys.stderr)
-        if not answers:
-            raise ValueError("none of the images can be read, so there is nothing to predict")
-        if given.out:
-            write_text(given.out, _table(about["classes"], answers))
-            print(f"{len(answers)} answers are in {given.out}")
-        else:
-            print(_table(about["classes"], answers), end="")
-    except (OSError, ImportError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 3
+    about, answers, lost = predict(given.model or _beside(), given.images)
+    for line in lost:
+        print(f"left out: {line}", file=sys.stderr)
+    if not answers:
+        raise ValueError("none of the images can be read, so there is nothing to predict")
+    table = _table(about["classes"], answers)
+    if given.out:
+        write_text(given.out, table)
+        print(f"{len(answers)} answers are in {given.out}")
+    else:
+        print(table, end="")
     print(f"({'; '.join(about['notes'])}; not a medical device)", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

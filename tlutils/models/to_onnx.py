@@ -109,4 +109,8 @@ def convert(
             f"torch {torch.__version__} cannot convert this {type(model).__name__} to ONNX: "
             f"{first_line(cause)}. Try another version of torch and onnxscript"
         ) from error
-    return program.model_proto
+    made = program.model_proto
+    graph = made.graph
+    for part in (graph, *graph.node, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")  # lines of code, with the folders of this machine
+    return made
