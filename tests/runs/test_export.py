@@ -163,23 +163,38 @@ def test_thresholds_and_temperatures_are_the_runs(home, how, tmp_path):
     assert about["adapted"] == how.get("adapted") and about["channels"] == 3
 
 
-def test_a_model_that_answers_otherwise_is_not_left(run, tmp_path, monkeypatch):
-    (tmp_path / "model.onnx").write_bytes(b"an earlier one")
+def spoiled(monkeypatch, which):
+    """Let the conversion go wrong: `which` says of fused or not whether it does."""
     right = to_onnx.convert
-    wrong = {"mean": (0.4, 0.4, 0.4)}
-    monkeypatch.setattr(to_onnx, "convert", lambda model, **how: right(model, **{**how, **wrong}))
+
+    def convert(model, size, channels, mean, std, temperature, fused):
+        mean = (0.4, 0.4, 0.4) if which(fused) else mean
+        return right(model, size, channels, mean, std, temperature, fused)
+
+    monkeypatch.setattr(to_onnx, "convert", convert)
+
+
+def test_a_model_that_answers_otherwise_is_not_left(home, tmp_path, monkeypatch):
+    (tmp_path / "model.onnx").write_bytes(b"an earlier one")
+    spoiled(monkeypatch, lambda fused: True)
     with pytest.raises(AnswersDiffer, match=r"on 100 images a probability differs by up to 0\.\d+"):
-        export(run.folder, tmp_path / "model.onnx", show=False)
+        export(home.folder, tmp_path / "model.onnx", show=False)
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
     assert (tmp_path / "model.onnx").read_bytes() == b"an earlier one"
 
 
-def test_noise_is_compared_where_the_images_are_gone(home, tmp_path):
+def test_where_the_exporters_fusions_are_wrong_it_is_converted_without(home, tmp_path, monkeypatch):
+    spoiled(monkeypatch, lambda fused: fused)
+    assert export(home.folder, tmp_path / "model.onnx", show=False)["difference"] < 1e-5
+
+
+def test_noise_is_compared_where_the_images_are_gone_and_views_are_told(home, tmp_path):
     copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
     about = json.loads((copy / "recipe.json").read_text())
-    about["data"]["root"] = str(tmp_path / "gone")
+    about["data"]["root"], about["recipe"]["test_views"] = str(tmp_path / "gone"), 2
     (copy / "recipe.json").write_text(json.dumps(about))
-    found = export(copy, tmp_path / "model.onnx", show=False)
+    with pytest.warns(UserWarning, match="means over the image and 2 views of it"):
+        found = export(copy, tmp_path / "model.onnx", show=False)
     assert found["compared"] == {"val": 0, "train": 0, "noise": 100}
 
 
@@ -190,12 +205,3 @@ def test_a_predict_py_of_somebody_else_and_other_names_are_refused(run, tmp_path
     with pytest.raises(ValueError, match=r"ends in \.onnx"):
         export(run.folder, tmp_path / "model.pt", show=False)
     assert os.listdir(tmp_path) == ["predict.py"]
-
-
-def test_views_that_the_exported_model_does_not_have_are_told(home, tmp_path):
-    copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
-    about = json.loads((copy / "recipe.json").read_text())
-    about["recipe"]["test_views"] = 2
-    (copy / "recipe.json").write_text(json.dumps(about))
-    with pytest.warns(UserWarning, match="the image and 2 views"):
-        export(copy, tmp_path / "model.onnx", show=False)
