@@ -31,8 +31,8 @@ def model(tmp_path):
     out = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2])
     graph = helper.make_graph(nodes, "g", [images], [out], [one, full, *corner, flat])
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    about = {"classes": '["A", "=B"]', "threshold": "0.4", "size": "8", "resize": '"squash"',
-             "channels": "1", "notes": '["phantom images"]'}  # fmt: skip
+    about = {"classes": '["A", "=B"]', "threshold": "0.4", "reading": '{"size": 8}',
+             "notes": '["phantom images"]'}  # fmt: skip
     helper.set_model_props(made, about)
     onnx.save(made, tmp_path / "m.onnx")
     return tmp_path / "m.onnx"

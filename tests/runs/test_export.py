@@ -84,7 +84,7 @@ def test_the_file_says_what_it_is_and_takes_any_number_of_images(exported, run):
     assert os.fsencode(Path(to_onnx.__file__).parent) not in found["model"].read_bytes()
     about = {one.key: json.loads(one.value) for one in model.metadata_props}
     assert about["classes"] == run.classes and about["notes"] == run.about["notes"]
-    assert (about["size"], about["resize"], about["channels"]) == (32, "squash", 1)
+    assert about["reading"] == run.recipe.reading() and about["reading"]["size"] == 32
     assert about["threshold"] is about["temperature"] is about["adapted"] is None
     assert "not a medical device" in about["purpose"]
     assert about["data_fingerprint"] == run.about["data"]["fingerprint"]
@@ -160,7 +160,7 @@ def test_thresholds_and_temperatures_are_the_runs(home, how, tmp_path):
         assert np.allclose(scores, row[["p_CNV", "p_NORMAL"]].to_numpy(float), atol=1e-5)
         assert answer == row["predicted"]
     assert (about["temperature"] is None) == (not how) and about["threshold"] is not None
-    assert about["adapted"] == how.get("adapted") and about["channels"] == 3
+    assert about["adapted"] == how.get("adapted") and about["reading"]["channels"] == 3
 
 
 def spoiled(monkeypatch, which):

@@ -2,7 +2,7 @@
 
 Not a medical device. It needs numpy, Pillow and onnxruntime, reads each image as the model's
 training did, and answers with a CSV: path, a probability for each class, the class answered. What
-it goes by (classes, size, threshold...) is in the metadata of the .onnx file.
+it goes by (classes, threshold, size...) is in the metadata of the .onnx file.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def predict(
     Returns
     -------
     dict
-        What the file says of itself: classes, threshold (None answers the likeliest class), size,
-        resize, channels, notes and more.
+        What the file says of itself: classes, threshold (None answers the likeliest class), reading
+        (size, resize, channels), notes and more.
     list of (path, probabilities, answer)
         One for each image that can be read; probabilities are float32 (classes,).
     list of str
@@ -64,14 +64,13 @@ def predict(
         session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
         kept = session.get_modelmeta().custom_metadata_map
         about = {name: json.loads(value) for name, value in kept.items()}
-        reading = [about[name] for name in ("size", "resize", "channels")]
-        classes, threshold = about["classes"], about["threshold"]
+        classes, threshold, reading = (about[one] for one in ("classes", "threshold", "reading"))
     except Exception as error:  # onnxruntime's errors are of its own kinds
         raise ValueError(f"{model} is no model that tlutils has exported: {error}") from None
 
     def read(file: Path) -> np.ndarray | str:
         try:
-            return read_pixels(file, *reading)
+            return read_pixels(file, **reading)
         except UnreadableImage as error:
             return str(error)
 

@@ -50,8 +50,8 @@ def export(
 
     The file takes uint8 (N, channels, size, size), images as `loaders.read_pixels` reads them, and
     gives the probabilities of the run, float32 (N, classes). What else its answers go by is in its
-    metadata, each value as JSON: classes, threshold, size, resize, channels, notes... predict.py
-    needs onnxruntime, numpy and Pillow alone. It does not tell images unlike the training images.
+    metadata, each value as JSON: classes, threshold, reading (size, resize, channels), notes...
+    predict.py needs onnxruntime, numpy and Pillow alone. It does not tell images unlike the training images.
 
     On 100 images, of validation first, then of training, the rest drawn noise, the probabilities
     may differ by 1e-4 from those of the run in fp32 on the CPU; else no file is left.
@@ -95,7 +95,7 @@ def export(
     temperature = temperature_in_use(run, calibrated, chosen)
     _warn_of_views(run, chosen)
     model, about = run.model(), _about(run, temperature, chosen)
-    scale, reading = normalization(model), [about[name] for name in ("size", "channels")]
+    scale, shape = normalization(model), (run.recipe.size, run.recipe.channels)
     told = {name: json.dumps(value) for name, value in about.items()}
     with files.replacing(to) as part, tempfile.TemporaryDirectory() as drawn:
         paths, compared = _images(run, Path(drawn))
@@ -104,7 +104,7 @@ def export(
         wanted = predict_records(run, run.model(), table, "new", views=0, **how)
         wanted = as_the_run_answers(run, wanted, calibrated, chosen)
         for fused in (True, False):
-            made = to_onnx.convert(model, *reading, *scale, temperature, fused)
+            made = to_onnx.convert(model, *shape, *scale, temperature, fused)
             onnx.helper.set_model_props(made, told)
             part.write_bytes(made.SerializeToString())
             difference, otherwise = _difference(wanted, *predict_onnx.predict(part, paths)[:2])
@@ -160,7 +160,7 @@ def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
         "threshold": threshold,
         "temperature": temperature,
         "adapted": chosen["name"] if chosen else None,
-        **run.recipe.reading(),
+        "reading": run.recipe.reading(),
         "recipe": run.recipe.name,
         "checkpoint_sha256": digest,
         "data_fingerprint": run.about["data"]["fingerprint"],
