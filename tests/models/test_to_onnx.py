@@ -64,9 +64,8 @@ def test_every_family_answers_the_same(backbone):
     wanted = probabilities(outputs).numpy()
     found = np.concatenate([answers(made, images[:1]), answers(made, images[1:])])
     assert found.dtype == np.float32
-    # EfficientNets with random weights make much of rounding: torch's own fp32 and fp64 differ.
-    limit = 1e-4 if backbone.startswith("efficientnet") else 1e-5
-    assert np.abs(found - wanted).max() < limit
+    # Some families with random weights make much of rounding: torch's fp32 and fp64 differ too.
+    assert np.abs(found - wanted).max() < 5e-5
     assert wanted.std(0).max() > 1e-3  # else equal answers would say little
 
 

@@ -51,7 +51,8 @@ def export(
     The file takes uint8 (N, channels, size, size), images as `loaders.read_pixels` reads them, and
     gives the probabilities of the run, float32 (N, classes). What else its answers go by is in its
     metadata, each value as JSON: classes, threshold, reading (size, resize, channels), notes...
-    predict.py needs onnxruntime, numpy and Pillow alone. It does not tell images unlike the training images.
+    predict.py needs onnxruntime, numpy and Pillow alone. It does not tell images unlike the
+    training images.
 
     On 100 images, of validation first, then of training, the rest drawn noise, the probabilities
     may differ by 1e-4 from those of the run in fp32 on the CPU; else no file is left.
