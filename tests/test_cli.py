@@ -16,6 +16,7 @@ from small_runs import command
 
 from tlutils.__main__ import main
 from tlutils.models import checkpoints
+from tlutils.runs import export
 
 
 def train(data, out, *more):
@@ -376,6 +377,30 @@ def test_report_writes_a_page_and_says_where_and_wants_a_finished_run(finished, 
     (tmp_path / "run" / "metrics.json").unlink()
     assert main(["report", str(tmp_path / "run")]) == 3
     assert "was not finished" in said()[1] and not (tmp_path / "run" / "report.html").exists()
+
+
+def test_export_writes_a_model_that_its_script_asks_and_none_that_answers_otherwise(
+    finished, tiny_folder, tmp_path, said, monkeypatch
+):
+    model, script = tmp_path / "model.onnx", tmp_path / "predict.py"
+    assert main(["export", str(finished), "--to", str(model)]) == 0
+    out, _ = said()
+    assert str(model) in out and "compared with the run on 100 images" in out
+    asked = [
+        sys.executable,
+        str(script),
+        str(tiny_folder / "test"),
+        "--out",
+        str(tmp_path / "p.csv"),
+    ]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 0 and "16 answers are in" in done.stdout, done.stderr
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 16
+    model.unlink()
+    monkeypatch.setattr(export, "_LARGEST_DIFFERENCE", -1)
+    assert main(["export", str(finished), "--to", str(model)]) == 1
+    assert "answers otherwise than the run" in said()[1] and not model.exists()
+    assert main(["export", str(finished), "--to", str(model), "--adapted", "x"]) == 2
 
 
 LONG = ["--epochs", "8", "--set", "views=0", "--set", "patience=0", "--set", "freeze=none"]

@@ -357,6 +357,18 @@ def _serve(given: _Arguments) -> int:
     return _DONE
 
 
+def _export(given: _Arguments) -> int:
+    """Write a run's model as an ONNX file that answers as the run does, and predict.py with it."""
+    from .runs.export import AnswersDiffer, export
+
+    how = {"calibrated": given.calibrated, "adapted": given.adapted, "log": print}
+    try:
+        export(given.run, given.to, **how)
+    except AnswersDiffer as error:
+        return _complain(error, _BAD_NEWS)
+    return _DONE
+
+
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
@@ -472,6 +484,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help=about)
     _add_adapted(add)
     _add_device(add)
+
+    add = command("export", _export, "a run's model as an ONNX file, with predict.py beside it")
+    add("run", type=Path)
+    add("--to", type=Path, required=True, metavar="MODEL.onnx", help="the file")
+    _add_calibrated(add)
     return parser
 
 
@@ -498,6 +515,10 @@ def _add_tta(add: Callable) -> None:
 
 def _add_views(add: Callable) -> None:
     _add_tta(add)
+    _add_calibrated(add)
+
+
+def _add_calibrated(add: Callable) -> None:
     about = "apply the temperature fitted on the validation images"
     add("--calibrated", action="store_true", help=about)
     _add_adapted(add)

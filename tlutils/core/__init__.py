@@ -10,6 +10,7 @@ pictures, intervals.
     intervals    resampled patients, Wilson's interval, a guess beside a number
     packages     packages that only single functions need
     progress     bars where a person watches
+    standalone   one file made of a module and of what it uses
     starter      the library copied into another project, with a first notebook
 
 Only `devices` needs torch.

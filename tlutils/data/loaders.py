@@ -81,6 +81,33 @@ def read_image(
 
     Parameters
     ----------
+    path, size, resize, channels, data, window
+        As for `read_pixels`.
+
+    Returns
+    -------
+    uint8 Tensor (channels, size, size)
+
+    Raises
+    ------
+    ValueError, UnreadableImage
+        As there.
+    """
+    return torch.from_numpy(read_pixels(path, size, resize, channels, data, window))
+
+
+def read_pixels(
+    path: str | Path,
+    size: int = 224,
+    resize: str = "squash",
+    channels: int = 1,
+    data: bytes | None = None,
+    window: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """Read one image file as `read_image` does, without torch.
+
+    Parameters
+    ----------
     path : str or Path of a JPEG, PNG, TIFF, BMP, DICOM; grey or color, 8, 16 or 32 bit.
     size : int, height and width of the result, in pixels.
     resize : str, how a picture of another shape becomes a square. "squash" resizes both sides,
@@ -93,7 +120,7 @@ def read_image(
 
     Returns
     -------
-    uint8 Tensor (channels, size, size), upright as viewers show it. Without a window, grey images
+    uint8 ndarray (channels, size, size), upright as viewers show it. Without a window, grey images
         of more than 8 bits are scaled by their own minimum and maximum, and DICOM files shown in
         their own window.
 
@@ -112,8 +139,7 @@ def read_image(
     # scans, and the resize still averages.
     image = read(path, "L" if channels == 1 else "RGB", (2 * size, 2 * size), data, window)
     pixels = np.array(_resized(image, size, resize), dtype=np.uint8)
-    pixels = pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return torch.from_numpy(pixels)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _resized(image: Image.Image, size: int, resize: str) -> Image.Image:

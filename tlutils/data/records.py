@@ -364,6 +364,37 @@ def images_in(folder: str | Path) -> list[str]:
     return _walk(Path(folder))[0]
 
 
+def image_files(images: Iterable[str | Path]) -> list[Path]:
+    """List image files, those given and those in the folders given.
+
+    Parameters
+    ----------
+    images : iterable of str or Path, files and folders
+
+    Returns
+    -------
+    list of Path, each once
+
+    Raises
+    ------
+    FileNotFoundError
+        Where one of them does not exist.
+    ValueError
+        Where there is no image file at all.
+    """
+    found, images = [], list(map(Path, images))
+    for item in images:
+        if not item.exists():
+            raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
+        found += [item / name for name in images_in(item)] if item.is_dir() else [item]
+    if not found:
+        raise ValueError(
+            f"found no image file in {', '.join(map(str, images))}; images end in "
+            f"{', '.join(_ENDINGS)}"
+        )
+    return list(dict.fromkeys(found))
+
+
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Image files and folders below root, without junk: sorted posix paths relative to it.
 
@@ -1033,6 +1064,26 @@ def save(records: pd.DataFrame, path: str | Path) -> None:
     quoting = csv_format.QUOTE_NONNUMERIC if returns else csv_format.QUOTE_MINIMAL
     with replacing(path) as part:
         records.to_csv(part, index=False, quoting=quoting)
+
+
+def no_formula(text: str, mark: str = "'") -> str:
+    """A text that no spreadsheet takes for a formula.
+
+    Parameters
+    ----------
+    text : str
+    mark : str, put before a text that begins with = + - @ or a control character
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> no_formula("=1.png", "./"), no_formula("1.png", "./")
+    ('./=1.png', '1.png')
+    """
+    return mark + text if re.match(r"[=+\-@\t\r\n]", text) else text
 
 
 def load(path: str | Path) -> pd.DataFrame:

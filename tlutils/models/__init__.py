@@ -6,6 +6,8 @@ random_weights  random weights that pass on what they see
 checkpoints     a trained model as a file
 prefix          where the frozen part ends, and a hash of all that it does
 feature_store   the frozen part's outputs, kept on disk
+to_onnx         a model as an ONNX file
+predict_onnx    what such a file answers, as a script that needs no torch
 
 Notebooks: 03, 05, 06, 07.
 """

@@ -8,6 +8,7 @@
     reference       what tells images unlike a run's training images
     use             a finished run measured anew, asked about new images
     adapt           a finished run's threshold and temperature chosen anew for another place
+    export          a finished run as an ONNX file
     openings        how often a run's own test images were scored
 
 Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.

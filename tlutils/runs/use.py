@@ -237,7 +237,7 @@ def evaluate(
     asked = {"root": root, "store": store, "views": views}
     predict_them = answers if data is None else partial(_with_distance, run, model, answers)
     predictions = predict_them(table, split, **asked)
-    predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
+    predictions = as_the_run_answers(run, predictions, calibrated, chosen)
     threshold = None if calibrated or chosen else run.threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
     if data is not None and predictions["unlike"].notna().all():
@@ -447,14 +447,14 @@ def predict(
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
-    found = devices.by_first(lambda: _image_files(images))
+    found = devices.by_first(lambda: records.image_files(images))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
     model, how = run.model(), {"root": Path("/"), "views": views}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     predictions = _with_distance(run, model, answers, table, "new", **how)
-    predictions = _as_the_run_answers(run, predictions, calibrated, chosen)
+    predictions = as_the_run_answers(run, predictions, calibrated, chosen)
     predictions["path"] = predictions["path"].map(whole)
     _warn_of_unlike(predictions)
     if out is not None and devices.rank() == 0:
@@ -493,46 +493,74 @@ def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose texts no spreadsheet takes for formulas."""
     table = table.copy()
     for name in ("split", "path", "patient", "label", "predicted"):
-        formula = table[name].str.match(r"[=+\-@\t\r\n]")
-        table[name] = table[name].mask(formula, ("./" if name == "path" else "'") + table[name])
+        mark = "./" if name == "path" else "'"
+        table[name] = [records.no_formula(text, mark) for text in table[name]]
     return table
 
 
-def _image_files(images: Iterable[str | Path]) -> list[Path]:
-    found, images = [], list(map(Path, images))
-    for item in images:
-        if not item.exists():
-            raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
-        found += [item / name for name in records.images_in(item)] if item.is_dir() else [item]
-    if not found:
-        raise ValueError(
-            f"found no image file in {', '.join(map(str, images))}; "
-            "images end in .jpg, .jpeg, .png, .bmp, .tif, .tiff, .dcm or .dicom"
-        )
-    return list(dict.fromkeys(found))
-
-
-def _as_the_run_answers(
+def as_the_run_answers(
     run: Run, predictions: pd.DataFrame, calibrated: bool, chosen: dict | None = None
 ) -> pd.DataFrame:
-    """Predictions at the run's threshold that say whether they are calibrated, and are if asked.
+    """Predictions at the run's threshold, and at its temperature if asked.
 
-    An adaptation's threshold and temperature go before the run's own.
+    Parameters
+    ----------
+    run : Run
+        Trained.
+    predictions : DataFrame
+        As the model answers.
+    calibrated : bool
+        Whether to apply the temperature fitted on validation.
+    chosen : dict, optional
+        An adaptation, whose threshold and temperature go before the run's own.
+
+    Returns
+    -------
+    DataFrame
+        Columns say whether the answers are calibrated, and by which adaptation, if any.
     """
     threshold = threshold_in_use(run, chosen)
     if threshold is not None:
         predictions = thresholds.apply_threshold(predictions, threshold)
-    if chosen:
-        cooled = calibration.apply_temperature(predictions, chosen["temperature"]["value"])
-        return cooled.assign(adapted=chosen["name"])
-    if not calibrated:
+    temperature = temperature_in_use(run, calibrated, chosen)
+    if temperature is None:
         return predictions.assign(calibrated=False)
+    cooled = calibration.apply_temperature(predictions, temperature)
+    return cooled.assign(adapted=chosen["name"]) if chosen else cooled
+
+
+def temperature_in_use(run: Run, calibrated: bool, chosen: dict | None) -> float | None:
+    """The temperature that probabilities are brought to: an adaptation's, else the run's if asked.
+
+    Parameters
+    ----------
+    run : Run
+        Trained.
+    calibrated : bool
+        Whether to apply the run's own.
+    chosen : dict or None
+        An adaptation of it (see `Run.adaptation`).
+
+    Returns
+    -------
+    float or None
+        None leaves them as the model gives them.
+
+    Raises
+    ------
+    ValueError
+        Where the run has none and it is wanted.
+    """
+    if chosen:
+        return chosen["temperature"]["value"]
+    if not calibrated:
+        return None
     temperature = checkpoints.load(run.folder / "best.pt").get("temperature")
     if temperature is None:
         raise ValueError(
             f"{run.folder} has no temperature, as it has no validation images; leave calibrated out"
         )
-    return calibration.apply_temperature(predictions, temperature)
+    return temperature
 
 
 def threshold_in_use(run: Run, chosen: dict | None) -> float | None:

@@ -1,0 +1,89 @@
+"""The script beside an exported model: its words, its files, its exit codes. What it answers is tested with the export."""
+
+import csv
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+from tlutils.models import predict_onnx
+
+
+@pytest.fixture
+def model(tmp_path):
+    """An ONNX file that answers by the first pixel alone, from 0.4 on B."""
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    full = helper.make_tensor("full", TensorProto.FLOAT, [1], [255.0])
+    corner = [helper.make_tensor(name, TensorProto.INT64, [2], value)
+              for name, value in (("start", [0, 0]), ("end", [1, 1]), ("axes", [2, 3]))]  # fmt: skip
+    flat = helper.make_tensor("flat", TensorProto.INT64, [2], [-1, 1])
+    nodes = [
+        helper.make_node("Slice", ["images", "start", "end", "axes"], ["first"]),
+        helper.make_node("Reshape", ["first", "flat"], ["column"]),
+        helper.make_node("Cast", ["column"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["real", "full"], ["b"]),
+        helper.make_node("Sub", ["one", "b"], ["a"]),
+        helper.make_node("Concat", ["a", "b"], ["probabilities"], axis=1),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 1, 8, 8])
+    out = helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2])
+    graph = helper.make_graph(nodes, "g", [images], [out], [one, full, *corner, flat])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    about = {"classes": '["A", "=B"]', "threshold": "0.4", "reading": '{"size": 8}',
+             "notes": '["phantom images"]'}  # fmt: skip
+    helper.set_model_props(made, about)
+    onnx.save(made, tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+def grey(file, value):
+    Image.new("L", (20, 10), value).save(file)
+
+
+def test_a_csv_is_printed_or_written_that_spreadsheets_may_open(
+    model, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    grey("=1.png", 0), grey("-2.png", 102), grey("c.png", 255)
+    names = ["=1.png", "-2.png", "c.png"]
+    assert predict_onnx.main(["--model", str(model), "--", *names]) == 0
+    out, err = capsys.readouterr()
+    rows = list(csv.reader(out.splitlines()))
+    assert rows[0] == ["path", "p_A", "p_=B", "predicted"]
+    assert [row[0] for row in rows[1:]] == ["./=1.png", "./-2.png", "c.png"]
+    assert [row[3] for row in rows[1:]] == ["A", "'=B", "'=B"]
+    assert [float(row[2]) for row in rows[1:]] == [0, np.float32(0.4), 1]
+    assert "(phantom images; not a medical device)" in err
+    assert predict_onnx.main(["--model", str(model), "--out", "a/b.csv", "--", *names]) == 0
+    assert (tmp_path / "a" / "b.csv").read_text() == out
+
+
+def test_unreadable_files_are_named_and_nothing_else_is_wrong_unless_all_are(
+    model, tmp_path, capsys
+):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    (folder / "bad.png").write_bytes(b"no image")
+    assert predict_onnx.main(["--model", str(model), str(folder)]) == 2
+    assert "bad.png: not an image" in capsys.readouterr().err
+    for i in range(40):  # more than go through the model at once
+        grey(folder / f"{i}.png", i)
+    assert predict_onnx.main(["--model", str(model), str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 41 and "bad.png: not an image" in err
+
+
+def test_what_is_missing_or_wrong_is_one_line(model, tmp_path, capsys):
+    grey(tmp_path / "a.png", 9)
+    (tmp_path / "x.onnx").write_bytes(b"no model")
+    for words, code, told in (
+        (["--model", str(tmp_path / "none.onnx"), str(tmp_path)], 3, "there is no model"),
+        (["--model", str(model), str(tmp_path / "none.png")], 3, "no image or folder"),
+        (["--model", str(tmp_path / "x.onnx"), str(tmp_path)], 2, "no model that tlutils has"),
+        ([str(tmp_path)], 2, "say which model"),
+    ):
+        assert predict_onnx.main(words) == code
+        err = capsys.readouterr().err
+        assert told in err and err.count("\n") == 1

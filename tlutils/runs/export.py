@@ -1,0 +1,218 @@
+"""A finished run as an ONNX file for other programs, and predict.py beside it, which asks it.
+
+Before the file is left, what predict.py answers by it is compared with what the run answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from .. import __version__
+from ..core import devices, files, standalone
+from ..core.packages import needed
+from ..data import records
+from ..evaluation.predict import normalization
+from ..models import predict_onnx, to_onnx
+from .folder import Run
+from .use import as_the_run_answers, predict_records, temperature_in_use, threshold_in_use
+
+# Of a probability. EfficientNet-B0 with random weights differs most of torchvision's families, by
+# 3e-5; torch in fp32 differs there from torch in fp64 by 2e-5.
+_LARGEST_DIFFERENCE = 1e-4
+_IMAGES = 100  # compared
+_SCRIPT = "predict.py"
+
+
+class AnswersDiffer(ValueError):
+    """The exported model answers otherwise than the run."""
+
+
+def export(
+    folder: str | Path,
+    to: str | Path,
+    *,
+    calibrated: bool = False,
+    adapted: str | None = None,
+    show: bool | None = None,
+    log: Callable[[str], None] | None = None,
+) -> dict:
+    """Write a run's model as an ONNX file, and predict.py beside it.
+
+    The file takes uint8 (N, channels, size, size), images as `loaders.read_pixels` reads them, and
+    gives the probabilities of the run, float32 (N, classes). What else its answers go by is in its
+    metadata, each value as JSON: classes, threshold, reading (size, resize, channels), notes...
+    predict.py needs onnxruntime, numpy and Pillow alone. It does not tell images unlike the
+    training images.
+
+    On 100 images, of validation first, then of training, the rest drawn noise, the probabilities
+    may differ by 1e-4 from those of the run in fp32 on the CPU; else no file is left.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The run.
+    to : str or Path
+        The file, which ends in .onnx; one that is there is replaced.
+    calibrated : bool
+        Whether to apply the temperature fitted on validation, as for `use.predict`.
+    adapted : str, optional
+        The name of an adaptation, whose threshold and temperature are applied.
+    show : bool, optional
+        Progress bar or not; None decides.
+    log : Callable, optional
+        Called with lines for a person.
+
+    Returns
+    -------
+    dict
+        model, script (paths), bytes, difference (the largest of a probability), compared (number
+        of images by kind).
+
+    Raises
+    ------
+    AnswersDiffer
+        Where the exported model answers otherwise, saying by how much.
+    ImportError
+        Where onnx, onnxscript or onnxruntime is not there.
+    ValueError
+        For a name that is not of an ONNX file, a model that cannot be converted, no temperature or
+        adaptation that is wanted, and where another predict.py stands there.
+    """
+    run, to = Run.load(folder), Path(to)
+    script, text = to.with_name(_SCRIPT), standalone.source("models.predict_onnx")
+    _check_places(to, script, text)
+    onnx = needed("onnx", "onnx")
+    chosen = run.adaptation(adapted) if adapted is not None else None
+    temperature = temperature_in_use(run, calibrated, chosen)
+    _warn_of_views(run, chosen)
+    model, about = run.model(), _about(run, temperature, chosen)
+    scale, shape = normalization(model), (run.recipe.size, run.recipe.channels)
+    told = {name: json.dumps(value) for name, value in about.items()}
+    with files.replacing(to) as part, tempfile.TemporaryDirectory() as drawn:
+        paths, compared = _images(run, Path(drawn))
+        table = pd.DataFrame({"path": paths, "split": "new", "label": "", "patient": ""})
+        how = {"machine": devices.choose("cpu", "fp32"), "show": show, "root": Path("/")}
+        wanted = predict_records(run, run.model(), table, "new", views=0, **how)
+        wanted = as_the_run_answers(run, wanted, calibrated, chosen)
+        for fused in (True, False):
+            made = to_onnx.convert(model, *shape, *scale, temperature, fused)
+            onnx.helper.set_model_props(made, told)
+            part.write_bytes(made.SerializeToString())
+            difference, otherwise = _difference(wanted, *predict_onnx.predict(part, paths)[:2])
+            if difference <= _LARGEST_DIFFERENCE:
+                break
+        else:
+            raise AnswersDiffer(
+                f"the exported model answers otherwise than the run: on {len(wanted)} images a "
+                f"probability differs by up to {difference:.2g} (at most {_LARGEST_DIFFERENCE:g} "
+                f"is allowed), and {otherwise} are answered with another class. No file was left. "
+                "Another version of torch, onnxscript or onnxruntime may do better"
+            )
+    files.write_text(script, text)
+    found = {"model": to, "script": script, "bytes": to.stat().st_size}
+    found |= {"difference": difference, "compared": compared}
+    for line in _told(found) if log else ():
+        log(line)
+    return found
+
+
+def _check_places(to: Path, script: Path, text: str) -> None:
+    if to.suffix.lower() != ".onnx":
+        raise ValueError(f"the model goes to a file that ends in .onnx; {to} does not")
+    if script.exists() and not script.read_bytes().startswith(text.partition("\n")[0].encode()):
+        raise ValueError(
+            f"{script} is not one that an export has made, and would be replaced; move it, or "
+            "export to another folder"
+        )
+
+
+def _warn_of_views(run: Run, chosen: dict | None) -> None:
+    if views := chosen["used"]["views"] if chosen else run.recipe.test_views:
+        warnings.warn(
+            f"the run's answers are means over the image and {views} views of it, the exported "
+            "model's are of the image alone; its threshold and temperature may not fit",
+            stacklevel=3,
+        )
+
+
+def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
+    """What the file says of itself."""
+    threshold = threshold_in_use(run, chosen)
+    if temperature is not None and threshold is not None and 0 < threshold < 1:
+        # It was chosen before the temperature, and is applied behind it.
+        threshold = 1 / (1 + ((1 - threshold) / threshold) ** (1 / temperature))
+    with open(run.folder / "best.pt", "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        "tlutils": __version__,
+        "purpose": "teaching and research; not a medical device",
+        "notes": run.about["notes"],
+        "classes": run.classes,
+        "threshold": threshold,
+        "temperature": temperature,
+        "adapted": chosen["name"] if chosen else None,
+        "reading": run.recipe.reading(),
+        "recipe": run.recipe.name,
+        "checkpoint_sha256": digest,
+        "data_fingerprint": run.about["data"]["fingerprint"],
+    }
+
+
+def _images(run: Run, folder: Path) -> tuple[list[str], dict[str, int]]:
+    """Images to compare on, and how many are of which kind; noise is drawn into the folder."""
+    paths: list[str] = []
+    compared = {}
+    for split in ("val", "train"):
+        known = records.readable(run.part(split))
+        some = known.sample(min(len(known), _IMAGES - len(paths)), random_state=0)
+        there = [os.path.abspath(run.root / path) for path in some["path"]]
+        there = [path for path in there if os.path.isfile(path)]
+        paths += there
+        compared[split] = len(there)
+    draw, recipe = np.random.default_rng(0), run.recipe
+    for number in range(_IMAGES - len(paths)):  # coarse and fine, dark and bright
+        side = int(draw.integers(2, recipe.size + 2))
+        values = draw.integers(0, draw.integers(64, 256), (side, side, recipe.channels), np.uint8)
+        image = Image.fromarray(values.squeeze()).resize((recipe.size, recipe.size))
+        image.save(folder / f"{number}.png")
+        paths.append(os.path.abspath(folder / f"{number}.png"))
+    return paths, compared | {"noise": _IMAGES - sum(compared.values())}
+
+
+def _difference(wanted: pd.DataFrame, about: dict, answers: list[tuple]) -> tuple[float, int]:
+    """The largest difference of a probability, and how many answers are others."""
+    paths = [path for path, *_ in answers]
+    if sorted(paths) != sorted(wanted["path"]):
+        raise ValueError(
+            f"the run could read {len(wanted)} images to compare on and the exported model "
+            f"{len(paths)}, so some were changed meanwhile. Run the same again"
+        )
+    wanted = wanted.set_index("path").loc[paths]
+    columns = [f"p_{name}" for name in about["classes"]]
+    off = np.abs(np.stack([scores for _, scores, _ in answers]) - wanted[columns].to_numpy())
+    otherwise = [answer for *_, answer in answers] != wanted["predicted"].to_numpy()
+    return float(off.max()), int(otherwise.sum())
+
+
+def _told(found: dict) -> list[str]:
+    names = {"val": "of validation", "train": "of training", "noise": "of drawn noise"}
+    kinds = ", ".join(
+        f"{number} {names[kind]}" for kind, number in found["compared"].items() if number
+    )
+    return [
+        f"{found['model']} ({found['bytes'] / 1e6:.1f} MB, ONNX opset {to_onnx.OPSET}): compared "
+        f"with the run on {sum(found['compared'].values())} images ({kinds}), probabilities "
+        f"differ by at most {found['difference']:.1g}",
+        f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone: "
+        f"python {found['script']} IMAGE_OR_FOLDER --out answers.csv",
+    ]
