@@ -59,7 +59,7 @@ def predict_records(
     split : str
         Written into the predictions.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None is `Run.machine`.
     show : bool, optional
         Progress bar or not; None decides.
     root : Path, optional
@@ -87,7 +87,7 @@ def predict_records(
         Where no image can be read.
     """
     views = run.recipe.test_views if views is None else views
-    machine = machine or devices.choose()
+    machine = machine or run.machine()
     table = table[is_readable(table)]
 
     def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def frozen_features(
     table : DataFrame
         Records.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None is `Run.machine`.
     store : str or Path
         Folder where they are kept; "auto" is beside the run.
 
@@ -143,7 +143,7 @@ def frozen_features(
     ValueError
         Where nothing is frozen, or an image cannot be read.
     """
-    machine, model = machine or devices.choose(), run.model()
+    machine, model = machine or run.machine(), run.model()
     cut = prefix.split(model)
     if cut is None:
         raise ValueError(
