@@ -202,6 +202,19 @@ def test_too_few_patients_or_a_missing_class_are_refused_in_a_sentence(home, tmp
         adapt(home.folder, one, **QUICK)
     sick = sorted(draw_place(tmp_path / "sick", labels=["CNV"]).rglob("*.png"))
     manifest = pd.DataFrame({"path": [f"sick/CNV/{file.name}" for file in sick], "label": "CNV"})
+def test_the_runs_own_validation_images_are_warned_of(home, place, tmp_path):
+    copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
+    local = Path(shutil.copytree(place, tmp_path / "local"))
+    val = home.part("val")
+    for row in val.itertuples():
+        shutil.copy(home.root / row.path, local / row.label)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        adapt(copy, local, **QUICK)
+    told = f"{len(val)} of {32 + len(val)} images are validation images of"
+    assert sum(told in str(one.message) for one in said) == 1
+
+
     manifest.to_csv(tmp_path / "sick.csv", index=False)
     with pytest.raises(ValueError, match="0 of NORMAL"):
         adapt(home.folder, tmp_path / "sick.csv", **QUICK)
