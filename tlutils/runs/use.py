@@ -283,7 +283,7 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
     try:
         count = openings.record(run, "evaluate", used)
-    except OSError as error:  # a colleague's run, say, that one may only read
+    except (OSError, files.Busy) as error:  # a colleague's run, say, that one may only read
         warnings.warn(f"this look at the test images could not be counted: {error}", stacklevel=5)
         return
     if log:
