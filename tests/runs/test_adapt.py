@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,13 @@ def test_an_adaptation_to_other_weights_or_that_somebody_edited_is_refused(adapt
         evaluate(copy, adapted=found["name"], **CPU)
     for harm in ({"threshold": {"value": "x"}}, {"temperature": None, "used": {}}, {"used": 1}):
         file.write_text(json.dumps({**found, **harm}))
-        with pytest.raises(ValueError, match="is not what a run writes"):
+        with pytest.raises(ValueError, match="is not what a run writes.*Delete it and adapt"):
             evaluate(copy, adapted=found["name"], **CPU)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="is not what a run writes.*Delete it and adapt"):
+        evaluate(copy, adapted=found["name"], **CPU)
+    file.unlink()  # as it says
+    adapt(copy, found["used"]["data"], name=found["name"], **QUICK)
 
 
 def test_names_and_rules_are_checked_before_any_work(adapted, place, tmp_path):
@@ -196,12 +202,6 @@ def test_the_runs_own_images_are_refused(home, two_classes, tmp_path):
         adapt(home.folder, test, **QUICK)
 
 
-def test_too_few_patients_or_a_missing_class_are_refused_in_a_sentence(home, tmp_path):
-    one = draw_place(tmp_path / "one", patients=[20])
-    with pytest.raises(ValueError, match="too few patients .1 of CNV, 1 of NORMAL"):
-        adapt(home.folder, one, **QUICK)
-    sick = sorted(draw_place(tmp_path / "sick", labels=["CNV"]).rglob("*.png"))
-    manifest = pd.DataFrame({"path": [f"sick/CNV/{file.name}" for file in sick], "label": "CNV"})
 def test_the_runs_own_validation_images_are_warned_of(home, place, tmp_path):
     copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
     local = Path(shutil.copytree(place, tmp_path / "local"))
@@ -215,6 +215,12 @@ def test_the_runs_own_validation_images_are_warned_of(home, place, tmp_path):
     assert sum(told in str(one.message) for one in said) == 1
 
 
+def test_too_few_patients_or_a_missing_class_are_refused_in_a_sentence(home, tmp_path):
+    one = draw_place(tmp_path / "one", patients=[20])
+    with pytest.raises(ValueError, match="too few patients .1 of CNV, 1 of NORMAL"):
+        adapt(home.folder, one, **QUICK)
+    sick = sorted(draw_place(tmp_path / "sick", labels=["CNV"]).rglob("*.png"))
+    manifest = pd.DataFrame({"path": [f"sick/CNV/{file.name}" for file in sick], "label": "CNV"})
     manifest.to_csv(tmp_path / "sick.csv", index=False)
     with pytest.raises(ValueError, match="0 of NORMAL"):
         adapt(home.folder, tmp_path / "sick.csv", **QUICK)
