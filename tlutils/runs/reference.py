@@ -32,6 +32,27 @@ _SPREADS = ("small", "features")
 _Answers = Callable[..., pd.DataFrame]
 
 
+def lacking(run: Run) -> str:
+    """Why a run's own images can set no reference.
+
+    Parameters
+    ----------
+    run : Run
+        Begun.
+
+    Returns
+    -------
+    str
+        "" where they can.
+    """
+    train, val = (len(records.readable(run.part(part))) for part in ("train", "val"))
+    if not val:
+        return "the run has no validation images to set a limit"
+    if train < novelty.FEWEST:
+        return f"{train} training images are too few; {novelty.FEWEST} are the fewest"
+    return ""
+
+
 def known(run: Run, model: nn.Module, answers: _Answers) -> Reference | None:
     """The run's reference, as it is kept, or made now and kept.
 
@@ -47,8 +68,11 @@ def known(run: Run, model: nn.Module, answers: _Answers) -> Reference | None:
     Returns
     -------
     Reference or None
-        None, with a warning that says why, where it cannot be made.
+        None where the run's images can set none, see `lacking`, and, with a warning that says why,
+        where it cannot be made for another reason.
     """
+    if lacking(run):
+        return None
     file, weights = run.folder / FILE, run.fingerprint
     if kept := devices.by_first(lambda: _read(file, weights)):
         return kept
@@ -87,11 +111,9 @@ def make(run: Run, answers: _Answers) -> Reference:
     Raises
     ------
     ValueError
-        Where there are no validation images, or too few training images can be read.
+        Where none of the validation images, or too few training images, can be read.
     """
     train, val = (records.readable(run.part(part)) for part in ("train", "val"))
-    if val.empty:
-        raise ValueError("the run has no validation images to set a limit")
     some = int(np.clip(len(train) // 4, *_TRAINING))
     fitted = novelty.fit(_seen(run, train, some, answers)[0])
     return novelty.limited(fitted, *_seen(run, val, _VALIDATION, answers))

@@ -733,8 +733,9 @@ def finish(
     how = {"machine": machine, "show": show, "store": run.store(store)}
     answers = partial(predict_records, run, model, **how)
     with reserved(run.folder):
-        if "val" in parts:
-            reference.known(run, model, answers)
+        if why := reference.lacking(run):
+            _log_of_rank_0(log)(f"whether images are unlike the training images is not told: {why}")
+        reference.known(run, model, answers)
         tables = [answers(run.part(part), part) for part in ("val", "test") if part in parts]
         stressed, shown = thresholds.split_rule(run.recipe.threshold)[0], run.recipe.stress_views
         dealt = None

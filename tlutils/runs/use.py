@@ -441,7 +441,8 @@ def predict(
         Predictions (split "new", label ""); files that are no images are left out with a warning
         that names them. distance says how far an image lies from the training images, 1 being the
         limit that the run's validation images set, and unlike whether it lies beyond; a warning
-        names those that do. Both are empty, with a warning that says why, where it cannot be told.
+        names those that do. Both are empty where it cannot be told: with a warning that says why,
+        or as the run has too few training or no validation images, which its training has said.
     """
     run = Run.load(folder)
     machine = run.machine(device, precision)
