@@ -70,8 +70,9 @@ def test_what_is_odd_as_an_image_or_odd_to_the_network_is_unlike(reference):
     pixels, numbers = images(50, 4), features(50, 4)
     lit = numbers.copy()
     lit[:, -1] = 200.0  # what no training image lets rise
+    endless = numbers * np.where(np.arange(WIDTH) == 3, np.inf, 1)
     odds = (255 - pixels, numbers), (0 * pixels, numbers), (pixels, lit), (pixels, 0 * numbers)
-    for odd in odds:
+    for odd in (*odds, (pixels, endless), (pixels, np.nan * numbers)):
         found = reference.describe(*odd)
         assert found["unlike"].all() and (found["distance"] > 1).all()
 

@@ -139,9 +139,9 @@ def seen(images: np.ndarray, features: np.ndarray) -> np.ndarray:
 
 def _of_length_1(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Black, or nothing felt: away from all that has light or features.
-    nothing = -1 / math.sqrt(vectors.shape[1])
-    return np.where(lengths > 0, vectors / np.maximum(lengths, 1e-12), nothing)
+    # Black, nothing felt, or no numbers: away from all that has light or features.
+    nothing, some = -1 / math.sqrt(vectors.shape[1]), (lengths > 0) & np.isfinite(lengths)
+    return np.where(some, vectors / np.where(some, lengths, 1), nothing)
 
 
 def fit(vectors: np.ndarray) -> Reference:
