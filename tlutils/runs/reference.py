@@ -149,11 +149,14 @@ def _write(file: Path, made: Reference, weights: str) -> None:
 
 def _read(file: Path, weights: str) -> Reference | None:
     """What `_write` wrote for these weights; None where it is another's, damaged or not there."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    damage = (OSError, ValueError, TypeError, KeyError, AttributeError)
+    with contextlib.suppress(*damage), np.errstate(all="ignore"):
         content = checkpoints.read(file)
         if content["weights"] == weights:
             spreads = [_spread(content[part], file) for part in _SPREADS]
-            return Reference(*spreads, tuple(content["limits"]), content["patients"])
+            kept = Reference(*spreads, tuple(content["limits"]), content["patients"])
+            nowhere = np.zeros((1, sum(one.mean.size for one in spreads)))
+            return kept if np.isfinite(kept.distance(nowhere)).all() else None
     return None
 
 
