@@ -485,7 +485,7 @@ def _warn_of_unlike(predictions: pd.DataFrame) -> None:
         warnings.warn(
             f"{len(far)} of {len(predictions)} images are unlike the training images (further "
             "from them than the furthest 1 % of the validation patients), so what the model "
-            f"answers there means nothing: {named}",
+            f"answers there may mean nothing: {named}",
             stacklevel=3,
         )
 
