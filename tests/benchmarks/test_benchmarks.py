@@ -65,3 +65,12 @@ def test_the_committed_candidates_say_where_they_were_measured_and_hold_their_in
         assert (
             (table[f"{name}_low"] <= table[name]) & (table[name] <= table[f"{name}_high"])
         ).all()
+
+
+def test_the_committed_unlike_images_say_where_they_were_measured_and_hold_their_intervals():
+    lines = (FOLDER / "unlike.csv").read_text().splitlines()
+    about = {line[2:].split(":")[0] for line in lines if line.startswith("# ")}
+    assert {"date", "processor", "torch", "training", "limit", "held out"} <= about
+    table = pd.read_csv(FOLDER / "unlike.csv", comment="#")
+    assert ((table["low"] <= table["unlike"]) & (table["unlike"] <= table["high"])).all()
+    assert table.groupby("model")["images"].nunique().eq(9).all()

@@ -3,9 +3,9 @@
 python tests/benchmarks/unlike.py --data chest_xray --oct oct_scans --weights mobilenet_v2.pth --work /tmp/unlike
 
 Networks learn from about 600 films of the training images of Kermany et al. (2018); other patients set the limit, and
-others again are the held-out films. What is foreign is made here: blanks, noise, crops of scikit-learn's two
-photographs, the held-out films inverted and turned; OCT scans come from --oct. Writes unlike.csv beside this file. Not
-one of the benchmarks of `run.py`: it measures no time. Runs lie in --work, so that a stopped script goes on.
+others again are the held-out films. What is foreign is made here: blanks, noise, crops of scikit-learn's two photographs,
+phantom OCT scans, held-out films inverted and turned; real OCT scans come from --oct. Writes unlike.csv beside this
+file. Not one of the benchmarks of `run.py`: it measures no time. Runs lie in --work, so that a stopped script goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common import FOLDER, machine_facts
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from tlutils.data import loaders, records, sources, splits
+from tlutils.data import loaders, phantoms, records, sources, splits
 from tlutils.data.augment import Augmentation
 from tlutils.evaluation.metrics import share
 from tlutils.runs.recipes import Recipe
@@ -30,7 +30,8 @@ from tlutils.runs.train import train
 from tlutils.runs.use import predict
 
 SIZE = 128
-PATIENTS = {"train": 420, "val": 200, "test": 480}
+PATIENTS = {"train": 420, "val": 200, "test": 300}
+FOREIGN = 120  # of each kind that is made, about
 COMMON = {"data": "chest", "head": "linear", "size": SIZE, "split": "official", "batch_size": 16}
 FROZEN = {**COMMON, "freeze": "all", "views": 1, "epochs": 10}
 TRAINED = {
@@ -42,16 +43,26 @@ TRAINED = {
     "schedule": "one-cycle",
     "patience": 0,
 }
-RECIPES = {
-    "MobileNetV2, ImageNet, frozen": Recipe("frozen", "", backbone="mobilenet_v2", **FROZEN),
-    "MobileNetV2, ImageNet, fine-tuned": Recipe(
-        "tuned", "", backbone="mobilenet_v2", learning_rate=3e-4, epochs=3, **TRAINED
+RECIPES = [
+    Recipe("frozen", "MobileNetV2, ImageNet, frozen", backbone="mobilenet_v2", **FROZEN),
+    Recipe(
+        "tuned",
+        "MobileNetV2, ImageNet, fine-tuned",
+        backbone="mobilenet_v2",
+        learning_rate=3e-4,
+        epochs=3,
+        **TRAINED,
     ),
-    "ResNet-18, random, frozen": Recipe("random", "", backbone="resnet18", **FROZEN),
-    "ResNet-18, random, trained": Recipe(
-        "scratch", "", backbone="resnet18", learning_rate=1e-3, epochs=3, **TRAINED
+    Recipe("random", "ResNet-18, random, frozen", backbone="resnet18", **FROZEN),
+    Recipe(
+        "scratch",
+        "ResNet-18, random, trained",
+        backbone="resnet18",
+        learning_rate=1e-3,
+        epochs=3,
+        **TRAINED,
     ),
-}
+]
 
 
 def main() -> None:
@@ -71,8 +82,8 @@ def main() -> None:
     kinds |= foreign(kinds["held-out films"], given.oct, given.work / "foreign")
     patients = dict(zip((path.stem for path in kinds["held-out films"]), held_out["patient"]))
     rows = []
-    for name, recipe in RECIPES.items():
-        weights = str(given.weights) if "ImageNet" in name else "random"
+    for recipe in RECIPES:
+        weights = str(given.weights) if "ImageNet" in recipe.title else "random"
         how = {"device": "cpu", "precision": "fp32", "show": False}
         run = train(recipe, root / "films.csv", given.work / recipe.name, weights=weights, **how)
         for kind, files in kinds.items():
@@ -81,7 +92,12 @@ def main() -> None:
                 found = predict(run.folder, files, **how)
             whose = found["path"].map(lambda path: patients.get(Path(path).stem, path))
             found_share = share(found["unlike"].astype(bool), whose)
-            about = {"model": name, "images": kind, "n": len(found), "patients": whose.nunique()}
+            about = {
+                "model": recipe.title,
+                "images": kind,
+                "n": len(found),
+                "patients": whose.nunique(),
+            }
             rows.append({**about, **found_share, "distance": found["distance"].median()})
             print(rows[-1], flush=True)
     write(pd.DataFrame(rows).rename(columns={"value": "unlike"}), table, given.out)
@@ -104,18 +120,23 @@ def divided(data: Path, work: Path) -> tuple[pd.DataFrame, Path]:
 
 def foreign(films: list[Path], scans: Path, folder: Path) -> dict[str, list[Path]]:
     """Files of each kind of image that is no film as the network knows them."""
+    some = films[:: len(films) // FOREIGN]
     kinds = {
         "blanks": (Image.new("L", (SIZE, SIZE), grey) for grey in range(0, 256, 15)),
-        "noise": noise(40),
-        "photographs": photographs(60),
-        "films, inverted": (ImageOps.invert(Image.open(film).convert("L")) for film in films),
-        "films, turned by 90 degrees": (Image.open(film).rotate(90) for film in films),
-        "films, upside down": (Image.open(film).rotate(180) for film in films),
+        "noise": noise(FOREIGN),
+        "photographs": photographs(FOREIGN // 2),
+        "OCT phantoms": (
+            Image.fromarray(phantoms.draw_oct(label, seed))
+            for label, seed in itertools.product(phantoms.OCT_CLASSES, range(FOREIGN // 4))
+        ),
+        "films, inverted": (ImageOps.invert(Image.open(film).convert("L")) for film in some),
+        "films, turned by 90 degrees": (Image.open(film).rotate(90) for film in some),
+        "films, upside down": (Image.open(film).rotate(180) for film in some),
     }
     found = {"OCT scans": sorted(path for path in scans.rglob("*") if path.suffix)}
     for kind, images in kinds.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
-        names = (film.stem for film in films) if kind.startswith("films") else itertools.count()
+        names = (film.stem for film in some) if kind.startswith("films") else itertools.count()
         found[kind] = []
         for image, name in zip(images, names):
             found[kind].append(folder / kind / f"{name}.png")

@@ -38,18 +38,33 @@ def reference():
     return novelty.limited(novelty.fit(seen(256)), seen(500, 1), np.arange(500))
 
 
-def test_an_image_is_made_small_by_means_and_both_parts_have_length_1():
+def test_an_image_is_made_small_by_means_less_its_own_and_both_parts_have_length_1():
     pixels = images(3, 0)
     found = novelty.seen(np.repeat(pixels, 3, axis=1), features(3, 0))
     small = pixels.reshape(3, 8, 4, 8, 4).mean((2, 4)).reshape(3, 64)
+    small -= small.mean(1, keepdims=True)
     assert np.allclose(found[:, :64], small / np.linalg.norm(small, axis=1)[:, None], atol=1e-6)
     assert np.allclose(np.linalg.norm(found[:, 64:], axis=1), 1)
 
 
 @pytest.mark.parametrize("size", [5, 8, 30, 100])
 def test_an_image_of_any_size_becomes_small(size):
-    even = novelty.seen(np.full((1, 1, size, size), 9, np.uint8), np.ones((1, 4)))
-    assert np.allclose(even[0, :64], 1 / 8)
+    ramp = np.broadcast_to(np.linspace(0, 255, size), (1, 1, size, size)).astype(np.uint8)
+    small = novelty.seen(ramp, np.ones((1, 4)))[0, :64].reshape(8, 8)
+    assert np.allclose(small, small[0]) and (np.diff(small[0]) >= 0).all() and small[0, 0] < 0
+    assert abs(small.mean()) < 1e-6 and np.linalg.norm(small) == pytest.approx(1)
+
+
+def test_a_blank_is_unlike_images_of_any_contrast_whatever_its_features_and_a_little_noise():
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[:32, :32]
+    disc, noise = np.hypot(y - 12, x - 12) < 9, draw.normal(0, 1, (700, 1, 32, 32))
+    known = 128 + draw.normal(0, 50, (700, 1, 1, 1)) * disc + 10 * noise
+    greys = np.linspace(0, 255, 50)[:, None, None, None] + noise[:50] / 2
+    known, blanks = (pixels.clip(0, 255).astype(np.uint8) for pixels in (known, greys))
+    vectors = novelty.seen(known, features(700, 1))
+    found = novelty.limited(novelty.fit(vectors[:256]), vectors[256:], np.arange(444))
+    assert found.describe(blanks, features(50, 1))["unlike"].all()
 
 
 def test_the_distance_is_mahalanobis_with_the_covariance_of_probabilistic_pca():
@@ -70,8 +85,9 @@ def test_what_is_odd_as_an_image_or_odd_to_the_network_is_unlike(reference):
     pixels, numbers = images(50, 4), features(50, 4)
     lit = numbers.copy()
     lit[:, -1] = 200.0  # what no training image lets rise
+    endless = numbers * np.where(np.arange(WIDTH) == 3, np.inf, 1)
     odds = (255 - pixels, numbers), (0 * pixels, numbers), (pixels, lit), (pixels, 0 * numbers)
-    for odd in odds:
+    for odd in (*odds, (pixels, endless), (pixels, np.nan * numbers)):
         found = reference.describe(*odd)
         assert found["unlike"].all() and (found["distance"] > 1).all()
 

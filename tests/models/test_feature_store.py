@@ -22,7 +22,8 @@ from torch import nn
 from tlutils.core import devices
 from tlutils.data import loaders
 from tlutils.data.augment import Augmentation, normalize, view
-from tlutils.evaluation.predict import predict
+from tlutils.evaluation.acquisition import Acquisition
+from tlutils.evaluation.predict import predict, predict_changed
 from tlutils.models import checkpoints, feature_store
 from tlutils.models.build import build
 from tlutils.models.prefix import split
@@ -427,6 +428,35 @@ def test_predicting_with_a_store_leaves_unreadable_images_out_until_they_can_be_
             warnings.filterwarnings("ignore", message="left out 1 of 20")
             found.append(predict(resnet, loader, FP32, progress=False, store=tmp_path / "s"))
     assert [len(one) for one in found] == [19, 20]
+
+
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_an_image_that_one_view_lacks_is_left_out_of_all_until_it_can_be_read(
+    view, known, resnet, tmp_path, monkeypatch
+):
+    fill, image = feature_store.Store.fill, tmp_path / "images" / "3.png"
+
+    def fill_while_it_is_away(store, number, *show):
+        if number != view:
+            return fill(store, number, *show)
+        image.rename(tmp_path / "away.png")
+        try:
+            return fill(store, number, *show)
+        finally:
+            (tmp_path / "away.png").rename(image)
+
+    def answers(**how):
+        loader = make(known[:20].assign(patient=""), tmp_path)
+        return predict_changed(resnet, loader, Acquisition(), 3, FP32, progress=False, **how)
+
+    plain, how = answers(), {"store": tmp_path / "s"}
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_store.Store, "fill", fill_while_it_is_away)
+        with pytest.warns(UserWarning, match="left out 1 of 20 .*3.png"):
+            lacking = answers(**how)
+    others = plain[plain["path"] != "3.png"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(lacking, others, atol=1e-5)
+    pd.testing.assert_frame_equal(answers(**how), plain, atol=1e-5)
 
 
 def test_too_little_disk_is_told_before_anything_is_written(loader, resnet, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -157,8 +158,13 @@ def test_an_adaptation_to_other_weights_or_that_somebody_edited_is_refused(adapt
         evaluate(copy, adapted=found["name"], **CPU)
     for harm in ({"threshold": {"value": "x"}}, {"temperature": None, "used": {}}, {"used": 1}):
         file.write_text(json.dumps({**found, **harm}))
-        with pytest.raises(ValueError, match="is not what a run writes"):
+        with pytest.raises(ValueError, match="is not what a run writes.*Delete it and adapt"):
             evaluate(copy, adapted=found["name"], **CPU)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="is not what a run writes.*Delete it and adapt"):
+        evaluate(copy, adapted=found["name"], **CPU)
+    file.unlink()  # as it says
+    adapt(copy, found["used"]["data"], name=found["name"], **QUICK)
 
 
 def test_names_and_rules_are_checked_before_any_work(adapted, place, tmp_path):
@@ -194,6 +200,19 @@ def test_the_runs_own_images_are_refused(home, two_classes, tmp_path):
     test = shutil.copytree(two_classes / "test", tmp_path / "test")
     with pytest.raises(ValueError, match=r"are test images of .* itself"):
         adapt(home.folder, test, **QUICK)
+
+
+def test_the_runs_own_validation_images_are_warned_of(home, place, tmp_path):
+    copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
+    local = Path(shutil.copytree(place, tmp_path / "local"))
+    val = home.part("val")
+    for row in val.itertuples():
+        shutil.copy(home.root / row.path, local / row.label)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        adapt(copy, local, **QUICK)
+    told = f"{len(val)} of {32 + len(val)} images are validation images of"
+    assert sum(told in str(one.message) for one in said) == 1
 
 
 def test_too_few_patients_or_a_missing_class_are_refused_in_a_sentence(home, tmp_path):

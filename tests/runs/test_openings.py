@@ -159,6 +159,27 @@ def test_a_look_that_cannot_be_written_down_is_said(own, monkeypatch):
         assert evaluate(own, **CPU)["n"] == 16
 
 
+HOLD = """
+import sys; from tlutils.core import files
+with files.locked(sys.argv[1], "the count"): input(print("held", flush=True) or "")
+"""
+
+
+def test_a_look_while_another_process_holds_the_count_is_said_and_keeps_its_numbers(
+    own, monkeypatch
+):
+    monkeypatch.setattr(openings, "_PATIENCE", 0.1)
+    words = [sys.executable, "-c", HOLD, str(own / ".openings.lock")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(words, **pipes, env=environment) as job:
+        assert job.stdout.readline() == "held\n"
+        with pytest.warns(UserWarning, match="could not be counted: another process"):
+            assert evaluate(own, **CPU)["n"] == 16
+        job.communicate("\n")
+    assert counted(own) == ONCE
+
+
 COUNT = """
 import sys; from tlutils.runs import openings; from tlutils.runs.folder import Run
 for _ in range(5): openings.record(Run.load(sys.argv[1]), "evaluate", openings.settings(0, None))

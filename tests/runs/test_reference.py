@@ -1,6 +1,7 @@
 """Images unlike a run's training images: what is kept to tell them, and what is said of them."""
 
 import json
+import math
 import shutil
 import warnings
 from functools import partial
@@ -8,6 +9,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from small_runs import CPU, small, train
 
@@ -111,12 +113,25 @@ def test_without_the_training_images_it_is_said_that_it_cannot_be_told(copy, odd
     assert (written[["distance", "unlike"]] == "").all(axis=None)
 
 
-def test_a_run_without_validation_images_cannot_tell(copy, odd):
-    (copy.folder / reference.FILE).unlink()
-    table = copy.records.assign(split=copy.records["split"].replace("val", "train"))
-    table.to_csv(copy.folder / "records.csv", index=False)
-    with pytest.warns(UserWarning, match="cannot be told: .* no validation images"):
-        assert predict(copy.folder, odd, **CPU)["unlike"].isna().all()
+@pytest.mark.parametrize(
+    ("val", "limit", "why"),
+    [("0", 0, "no validation images"), ("0.5", 24, "training images are too few")],
+)
+def test_a_training_on_too_little_says_once_that_it_cannot_be_told(
+    val, limit, why, tiny_folder, tmp_path, odd
+):
+    said = []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="there is no validation set|the .* images lack")
+        recipe = small(epochs="1", val=val)
+        done = train(tiny_folder, tmp_path / "run", recipe, limit=limit, log=said.append)
+    (line,) = [line for line in said if "unlike the training images is not told" in line]
+    assert why in line and not (done.folder / reference.FILE).exists()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = predict(done.folder, odd, **CPU)
+        evaluate(done.folder, **CPU)
+    assert found["distance"].isna().all() and found["unlike"].isna().all()
 
 
 def test_a_reference_of_other_weights_is_made_anew_or_not_used(copy, odd):
@@ -132,15 +147,32 @@ def test_a_reference_of_other_weights_is_made_anew_or_not_used(copy, odd):
     assert (copy.folder / reference.FILE).read_bytes() != old
 
 
-@pytest.mark.parametrize("harm", [b"", b"no tensors", None])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        b"",
+        b"no tensors",
+        {"features": {"mean": torch.ones(5)}},
+        {"small": {"noise": "some"}},
+        {"small": {"variances": -torch.ones(8)}},
+        {"limits": ["a", "b"]},
+        {"limits": [math.nan, math.nan]},
+        {"limits": [0.0, 0.0]},
+        {"small": 3},
+    ],
+    ids=str,
+)
 def test_a_damaged_reference_is_made_anew(harm, copy, odd):
     file, before = copy.folder / reference.FILE, ask(copy, odd)
-    if harm is None:
-        content = checkpoints.read(file)
-        content["features"]["mean"] = content["features"]["mean"][:5]
-        checkpoints.write(file, content)
-    else:
+    if isinstance(harm, bytes):
         file.write_bytes(harm)
+    else:
+        good = checkpoints.read(file)
+        parts = {
+            name: {**good[name], **part} if isinstance(part, dict) else part
+            for name, part in harm.items()
+        }
+        checkpoints.write(file, {**good, **parts})
     assert np.allclose(ask(copy, odd)["distance"], before["distance"], rtol=1e-2)
     assert checkpoints.read(file)["features"]["mean"].shape == (512,)
 

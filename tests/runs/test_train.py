@@ -730,11 +730,25 @@ def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path
     shutil.rmtree(tmp_path / "cache")
     longer = train(tiny_folder, tmp_path / "run", small(**changes, epochs=2), **how)
     assert len(longer.history) == 2 and longer.about["machine"]["precision"] == "fp32"
+    further = train_seeds(longer, 2, device="cpu", show=False, log=None)[1]
+    assert further.about["machine"]["precision"] == "fp32"
     other = train(tiny_folder, tmp_path / "other", small(**changes, epochs=1), **how)
     natural = devices.choose("cpu").precision
     assert other.about["machine"]["precision"] == natural
     asked = other.machine("cpu", "bf16")
     assert asked.precision == "bf16", "who asks for a precision gets it"
+
+
+def test_the_steps_of_a_training_go_on_in_the_precision_that_it_began_in(tiny_folder, tmp_path):
+    began = {"fp32": "bf16", "bf16": "fp32"}[devices.choose("cpu").precision]
+    how = {"limit": 24, "weights": "random", "show": False, "log": None}
+    train(tiny_folder, tmp_path / "run", small(epochs=1), precision=began, limit=24)
+    run = training.prepare(small(epochs=2), tiny_folder, tmp_path / "run", **how)
+    model, parts = make_model(run), make_loaders(run)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the validation set has")
+        fit(run, model, parts, show=False, log=None)
+    assert Run.load(run.folder).about["machine"]["precision"] == began
 
 
 def test_processes_on_several_gpus_go_on_in_the_one_precision_that_the_run_began_in(begun):

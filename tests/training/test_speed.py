@@ -90,6 +90,13 @@ def test_what_was_measured_is_kept_by_network_size_and_batch(model, monkeypatch)
     assert len(asked) == 9 and len(speed.measured()) == 3
 
 
+def test_where_memory_runs_out_it_is_the_machines_own_way(model, cache):
+    state = torch.get_rng_state()
+    chosen = speed.fastest(model, BF16, 2**20, 16)  # 200 TB, more than any machine addresses
+    assert replace(chosen, why=BF16.why) == BF16 and "memory ran out" in chosen.why
+    assert not cache.exists() and torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', '{"a": {"bf16": "x"}}'])
 def test_a_damaged_cache_is_made_anew(content, model, monkeypatch, cache):
     cache.parent.mkdir()

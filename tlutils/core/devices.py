@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 _DEVICES = ("cpu", "cuda", "mps")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# What torch says where memory runs out: GPUs, then CPUs.
+_OUT_OF_MEMORY = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 # How long a process waits for another: rank 0 alone may fetch and unpack gigabytes or look through
 # 100,000 files meanwhile (NCCL's own limit is 10 minutes). One that died is not waited for:
 # torchrun ends the others.
@@ -245,6 +247,20 @@ def _natural_precision(device: torch.device) -> tuple[str, str]:
             return "bf16", f"the CPU has bf16 instructions ({units[0]})"
         return "fp32", "the CPU has no bf16 instructions"
     return "fp32", f"nothing else is exact enough to rely on with {device.type}"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised it because memory ran out.
+
+    Parameters
+    ----------
+    error : RuntimeError
+
+    Returns
+    -------
+    bool
+    """
+    return any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def _cpu_line(name: str) -> str:

@@ -1,9 +1,10 @@
 """How unlike the training images an image is: novelty detection, of what is out of distribution.
 
 It is looked at twice, where it enters the network (the image, made small) and where it enters the
-head (the features). Either sees what the other misses: features hardly know an inverted film, the
-small image hardly knows noise. Of the training images a `Reference` keeps mean and spread, not the
-images; the distance from them is Mahalanobis', relative to a limit that validation images set.
+head (the features). Either sees what the other misses: features hardly know an inverted film or a
+blank, the small image knows no texture. Of the training images a `Reference` keeps mean and spread,
+not the images; the distance from them is Mahalanobis', relative to a limit that validation images
+set.
 
 Sources: Mahalanobis distance in features, Lee et al. 2018, here of vectors of length 1, as in Sun
 et al. 2022; the covariance is that of probabilistic PCA (few directions, one variance for all
@@ -115,7 +116,7 @@ class Reference:
 
 
 def seen(images: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """What is looked at of images: each made small, then its features, both of length 1.
+    """What is looked at of images: each made small, less its mean; its features; of length 1 both.
 
     Parameters
     ----------
@@ -132,16 +133,18 @@ def seen(images: np.ndarray, features: np.ndarray) -> np.ndarray:
     for axis in (1, 2):
         small = np.add.reduceat(small, edges, axis)
     counts = np.maximum(np.diff([*edges, size]), 1)
-    small = small / np.outer(counts, counts)
-    parts = small.reshape(len(images), -1), np.asarray(features, dtype=np.float64)
+    small = (small / np.outer(counts, counts)).reshape(len(images), -1)
+    small -= small.mean(1, keepdims=True)
+    small[np.abs(small).max(1) < 1] = 0  # grey level: a blank, whatever noise it has
+    parts = small, np.asarray(features, dtype=np.float64)
     return np.hstack([_of_length_1(part) for part in parts]).astype(np.float32)
 
 
 def _of_length_1(vectors: np.ndarray) -> np.ndarray:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Black, or nothing felt: away from all that has light or features.
-    nothing = -1 / math.sqrt(vectors.shape[1])
-    return np.where(lengths > 0, vectors / np.maximum(lengths, 1e-12), nothing)
+    # A blank, nothing felt, or no numbers: away from all that has a picture or features.
+    nothing, some = -1 / math.sqrt(vectors.shape[1]), (lengths > 0) & np.isfinite(lengths)
+    return np.where(some, vectors / np.where(some, lengths, 1), nothing)
 
 
 def fit(vectors: np.ndarray) -> Reference:

@@ -109,7 +109,8 @@ def predict(
     with eval_mode(model), shown as tick, described or nullcontext():
         cut = prefix.split(model) if store is not None and not views else None
         if cut:
-            parts = list(_outputs_from_store(cut, model, loader, machine, store, tick, described))
+            filled = _filled_store(cut, model, loader, machine, store)
+            parts = list(_outputs_from_store(*filled, cut, loader, machine, tick, described))
         else:
             also = [(augmentation, number, seed) for number in range(views)]
             parts = list(_outputs(model, loader, machine, also, tick, described))
@@ -195,24 +196,35 @@ def _outputs_of(model: nn.Module, images: Tensor, machine: Machine) -> Tensor:
         return model(inputs)
 
 
-@torch.inference_mode()
-def _outputs_from_store(
+def _filled_store(
     cut: prefix.Split,
     model: nn.Module,
     loader: Loader,
     machine: Machine,
     folder: str | Path,
-    tick: tqdm,
-    described: _Described | None = None,
-    number: int = 0,
     **views: object,
-) -> Iterator[_Part]:
-    """The same from the frozen part's outputs; what is missing in the store is computed first."""
+) -> tuple[feature_store.Store, np.ndarray]:
+    """The frozen part's outputs, and the rows of images that could be read in every view."""
     mean, std = normalization(model)
     how = {"machine": machine, "mean": mean, "std": std, **views}
     store = feature_store.open_store(folder, cut.prefix, loader, **how)
-    store.fill(number)
-    good = np.setdiff1d(np.arange(store.n), store.bad())
+    for number in range(store.views):
+        store.fill(number)
+    return store, np.setdiff1d(np.arange(store.n), store.bad())
+
+
+@torch.inference_mode()
+def _outputs_from_store(
+    store: feature_store.Store,
+    good: np.ndarray,
+    cut: prefix.Split,
+    loader: Loader,
+    machine: Machine,
+    tick: tqdm,
+    described: _Described | None = None,
+    number: int = 0,
+) -> Iterator[_Part]:
+    """The same from the frozen part's outputs."""
     wanted = np.array_split(good, -(-len(good) // 256)) if len(good) else []
     # To be described images are read as well; what has gone since is left out.
     batches = loader.reader(wanted) if described else ()
@@ -287,7 +299,7 @@ def predict_changed(
     *numbers, names = zip(*parts)
     rows, labels, outputs = (torch.cat(one).cpu() for one in numbers)
     order = torch.argsort(rows, stable=True)
-    _check_once(rows[order][::shown], loader)
+    _check_once(rows, loader, shown)
     table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
     return table.assign(change=np.concatenate(names)[order.numpy()])
 
@@ -319,12 +331,15 @@ def _changed_from_store(
     cut: prefix.Split,
     model: nn.Module,
     loader: Loader,
-    *of: object,
+    machine: Machine,
+    folder: str | Path,
+    tick: tqdm,
 ) -> Iterator[_ChangedPart]:
     """The same from the frozen part's outputs, one view after the other."""
     views = {"augmentation": acquisition, "views": shown, "seed": DEALING}
+    filled = _filled_store(cut, model, loader, machine, folder, **views)
     for number in range(shown):
-        for part in _outputs_from_store(cut, model, loader, *of, number=number, **views):
+        for part in _outputs_from_store(*filled, cut, loader, machine, tick, number=number):
             yield *part, acquisition.names(loader.keys_of(part[0]), number, DEALING)
 
 
@@ -374,11 +389,13 @@ def _name_unreadable(loader: Loader) -> None:
         )
 
 
-def _check_once(rows: Tensor, loader: Loader) -> None:
+def _check_once(rows: Tensor, loader: Loader, views: int = 1) -> None:
+    """Refuse a loader that did not give each image once, to be shown in so many views."""
     expected = len(loader.records) - len(loader.unreadable)
-    if not len(rows) == len(rows.unique()) == expected:
+    different, times = rows.unique(return_counts=True)
+    if len(different) != expected or times.ne(views).any():
         raise ValueError(
-            f"the loader gave {len(rows)} images, {len(rows.unique())} different ones, of "
+            f"the loader gave {len(rows) // views} images, {len(different)} different ones, of "
             f"{expected} readable ones; predictions want each once, so make the loader without "
             "weights and for one process"
         )

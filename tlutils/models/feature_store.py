@@ -153,7 +153,7 @@ class Store:
             )
         self._bad[number] = bad = broadcast(np.flatnonzero(marks == BAD))
         self._tried.update(np.intersect1d(missing, bad).tolist())
-        self.loader.forget_unreadable(np.setdiff1d(missing, bad))
+        self.loader.forget_unreadable(np.setdiff1d(missing, self.bad()))
         self.loader.add_unreadable(bad, "could not be read when its features were computed")
         return len(missing) > 0
 

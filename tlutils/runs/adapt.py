@@ -155,7 +155,10 @@ def _checked_name(run: Run, name: str, source: Path) -> str:
 
 
 def _refuse_own_images(run: Run, table: pd.DataFrame) -> None:
-    """Refuse what the model knows by heart, and what its result was measured on."""
+    """Refuse what the model knows by heart, and what its result was measured on.
+
+    Of its validation images it is warned.
+    """
     whole = table[comparable(table)]
     for split, why in (
         ("train", "which it knows by heart, so nothing about a place can be learned from them"),
@@ -167,6 +170,13 @@ def _refuse_own_images(run: Run, table: pd.DataFrame) -> None:
                 f"{len(known)} of {len(table)} images, e.g. {known['path'].iloc[0]}, are {split} "
                 f"images of {run.folder} itself, {why}. Give labelled images of the other place"
             )
+    if chosen_by := int(whole["sha256"].isin(run.part("val")["sha256"]).sum()):
+        warnings.warn(
+            f"{chosen_by} of {len(table)} images are validation images of {run.folder} itself, by "
+            "which its epoch, and its threshold and temperature, were chosen: they say nothing "
+            "about another place, and what follows is too good",
+            stacklevel=6,
+        )
 
 
 def _choose(

@@ -27,6 +27,7 @@ from .recipes import Recipe
 BEGUN = ("recipe.json", "records.csv")
 # What `stress` writes: its table, and the answers that this is of.
 STRESS_FILES = ("stress.csv", "stress_predictions.csv")
+_MEND = "Take it from a copy of the run, or remove the run's folder and train it again"
 # What recipe.json holds beside the recipe, by the path of its keys.
 _KEPT = {
     "weights.requested": str,
@@ -277,7 +278,8 @@ class Run:
                 f"of the place (python -m tlutils adapt {self.folder} --data LOCAL)"
             )
         file = folder / f"{name}.json"
-        found = _json(file)
+        mend = "Delete it and adapt the run again, to the same images"
+        found = _json(file, mend)
         try:
             weights, views = found["used"]["weights"], found["used"]["views"]
             threshold, temperature = found["threshold"], found["temperature"]["value"]
@@ -285,7 +287,7 @@ class Run:
                 raise ValueError("views, threshold or temperature is no number that can be")
             images = pd.read_csv(file.with_suffix(".csv"), usecols=["sha256"], dtype=str)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(file, error) from None
+            raise _damaged(file, error, mend) from None
         if not any_weights and weights != self.fingerprint:
             raise ValueError(
                 f"the adaptation {name!r} of {self.folder} was chosen for other weights: the run "
@@ -324,20 +326,17 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=texts, keep_default_na=False, na_values={"loss": [""]})
 
 
-def _damaged(file: Path, why: object) -> ValueError:
-    return ValueError(
-        f"{file} is not what a run writes: {why}. Take it from a copy of the run, or remove the "
-        "run's folder and train it again"
-    )
+def _damaged(file: Path, why: object, mend: str = _MEND) -> ValueError:
+    return ValueError(f"{file} is not what a run writes: {why}. {mend}")
 
 
-def _json(file: Path) -> dict:
+def _json(file: Path, mend: str = _MEND) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise _damaged(file, error) from None
+        raise _damaged(file, error, mend) from None
     if not isinstance(content, dict):
-        raise _damaged(file, "it holds no names with values")
+        raise _damaged(file, "it holds no names with values", mend)
     return content
 
 

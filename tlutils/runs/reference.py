@@ -26,10 +26,32 @@ from ..models.weights import refuse_swollen
 from .folder import Run
 
 FILE = "reference.pt"
-# Images looked at. Of 60, 128 and 256 films of a chest 78, 94 and 100 % of inverted ones were told.
+# Images looked at. With 60, 128, 256 films of a chest a blank was 1.5, 2.1, 3.5 limits away.
 _TRAINING, _VALIDATION = (64, 256), 1024
 _SPREADS = ("small", "features")
+_VERSION = 2  # of what `novelty.seen` looks at
 _Answers = Callable[..., pd.DataFrame]
+
+
+def lacking(run: Run) -> str:
+    """Why a run's own images can set no reference.
+
+    Parameters
+    ----------
+    run : Run
+        Begun.
+
+    Returns
+    -------
+    str
+        "" where they can.
+    """
+    train, val = (len(records.readable(run.part(part))) for part in ("train", "val"))
+    if not val:
+        return "the run has no validation images to set a limit"
+    if train < novelty.FEWEST:
+        return f"{train} training images are too few; {novelty.FEWEST} are the fewest"
+    return ""
 
 
 def known(run: Run, model: nn.Module, answers: _Answers) -> Reference | None:
@@ -47,8 +69,11 @@ def known(run: Run, model: nn.Module, answers: _Answers) -> Reference | None:
     Returns
     -------
     Reference or None
-        None, with a warning that says why, where it cannot be made.
+        None where the run's images can set none, see `lacking`, and, with a warning that says why,
+        where it cannot be made for another reason.
     """
+    if lacking(run):
+        return None
     file, weights = run.folder / FILE, run.fingerprint
     if kept := devices.by_first(lambda: _read(file, weights)):
         return kept
@@ -87,11 +112,9 @@ def make(run: Run, answers: _Answers) -> Reference:
     Raises
     ------
     ValueError
-        Where there are no validation images, or too few training images can be read.
+        Where none of the validation images, or too few training images, can be read.
     """
     train, val = (records.readable(run.part(part)) for part in ("train", "val"))
-    if val.empty:
-        raise ValueError("the run has no validation images to set a limit")
     some = int(np.clip(len(train) // 4, *_TRAINING))
     fitted = novelty.fit(_seen(run, train, some, answers)[0])
     return novelty.limited(fitted, *_seen(run, val, _VALIDATION, answers))
@@ -121,17 +144,20 @@ def _write(file: Path, made: Reference, weights: str) -> None:
         }
         for part in _SPREADS
     }
-    content = {"weights": weights, "limits": list(made.limits), "patients": made.patients}
-    checkpoints.write(file, content | spreads)
+    content = {"limits": list(made.limits), "patients": made.patients}
+    checkpoints.write(file, {"version": _VERSION, "weights": weights} | content | spreads)
 
 
 def _read(file: Path, weights: str) -> Reference | None:
     """What `_write` wrote for these weights; None where it is another's, damaged or not there."""
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+    damage = (OSError, ValueError, TypeError, KeyError, AttributeError)
+    with contextlib.suppress(*damage), np.errstate(all="ignore"):
         content = checkpoints.read(file)
-        if content["weights"] == weights:
+        if (content["version"], content["weights"]) == (_VERSION, weights):
             spreads = [_spread(content[part], file) for part in _SPREADS]
-            return Reference(*spreads, tuple(content["limits"]), content["patients"])
+            kept = Reference(*spreads, tuple(content["limits"]), content["patients"])
+            nowhere = np.zeros((1, sum(one.mean.size for one in spreads)))
+            return kept if np.isfinite(kept.distance(nowhere)).all() else None
     return None
 
 

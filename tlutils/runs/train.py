@@ -185,7 +185,7 @@ def train_seeds(
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
-                made = _made(several[-1], machine, precision, store, log)
+                made = _made(several[-1], machine, precision, store, log, like=run)
                 how["machine"], model, parts = made
                 fit(several[-1], model, parts, store=store, compiled=compiled, **how)
                 finish(several[-1], model, parts, store=store, **how)
@@ -215,11 +215,12 @@ def _made(
     precision: str,
     store: str | Path | None,
     log: Callable[[str], None],
+    like: Run | None = None,
 ) -> tuple[Machine, nn.Module, dict[str, loaders.Loader]]:
     """What the run is trained on and in, its model, its loaders."""
     model, parts = make_model(run), make_loaders(run)
     if precision == "auto":
-        machine = _way_to_train(run, model, machine, store)
+        machine = _way_to_train(run, model, machine, store, like)
     counts = count(model)
     log(
         f"{run.recipe.name}: {counts['total']:,} parameters, {counts['trainable']:,} of them "
@@ -229,15 +230,23 @@ def _made(
 
 
 def _way_to_train(
-    run: Run, model: nn.Module, machine: Machine, store: str | Path | None
+    run: Run,
+    model: nn.Module,
+    machine: Machine,
+    store: str | Path | None,
+    like: Run | None = None,
 ) -> Machine:
-    """The fastest where much is trained, but that of before where the run has begun to train."""
-    then = run.about["machine"]
-    if any((run.folder / name).is_file() for name in ("last.pt", "head.pt")):
+    """The fastest where much is trained, but that of before where the run has begun to train.
+
+    A further seed is trained `like` the first: what another precision does is no spread of seeds.
+    """
+    begun = any((run.folder / name).is_file() for name in ("last.pt", "head.pt"))
+    if before := run if begun else like:
+        then, why = before.about["machine"], "as it began" if begun else "as the first seed"
         # Not the same number: each process has a GPU of its own, and all must train alike.
         same = str(then.get("device")).startswith(machine.device.type)
         kept = {name: then.get(name) for name in ("precision", "channels_last")}
-        return dataclasses.replace(machine, **kept, why="as it began") if same else machine
+        return dataclasses.replace(machine, **kept, why=why) if same else machine
     if run.store(store) is not None and prefix.split(model):
         return machine
     batch, micro = run.recipe.batch_size, run.recipe.micro_batch
@@ -662,7 +671,7 @@ def fit(
     parts : dict
         As `make_loaders` makes it.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None chooses as `train` does.
     store, compiled, show, log, on_epoch_end
         As for `train`.
 
@@ -671,7 +680,8 @@ def fit(
     Fit
         Its model is the given one, with the weights of its best epoch.
     """
-    recipe, machine = run.recipe, machine or devices.choose()
+    recipe = run.recipe
+    machine = machine or _way_to_train(run, model, devices.choose(), store)
     used = {part: parts[part] for part in ("train", "val") if part in parts}
     how = {"machine": machine, "store": run.store(store), "compiled": compiled, "show": show}
     how["log"] = tell = _log_of_rank_0(log)
@@ -755,7 +765,7 @@ def finish(
     parts : dict
         As `make_loaders` makes it.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None is `Run.machine`.
     store, show, log
         As for `train`.
 
@@ -767,8 +777,9 @@ def finish(
     how = {"machine": machine, "show": show, "store": run.store(store)}
     answers = partial(predict_records, run, model, **how)
     with reserved(run.folder):
-        if "val" in parts:
-            reference.known(run, model, answers)
+        if why := reference.lacking(run):
+            _log_of_rank_0(log)(f"whether images are unlike the training images is not told: {why}")
+        reference.known(run, model, answers)
         tables = [answers(run.part(part), part) for part in ("val", "test") if part in parts]
         stressed, shown = thresholds.split_rule(run.recipe.threshold)[0], run.recipe.stress_views
         dealt = None

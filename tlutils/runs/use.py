@@ -59,7 +59,7 @@ def predict_records(
     split : str
         Written into the predictions.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None is `Run.machine`.
     show : bool, optional
         Progress bar or not; None decides.
     root : Path, optional
@@ -87,7 +87,7 @@ def predict_records(
         Where no image can be read.
     """
     views = run.recipe.test_views if views is None else views
-    machine = machine or devices.choose()
+    machine = machine or run.machine()
     table = table[is_readable(table)]
 
     def answers(part: pd.DataFrame, **how: object) -> pd.DataFrame:
@@ -129,7 +129,7 @@ def frozen_features(
     table : DataFrame
         Records.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None is `Run.machine`.
     store : str or Path
         Folder where they are kept; "auto" is beside the run.
 
@@ -143,7 +143,7 @@ def frozen_features(
     ValueError
         Where nothing is frozen, or an image cannot be read.
     """
-    machine, model = machine or devices.choose(), run.model()
+    machine, model = machine or run.machine(), run.model()
     cut = prefix.split(model)
     if cut is None:
         raise ValueError(
@@ -283,7 +283,7 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
     try:
         count = openings.record(run, "evaluate", used)
-    except OSError as error:  # a colleague's run, say, that one may only read
+    except (OSError, files.Busy) as error:  # a colleague's run, say, that one may only read
         warnings.warn(f"this look at the test images could not be counted: {error}", stacklevel=5)
         return
     if log:
@@ -441,7 +441,8 @@ def predict(
         Predictions (split "new", label ""); files that are no images are left out with a warning
         that names them. distance says how far an image lies from the training images, 1 being the
         limit that the run's validation images set, and unlike whether it lies beyond; a warning
-        names those that do. Both are empty, with a warning that says why, where it cannot be told.
+        names those that do. Both are empty where it cannot be told: with a warning that says why,
+        or as the run has too few training or no validation images, which its training has said.
     """
     run = Run.load(folder)
     machine = run.machine(device, precision)
@@ -484,7 +485,7 @@ def _warn_of_unlike(predictions: pd.DataFrame) -> None:
         warnings.warn(
             f"{len(far)} of {len(predictions)} images are unlike the training images (further "
             "from them than the furthest 1 % of the validation patients), so what the model "
-            f"answers there means nothing: {named}",
+            f"answers there may mean nothing: {named}",
             stacklevel=3,
         )
 

@@ -34,8 +34,6 @@ from .batches import Batches
 from .optimizers import make_optimizer, schedule_factor
 from .options import Options
 
-# What torch says where memory runs out: GPUs, then CPUs.
-_OUT_OF_MEMORY = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "not enough memory")
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 # What a checkpoint holds to go on from, and what it called some of it once.
 _BEST = ("best", "best_epoch", "best_state")
@@ -323,7 +321,7 @@ def step(state: State, inputs: Tensor, labels: Tensor) -> Tensor:
                 totals += _count(each, outputs, truth)
             break
         except RuntimeError as error:
-            if not any(words in str(error) for words in _OUT_OF_MEMORY):
+            if not devices.is_out_of_memory(error):
                 raise
             trouble = str(error)
         # The error is gone, whose traceback kept all that was computed; so must these be.

@@ -37,7 +37,8 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
     On a GPU it is the given one, and everywhere where the variable TLUTILS_MEASURE is 0. On a CPU,
     steps of training are timed in bf16 (where that is what the machine is made for) and in fp32,
     the latter in both layouts. Another way than the given one must be 1.15 times as fast. What was
-    measured once is taken from a file in the user's cache.
+    measured once is taken from a file in the user's cache. Where memory does not suffice to
+    measure, it is the given one too.
 
     Parameters
     ----------
@@ -54,7 +55,7 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
     Returns
     -------
     Machine
-        In all processes the same; its `why` tells what was measured.
+        In all processes the same; its `why` tells what was measured, or why nothing was.
     """
     if machine.device.type != "cpu" or os.environ.get("TLUTILS_MEASURE") == "0":
         return machine
@@ -148,7 +149,12 @@ def _by_measurement(model: nn.Module, machine: Machine, size: int, batch_size: i
     kept = measured()
     rates = kept.get(what, {})
     if rates.keys() != ways.keys():
-        rates = {name: _images_per_second(model, way, size, batch) for name, way in ways.items()}
+        try:
+            rates = {way: _images_per_second(model, ways[way], size, batch) for way in ways}
+        except RuntimeError as error:
+            if not devices.is_out_of_memory(error):
+                raise
+            return dataclasses.replace(machine, why="not measured, as memory ran out in trying")
         _keep(what, rates)
     best = max(rates, key=rates.get)
     best = best if rates[best] >= _WORTH * rates[own] else own
@@ -184,13 +190,15 @@ def _name(machine: Machine) -> str:
 def _images_per_second(model: nn.Module, machine: Machine, size: int, batch: int) -> float:
     """Of the better of two steps, after one that warms up."""
     rng, took = devices.rng_state(machine.device), []
-    twin = train_mode(machine.place(copy.deepcopy(model)))
-    images = machine.place(torch.rand(batch, 3, size, size))
-    for _ in range(3):
-        started = time.perf_counter()
-        with machine.autocast():
-            outputs = twin(images)
-        outputs.float().square().mean().backward()
-        took.append(time.perf_counter() - started)
-    devices.restore_rng_state(rng, machine.device)
+    try:
+        twin = train_mode(machine.place(copy.deepcopy(model)))
+        images = machine.place(torch.rand(batch, 3, size, size))
+        for _ in range(3):
+            started = time.perf_counter()
+            with machine.autocast():
+                outputs = twin(images)
+            outputs.float().square().mean().backward()
+            took.append(time.perf_counter() - started)
+    finally:
+        devices.restore_rng_state(rng, machine.device)
     return round(batch / min(took[1:]), 1)
