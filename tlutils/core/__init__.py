@@ -9,6 +9,7 @@ pictures, intervals.
     intervals    resampled patients, Wilson's interval, a guess beside a number
     packages     packages that only single functions need
     progress     bars where a person watches
+    tars         images in tar files, read where they lie
 
 Only `devices` needs torch.
 

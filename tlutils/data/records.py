@@ -4,6 +4,8 @@
 "val" or "test", "" where none is known), label and patient; `inspect` adds width, height, mode,
 bytes, sha256 and problem ("" = fine). Every later step takes this table and hands it on.
 
+A folder of tar files (`shards`) is one too; a path then leads into a tar file.
+
 Here alone it is said what a data folder looks like. Public sets arrive in odd layouts: Kaggle's OCT
 zip holds every image in two folders (`OCT2017 /`, `oct2017/OCT2017 /`), its chest zip in a nested
 `chest_xray/chest_xray` beside macOS's `__MACOSX`; whoever simply walks through them counts each
@@ -31,6 +33,7 @@ import pandas as pd
 from ..core import images
 from ..core.files import replacing
 from ..core.progress import bar
+from . import shards
 from .splits import SPLITS, is_readable
 
 COLUMNS = ("path", "split", "label", "patient")
@@ -123,6 +126,8 @@ def _is_image(name: str) -> bool:
 def find_root(folder: str | Path) -> Path:
     """Find the one folder below (or at) a folder whose subfolders are the splits or the classes.
 
+    A folder that has tar files and no images beside them is that itself.
+
     Of several copies of one data set the fullest is taken, of equal ones the tidiest (nothing but
     its own images below it), then the first; a warning names what is left out. A copy has no image
     that the other lacks at the same place, byte for byte; finding that out reads both once (2
@@ -146,6 +151,8 @@ def find_root(folder: str | Path) -> Path:
     folder = Path(folder)
     _refuse_file(folder)
     folders = _image_folders(folder)
+    if not folders and shards.files(folder):
+        return folder
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
         todo = "Check that this is the folder that holds the images."
@@ -306,7 +313,10 @@ def scan(
     ----------
     root : str or Path, a folder with <split>/<class>/... or <class>/..., images at any depth below
         the class folder; splits are named train, val, test or the like (training_set, dev,
-        seg_test). A CSV file goes to `read_manifest`.
+        seg_test). A CSV file goes to `read_manifest`. Where there are tar files and no other
+        images, those in them are listed: a .json, .cls or .txt beside an image tells its label (see
+        `shards.told`), or its class folder; a split is told there, by folders or by the tar file's
+        name (train-000003.tar).
     patient : str, function or None, how a path tells the patient, see `with_patients`.
     classes : list of str, the labels that may occur; None takes what is there.
 
@@ -330,6 +340,8 @@ def scan(
             f"there is no folder {root}; check the spelling, or fetch the data first"
         )
     paths, folders = _walk(root)
+    if not paths and shards.files(root):
+        return _scan_shards(root, patient, classes)
     depth = _layout(root, paths, classes)
     paths = _in_classes(root, paths, depth)
     _refuse_empty(root, paths, folders, depth, classes)
@@ -353,9 +365,90 @@ def images_in(folder: str | Path) -> list[str]:
 
     Returns
     -------
-    list of str, sorted posix paths relative to the folder.
+    list of str, sorted posix paths relative to the folder; those in tar files where there are no
+        others.
     """
-    return _walk(Path(folder))[0]
+    folder = Path(folder)
+    found = _walk(folder)[0]
+    if found or not shards.files(folder):
+        return found
+    members = shards.index(folder)
+    return sorted(members["path"][_shard_images(members, folder)])
+
+
+def _scan_shards(root: Path, patient: _PatientRule, classes: list[str] | None) -> pd.DataFrame:
+    """`scan` where the images lie in tar files."""
+    members = shards.index(root)
+    chosen = _shard_images(members, root)
+    found, told = members[chosen], shards.told(members, chosen, root)
+    if found.empty:
+        raise _no_image(root)
+    folder = found["member"].str.rpartition("/")[0]
+    split = cache(lambda *names: _shard_split(*names, root))
+    untold = told["label"] == ""
+    columns = {
+        "path": found["path"],
+        "split": [*map(split, told["split"], found["shard"], folder)],
+        "label": told["label"].mask(untold, _class_folders(folder[untold])),
+    }
+    frame = pd.DataFrame(columns, dtype="str")
+    folders = {tuple(path.split("/")[:-1]) for path in frame["path"]}
+    _refuse_masks(root, [*frame["path"]], [*folders])
+    frame = with_patients(frame, patient)
+    if patient == "auto":
+        known = ~told["patient"].str.lower().isin(_NOBODY)
+        frame["patient"] = frame["patient"].mask(known, told["patient"])
+    frame = _with_labels(root, frame)
+    _check_labels(frame, str(root), classes)
+    return frame.sort_values("path", ignore_index=True)
+
+
+def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
+    """Which members of tar files are images; what takes no part is named in a warning."""
+    bad = members[members["problem"] != ""]
+    if len(bad):
+        named = bad["path"] + " (" + bad["problem"] + ")"
+        warnings.warn(f"left out of {root}: {_some(named)}", stacklevel=4)
+    counts = members["member"].map(
+        lambda name: _is_image(name) and not any(map(_is_junk, name.split("/")))
+    )
+    return counts & (members["problem"] == "")
+
+
+def _shard_split(told: str, shard: str, folder: str, root: Path) -> str:
+    """The split of an image: told beside it, else by folders and the tar file's name."""
+    *outer, name = shard.removesuffix(".tar").split("/")
+    names = [told] if told else [*outer, *re.split(r"[\W\d_]+", name), *folder.split("/")]
+    splits = sorted(set(filter(None, map(_split_of, names))))
+    if len(splits) > 1 or (told and not splits):
+        found = f"the split {told or ' and '.join(splits)!r} of an image"
+        wanted = f"one of {', '.join(_SPLIT_NAMES)}"
+        raise _wrong(root / shard / folder, found, wanted, "rename tar files or folders")
+    return splits[0] if splits else ""
+
+
+def _class_folders(folder: pd.Series) -> pd.Series:
+    """The class folder in paths within tar files: below the splits, where the ways part; or ""."""
+    parts = {path: tuple(filter(None, path.split("/"))) for path in folder.unique()}
+    for path, names in parts.items():
+        splits = [i + 1 for i, name in enumerate(names) if _split_of(name)]
+        parts[path] = names[max(splits, default=0) :]
+    ways = [*parts.values()]
+    shared = min(len(os.path.commonprefix(ways)), *(len(way) - 1 for way in ways)) if ways else 0
+    return folder.map({path: "".join(way[max(0, shared) :][:1]) for path, way in parts.items()})
+
+
+def _with_labels(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The images whose label is known; a warning names the others."""
+    loose = frame["path"][frame["label"] == ""]
+    found = f"{len(loose)} images without a label ({_some(loose)})"
+    wanted = "a .json, .cls or .txt beside each, or a class folder in the tar file"
+    wrong = _wrong(root, found, wanted, "add what is missing")
+    if len(loose) == len(frame):
+        raise wrong
+    if len(loose):
+        warnings.warn(f"{wrong}; they are left out", stacklevel=4)
+    return frame[frame["label"] != ""]
 
 
 def _walk(root: Path) -> tuple[list[str], list[str]]:
@@ -410,12 +503,16 @@ def _wrong(where: object, found: str, expected: str, todo: str) -> ValueError:
     return ValueError(f"found {found} in {where}; expected {expected}; {todo}")
 
 
+def _no_image(root: Path) -> ValueError:
+    wanted = f"{_LAYOUT} with images in {', '.join(_ENDINGS)}"
+    todo = "unpack archives first, and check that this is the folder with the images"
+    return _wrong(root, "no image", wanted, todo)
+
+
 def _layout(root: Path, paths: list[str], classes: list[str] | None) -> Callable[[str], int]:
     """How many folders stand above the class folder of a path: 1 or more with splits, 0 without."""
     if not paths:
-        wanted = f"{_LAYOUT} with images in {', '.join(_ENDINGS)}"
-        todo = "unpack archives first, and check that this is the folder with the images"
-        raise _wrong(root, "no image", wanted, todo)
+        raise _no_image(root)
     folders = sorted({tuple(path.split("/")[:-1]) for path in paths})
     tops = sorted({parts[0] for parts in folders if parts})
     splits, others = [*filter(_split_of, tops)], [top for top in tops if not _split_of(top)]
@@ -603,7 +700,8 @@ def with_patients(records: pd.DataFrame, patient: _PatientRule = "auto") -> pd.D
     ----------
     records : DataFrame with path.
     patient : "auto" (`patient_of`), a regular expression with a group named patient that is
-        searched in the path, a function from path to patient or None, or None.
+        searched in the path, a function from path to patient or None, or None. Of a path into a
+        tar file they see what stands behind that file's name.
 
     Returns
     -------
@@ -625,7 +723,8 @@ def with_patients(records: pd.DataFrame, patient: _PatientRule = "auto") -> pd.D
     if isinstance(patient, str):
         rule = patient_of if patient == "auto" else _searched(patient)
     paths = records["path"].tolist()
-    found = [rule(path) if rule else None for path in paths]
+    # of a path that leads into a tar file, what leads through it: shards are numbered, too
+    found = [rule(path.rpartition(".tar/")[2]) if rule else None for path in paths]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "correct the expression, or pass patient=None where patients are not known"
@@ -753,7 +852,7 @@ def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[s
 def _as_written(path: str, home: Path) -> str:
     """The path without blanks around it and with slashes, but where a file has just that name."""
     plain = path.strip().replace("\\", "/")
-    return path if path != plain and os.path.isfile(os.path.join(home, path)) else plain
+    return path if path != plain and images.state(os.path.join(home, path)) else plain
 
 
 def _inside(path: str, home: Path) -> str | None:
@@ -773,7 +872,7 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
     if (twice := once["path"].duplicated()).any():
         found = f"rows for one path that do not agree ({_some(once['path'][twice])})"
         raise _wrong(csv, found, "one each", "decide which label, split and patient are right")
-    there = [os.path.isfile(os.path.join(root, path)) for path in once["path"]]
+    there = [images.state(os.path.join(root, path)) is not None for path in once["path"]]
     there = np.array(there, dtype=bool)
     missing = (
         f"found {(~there).sum()} of {len(once)} files of {csv} missing in {root} "

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
+from ..core.images import state
 from ..data import loaders, records, sources
 from ..data.splits import comparable, is_readable
 from ..evaluation import calibration, thresholds
@@ -501,7 +502,7 @@ def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
 def _image_files(images: Iterable[str | Path]) -> list[Path]:
     found, images = [], list(map(Path, images))
     for item in images:
-        if not item.exists():
+        if not item.exists() and state(item) is None:
             raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
         found += [item / name for name in records.images_in(item)] if item.is_dir() else [item]
     if not found:
