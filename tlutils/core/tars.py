@@ -140,7 +140,7 @@ def _from_headers(shard: str | Path) -> list[Member]:
                 file.seek(tar.offset)
             if file.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes a damaged header for the end
                 raise tarfile.ReadError(f"a header is damaged or no end follows byte {file.tell()}")
-        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        except (tarfile.TarError, OSError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{shard} is no whole, uncompressed tar file ({error}); make or copy it again, and "
                 "unpack what is compressed (gunzip)"
