@@ -83,7 +83,7 @@ def test_importing_a_module_needs_only_the_basic_packages(module):
     ids=lambda path: path.as_posix().rpartition("tlutils/")[2],
 )
 def test_everything_imported_is_declared(path):
-    known = declared("bench")
+    known = declared("bench", "parquet")
     own = (
         {beside.stem for beside in path.parent.glob("*.py")}
         if path.parent.name == "notebooks"
