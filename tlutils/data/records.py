@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -97,7 +97,8 @@ def patient_of(filename: str) -> str | None:
     >>> patient_of("train/PNEUMONIA/person12_virus_4.jpeg")
     'virus-12'
     """
-    match = _KERMANY.fullmatch(PurePosixPath(filename).stem)
+    name = filename[filename.rfind("/") + 1 :]  # pathlib takes 30 times as long
+    match = _KERMANY.fullmatch(os.path.splitext(name)[0])
     if match is None:
         return None
     scan_of, person, germ, series, number = match.groups()
