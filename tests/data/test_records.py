@@ -863,7 +863,6 @@ def test_saved_records_come_back_as_they_were(tmp_path):
 
 
 def test_a_parquet_file_gives_back_the_table_and_is_a_manifest_too(tmp_path):
-    pytest.importorskip("pyarrow")
     touch(tmp_path, "a.png", "b.png")
     found = table(("a.png", "train", "NA"), ("b.png", "", "ß")).assign(patient=["007", "nan"])
     found = records.inspect(found, tmp_path).assign(brightness=[0.5, None])

@@ -186,18 +186,21 @@ def locate(path: str | Path) -> Place | None:
     end = path.find(".tar/") + 4
     while end > 3:
         shard, name = path[:end], path[end + 1 :]
-        with contextlib.suppress(OSError):  # a folder may be called so, too, or be away
+        try:
             status = os.stat(shard)
-            if stat.S_ISREG(status.st_mode):
-                break
+        except OSError:  # away
+            return None
+        if stat.S_ISREG(status.st_mode):  # a folder may be called so, too
+            break
         end = path.find(".tar/", end) + 4
     else:
         return None
     keys, places, damage = _table(shard, status.st_size, status.st_mtime_ns)
     if damage:
         raise ValueError(damage)
-    at = keys.searchsorted(hash(name))
-    if at == len(keys) or keys[at] != hash(name):
+    key = hash(name)
+    at = keys.searchsorted(key)
+    if at == len(keys) or keys[at] != key:
         raise FileNotFoundError(errno.ENOENT, f"no such file in {os.path.basename(shard)}")
     return Place(shard, status.st_size, status.st_mtime_ns, *places[at].tolist())
 

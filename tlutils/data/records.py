@@ -30,8 +30,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..core import images, packages
+from ..core import images
 from ..core.files import replacing
+from ..core.packages import needed
 from ..core.progress import bar
 from . import shards
 from .splits import SPLITS, is_readable
@@ -892,23 +893,23 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
     return once[there].reset_index(drop=True)
 
 
-def _read_table(csv: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+def _read_table(csv: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A CSV as text throughout: a patient 007 or a label NA stays what it is."""
     if not csv.is_file():
         raise FileNotFoundError(f"there is no table {csv}; check the spelling, or make it first")
     if _is_parquet(csv):
         table = _read_parquet(csv)
-        table.columns = _known_columns([*map(str, table)], needed, csv)
+        table.columns = _known_columns([*map(str, table)], columns, csv)
         return table
     try:
         with open(csv, encoding="utf-8-sig", newline="") as file:
             lines = csv_format.reader(file, strict=True)
             (_, head), *rows = [(lines.line_num, row) for row in lines if row]
     except (ValueError, csv_format.Error) as error:
-        wanted = f"a CSV file in UTF-8 with the columns {', '.join(needed)}"
+        wanted = f"a CSV file in UTF-8 with the columns {', '.join(columns)}"
         todo = "give a folder of images if that is what you have"
         raise _wrong(csv, f"no table ({error})", wanted, todo) from None
-    known, n = _known_columns(head, needed, csv), len(head)
+    known, n = _known_columns(head, columns, csv), len(head)
     if long := [str(number) for number, row in rows if any(map(str.strip, row[n:]))]:
         found = f"more values than columns (line {_some(long)})"
         todo = "put quotation marks around a value with a comma in it"
@@ -916,12 +917,12 @@ def _read_table(csv: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     return pd.DataFrame([(row + [""] * n)[:n] for _, row in rows], columns=known, dtype="str")
 
 
-def _known_columns(head: list[str], needed: tuple[str, ...], csv: Path) -> list[str]:
+def _known_columns(head: list[str], columns: tuple[str, ...], csv: Path) -> list[str]:
     """The names of a table's columns, ours as we spell them; refuses a table that lacks some."""
     ours = (*COLUMNS, "root")
     known = [name.strip().lower() if name.strip().lower() in ours else name for name in head]
-    if absent := [name for name in needed if name not in known]:
-        wanted = f"{', '.join(needed)} between commas"
+    if absent := [name for name in columns if name not in known]:
+        wanted = f"{', '.join(columns)} between commas"
         todo = f"add {' and '.join(absent)} in the first line"
         raise _wrong(csv, f"the columns {', '.join(head)}", wanted, todo)
     if twice := [name for name in ours if known.count(name) > 1]:
@@ -936,7 +937,7 @@ def _is_parquet(path: str | Path) -> bool:
 
 def _read_parquet(path: Path) -> pd.DataFrame:
     """A table as it was saved; what is text, or not known whether, without empty values."""
-    packages.needed("pyarrow.parquet", "pyarrow")
+    needed("pyarrow.parquet", "pyarrow")
     try:
         table = pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
     except (OSError, ValueError) as error:
@@ -1117,7 +1118,7 @@ def save(records: pd.DataFrame, path: str | Path) -> None:
         For Parquet without pyarrow.
     """
     if _is_parquet(path):
-        packages.needed("pyarrow.parquet", "pyarrow")
+        needed("pyarrow.parquet", "pyarrow")
         with replacing(path) as part:
             records.to_parquet(part, engine="pyarrow", index=False)
         return
