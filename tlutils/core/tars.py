@@ -177,10 +177,12 @@ def locate(path: str | Path) -> Place | None:
 
     Raises
     ------
+    FileNotFoundError
+        Where the shard has no such member.
     OSError
-        Where the shard has no such member, or cannot be read.
+        Where it cannot be read.
     ValueError
-        Where the shard is damaged.
+        Where it is damaged.
     """
     path = os.fspath(path).replace(os.sep, "/")
     end = path.find(".tar/") + 4
