@@ -84,7 +84,7 @@ def test_importing_a_module_needs_only_the_basic_packages(module):
     ids=lambda path: path.as_posix().rpartition("tlutils/")[2],
 )
 def test_everything_imported_is_declared(path):
-    known = declared("bench", "dicom", "onnx", "serve")
+    known = declared("bench", "dicom", "onnx", "parquet", "serve")
     own = (
         {beside.stem for beside in path.parent.glob("*.py")}
         if path.parent.name == "notebooks"
@@ -114,7 +114,9 @@ def test_everything_declared_is_imported_or_run():
     ]
     used = {name for path in files for name in imports(path, whole=True)}
     used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in used}
-    assert set(declared("bench", "dicom", "onnx", "serve", "test")) - TOOLS - used == set()
+    assert (
+        set(declared("bench", "dicom", "onnx", "parquet", "serve", "test")) - TOOLS - used == set()
+    )
 
 
 def test_every_mark_is_used():
@@ -126,7 +128,7 @@ def test_every_mark_is_used():
 
 
 def test_every_dependency_has_a_lower_bound_and_no_pin():
-    for name, requirement in declared("bench", "dicom", "onnx", "serve", "test").items():
+    for name, requirement in declared("bench", "dicom", "onnx", "parquet", "serve", "test").items():
         operators = [specifier.operator for specifier in requirement.specifier]
         assert operators == [">="] or name == "tlutils", (
             f"{requirement} should be a lower bound and nothing else"

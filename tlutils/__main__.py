@@ -185,6 +185,21 @@ def _print_finding(row: object) -> None:
         print(textwrap.indent(textwrap.fill(text, 100, break_long_words=False), " " * 10))
 
 
+def _shards(given: _Arguments) -> int:
+    """Pack images into tar files, whose folder is then data like any other."""
+    from .data import records, shards, sources
+
+    source = sources.get(given.data)
+    root = source.parent if source.is_file() else source
+    table = records.inspect(records.scan(source, patient=given.patient), root)
+    for row in records.problems(table).itertuples():
+        print(f"left out {row.path}: {row.problem}", file=sys.stderr)
+    packed = shards.write(table, root, given.out, given.images)
+    names = packed["path"].str.partition(".tar/")[0]
+    print(f"{len(packed):,} images are in {names.nunique():,} tar files in {given.out}")
+    return _DONE
+
+
 def _on_the_device(command: Callable[[_Arguments], int]) -> Callable[[_Arguments], int]:
     """A command that works with the other processes which torchrun has started, if any."""
 
@@ -411,6 +426,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--near", action="store_true", help=about)
     about = "write a manifest without what was found, split anew by patient where the splits leak"
     add("--fix", metavar="CLEAN.csv", help=about)
+    _add_patient(add)
+
+    add = command("shards", _shards, "pack many small images into tar files")
+    add("data", help=data)
+    add("--out", required=True, help="folder to make for the tar files")
+    add("--images", type=int, default=1000, metavar="N", help="in each (default: 1000)")
     _add_patient(add)
 
     add = command("train", _train, "train and evaluate a recipe; goes on where it was stopped")

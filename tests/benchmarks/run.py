@@ -22,6 +22,8 @@ ALL = (
     "finetune_speed",
     "gpu_speed",
     "audit_speed",
+    "names_speed",
+    "shard_speed",
     "memory",
     "cost_against_size",
 )

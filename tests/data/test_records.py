@@ -7,6 +7,7 @@ import io
 import os
 import re
 import struct
+import sys
 import tempfile
 import warnings
 import zlib
@@ -897,6 +898,30 @@ def test_saved_records_come_back_as_they_were(tmp_path):
     found = records.inspect(found.assign(patient=["007", "nan"], Note="x"), tmp_path)
     records.save(found, tmp_path / "new" / "records.csv")
     pd.testing.assert_frame_equal(records.load(tmp_path / "new" / "records.csv"), found)
+
+
+def test_a_parquet_file_gives_back_the_table_and_is_a_manifest_too(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    found = table(("a.png", "train", "NA"), ("b.png", "", "ß")).assign(patient=["007", "nan"])
+    found = records.inspect(found, tmp_path).assign(brightness=[0.5, None])
+    records.save(found, tmp_path / "records.parquet")
+    pd.testing.assert_frame_equal(records.load(tmp_path / "records.parquet"), found)
+    found.drop(columns="split").rename(columns={"path": " Path"}).to_parquet(
+        tmp_path / "list.parquet"
+    )
+    read = records.scan(tmp_path / "list.parquet")
+    assert read["patient"].tolist() == ["007", "?b.png"] and read["label"].tolist() == ["NA", "ß"]
+    with pytest.raises(ValueError, match="add split"):
+        records.load(tmp_path / "list.parquet")
+    (tmp_path / "bad.parquet").write_bytes(b"path,label")
+    with pytest.raises(ValueError, match="bad.parquet; expected a Parquet file"):
+        records.load(tmp_path / "bad.parquet")
+
+
+def test_without_pyarrow_a_parquet_file_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        records.save(table(("a.png", "train", "A")), tmp_path / "records.parquet")
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

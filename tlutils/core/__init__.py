@@ -12,6 +12,7 @@ pictures, intervals.
     progress     bars where a person watches
     standalone   one file made of a module and of what it uses
     starter      the library copied into another project, with a first notebook
+    tars         images in tar files, read where they lie
 
 Only `devices` needs torch.
 

@@ -127,7 +127,7 @@ def content(path: str | Path) -> bytes:
 
     Parameters
     ----------
-    path : str or Path
+    path : str or Path, of a file or of one in a tar file, `train-000003.tar/CNV/CNV-12.jpg`.
 
     Returns
     -------
@@ -139,6 +139,10 @@ def content(path: str | Path) -> bytes:
         For what is no file, cannot be read or is too large for a scan.
     """
     try:
+        if place := _in_shard(path):
+            if place.length > _LARGEST_FILE:
+                raise UnreadableImage("larger than any single scan")
+            return place.read()
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # a pipe would wait for ever
             raise UnreadableImage("not a file")
@@ -159,6 +163,39 @@ def _in_dicom(data: bytes, window: tuple[float, float] | None = None) -> Image.I
 
     try:
         return dicom.picture(data, window=window)
+    except ValueError as error:
+        raise UnreadableImage(str(error)) from None
+
+
+def state(path: str | Path) -> tuple[int, int] | None:
+    """What changes when an image file does, without reading it.
+
+    Parameters
+    ----------
+    path : str or Path, as for `content`.
+
+    Returns
+    -------
+    tuple (bytes, time of the last change in nanoseconds), of an image in a tar file its own bytes
+        and the tar file's time; None where there is no such file.
+    """
+    try:
+        if place := _in_shard(path):
+            return place.length, place.changed
+        status = os.stat(path)
+    except (OSError, ValueError):  # a name that no file can have, a damaged tar file
+        return None
+    return (status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _in_shard(path: str | Path) -> tuple | None:
+    """The `tars.Place` of an image in a tar file; None for other paths."""
+    if ".tar" not in os.fspath(path):
+        return None
+    from . import tars  # not above: copied alone, this file reads plain files
+
+    try:
+        return tars.locate(path)
     except ValueError as error:
         raise UnreadableImage(str(error)) from None
 

@@ -7,6 +7,7 @@ audit found in them, and batches of uint8 tensors.
     downloads          fetch, verify, unpack safely
     phantoms           drawings of nobody, and of nothing, for trying things out
     records            a folder or manifest becomes a table; what is wrong with each file
+    shards             images in tar files: written, listed, their labels
     splits             training, validation and test, by patient
     near_duplicates    images that look the same though their files differ; white wedges
     audit              leaks between splits, copies, labels that the files alone show

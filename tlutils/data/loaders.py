@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..core.files import replacing
-from ..core.images import UnreadableImage, content, read
+from ..core.images import UnreadableImage, content, read, state
 from .splits import is_readable
 
 RESIZES = ("squash", "pad", "crop")
@@ -555,7 +555,8 @@ def write_small(
 
 def _time_of(file: Path) -> int | None:
     """When a file was changed, in nanoseconds; None where there is none."""
-    return file.stat().st_mtime_ns if file.is_file() else None
+    found = state(file)
+    return found[1] if found else None
 
 
 def _default_workers(n_images: int) -> int:

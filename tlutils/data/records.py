@@ -4,6 +4,8 @@
 "val" or "test", "" where none is known), label and patient; `inspect` adds width, height, mode,
 bytes, sha256 and problem ("" = fine). Every later step takes this table and hands it on.
 
+A folder of tar files (`shards`) is one too; a path then leads into a tar file.
+
 Here alone it is said what a data folder looks like. Public sets arrive in odd layouts: Kaggle's OCT
 zip holds every image in two folders (`OCT2017 /`, `oct2017/OCT2017 /`), its chest zip in a nested
 `chest_xray/chest_xray` beside macOS's `__MACOSX`; whoever simply walks through them counts each
@@ -24,17 +26,21 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ..core import dicom, images
 from ..core.files import replacing
+from ..core.images import state
+from ..core.packages import needed
 from ..core.progress import bar
+from . import shards
 from .splits import SPLITS, is_readable
 
 COLUMNS = ("path", "split", "label", "patient")
+TABLES = (".csv", ".parquet")  # endings of manifests
 _WHOLE_NUMBERS = ("width", "height", "bytes")
 _LAYOUT = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
 _DICOM = (".dcm", ".dicom")
@@ -96,7 +102,8 @@ def patient_of(filename: str) -> str | None:
     >>> patient_of("train/PNEUMONIA/person12_virus_4.jpeg")
     'virus-12'
     """
-    match = _KERMANY.fullmatch(PurePosixPath(filename).stem)
+    name = filename[filename.rfind("/") + 1 :]  # pathlib takes 30 times as long
+    match = _KERMANY.fullmatch(os.path.splitext(name)[0])
     if match is None:
         return None
     scan_of, person, germ, series, number = match.groups()
@@ -126,6 +133,8 @@ def _is_image(name: str) -> bool:
 def find_root(folder: str | Path) -> Path:
     """Find the one folder below (or at) a folder whose subfolders are the splits or the classes.
 
+    A folder that has tar files and no images beside them is that itself.
+
     Of several copies of one data set the fullest is taken, of equal ones the tidiest (nothing but
     its own images below it), then the first; a warning names what is left out. A copy has no image
     that the other lacks at the same place, byte for byte; finding that out reads both once (2
@@ -149,6 +158,8 @@ def find_root(folder: str | Path) -> Path:
     folder = Path(folder)
     _refuse_file(folder)
     folders = _image_folders(folder)
+    if not folders and shards.files(folder):
+        return folder
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
         todo = "Check that this is the folder that holds the images."
@@ -186,7 +197,8 @@ def _refuse_file(folder: Path) -> None:
         )
     if folder.is_file():
         raise ValueError(
-            f"{folder} is a file, expected a folder with {_LAYOUT}, or a table in a .csv."
+            f"{folder} is a file, expected a folder with {_LAYOUT}, or a table in a file that ends "
+            f"in {' or '.join(TABLES)}."
         )
 
 
@@ -311,7 +323,10 @@ def scan(
     ----------
     root : str or Path, a folder with <split>/<class>/... or <class>/..., images at any depth below
         the class folder; splits are named train, val, test or the like (training_set, dev,
-        seg_test). A CSV file goes to `read_manifest`.
+        seg_test). A CSV file goes to `read_manifest`. Where there are tar files and no other
+        images, those in them are listed: a .json, .cls or .txt beside an image tells its label (see
+        `shards.told`), or its class folder; a split is told there, by folders or by the tar file's
+        name (train-000003.tar).
     patient : str, function or None, how a path or DICOM file tells the patient, see
         `with_patients`.
     classes : list of str, the labels that may occur; None takes what is there.
@@ -336,6 +351,8 @@ def scan(
             f"there is no folder {root}; check the spelling, or fetch the data first"
         )
     paths, folders = _walk(root)
+    if not paths and shards.files(root):
+        return _scan_shards(root, patient, classes)
     depth = _layout(root, paths, classes)
     paths = _in_classes(root, paths, depth)
     _refuse_empty(root, paths, folders, depth, classes)
@@ -359,17 +376,115 @@ def images_in(folder: str | Path) -> list[str]:
 
     Returns
     -------
-    list of str, sorted posix paths relative to the folder.
+    list of str, sorted posix paths relative to the folder; those in tar files where there are no
+        others.
+    """
+    folder = Path(folder)
+    found = files_in(folder)
+    if found or not shards.files(folder):
+        return found
+    members = shards.index(folder)
+    return sorted(members["path"][_shard_images(members, folder)])
+
+
+def files_in(folder: str | Path) -> list[str]:
+    """List the image files as `images_in` does, but none in tar files.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    list of str
     """
     return _walk(Path(folder))[0]
 
 
-def image_files(images: Iterable[str | Path]) -> list[Path]:
+def _scan_shards(root: Path, patient: _PatientRule, classes: list[str] | None) -> pd.DataFrame:
+    """`scan` where the images lie in tar files."""
+    members = shards.index(root)
+    chosen = _shard_images(members, root)
+    found, told = members[chosen], shards.told(members, chosen, root)
+    if found.empty:
+        raise _no_image(root)
+    folder = found["member"].str.rpartition("/")[0]
+    split = cache(lambda *names: _shard_split(*names, root))
+    untold = told["label"] == ""
+    columns = {
+        "path": found["path"],
+        "split": [*map(split, told["split"], found["shard"], folder)],
+        "label": told["label"].mask(untold, _class_folders(folder[untold])),
+    }
+    frame = pd.DataFrame(columns, dtype="str")
+    folders = {tuple(path.split("/")[:-1]) for path in frame["path"]}
+    _refuse_masks(root, [*frame["path"]], [*folders])
+    frame = with_patients(frame, patient)
+    if patient == "auto":
+        known = ~told["patient"].str.lower().isin(_NOBODY)
+        frame["patient"] = frame["patient"].mask(known, told["patient"])
+    frame = _with_labels(root, frame)
+    _check_labels(frame, str(root), classes)
+    return frame.sort_values("path", ignore_index=True)
+
+
+def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
+    """Which members of tar files are images; what takes no part is named in a warning."""
+    bad = members[members["problem"] != ""]
+    if len(bad):
+        named = bad["path"] + " (" + bad["problem"] + ")"
+        warnings.warn(f"left out of {root}: {_some(named)}", stacklevel=4)
+    counts = members["member"].map(
+        lambda name: _is_image(name) and not any(map(_is_junk, name.split("/")))
+    )
+    return counts & (members["problem"] == "")
+
+
+def _shard_split(told: str, shard: str, folder: str, root: Path) -> str:
+    """The split of an image: told beside it, else by folders and the tar file's name."""
+    *outer, name = shard.removesuffix(".tar").split("/")
+    names = [told] if told else [*outer, *re.split(r"[\W\d_]+", name), *folder.split("/")]
+    splits = sorted(set(filter(None, map(_split_of, names))))
+    if len(splits) > 1 or (told and not splits):
+        found = f"the split {told or ' and '.join(splits)!r} of an image"
+        wanted = f"one of {', '.join(_SPLIT_NAMES)}"
+        raise _wrong(root / shard / folder, found, wanted, "rename tar files or folders")
+    return splits[0] if splits else ""
+
+
+def _class_folders(folder: pd.Series) -> pd.Series:
+    """The class folder in paths within tar files: below the splits, where the ways part; or ""."""
+    parts = {path: tuple(filter(None, path.split("/"))) for path in folder.unique()}
+    for path, names in parts.items():
+        splits = [i + 1 for i, name in enumerate(names) if _split_of(name)]
+        parts[path] = names[max(splits, default=0) :]
+    ways = [*parts.values()]
+    shared = min(len(os.path.commonprefix(ways)), *(len(way) - 1 for way in ways)) if ways else 0
+    return folder.map({path: "".join(way[max(0, shared) :][:1]) for path, way in parts.items()})
+
+
+def _with_labels(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
+    """The images whose label is known; a warning names the others."""
+    loose = frame["path"][frame["label"] == ""]
+    found = f"{len(loose)} images without a label ({_some(loose)})"
+    wanted = "a .json, .cls or .txt beside each, or a class folder in the tar file"
+    wrong = _wrong(root, found, wanted, "add what is missing")
+    if len(loose) == len(frame):
+        raise wrong
+    if len(loose):
+        warnings.warn(f"{wrong}; they are left out", stacklevel=4)
+    return frame[frame["label"] != ""]
+
+
+def image_files(
+    images: Iterable[str | Path], listed: Callable[[Path], list[str]] = files_in
+) -> list[Path]:
     """List image files, those given and those in the folders given.
 
     Parameters
     ----------
     images : iterable of str or Path, files and folders
+    listed : Callable, lists a folder; `images_in` looks into tar files too
 
     Returns
     -------
@@ -384,9 +499,9 @@ def image_files(images: Iterable[str | Path]) -> list[Path]:
     """
     found, images = [], list(map(Path, images))
     for item in images:
-        if not item.exists():
+        if not item.exists() and state(item) is None:
             raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
-        found += [item / name for name in images_in(item)] if item.is_dir() else [item]
+        found += [item / name for name in listed(item)] if item.is_dir() else [item]
     if not found:
         raise ValueError(
             f"found no image file in {', '.join(map(str, images))}; images end in "
@@ -447,12 +562,16 @@ def _wrong(where: object, found: str, expected: str, todo: str) -> ValueError:
     return ValueError(f"found {found} in {where}; expected {expected}; {todo}")
 
 
+def _no_image(root: Path) -> ValueError:
+    wanted = f"{_LAYOUT} with images in {', '.join(_ENDINGS)}"
+    todo = "unpack archives first, and check that this is the folder with the images"
+    return _wrong(root, "no image", wanted, todo)
+
+
 def _layout(root: Path, paths: list[str], classes: list[str] | None) -> Callable[[str], int]:
     """How many folders stand above the class folder of a path: 1 or more with splits, 0 without."""
     if not paths:
-        wanted = f"{_LAYOUT} with images in {', '.join(_ENDINGS)}"
-        todo = "unpack archives first, and check that this is the folder with the images"
-        raise _wrong(root, "no image", wanted, todo)
+        raise _no_image(root)
     folders = sorted({tuple(path.split("/")[:-1]) for path in paths})
     tops = sorted({parts[0] for parts in folders if parts})
     splits, others = [*filter(_split_of, tops)], [top for top in tops if not _split_of(top)]
@@ -644,7 +763,8 @@ def with_patients(
     patient : "auto" (the PatientID in a .dcm or .dicom, else `patient_of`), "dicom" (the PatientID,
         whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
         it from readers but not from who tries all numbers), a regular expression with a group named
-        patient that is searched in the path, a function from path to patient or None, or None.
+        patient that is searched in the path, a function from path to patient or None, or None. Of a path into a tar file they see what
+        stands behind that file's name.
     root : str or Path, the folder from which paths start; None opens no file, so that "auto" goes
         by names alone.
 
@@ -675,7 +795,8 @@ def with_patients(
     elif isinstance(patient, str):
         rule = _searched(patient)
     paths = records["path"].tolist()
-    found = [rule(path) if rule else None for path in paths]
+    # of a path that leads into a tar file, what leads through it: shards are numbered, too
+    found = [rule(path.rpartition(".tar/")[2]) if rule else None for path in paths]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "correct the rule, or pass patient=None where patients are not known"
@@ -748,13 +869,13 @@ def read_manifest(
     patient: _PatientRule = "auto",
     classes: list[str] | None = None,
 ) -> pd.DataFrame:
-    """Read records from a CSV with the columns path and label, and where known split and patient.
+    """Read records from a table with the columns path and label, where known split and patient.
 
     Rows that are repeated or whose file is missing are left out with a warning.
 
     Parameters
     ----------
-    csv : str or Path
+    csv : str or Path, a CSV or, by its ending, a .parquet file.
     root : str or Path, the folder from which paths in the file and in the result start; None takes
         the CSV's own. None may lead out of it, but a column root can name another folder, from the
         CSV's own, that they all start from.
@@ -828,7 +949,7 @@ def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[s
 def _as_written(path: str, home: Path) -> str:
     """The path without blanks around it and with slashes, but where a file has just that name."""
     plain = path.strip().replace("\\", "/")
-    return path if path != plain and os.path.isfile(os.path.join(home, path)) else plain
+    return path if path != plain and images.state(os.path.join(home, path)) else plain
 
 
 def _inside(path: str, home: Path) -> str | None:
@@ -848,7 +969,7 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
     if (twice := once["path"].duplicated()).any():
         found = f"rows for one path that do not agree ({_some(once['path'][twice])})"
         raise _wrong(csv, found, "one each", "decide which label, split and patient are right")
-    there = [os.path.isfile(os.path.join(root, path)) for path in once["path"]]
+    there = [images.state(os.path.join(root, path)) is not None for path in once["path"]]
     there = np.array(there, dtype=bool)
     missing = (
         f"found {(~there).sum()} of {len(once)} files of {csv} missing in {root} "
@@ -865,32 +986,57 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
     return once[there].reset_index(drop=True)
 
 
-def _read_table(csv: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+def _read_table(csv: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """A CSV as text throughout: a patient 007 or a label NA stays what it is."""
     if not csv.is_file():
         raise FileNotFoundError(f"there is no table {csv}; check the spelling, or make it first")
+    if _is_parquet(csv):
+        table = _read_parquet(csv)
+        table.columns = _known_columns([*map(str, table)], columns, csv)
+        return table
     try:
         with open(csv, encoding="utf-8-sig", newline="") as file:
             lines = csv_format.reader(file, strict=True)
             (_, head), *rows = [(lines.line_num, row) for row in lines if row]
     except (ValueError, csv_format.Error) as error:
-        wanted = f"a CSV file in UTF-8 with the columns {', '.join(needed)}"
+        wanted = f"a CSV file in UTF-8 with the columns {', '.join(columns)}"
         todo = "give a folder of images if that is what you have"
         raise _wrong(csv, f"no table ({error})", wanted, todo) from None
-    ours, n = (*COLUMNS, "root"), len(head)
-    known = [name.strip().lower() if name.strip().lower() in ours else name for name in head]
-    if absent := [name for name in needed if name not in known]:
-        wanted = f"{', '.join(needed)} between commas"
-        todo = f"add {' and '.join(absent)} in the first line"
-        raise _wrong(csv, f"the columns {', '.join(head)}", wanted, todo)
-    if twice := [name for name in ours if known.count(name) > 1]:
-        found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"
-        raise _wrong(csv, found, "one each", "rename or remove the others")
+    known, n = _known_columns(head, columns, csv), len(head)
     if long := [str(number) for number, row in rows if any(map(str.strip, row[n:]))]:
         found = f"more values than columns (line {_some(long)})"
         todo = "put quotation marks around a value with a comma in it"
         raise _wrong(csv, found, f"{n} in each line", todo)
     return pd.DataFrame([(row + [""] * n)[:n] for _, row in rows], columns=known, dtype="str")
+
+
+def _known_columns(head: list[str], columns: tuple[str, ...], csv: Path) -> list[str]:
+    """The names of a table's columns, ours as we spell them; refuses a table that lacks some."""
+    ours = (*COLUMNS, "root")
+    known = [name.strip().lower() if name.strip().lower() in ours else name for name in head]
+    if absent := [name for name in columns if name not in known]:
+        wanted = f"{', '.join(columns)} between commas"
+        todo = f"add {' and '.join(absent)} in the first line"
+        raise _wrong(csv, f"the columns {', '.join(head)}", wanted, todo)
+    if twice := [name for name in ours if known.count(name) > 1]:
+        found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"
+        raise _wrong(csv, found, "one each", "rename or remove the others")
+    return known
+
+
+def _is_parquet(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == ".parquet"
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """A table as it was saved; what is text, or not known whether, without empty values."""
+    needed("pyarrow.parquet", "pyarrow")
+    try:
+        table = pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
+    except (OSError, ValueError) as error:
+        raise _wrong(path, f"no table ({error})", "a Parquet file", "make it anew") from None
+    texts = [*table.select_dtypes(["object", "string", "category"]), *(set(COLUMNS) & {*table})]
+    return table.assign(**{name: table[name].astype("str").fillna("") for name in texts})
 
 
 def inspect(
@@ -1056,8 +1202,19 @@ def save(records: pd.DataFrame, path: str | Path) -> None:
     Parameters
     ----------
     records : DataFrame
-    path : str or Path
+    path : str or Path; one that ends in .parquet is written as Parquet, which of a million rows
+        takes a fraction of the time and the place.
+
+    Raises
+    ------
+    ImportError
+        For Parquet without pyarrow.
     """
+    if _is_parquet(path):
+        needed("pyarrow.parquet", "pyarrow")
+        with replacing(path) as part:
+            records.to_parquet(part, engine="pyarrow", index=False)
+        return
     texts = records.select_dtypes(["object", "string"]).to_numpy().ravel()
     # unquoted, each carriage return would end its line
     returns = any("\r" in text for text in texts if isinstance(text, str))
@@ -1103,6 +1260,8 @@ def load(path: str | Path) -> pd.DataFrame:
         Where there is no such file.
     ValueError
         Where it holds no table of records.
+    ImportError
+        For Parquet without pyarrow.
     """
     table = _read_table(Path(path), COLUMNS)
     for name in [name for name in _WHOLE_NUMBERS if name in table]:

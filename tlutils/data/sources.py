@@ -33,7 +33,7 @@ from PIL import Image
 from ..core.progress import bar
 from . import phantoms
 from .downloads import DAMAGE, alone, download, human, make_folder, unpack, whole_folder
-from .records import find_root
+from .records import TABLES, find_root
 from .splits import SPLITS
 
 _log = logging.getLogger(__name__)
@@ -229,7 +229,7 @@ def get(data: str | Path, to: str | Path = "data", **options) -> Path:
 
     Parameters
     ----------
-    data : str or Path, a source's name, a folder, or a CSV manifest, which stays what it is.
+    data : str or Path, a source's name, a folder, or a manifest, which stays what it is.
     to : str or Path, the folder for what is fetched.
     **options : for `fetch`.
 
@@ -247,7 +247,7 @@ def get(data: str | Path, to: str | Path = "data", **options) -> Path:
     if str(data) in SOURCES:
         return fetch(str(data), to, **options)
     path = Path(data)
-    if path.is_file() and path.suffix.lower() == ".csv":
+    if path.is_file() and path.suffix.lower() in TABLES:
         return path
     if not path.exists():
         close = difflib.get_close_matches(str(data), SOURCES, n=1)

@@ -29,6 +29,7 @@ from torch import Tensor, fx, nn
 
 from ..core import files
 from ..core.devices import Machine, barrier, broadcast, rank, world
+from ..core.images import state
 from ..core.progress import bar
 from ..data.augment import Augmentation, Views, normalize
 from ..data.loaders import Loader
@@ -506,8 +507,7 @@ def _image_hashes(loader: Loader) -> np.ndarray:
     for path, content in zip(loader.records["path"].astype(str), known):
         if not content:
             file = os.path.join(root, path)
-            stat = os.stat(file) if os.path.exists(file) else None
-            content = f"{file} {stat.st_size} {stat.st_mtime_ns}" if stat else f"{file} missing"
+            content = " ".join([file, *map(str, state(file) or ["missing"])])
         hashes.append(hashlib.sha256(content.encode()).hexdigest()[:32].encode())
     return np.array(hashes, dtype=_IMAGE_HASH)
 

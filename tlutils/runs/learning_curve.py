@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ import pandas as pd
 
 from ..core import devices
 from ..core.devices import Machine
+from ..core.images import state
 from ..core.progress import bar
 from ..data import loaders, splits
 from ..data.downloads import digest
@@ -125,7 +125,7 @@ def _source_of(weights: str | Path) -> str:
 
 def _mark(part: pd.DataFrame, root: str | Path) -> str:
     """What changes with any path, label, patient or content, and with the files at root."""
-    sizes = [str(os.path.getsize(Path(root) / path)) for path in part["path"]]
+    sizes = [str((state(Path(root) / path) or [""])[0]) for path in part["path"]]
     told = ["\0".join(row) for row in zip(part["label"], part["patient"], sizes)]
     return fingerprint(part.assign(label=told))
 

@@ -448,7 +448,7 @@ def predict(
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
-    found = devices.by_first(lambda: records.image_files(images))
+    found = devices.by_first(lambda: records.image_files(images, records.images_in))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
