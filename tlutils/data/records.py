@@ -763,8 +763,8 @@ def with_patients(
     patient : "auto" (the PatientID in a .dcm or .dicom, else `patient_of`), "dicom" (the PatientID,
         whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
         it from readers but not from who tries all numbers), a regular expression with a group named
-        patient that is searched in the path, a function from path to patient or None, or None. Of a path into a tar file they see what
-        stands behind that file's name.
+        patient that is searched in the path, a function from path to patient or None, or None. Of a
+        path into a tar file they see what stands behind that file's name.
     root : str or Path, the folder from which paths start; None opens no file, so that "auto" goes
         by names alone.
 
