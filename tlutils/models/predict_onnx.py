@@ -60,8 +60,11 @@ def predict(
     runtime = needed("onnxruntime", "onnxruntime")
     if not Path(model).is_file():
         raise FileNotFoundError(f"there is no model {model}; look at the name")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # its warnings are about how it computes
     try:
-        session = runtime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        of = {"sess_options": options, "providers": ["CPUExecutionProvider"]}
+        session = runtime.InferenceSession(str(model), **of)
         kept = session.get_modelmeta().custom_metadata_map
         about = {name: json.loads(value) for name, value in kept.items()}
         classes, threshold, reading = (about[one] for one in ("classes", "threshold", "reading"))

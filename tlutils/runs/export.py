@@ -26,9 +26,9 @@ from ..models import predict_onnx, to_onnx
 from .folder import Run
 from .use import as_the_run_answers, predict_records, temperature_in_use, threshold_in_use
 
-# Of a probability. EfficientNet-B0 with random weights differs most of torchvision's families, by
-# 3e-5; torch in fp32 differs there from torch in fp64 by 2e-5.
-_LARGEST_DIFFERENCE = 1e-4
+# Of a probability. Most networks differ by 1e-6, EfficientNet-V2-S with random weights, where
+# rounding weighs most, by 3e-4; a BatchNorm that is spoiled changes the first digit.
+_LARGEST_DIFFERENCE = 1e-3
 _IMAGES = 100  # compared
 _SCRIPT = "predict.py"
 
@@ -55,7 +55,7 @@ def export(
     training images.
 
     On 100 images, of validation first, then of training, the rest drawn noise, the probabilities
-    may differ by 1e-4 from those of the run in fp32 on the CPU; else no file is left.
+    may differ by 1e-3 from those of the run in fp32 on the CPU; else no file is left.
 
     Parameters
     ----------
