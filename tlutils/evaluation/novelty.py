@@ -170,7 +170,7 @@ def fit(vectors: np.ndarray) -> Reference:
     ...     return seen(draw.integers(0, 256, (n, 1, 32, 32)), draw.normal(mean, size=(n, 20)))
     >>> reference = limited(fit(some(400, 1)), some(100, 1), np.arange(100))
     >>> print(reference.distance(some(5000, 1)).mean().round(1))
-    0.8
+    0.9
     >>> bool(reference.distance(some(9, -1)).min() > 1)
     True
     """
