@@ -84,7 +84,7 @@ def test_some_of_the_changes_and_again_the_same(run, tmp_path):
 def test_images_are_read_once_whatever_the_number_of_changes(run, tmp_path, monkeypatch):
     read, seen = loaders.read_image, []
     monkeypatch.setattr(
-        loaders, "read_image", lambda path, *of: seen.append(path) or read(path, *of)
+        loaders, "read_image", lambda path, **how: seen.append(path) or read(path, **how)
     )
     stress(shutil.copytree(run.folder, tmp_path / "run"), changes=FEW, **CPU)
     assert sorted(seen) == sorted(str(run.root / path) for path in run.part("val")["path"])

@@ -141,7 +141,7 @@ def confused_pairs(predictions: pd.DataFrame) -> pd.DataFrame:
     wrong = _wrong(predictions).rename(columns={"label": "true"}).groupby(["true", "predicted"])
     pairs = wrong.agg(n=("path", "size"), patients=("patient", "nunique")).reset_index()
     of = _labelled(predictions)["label"].value_counts()
-    pairs.insert(3, "share", pairs["n"] / pairs["true"].map(of))
+    pairs.insert(3, "share", pairs["n"] / pairs["true"].map(of).astype(float))
     return pairs.sort_values("n", ascending=False, kind="stable").reset_index(drop=True)
 
 
