@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -275,6 +276,19 @@ def test_a_patient_rule_sees_what_stands_behind_the_name_of_the_shard(tmp_path):
     names = [f"{label}/{n}_1.jpg" for label in "AB" for n in (5, 6)]
     tarred(tmp_path / "shard_0001_of_2.tar", dict.fromkeys(names, JPEG))
     assert records.scan(tmp_path, patient=r"(?P<patient>\d+)_")["patient"].tolist() == list("5656")
+
+
+@pytest.mark.parametrize("patient", ["auto", "dicom", "dicom-hashed"])
+def test_dicom_files_in_shards_tell_their_patients_as_they_do_outside(patient, tmp_path):
+    outside = records.scan(dicom_files.write_folder(tmp_path / "files", range(1, 3)), patient)
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "train-000001.tar", "w") as tar:
+        tar.add(tmp_path / "files", ".")
+    inside = records.scan(tmp_path / "shards", patient)
+    assert inside["patient"].tolist() == outside["patient"].tolist()
+    inside[["path", "label"]].to_csv(tmp_path / "shards" / "manifest.csv", index=False)
+    listed = records.read_manifest(tmp_path / "shards" / "manifest.csv", patient=patient)
+    assert listed["patient"].tolist() == outside["patient"].tolist()
 
 
 def test_a_tar_file_beside_images_is_not_looked_into(tmp_path):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from . import tars
 from .packages import needed
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def patient(path: str | os.PathLike) -> str:
 
     Parameters
     ----------
-    path : str or path-like
+    path : str or path-like, of a file or of one in a tar file, as for `images.content`.
 
     Returns
     -------
@@ -91,10 +92,13 @@ def patient(path: str | os.PathLike) -> str:
     """
     needed("pydicom", _PACKAGE)
     try:
+        place = tars.locate(path)
         # a pipe would wait for ever
-        if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST:
+        if not (place or os.path.isfile(path)):
             return ""
-        with open(path, "rb") as file:
+        if (place.length if place else os.path.getsize(path)) > _LARGEST:
+            return ""
+        with io.BytesIO(place.read()) if place else open(path, "rb") as file:
             dataset = _opened(file, lambda tag, *_: tag > _PATIENT_ID)
             return str(dataset.get("PatientID") or "").strip()
     except Exception:  # reading the picture will say what is wrong
