@@ -22,6 +22,7 @@ from tlutils.core.images import UnreadableImage
 from tlutils.data import audit, cleaning, loaders, near_duplicates, records, shards, sources
 from tlutils.data.phantoms import MARKER
 from tlutils.runs import use
+from tlutils.runs.export import export
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,8 @@ def test_training_from_shards_is_bit_for_bit_training_from_files_and_resumes(
     (answer,) = use.predict(packed.folder, [sharded / some], device="cpu")["path"]
     assert answer == str(sharded / some)
     assert len(use.predict(packed.folder, [sharded], device="cpu")) == len(packed.records)
+    compared = export(packed.folder, tmp_path / "model.onnx", show=False)["compared"]
+    assert compared["val"] == len(packed.part("val")) and compared["train"] > 0
 
 
 def test_the_store_notices_when_a_shard_is_written_anew(sharded, tmp_path):
