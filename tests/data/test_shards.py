@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from tlutils.core.images import UnreadableImage
 from tlutils.data import audit, cleaning, loaders, near_duplicates, records, shards, sources
 from tlutils.data.phantoms import MARKER
 from tlutils.runs import use
+from tlutils.runs.export import export
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,8 @@ def test_training_from_shards_is_bit_for_bit_training_from_files_and_resumes(
     (answer,) = use.predict(packed.folder, [sharded / some], device="cpu")["path"]
     assert answer == str(sharded / some)
     assert len(use.predict(packed.folder, [sharded], device="cpu")) == len(packed.records)
+    compared = export(packed.folder, tmp_path / "model.onnx", show=False)["compared"]
+    assert compared["val"] == len(packed.part("val")) and compared["train"] > 0
 
 
 def test_the_store_notices_when_a_shard_is_written_anew(sharded, tmp_path):
@@ -275,6 +279,19 @@ def test_a_patient_rule_sees_what_stands_behind_the_name_of_the_shard(tmp_path):
     names = [f"{label}/{n}_1.jpg" for label in "AB" for n in (5, 6)]
     tarred(tmp_path / "shard_0001_of_2.tar", dict.fromkeys(names, JPEG))
     assert records.scan(tmp_path, patient=r"(?P<patient>\d+)_")["patient"].tolist() == list("5656")
+
+
+@pytest.mark.parametrize("patient", ["auto", "dicom", "dicom-hashed"])
+def test_dicom_files_in_shards_tell_their_patients_as_they_do_outside(patient, tmp_path):
+    outside = records.scan(dicom_files.write_folder(tmp_path / "files", range(1, 3)), patient)
+    (tmp_path / "shards").mkdir()
+    with tarfile.open(tmp_path / "shards" / "train-000001.tar", "w") as tar:
+        tar.add(tmp_path / "files", ".")
+    inside = records.scan(tmp_path / "shards", patient)
+    assert inside["patient"].tolist() == outside["patient"].tolist()
+    inside[["path", "label"]].to_csv(tmp_path / "shards" / "manifest.csv", index=False)
+    listed = records.read_manifest(tmp_path / "shards" / "manifest.csv", patient=patient)
+    assert listed["patient"].tolist() == outside["patient"].tolist()
 
 
 def test_a_tar_file_beside_images_is_not_looked_into(tmp_path):

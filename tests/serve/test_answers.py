@@ -9,11 +9,13 @@ import shutil
 import numpy as np
 import pytest
 from bombs import png, whole_png
+from dicom_files import encoded, of, write_folder
 from PIL import Image
 from small_runs import CPU, first, small, train
 from tiny_images import draw_tiny
 
 from tlutils.core.images import UnreadableImage
+from tlutils.data.loaders import read_image
 from tlutils.evaluation.metrics import to_json
 from tlutils.runs.adapt import adapt
 from tlutils.runs.use import predict
@@ -27,6 +29,11 @@ def picture(url: str) -> Image.Image:
     kind, data = url.split(",")
     assert kind == "data:image/png;base64"
     return Image.open(io.BytesIO(base64.b64decode(data)))
+
+
+def dicom(**elements: int) -> bytes:
+    """A DICOM file of 16 x 16 pixels whose header may say otherwise."""
+    return encoded(of(np.zeros((16, 16), np.uint16), **elements))
 
 
 def scans(data, part="test"):
@@ -92,6 +99,19 @@ def test_the_nearest_to_a_training_image_is_itself_and_it_is_said_to_be_one(
     assert answerer.answer(scans(tiny_folder)[0].read_bytes())["known"] == "test"
 
 
+def test_images_and_the_nearest_are_shown_in_the_window_of_the_run(tmp_path):
+    data = write_folder(tmp_path / "data", range(1, 7), ("CNV", "NORMAL"))
+    run = train(data, tmp_path / "run", small(window="500,3000", epochs="1"))
+    path = run.part("train")["path"].iloc[0]
+    found = Answerer(run.folder, **CPU).answer((data / path).read_bytes())
+    for shown, how in (
+        (found["picture"], {"size": 512}),
+        (found["nearest"][0]["picture"], {"size": 160, "resize": "pad"}),
+    ):
+        wanted = read_image(data / path, **run.recipe.reading() | how)
+        assert np.array_equal(np.asarray(picture(shown)), wanted[0].numpy())
+
+
 def test_an_image_is_shown_in_its_own_shape_with_a_map_over_it(answerer, tiny_folder):
     found = answerer.answer(first(tiny_folder, "test/DME").read_bytes())
     assert found["shape"] == [64, 48] and picture(found["picture"]).mode == "L"
@@ -140,8 +160,11 @@ def test_what_holds_for_every_answer_names_the_limits_of_the_run(run, answerer):
         (png(50_000, 50_000), "decompression bomb"),
         (whole_png(8_000, 5_000), "8,000 x 5,000 pixels"),
         (whole_png(64, 64)[:-20], "this file: "),
+        (dicom(Rows=5_000, Columns=8_000), "8,000 x 5,000 pixels"),
+        (dicom(NumberOfFrames=3), "this file: 3 frames"),
+        (dicom()[:400], "this file: "),
     ],
-    ids=["text", "nothing", "bomb", "many pixels", "cut"],
+    ids=["text", "nothing", "bomb", "many pixels", "cut", "large DICOM", "frames", "cut DICOM"],
 )
 def test_what_cannot_be_read_is_refused_in_a_sentence_before_it_takes_memory(answerer, data, why):
     resource = pytest.importorskip("resource")

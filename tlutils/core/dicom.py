@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
+from . import tars
 from .packages import needed
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 # Bytes, packed or unpacked, as of any image file.
 _LARGEST = 2**28
 _COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
-_PATIENT_ID = 0x00100020
+_PATIENT_ID, _COLUMNS = 0x00100020, 0x00280011
 
 
 class _Refused(ValueError):
@@ -73,12 +74,32 @@ def picture(
         raise ValueError(f"damaged DICOM file ({str(error) or type(error).__name__})") from None
 
 
+def size(data: bytes) -> tuple[int, int] | None:
+    """How many pixels the header of a DICOM file names; none is decoded.
+
+    Parameters
+    ----------
+    data : bytes
+
+    Returns
+    -------
+    (width, height), None for other files and where the header cannot be read.
+    """
+    if data[128:132] != b"DICM":
+        return None
+    try:
+        dataset = _opened(io.BytesIO(data), lambda tag, *_: tag > _COLUMNS)
+        return int(dataset.Columns), int(dataset.Rows)
+    except Exception:  # reading the picture will say what is wrong
+        return None
+
+
 def patient(path: str | os.PathLike) -> str:
     """The PatientID in the head of a DICOM file; the patient's name is never looked at.
 
     Parameters
     ----------
-    path : str or path-like
+    path : str or path-like, of a file or of one in a tar file, as for `images.content`.
 
     Returns
     -------
@@ -91,10 +112,13 @@ def patient(path: str | os.PathLike) -> str:
     """
     needed("pydicom", _PACKAGE)
     try:
+        place = tars.locate(path)
         # a pipe would wait for ever
-        if not os.path.isfile(path) or os.path.getsize(path) > _LARGEST:
+        if not (place or os.path.isfile(path)):
             return ""
-        with open(path, "rb") as file:
+        if (place.length if place else os.path.getsize(path)) > _LARGEST:
+            return ""
+        with io.BytesIO(place.read()) if place else open(path, "rb") as file:
             dataset = _opened(file, lambda tag, *_: tag > _PATIENT_ID)
             return str(dataset.get("PatientID") or "").strip()
     except Exception:  # reading the picture will say what is wrong

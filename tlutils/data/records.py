@@ -419,7 +419,7 @@ def _scan_shards(root: Path, patient: _PatientRule, classes: list[str] | None) -
     frame = pd.DataFrame(columns, dtype="str")
     folders = {tuple(path.split("/")[:-1]) for path in frame["path"]}
     _refuse_masks(root, [*frame["path"]], [*folders])
-    frame = with_patients(frame, patient)
+    frame = with_patients(frame, patient, root)
     if patient == "auto":
         known = ~told["patient"].str.lower().isin(_NOBODY)
         frame["patient"] = frame["patient"].mask(known, told["patient"])
@@ -764,7 +764,7 @@ def with_patients(
         whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
         it from readers but not from who tries all numbers), a regular expression with a group named
         patient that is searched in the path, a function from path to patient or None, or None. Of a
-        path into a tar file they see what stands behind that file's name.
+        path into a tar file an expression or function sees what stands behind that file's name.
     root : str or Path, the folder from which paths start; None opens no file, so that "auto" goes
         by names alone.
 
@@ -796,7 +796,9 @@ def with_patients(
         rule = _searched(patient)
     paths = records["path"].tolist()
     # of a path that leads into a tar file, what leads through it: shards are numbered, too
-    found = [rule(path.rpartition(".tar/")[2]) if rule else None for path in paths]
+    by_name = not isinstance(patient, str) or patient not in ("auto", "dicom", "dicom-hashed")
+    names = [path.rpartition(".tar/")[2] for path in paths] if by_name else paths
+    found = [rule(name) if rule else None for name in names]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "correct the rule, or pass patient=None where patients are not known"

@@ -19,6 +19,7 @@ from PIL import Image
 
 from .. import __version__
 from ..core import devices, files, standalone
+from ..core.images import state
 from ..core.packages import needed
 from ..data import records
 from ..evaluation.predict import normalization
@@ -176,7 +177,7 @@ def _images(run: Run, folder: Path) -> tuple[list[str], dict[str, int]]:
         known = records.readable(run.part(split))
         some = known.sample(min(len(known), _IMAGES - len(paths)), random_state=0)
         there = [os.path.abspath(run.root / path) for path in some["path"]]
-        there = [path for path in there if os.path.isfile(path)]
+        there = [path for path in there if state(path)]
         paths += there
         compared[split] = len(there)
     draw, recipe = np.random.default_rng(0), run.recipe

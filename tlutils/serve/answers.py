@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..core import images
+from ..core import dicom, images
 from ..core.images import UnreadableImage
 from ..data import loaders, records, splits
 from ..data.audit import audit_all
@@ -237,7 +237,7 @@ class Answerer:
             yield found | {"path": known["path"], "picture": self._small(known["path"])}
 
     def _small(self, path: str) -> str | None:
-        how = {"size": _SMALL, "resize": "pad", "channels": self.run.recipe.channels}
+        how = self.run.recipe.reading() | {"size": _SMALL, "resize": "pad"}
         try:
             return _png(loaders.read_image(self.run.root / path, **how))
         except UnreadableImage:
@@ -293,10 +293,13 @@ def _of_length_1(vectors: np.ndarray) -> np.ndarray:
 
 def _checked_size(data: bytes) -> tuple[int, int]:
     """(width, height) upright; refused where the pixels would fill the memory."""
-    header, problem = images.look(data, decode=False)
-    if problem:
-        raise UnreadableImage(f"this file: {problem}")
-    width, height, _ = header
+    size = dicom.size(data)  # a look at such a file would decode it
+    if size is None:
+        header, problem = images.look(data, decode=False)
+        if problem:
+            raise UnreadableImage(f"this file: {problem}")
+        size = header[:2]
+    width, height = size
     if width * height > MOST_PIXELS:
         raise UnreadableImage(
             f"this file: {width:,} x {height:,} pixels are more than the {MOST_PIXELS:,} that are "
