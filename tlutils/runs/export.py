@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -215,5 +216,5 @@ def _told(found: dict) -> list[str]:
         f"with the run on {sum(found['compared'].values())} images ({kinds}), probabilities "
         f"differ by at most {found['difference']:.1g}",
         f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone: "
-        f"python {found['script']} IMAGE_OR_FOLDER --out answers.csv",
+        f"python {shlex.quote(str(found['script']))} IMAGE_OR_FOLDER --out answers.csv",
     ]

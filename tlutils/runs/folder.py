@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import platform
+import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -275,7 +276,8 @@ class Run:
             found = f"it has {', '.join(known)}" if known else "it has none yet"
             raise ValueError(
                 f"{self.folder} has no adaptation {name!r}; {found}. Make one from labelled images "
-                f"of the place (python -m tlutils adapt {self.folder} --data LOCAL)"
+                f"of the place (python -m tlutils adapt {shlex.quote(str(self.folder))} "
+                "--data LOCAL)"
             )
         file = folder / f"{name}.json"
         mend = "Delete it and adapt the run again, to the same images"
