@@ -79,9 +79,11 @@ def _complain(error: Exception, code: int) -> int:
     return _ended(code)
 
 
-def _stopped(stop: KeyboardInterrupt) -> int:
+def _stopped(
+    stop: KeyboardInterrupt, said: str = "stopped; the same command goes on from what is whole"
+) -> int:
     if os.environ.get("RANK", "0") == "0":
-        print("\nstopped; the same command goes on from what is whole", file=sys.stderr)
+        print(f"\n{said}", file=sys.stderr)
     return _ended(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT))
 
 
@@ -126,7 +128,7 @@ def _doctor(given: _Arguments) -> int:
         unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else "images/s trained"
         print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
-    for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152"):
+    for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2"):
         print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
     print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
@@ -368,7 +370,10 @@ def _serve(given: _Arguments) -> int:
 
     where = {"host": given.host, "port": given.port, "adapted": given.adapted}
     how = {"device": given.device, "precision": given.precision}
-    serve(given.run, **where, **how, log=functools.partial(print, flush=True))
+    try:
+        serve(given.run, **where, **how, log=functools.partial(print, flush=True))
+    except KeyboardInterrupt as stop:
+        return _stopped(stop, "the page is closed")
     return _DONE
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # Of 2022; onnxruntime reads it from 1.14 on.
 OPSET = 18
+PACKAGES = "onnx onnxscript onnxruntime"
 _LARGEST = 2**31 - 2**20  # bytes that a protobuf file may hold, less a little for the graph
 
 
@@ -83,7 +84,7 @@ def convert(
     ValueError
         Where the model is larger than an ONNX file may be, or cannot be converted.
     """
-    needed("onnxscript", "onnxscript")
+    needed("onnxscript", PACKAGES)
     tensors = [*model.parameters(), *model.buffers()]
     if (held := sum(one.nbytes for one in tensors)) > _LARGEST:
         raise ValueError(
