@@ -1,4 +1,4 @@
-"""The library in another project: from an empty folder to a trained model, and nothing overwritten."""
+"""The library in another project: from an empty folder to an exported model, and nothing overwritten."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def python(*words: str, folder: Path, path: str = "") -> str:
     return done.stdout
 
 
-def test_from_an_empty_folder_to_a_trained_model(tiny_folder, tmp_path):
+def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_path):
     told = python("-m", "tlutils", "init", "my project", folder=tmp_path, path=str(ROOT))
     home = tmp_path / "my project"
     assert {path.name for path in home.iterdir()} == MADE and "cd 'my project'" in told
@@ -56,6 +56,10 @@ def test_from_an_empty_folder_to_a_trained_model(tiny_folder, tmp_path):
     assert done.cells[1].outputs[0].text.strip() == str(home / "tlutils" / "__init__.py")
     run = home / "runs" / "first"
     assert {"best.pt", "metrics.json", "report.html"} <= {path.name for path in run.iterdir()}
+
+    python("-m", "tlutils", "export", str(run), "--to", "model.onnx", folder=home)
+    answers = python("-I", "predict.py", "images/test", folder=home).splitlines()
+    assert len(answers) == 1 + len(list((home / "images" / "test").rglob("*.jpeg")))
 
 
 def test_what_is_there_is_named_and_stays_as_it_is(tmp_path):
