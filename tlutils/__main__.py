@@ -80,10 +80,10 @@ def _complain(error: Exception, code: int) -> int:
 
 
 def _stopped(
-    stop: KeyboardInterrupt, said: str = "stopped; the same command goes on from what is whole"
+    stop: KeyboardInterrupt, message: str = "stopped; the same command goes on from what is whole"
 ) -> int:
     if os.environ.get("RANK", "0") == "0":
-        print(f"\n{said}", file=sys.stderr)
+        print(f"\n{message}", file=sys.stderr)
     return _ended(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT))
 
 
