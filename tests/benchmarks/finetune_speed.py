@@ -23,7 +23,7 @@ WORDS = {"fastai": "fastai's fine-tuning epoch", "plain": "the plain loop's epoc
 def learner(backbone: str, n: int):
     """fastai's learner of the same images, all layers unfrozen."""
     try:
-        from fastai.vision.all import ImageDataLoaders, Resize, vision_learner
+        from fastai.vision.all import ImageDataLoaders, Learner, Resize, create_vision_model
         from torchvision import models
     except ImportError as error:
         raise Skip(f"fastai cannot be imported ({error}); make bench installs it") from error
@@ -32,9 +32,10 @@ def learner(backbone: str, n: int):
     table = pd.concat([table, table[:8].assign(valid=True)], ignore_index=True)  # it wants some
     how = {"valid_col": "valid", "item_tfms": Resize(SIZE), "bs": BATCH, "num_workers": 2}
     data = ImageDataLoaders.from_df(table, root, **how)
-    made = vision_learner(data, getattr(models, backbone), pretrained=False)
-    made.unfreeze()
-    return made
+    # As vision_learner does, which hands no cut on; fastai finds no pooling layer of MobileNetV2's.
+    cut = -1 if backbone == "mobilenet_v2" else None
+    architecture = getattr(models, backbone)
+    return Learner(data, create_vision_model(architecture, data.c, pretrained=False, cut=cut))
 
 
 def plain_epoch(model: nn.Module, n: int) -> None:
