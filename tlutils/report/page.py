@@ -20,7 +20,7 @@ from ..evaluation import calibration, metrics, robustness, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs import openings
-from ..runs.folder import Run
+from ..runs.folder import Run, as_this_version_writes
 from . import caveats, facts
 from .facts import SPLIT_NAMES, images, main_split
 from .html import Html, chart, document, interval, number, picture, table, tag, text
@@ -75,18 +75,12 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     """
     run = run if isinstance(run, Run) else Run.load(run)
     title = f"{run.recipe.name} on {run.root.name}"
-    try:
+    with as_this_version_writes(run):
         with plt.rc_context():
             style.style()
             plt.rcParams["text.parse_math"] = False  # a class may be called $x^$
             sections = {name: body for name, body in _sections(run).items() if body}
         top = _top(run, title, list(sections))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"the files of {run.folder} are not what a run of this version writes "
-            f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it "
-            "again"
-        ) from error
     body = [
         tag("section", tag("h2", name), content, id=_id(name)) for name, content in sections.items()
     ]

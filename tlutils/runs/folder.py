@@ -312,6 +312,33 @@ class Run:
         return path
 
 
+@contextlib.contextmanager
+def as_this_version_writes(run: Run) -> Iterator[None]:
+    """Say what is wrong where a run's files lack what a `with` block reads from them.
+
+    Parameters
+    ----------
+    run : Run
+
+    Yields
+    ------
+    None
+
+    Raises
+    ------
+    ValueError
+        In place of errors that only say what was looked for.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(
+            f"the files of {run.folder} are not what a run of this version writes "
+            f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it "
+            "again"
+        ) from error
+
+
 def read_predictions(path: str | Path) -> pd.DataFrame:
     """A predictions table from its file; patients and labels stay text.
 

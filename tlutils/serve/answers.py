@@ -30,7 +30,7 @@ from ..evaluation.predict import predict
 from ..inspection import attribution
 from ..report import caveats
 from ..runs import reference
-from ..runs.folder import Run
+from ..runs.folder import Run, as_this_version_writes
 from ..runs.use import checked_views, predict_records, threshold_in_use
 
 # Pixels; a mammogram has 24 million, and deep ones take 24 bytes each while they are scaled.
@@ -258,15 +258,8 @@ class _InMemory:
 
 def _limits(run: Run) -> list[dict]:
     """What the run's result does not say, as its report tells it."""
-    try:
-        found = caveats.of(run, audit_all(run.records))
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"the files of {run.folder} are not what a run of this version writes "
-            f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it "
-            "again"
-        ) from error
-    return [one._asdict() for one in found]
+    with as_this_version_writes(run):
+        return [one._asdict() for one in caveats.of(run, audit_all(run.records))]
 
 
 def _looked_at(run: Run, answers: partial) -> tuple[pd.DataFrame, str, np.ndarray]:
