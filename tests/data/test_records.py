@@ -924,6 +924,66 @@ def test_without_pyarrow_a_parquet_file_says_what_to_install(tmp_path, monkeypat
         records.save(table(("a.png", "train", "A")), tmp_path / "records.parquet")
 
 
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """A table that is long enough to be kept as Parquet too, what a CSV gives of it, and its file."""
+    monkeypatch.setattr(records, "PARQUET_ROWS", 2)
+    touch(tmp_path, "a.png", "b.png")
+    found = table(("a.png", "train", "NA"), ("b.png", "", "ß\r")).assign(patient=["007", "nan"])
+    found = records.inspect(found, tmp_path).assign(brightness=[0.5, None], seen=[True, False])
+    records.save(found, tmp_path / "alone.csv")
+    records.save(found, tmp_path / "records.csv", parquet_beside=True)
+    return records.load(tmp_path / "alone.csv"), tmp_path / "records.csv"
+
+
+def no_csv(monkeypatch):
+    monkeypatch.setattr(records.csv_format, "reader", lambda *_, **__: pytest.fail("reads the CSV"))
+
+
+def test_a_long_table_is_read_from_the_parquet_file_beside_it(many, monkeypatch):
+    expected, file = many
+    assert not (file.parent / "alone.csv.parquet").exists()
+    os.utime(file, (0, 0))  # the bytes are what counts
+    no_csv(monkeypatch)
+    pd.testing.assert_frame_equal(records.load(file), expected)
+    with pytest.warns(UserWarning, match="found no patient in 1 of 2"):
+        assert records.read_manifest(file)["label"].tolist() == ["NA", "ß\r"]
+
+
+def test_a_csv_that_was_changed_is_not_answered_by_the_parquet_file_beside_it(many):
+    expected, file = many
+    before = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"007", b"008"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    pd.testing.assert_frame_equal(records.load(file), expected.assign(patient=["008", "nan"]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "of another", "no pyarrow"])
+def test_a_parquet_file_beside_that_is_of_no_use_stops_nothing(damage, many, monkeypatch):
+    expected, file = many
+    beside = file.with_name("records.csv.parquet")
+    if damage == "cut":
+        beside.write_bytes(beside.read_bytes()[:-20])
+    if damage == "foreign":
+        expected.assign(label="foreign").to_parquet(beside)
+    if damage == "of another":
+        records.save(expected.iloc[::-1], file.with_name("b.csv"), parquet_beside=True)
+        file.with_name("b.csv.parquet").replace(beside)
+    if damage == "no pyarrow":
+        monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    pd.testing.assert_frame_equal(records.load(file), expected)
+
+
+def test_a_short_table_or_one_without_pyarrow_has_its_csv_alone(tmp_path, monkeypatch):
+    found = table(("a.png", "train", "A"), ("b.png", "train", "B"))
+    records.save(found, tmp_path / "short.csv", parquet_beside=True)
+    monkeypatch.setattr(records, "PARQUET_ROWS", 2)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    records.save(found, tmp_path / "records.csv", parquet_beside=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.csv", "short.csv"]
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 

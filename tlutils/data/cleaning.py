@@ -173,7 +173,8 @@ def write(records: pd.DataFrame, root: str | Path, csv: str | Path) -> None:
     home = start if inside else home
     paths = [Path(file).relative_to(home).as_posix() for file in files]
     table = records.assign(path=paths)[["path", "label", "split", "patient"]]
-    save(table if inside else table.assign(root=_relative(home, start)), csv)
+    table = table if inside else table.assign(root=_relative(home, start))
+    save(table, csv, parquet_beside=True)
 
 
 def _relative(folder: Path, start: Path) -> str:

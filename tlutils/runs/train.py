@@ -261,7 +261,7 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
     folder = run.folder / f"seed-{seed}"
     wanted = Run(folder, recipe, run.records, run.root, {**run.about, **made})
     if not _is_begun(folder):
-        records.save(run.records, folder / "records.csv")
+        records.save(run.records, folder / "records.csv", parquet_beside=True)
         wanted.write()
         return wanted
     sibling = Run.load(folder)
@@ -422,7 +422,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     audit = {"verdict": leak_verdict(found), "leak": leaks(found)}
     about |= {"audit": audit, "versions": versions(), "started": _now(), "notes": _notes(run)}
     about["notes"].append(audit["verdict"])
-    records.save(run.records, run.folder / "records.csv")
+    records.save(run.records, run.folder / "records.csv", parquet_beside=True)
     run.write()
     return run
 
