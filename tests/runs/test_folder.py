@@ -19,8 +19,8 @@ from tlutils.runs.use import evaluate
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m tlutils train"):
-        Run.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m tlutils train .* --out '.*/my run'"):
+        Run.load(tmp_path / "my run")
 
 
 HOLD = (

@@ -17,8 +17,10 @@ from __future__ import annotations
 import csv as csv_format
 import filecmp
 import hashlib
+import json
 import os
 import re
+import shlex
 import unicodedata
 import warnings
 from collections import Counter
@@ -36,6 +38,7 @@ from ..core.files import replacing
 from ..core.images import state
 from ..core.packages import needed
 from ..core.progress import bar
+from ..core.words import many
 from . import shards
 from .splits import SPLITS, is_readable
 
@@ -206,10 +209,9 @@ def _refuse_file(folder: Path) -> None:
 
 def _how_to_unpack(archive: Path) -> str:
     to = archive.with_name(archive.name.split(".")[0])
-    return (
-        f'Unpack it with: python -c "from tlutils.data.downloads import unpack; '
-        f'unpack({str(archive)!r}, {str(to)!r})"'
-    )
+    names = ", ".join(json.dumps(str(path), ensure_ascii=False) for path in (archive, to))
+    code = f"from tlutils.data.downloads import unpack; unpack({names})"
+    return f"Unpack it with: {shlex.join(['python', '-c', code])}"
 
 
 def _image_folders(folder: Path) -> _Folders:
@@ -270,8 +272,8 @@ def _choose(folder: Path, roots: dict[_Folder, _Folders], folders: _Folders) -> 
         others = {root: count for root, count in counts.items() if root != best}
         copies = f", copies in {_listed(others)}" if others else ""
         warnings.warn(
-            f"using {folder.joinpath(*best)} ({counts[best]:,} images); {left:,} images elsewhere "
-            f"in {folder} are left out{copies}.",
+            f"using {folder.joinpath(*best)} ({many(counts[best])}); {many(left)} elsewhere in "
+            f"{folder} {'is' if left == 1 else 'are'} left out{copies}.",
             stacklevel=3,
         )
     return best
@@ -310,7 +312,7 @@ def _same(one: Path, other: Path, shallow: bool) -> bool:
 
 def _listed(counts: dict[_Folder, int]) -> str:
     return ", ".join(
-        f"{'/'.join(root) or '.'!r} ({count:,} images)" for root, count in sorted(counts.items())
+        f"{'/'.join(root) or '.'!r} ({many(count)})" for root, count in sorted(counts.items())
     )
 
 
@@ -468,7 +470,7 @@ def _class_folders(folder: pd.Series) -> pd.Series:
 def _with_labels(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """The images whose label is known; a warning names the others."""
     loose = frame["path"][frame["label"] == ""]
-    found = f"{len(loose)} images without a label ({_some(loose)})"
+    found = f"{many(len(loose))} without a label ({_some(loose)})"
     wanted = "a .json, .cls or .txt beside each, or a class folder in the tar file"
     wrong = _wrong(root, found, wanted, "add what is missing")
     if len(loose) == len(frame):
@@ -681,8 +683,8 @@ def _no_classes(names: set[str]) -> bool:
 def _in_classes(root: Path, paths: list[str], depth: Callable[[str], int]) -> list[str]:
     inside = [path for path in paths if path.count("/") > depth(path)]
     loose = [path for path in paths if path.count("/") <= depth(path)]
-    found = f"{len(loose)} images outside any class folder ({_some(loose)})"
-    todo = "the folder's name is the label, so move them into one"
+    found = f"{many(len(loose))} outside any class folder ({_some(loose)})"
+    todo = "the folder's name is the label, so move such images into one"
     wrong = _wrong(root, found, _LAYOUT, todo)
     if not inside:
         raise wrong
@@ -720,7 +722,7 @@ def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) ->
     double = [repr(label) for label, key in zip(labels, bare, strict=True) if bare.count(key) > 1]
     unknown = [label for label in labels if classes is not None and label not in classes]
     if "" in bare:
-        found = f"{(frame['label'].str.strip() == '').sum()} rows without a label"
+        found = f"{many((frame['label'].str.strip() == '').sum(), 'row')} without a label"
         raise _wrong(where, found, "one in each", "give them one or remove them")
     if double:
         found = f"one label in several spellings ({', '.join(double)})"
@@ -840,13 +842,15 @@ def _by_file(root: str | Path | None, hashed: bool = False) -> Callable[[str], s
 def _searched(pattern: str) -> Callable[[str], str | None]:
     try:
         expression = re.compile(pattern)
-        expression.groupindex["patient"]
-    except (re.error, KeyError) as error:
+        why = "" if "patient" in expression.groupindex else "it has no group named patient"
+    except (re.error, OverflowError, RecursionError) as error:
+        why = f"it is no regular expression: {error}"
+    if why:
         raise ValueError(
-            f"the patient rule {pattern!r} does not work ({error!r}); expected 'auto', 'dicom', "
-            "'dicom-hashed', None, a function, or a regular expression with a group named patient, "
-            r"'(?P<patient>\d+)_' for example"
-        ) from None
+            f"the patient rule {pattern!r} does not work, as {why}; give auto, dicom, "
+            "dicom-hashed, none, or a regular expression with a group named patient, such as "
+            r"'(?P<patient>\d+)_' for 123_left.png"
+        )
     return lambda path: match["patient"] if (match := expression.search(path)) else None
 
 
@@ -985,7 +989,7 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
     if not there.all():
         warnings.warn(f"{missing}; they are left out", stacklevel=3)
     if again := len(frame) - len(once):
-        text = f"found {again} repeated rows in {csv}; each image is taken once"
+        text = f"found {many(again, 'repeated row')} in {csv}; each image is taken once"
         warnings.warn(text, stacklevel=3)
     return once[there].reset_index(drop=True)
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 from .. import __version__
 from ..core import devices, files
+from ..core.words import many
 from ..data import records
 from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, thresholds
@@ -209,7 +210,7 @@ def _choose(
 def _told(run: Run, found: dict, target: str) -> list[str]:
     """Lines for a person."""
     used, name = found["used"], found["name"]
-    behind = f"{used['images']:,} images of {used['patients']:,} patients"
+    behind = f"{many(used['images'])} of {many(used['patients'], 'patient')}"
     lines = [f"{name}: {behind}; intervals of 95 % by bootstrap over patients"]
     if found["threshold"]:
         own = 0.5 if run.threshold is None else run.threshold
