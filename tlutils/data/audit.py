@@ -18,8 +18,10 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.tree import DecisionTreeClassifier
 
 from ..core.intervals import interval, resamples, weighted_auc
 from . import near_duplicates
@@ -30,6 +32,8 @@ _FEW = 100  # images; below, a validation set says little
 _FOLDS = 5  # so many patients at least in every class
 _SAMPLE = 10_000  # images at most: enough for two decimals, and seconds instead of minutes
 _REPEATS = 200  # resamples of patients for the interval
+_TREES = 30
+_LEAF = 10  # images at least on which a tree bases an answer
 _SEED = 0
 _CLEAR = 0.55  # an AUC whose interval begins above this is no chance
 _PROPERTIES = ("width", "height", "mode", "bytes")
@@ -481,8 +485,8 @@ class Shortcuts:
 def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     """Learn the label from file properties alone and examine that on other patients.
 
-    A random forest, cross-validated in five parts by patient, once with all properties and once
-    with each alone; the AUC is the mean over the classes, each against the rest: 0.5 is guessing, 1
+    A random forest with all properties and a decision tree with each alone, cross-validated in five
+    parts by patient; the AUC is the mean over the classes, each against the rest: 0.5 is guessing, 1
     telling all. Intervals by bootstrap over patients. Of more than 10,000 images, as many of
     patients drawn at random. Bytes and brightness depend on what is shown too: they are a hint,
     width is a sign.
@@ -511,8 +515,10 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     patient = pd.factorize(known["patient"])[0]
     parts = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=_SEED)
     folds = list(parts.split(values, label, patient))
-    together = _predicted(values, label, folds)
-    alone = {name: _predicted(values[[name]], label, folds) for name in values}
+    few = {"min_samples_leaf": _LEAF, "random_state": _SEED}
+    together = _predicted(RandomForestClassifier(_TREES, **few), values, label, folds)
+    tree = DecisionTreeClassifier(**few)
+    alone = {name: _predicted(tree, values[[name]], label, folds) for name in values}
     rows = [{"property": name, **_auc(label, scores, patient)} for name, scores in alone.items()]
     rows = sorted(rows, key=lambda row: -row["auc"])
     table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
@@ -553,13 +559,14 @@ def _properties(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, index=records.index).astype(float)
 
 
-def _predicted(values: pd.DataFrame, label: np.ndarray, folds: list) -> np.ndarray:
+def _predicted(
+    model: ClassifierMixin, values: pd.DataFrame, label: np.ndarray, folds: list
+) -> np.ndarray:
     """float (images, classes): what a model predicts for patients whom it has not seen."""
     scores = np.tile(np.bincount(label) / len(label), (len(label), 1))
     if values.shape[1] == 0:  # all files are alike
         return scores
     for learn, examine in folds:
-        model = RandomForestClassifier(30, min_samples_leaf=10, random_state=_SEED)
         model.fit(values.iloc[learn], label[learn])
         scores[np.ix_(examine, model.classes_)] = model.predict_proba(values.iloc[examine])
     return scores
