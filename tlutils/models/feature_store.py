@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..core import files
-from ..core.devices import Machine, barrier, broadcast, rank, world
+from ..core.devices import Machine, barrier, broadcast, by_first, rank, world
 from ..core.images import state
 from ..core.progress import bar
 from ..data.augment import Augmentation, Views, normalize
@@ -43,6 +43,7 @@ _IMAGE_HASH = np.dtype("S32")
 _CPU_PIXELS = 16 * 224**2  # at once: VGG16 as fast as with 64 images, at a quarter of the memory
 _UNREADABLE_IN_A_ROW = 16  # then it is the disk, not they
 _SPARE_BYTES = 2**26  # that a disk is to have beyond a new store
+_SHAPES: dict[tuple[str, int], tuple[int, ...]] = {}  # of a prefix's outputs, by its hash and size
 
 
 @dataclass
@@ -381,7 +382,10 @@ def open_store(
     """
     numbers = {} if mean is None else {"mean": tuple(mean), "std": tuple(std)}
     size, views = loader.settings["size"], 1 if augmentation.identity else views
-    shape, images, description = _shape(prefix, size), None, None
+    images, description, known = None, None, by_first(lambda: fingerprint(prefix))
+    if (known, size) not in _SHAPES:  # a training opens half a dozen stores of one prefix
+        _SHAPES[known, size] = _shape(prefix, size)
+    shape = _SHAPES[known, size]
     if rank() == 0:  # one look at the files: they may change
         images = _image_hashes(loader)
         # Under the names that stores have had from the first; others would make other keys.
@@ -392,7 +396,7 @@ def open_store(
             "augmentation": {} if augmentation.identity else {**vars(augmentation), "seed": seed},
             "views": views,
             "normalisation": numbers,
-            "prefix": fingerprint(prefix),
+            "prefix": known,
             "shape": shape,
             "compiled": compiled,
             **_surroundings(machine),
