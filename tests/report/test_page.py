@@ -264,7 +264,7 @@ def with_classes(folder: Path, names: dict[str, str]) -> None:
         folder / "predictions.csv",
         lambda table: table.rename(
             columns={f"p_{old}": f"p_{name}" for old, name in names.items()}
-        ).replace({column: names for column in ("label", "predicted")}),
+        ).replace(dict.fromkeys(("label", "predicted"), names)),
     )
 
 

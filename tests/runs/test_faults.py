@@ -26,7 +26,13 @@ from tlutils.models import checkpoints
 from tlutils.runs import recipes
 from tlutils.runs import train as train_module
 
-SMALL = {"size": "32", "batch_size": "16", "backbone": "squeezenet1_1", "epochs": "3", "patience": "0"}
+SMALL = {
+    "size": "32",
+    "batch_size": "16",
+    "backbone": "squeezenet1_1",
+    "epochs": "3",
+    "patience": "0",
+}
 KEPT = recipes.get("oct-vgg16").changed({**SMALL, "views": "2"})
 FROM_FILES = recipes.get("chest-resnet18-finetune").changed(
     {**SMALL, "backbone": "shufflenet_v2_x0_5", "epochs": "2", "head_epochs": "1"}
