@@ -167,7 +167,7 @@ def _audit(given: _Arguments) -> int:
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
         told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
-        files.write_text(given.json, json.dumps(told | {"leak": leak}, indent=1))
+        files.write_json(given.json, told | {"leak": leak})
     if given.fix:
         cleaned = cleaning.clean(table, pairs)
         cleaning.write(cleaned.records, root, given.fix)

@@ -7,7 +7,6 @@ p_<class>..., loss), so it serves any model that can fill one. `rates` of a conf
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -553,22 +552,3 @@ def headline(metrics: dict) -> str:
         f"accuracy {as_text(accuracy['value'])} ({100 * metrics.get('level', 0.95):g} % interval "
         f"{as_text(accuracy['low'])}-{as_text(accuracy['high'])}, {behind}), {', '.join(rest)}"
     )
-
-
-def to_json(metrics: dict) -> str:
-    """Metrics as JSON.
-
-    Parameters
-    ----------
-    metrics : dict, see `compute_metrics`
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        For NaN, which JSON does not have.
-    """
-    return json.dumps(metrics, indent=1, allow_nan=False)

@@ -539,7 +539,7 @@ def _begin(store: Store) -> None:
         os.truncate(folder / name, length)
     with files.replacing(folder / "images") as part:
         part.write_bytes(store.images.tobytes())
-    files.write_text(folder / "store.json", json.dumps(store.description, indent=1))
+    files.write_json(folder / "store.json", store.description)
 
 
 def _damage(folder: Path, lengths: dict[str, int]) -> str:

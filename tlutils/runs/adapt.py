@@ -19,7 +19,7 @@ from ..core import devices, files
 from ..data import records
 from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, thresholds
-from ..evaluation.metrics import as_text, patients_of, to_json
+from ..evaluation.metrics import as_text, patients_of
 from .folder import Run
 from .use import checked_views, other_images, predict_records, readable_name
 
@@ -197,7 +197,7 @@ def _choose(
     content = predictions["path"].map(table.set_index("path")["sha256"])
     # The table first: `Run.adaptation` looks for the .json.
     records.save(predictions.assign(sha256=content).join(judged), f"{target}.csv")
-    files.write_text(f"{target}.json", to_json(found))
+    files.write_json(f"{target}.json", found)
     steady = found["steady"]
     if steady and steady["patients"] is None:
         warnings.warn(adaptation.in_words(found), stacklevel=5)

@@ -300,7 +300,7 @@ class Run:
     def write(self) -> None:
         """Write recipe.json, with the recipe as used."""
         self.about["recipe"] = self.recipe.to_dict()
-        files.write_text(self.folder / "recipe.json", json.dumps(self.about, indent=1))
+        files.write_json(self.folder / "recipe.json", self.about)
 
     def _file(self, name: str) -> Path:
         path = self.folder / name

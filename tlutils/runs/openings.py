@@ -17,7 +17,6 @@ import pandas as pd
 
 from ..core import files
 from ..data import records
-from ..evaluation.metrics import to_json
 from .folder import Run
 
 _FILE = "openings.csv"
@@ -82,7 +81,7 @@ def record(run: Run, by: str, used: dict, metrics: dict | None = None) -> dict:
             records.save(rows, run.folder / _FILE)
             metrics = run.metrics if file.is_file() else None
         if metrics is not None:
-            files.write_text(file, to_json({**metrics, "test_openings": count}))
+            files.write_json(file, {**metrics, "test_openings": count})
             # Where it was killed before this line, `_rows` adds the row that metrics.json knows.
             records.save(rows, run.folder / _FILE)
     return count

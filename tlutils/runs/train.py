@@ -37,7 +37,7 @@ from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
-from ..evaluation.metrics import compute_metrics, headline, to_json
+from ..evaluation.metrics import compute_metrics, headline
 from ..models import checkpoints, prefix
 from ..models.build import build, check_size, count
 from ..models.weights import describe
@@ -815,7 +815,7 @@ def _measure(
         used = openings.settings(run.recipe.test_views, threshold)
         openings.record(run, "train", used, metrics)
     else:
-        files.write_text(run.folder / "metrics.json", to_json(metrics))
+        files.write_json(run.folder / "metrics.json", metrics)
     if log:
         for part in ("val", "test"):
             if part in metrics:

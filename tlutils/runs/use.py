@@ -22,7 +22,7 @@ from ..data import loaders, records, sources
 from ..data.splits import comparable, is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
-from ..evaluation.metrics import as_text, compute_metrics, patients_of, share, to_json
+from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
 from ..evaluation.predict import Describe, NothingToPredict, normalization, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
@@ -254,7 +254,7 @@ def evaluate(
         used |= {"requested": str(data), "images": len(table)}
         used["fingerprint"] = records.fingerprint(table)
         about = {split: metrics, "notes": run.about["notes"], "used": used}
-        files.write_text(f"{target}.json", to_json(about))
+        files.write_json(f"{target}.json", about)
         if log and "unlike" in metrics:
             log(f"unlike the training images: {as_text(metrics['unlike'])} of the images")
         if log:
