@@ -296,10 +296,15 @@ def compare(
     """
     own, new = (compute_metrics(table, repeats, seed) for table in (before, after))
     rates = _RATES if len(classes_of(before)) == 2 else _OF_ALL_CLASSES
+    apart = {
+        name: comparison.paired_bootstrap(before, after, name, repeats, seed) for name in rates
+    }
     found = {
         "before": {name: own[name] for name in rates},
         "after": {name: new[name] for name in rates},
-        "difference": {name: _difference(before, after, name, repeats, seed) for name in rates},
+        "difference": {
+            name: {end: apart[name][end] for end in ("value", "low", "high")} for name in rates
+        },
     }
     one, other = (_of_probabilities(table, repeats, seed) for table in (before, after))
     for name in one:
@@ -308,13 +313,6 @@ def compare(
         gained = other[name] - one[name]
         found["difference"][name] = _with_ends(gained[0], gained[1:])
     return {"auc": own["auc"], **found}
-
-
-def _difference(
-    before: pd.DataFrame, after: pd.DataFrame, measure: str, repeats: int, seed: int
-) -> dict[str, float | None]:
-    found = comparison.paired_bootstrap(before, after, measure, repeats, seed)
-    return {name: found[name] for name in ("value", "low", "high")}
 
 
 def _of_probabilities(table: pd.DataFrame, repeats: int, seed: int) -> dict[str, np.ndarray]:

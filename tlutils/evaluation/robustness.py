@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ..core.intervals import check_bootstrap, interval, json_number
-from .comparison import ends_of_difference
+from ..core.intervals import check_bootstrap, interval
+from .comparison import interval_of_difference
 from .metrics import as_text, patients_of, resampled
 from .thresholds import checked, negative_of, positive_of
 
@@ -67,8 +67,8 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
         for of, behind in trials.items():
             row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, behind))
             before, spread = found[""][0][of], spreads[of] - found[""][1][of]
-            difference = _difference(values[of] - before, spread, behind)
-            row |= _with_ends(f"{of}_difference", difference)
+            apart = interval_of_difference(values[of] - before, spread, behind)
+            row |= _with_ends(f"{of}_difference", apart)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -107,14 +107,6 @@ def _patients(predictions: pd.DataFrame) -> dict[str, int]:
         found["sensitivity"] = int(each.get(positive, 1))
         found["specificity"] = int(each.get(negative_of(classes, positive), 1))
     return found
-
-
-def _difference(value: float, spread: np.ndarray, patients: int) -> dict[str, float | None]:
-    kept = spread[~np.isnan(spread)].round(12)  # a rounding of the 16th digit is no difference
-    if np.isnan(value) or not len(kept):
-        return dict.fromkeys(("value", "low", "high"))
-    low, high = ends_of_difference(value, kept, patients)
-    return {"value": json_number(value), "low": json_number(low), "high": json_number(high)}
 
 
 def _with_ends(name: str, found: Mapping[str, float | None]) -> dict[str, float]:
