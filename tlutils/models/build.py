@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..core.packages import needed
 from ..data.augment import IMAGENET_MEAN, IMAGENET_STD
 from .random_weights import settle
-from .weights import resolve
+from .weights import first_line, resolve
 
 HEADS = ("mlp", "gap", "linear")
 OLD_HEADS = {"article": "mlp"}  # names that recipes and checkpoints of old still hold
@@ -406,8 +406,8 @@ def check_size(
 
 
 def _wrong_size(name: str, size: int, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{name} cannot take {size} x {size} images ({reason}); 224 suits all of them."
+    why = first_line(error)
+    return f"{name} cannot take {size} x {size} images ({why}); 224 suits all of them."
 
 
 def _checked_outputs(n_classes: int, head: str, outputs: int | None, dropout: float) -> int:

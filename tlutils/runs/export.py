@@ -5,7 +5,6 @@ Before the file is left, what predict.py answers by it is compared with what the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -23,6 +22,7 @@ from ..core import devices, files, standalone
 from ..core.images import state
 from ..core.packages import needed
 from ..data import records
+from ..data.downloads import digest
 from ..evaluation.predict import normalization
 from ..models import predict_onnx, to_onnx
 from .folder import Run
@@ -153,8 +153,6 @@ def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
     if temperature is not None and threshold is not None and 0 < threshold < 1:
         # It was chosen before the temperature, and is applied behind it.
         threshold = 1 / (1 + ((1 - threshold) / threshold) ** (1 / temperature))
-    with open(run.folder / "best.pt", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "tlutils": __version__,
         "purpose": "teaching and research; not a medical device",
@@ -165,7 +163,7 @@ def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
         "adapted": chosen["name"] if chosen else None,
         "reading": run.recipe.reading(),
         "recipe": run.recipe.name,
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": digest(run.folder / "best.pt"),
         "data_fingerprint": run.about["data"]["fingerprint"],
     }
 

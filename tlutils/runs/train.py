@@ -25,9 +25,9 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from ..core import devices, files
@@ -625,6 +625,7 @@ def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, lo
     made = {}
     for part in parts:
         table, training = run.part(part), part == "train"
+        balanced = training and run.recipe.balanced
         if len(records.readable(table)):
             made[part] = loaders.make(
                 table,
@@ -633,17 +634,12 @@ def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, lo
                 batch_size=run.recipe.batch_size,
                 shuffle=training,
                 seed=run.recipe.seed,
-                weights=_class_balance(table) if training and run.recipe.balanced else None,
+                weights=compute_sample_weight("balanced", table["label"]) if balanced else None,
                 rank=devices.rank(),
                 world=devices.world(),
                 **run.recipe.reading(),
             )
     return made
-
-
-def _class_balance(part: pd.DataFrame) -> np.ndarray:
-    """How often each image is drawn, relative to the others, for all classes to come equally."""
-    return (1 / part["label"].map(part["label"].value_counts())).to_numpy(float)
 
 
 def fit(

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from ..core import dicom, images
@@ -230,7 +231,7 @@ class Answerer:
     def _nearest(self, features: np.ndarray) -> Iterator[dict]:
         if self._training.empty:
             return
-        alike = self._directions @ _of_length_1(features[None])[0]
+        alike = self._directions @ normalize(features[None])[0]
         for row in np.argsort(-alike, kind="stable")[:_NEAREST]:
             known = self._training.iloc[row]
             found = {"label": known["label"], "similarity": float(alike[row])}
@@ -276,12 +277,7 @@ def _looked_at(run: Run, answers: partial) -> tuple[pd.DataFrame, str, np.ndarra
         why = f"The nearest training images cannot be shown, as {run.root.name} is gone or "
         return pd.DataFrame(), f"{why}cannot be read: {error}.", np.empty((0, 0))
     features = found[[name for name in found if isinstance(name, int)]].to_numpy()
-    return found[["path", "label"]], "", _of_length_1(features)
-
-
-def _of_length_1(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, 1e-12)
+    return found[["path", "label"]], "", normalize(features)
 
 
 def _checked_size(data: bytes) -> tuple[int, int]:
