@@ -152,7 +152,7 @@ def _audit(given: _Arguments) -> int:
     source = sources.get(given.data)
     if given.fix:
         cleaning.refuse_target(given.fix, source)
-    root = source.parent if source.is_file() else source
+    root = records.root_of(source)
     found = records.scan(source, patient=given.patient)
     table, pairs = records.inspect(found, root, decode=given.decode), None
     if given.near:
@@ -192,7 +192,7 @@ def _shards(given: _Arguments) -> int:
     from .data import records, shards, sources
 
     source = sources.get(given.data)
-    root = source.parent if source.is_file() else source
+    root = records.root_of(source)
     table = records.inspect(records.scan(source, patient=given.patient), root)
     for row in records.problems(table).itertuples():
         print(f"left out {row.path}: {row.problem}", file=sys.stderr)

@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import interval, resamples, weighted_auc
 from . import near_duplicates
-from .records import find_root, inspect, scan, unknown_patient
+from .records import find_root, inspect, root_of, scan, unknown_patient
 from .splits import SPLITS, checked, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
@@ -320,7 +320,7 @@ def assert_no_leak(
     if not isinstance(records, pd.DataFrame):
         source = Path(records)
         source = find_root(source) if source.is_dir() else source
-        root = source.parent if source.is_file() else source
+        root = root_of(source)
         records = inspect(scan(source, patient), root, progress=False)
         records = near_duplicates.perceptual_hashes(records, root) if near else records
     records = checked(records)

@@ -185,6 +185,20 @@ def find_root(folder: str | Path) -> Path:
     return folder.joinpath(*root)
 
 
+def root_of(source: Path) -> Path:
+    """The folder from which a source's paths start: a manifest's own, or the source itself.
+
+    Parameters
+    ----------
+    source : Path, a folder or a manifest.
+
+    Returns
+    -------
+    Path
+    """
+    return source.parent if source.is_file() else source
+
+
 def _refuse_file(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(

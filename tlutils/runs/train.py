@@ -354,7 +354,7 @@ def _begin_or_go_on(
         _refuse_remains(wanted.folder)
         check_size(recipe.backbone, recipe.size, device, recipe.head)
     source = sources.get(data)
-    wanted.root = (source.parent if source.is_file() else source).resolve()
+    wanted.root = records.root_of(source).resolve()
     if run:
         _refuse_other_run(run, wanted)
     found = records.scan(source, patient=about["data"]["patient"])

@@ -361,7 +361,7 @@ def other_images(
     source = sources.get(data).resolve()
     patient = run.about["data"].get("patient", "auto")
     table = records.scan(source, classes=run.classes, patient=patient)
-    root = source.parent if source.is_file() else source
+    root = records.root_of(source)
     if (table["split"] == split).any():
         table = table[table["split"] == split].reset_index(drop=True)
     return records.inspect(table, root, decode=True, progress=show), root, source
