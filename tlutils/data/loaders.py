@@ -104,7 +104,7 @@ def read_pixels(
     data: bytes | None = None,
     window: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Read one image file as `read_image` does, without torch.
+    """Read one image file as `read_image` does, into an array.
 
     Parameters
     ----------

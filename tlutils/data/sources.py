@@ -70,7 +70,7 @@ class Source:
     classes : tuple of str
     images : int, in all splits; None where an option decides.
     licence, citation, note : str, what one may do with it, whom to name, and what to know.
-    origin, version : str, the page that offers it, and which of its versions.
+    origin : str, the page that offers it.
     url, file : str, the address, and the file's name here.
     bytes : int, size of the file; None where its maker does not say.
     sha256, md5 : str, digests of the file; None where its maker does not say.
@@ -85,7 +85,6 @@ class Source:
     citation: str
     note: str
     origin: str = ""
-    version: str = ""
     url: str = ""
     file: str = ""
     bytes: int | None = None
@@ -103,7 +102,6 @@ def _kermany(name: str, title: str, classes: tuple[str, ...], images: int, **mor
         licence="CC BY 4.0",
         citation=f"{_MENDELEY}. {_CELL}",
         origin=_KERMANY_PAGE,
-        version="2",
         **more,
     )
 
@@ -127,7 +125,6 @@ def _medmnist(
             note="validation was split off by image and no patient is known, so it flatters; test "
             "is Kermany's",
             origin=_MEDMNIST_PAGE,
-            version="MedMNIST+ (2024)",
             md5=md5,
             bytes=count,
             file=(file := f"{name}.npz" if size == 28 else f"{name}_{size}.npz"),
@@ -147,7 +144,6 @@ def _phantom(name: str, title: str, classes: tuple[str, ...]) -> Source:
         licence="MIT",
         citation="tlutils.data.phantoms",
         note="drawings of nobody: good for learning the way, worth nothing as evidence",
-        version="1",
     )
 
 

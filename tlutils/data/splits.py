@@ -3,7 +3,7 @@
 A table of records (columns path, split, label, patient) comes in and goes out with a new split
 column. `divide` follows a rule, `by_patient` and `by_image` are the ways to divide, `sample` takes
 fewer images, `take_patients` fewer patients; `is_readable` and `comparable` say which files count.
-Stands alone: plain pandas.
+Stands alone: pandas and scipy.
 """
 
 from __future__ import annotations

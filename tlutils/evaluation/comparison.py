@@ -1,7 +1,7 @@
-"""Two models on the same images: how they differ, and how sure that is.
+"""How two models differ, and how sure that is: on the same images, or by published numbers.
 
-Every function takes predictions tables of one split. Patients are drawn where intervals are given;
-the tests of McNemar and DeLong treat images as independent and say so.
+Most functions take predictions tables of the same images of one split. Their intervals draw
+patients; the tests of McNemar and DeLong treat images as independent and say so.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """From probabilities to answers: curves, thresholds chosen on validation images, coarser classes.
 
-Everything here takes a predictions table: split, path, patient, label, predicted, p_<class>...,
-loss.
+Predictions tables have the columns split, path, patient, label, predicted, p_<class>..., loss.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A finished run put to use: measured anew, asked about new images, looked into."""
+"""A trained run put to use: measured anew, asked about new images, looked into."""
 
 from __future__ import annotations
 
