@@ -294,7 +294,7 @@ def test_a_width_that_goes_with_the_label_is_found_and_named():
         "aspect",
         "bytes per pixel",
     )  # each holds the width
-    assert found.right > 0.8 * found.of and found.patients == 60
+    assert found.right > 0.8 * found.of
 
 
 def test_properties_by_chance_are_no_finding():
@@ -367,9 +367,8 @@ def test_unreadable_files_take_no_part():
 
 
 def test_a_large_set_is_sampled_by_whole_patients(monkeypatch):
-    monkeypatch.setattr(audit, "_SAMPLE", 400)
-    found = measure_shortcuts(inspected(patients=200))
-    assert 390 < found.of <= 400 and found.patients == found.of / 4
+    monkeypatch.setattr(audit, "_SAMPLE", 398)  # and each patient has 4
+    assert measure_shortcuts(inspected(patients=200)).of == 396
 
 
 def test_the_same_records_give_one_answer():

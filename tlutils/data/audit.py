@@ -463,14 +463,12 @@ class Shortcuts:
     right : int, images whose label all properties together predict.
     of : int, images that were examined.
     usual : float, share of the most frequent label, which needs no property.
-    patients : int
     """
 
     table: pd.DataFrame
     right: int
     of: int
     usual: float
-    patients: int
 
     @property
     def clear(self) -> bool:
@@ -517,7 +515,7 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     rows = sorted(rows, key=lambda row: -row["auc"])
     table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
     right, usual = int((together.argmax(1) == label).sum()), float(np.bincount(label).max())
-    return Shortcuts(table, right, len(known), usual / len(label), patient.max() + 1)
+    return Shortcuts(table, right, len(known), usual / len(label))
 
 
 def _some_patients(records: pd.DataFrame) -> pd.DataFrame:
