@@ -132,9 +132,7 @@ def test_three_shares_are_those_of_the_published_steps_written_out():
             weighted = [one * now / before for one, now, before in zip(row, new, old)]
             posteriors.append([one / sum(weighted) for one in weighted])
         new = [sum(row[k] for row in posteriors) / len(p) for k in range(3)]
-    corrected, shares, _ = calibration.adjust_prior(
-        predictions, dict(zip(NAMES, old)), rounds=3000, tolerance=1e-14
-    )
+    corrected, shares, _ = calibration.adjust_prior(predictions, dict(zip(NAMES, old)), rounds=3000)
     assert list(shares.values()) == pytest.approx(new, abs=1e-6) and min(new) > 0.05
     assert np.allclose(corrected[["p_A", "p_B", "p_C"]], posteriors, atol=1e-5)
     assert corrected["predicted"].tolist() == [NAMES[int(np.argmax(row))] for row in posteriors]

@@ -47,7 +47,6 @@ def fit(
     predictions: pd.DataFrame,
     rule: str = "youden",
     *,
-    folds: int = 5,
     draws: int = 100,
     repeats: int = 1000,
     seed: int = 0,
@@ -60,8 +59,6 @@ def fit(
         Of local images, one split, with labels; `predicted` as the run answers elsewhere.
     rule : str
         See `thresholds.choose_threshold`; of no account where there are more than two classes.
-    folds : int
-        See `cross_fit`.
     draws : int
         See `by_patients`.
     repeats : int
@@ -83,7 +80,7 @@ def fit(
     ValueError
         For less than two patients of a class, training or test images, an unknown rule.
     """
-    held_out = cross_fit(predictions, rule, folds, seed)
+    held_out = cross_fit(predictions, rule, seed=seed)
     found = choice_with_intervals(predictions, rule, repeats, seed)
     found |= compare(predictions, held_out, repeats, seed)
     two = len(classes_of(predictions)) == 2

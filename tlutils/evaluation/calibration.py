@@ -12,6 +12,7 @@ from scipy.optimize import minimize_scalar
 from .thresholds import checked, classes_of, refuse_all_but_validation, scores_of
 
 _COLDEST, _HOTTEST = 0.05, 20.0
+_SETTLED = 1e-8  # of a share, which moves no further
 
 
 def fit_temperature(predictions: pd.DataFrame) -> float:
@@ -119,10 +120,7 @@ def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataF
 
 
 def adjust_prior(
-    predictions: pd.DataFrame,
-    train_shares: dict[str, float],
-    rounds: int = 1000,
-    tolerance: float = 1e-8,
+    predictions: pd.DataFrame, train_shares: dict[str, float], rounds: int = 1000
 ) -> tuple[pd.DataFrame, dict[str, float], int]:
     """Estimate how common each class is among these images, and correct the probabilities for it.
 
@@ -138,7 +136,6 @@ def adjust_prior(
         it: the counts' shares for a plain loss, equal shares where class_weights="auto" made the
         classes count the same.
     rounds : int, at most, of the expectation maximization; all used means that it has not settled
-    tolerance : float, of the shares
 
     Returns
     -------
@@ -166,7 +163,7 @@ def adjust_prior(
     old = np.array([train_shares[name] for name in classes])
     scores = np.exp(_log_scores(predictions))
     new, moved, done = old.copy(), math.inf, 0
-    while done < rounds and not moved < tolerance:
+    while done < rounds and not moved < _SETTLED:
         weighted = scores * (new / old)
         posterior = weighted / weighted.sum(1, keepdims=True)
         moved, new = np.abs(posterior.mean(0) - new).max(), posterior.mean(0)

@@ -131,13 +131,12 @@ def number_of(row: Mapping, name: str) -> dict[str, float | None]:
     return dict(zip(("value", "low", "high"), found))
 
 
-def worst(table: pd.DataFrame, n: int = 5) -> pd.DataFrame:
-    """The changes that cost most, by balanced accuracy, which counts errors of each class alike.
+def worst(table: pd.DataFrame) -> pd.DataFrame:
+    """The five changes that cost most balanced accuracy, which counts each class alike.
 
     Parameters
     ----------
     table : DataFrame, of `measure`
-    n : int, how many
 
     Returns
     -------
@@ -145,7 +144,7 @@ def worst(table: pd.DataFrame, n: int = 5) -> pd.DataFrame:
         Their rows, the worst first; changes that cost nothing are left out.
     """
     lost = table["balanced_accuracy_difference"]
-    return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(n)
+    return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(5)
 
 
 def main_numbers(table: pd.DataFrame | Mapping) -> tuple[str, ...]:

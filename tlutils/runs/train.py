@@ -20,7 +20,7 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -607,15 +607,13 @@ def make_model(run: Run) -> nn.Module:
     return models[0] if models else made()
 
 
-def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, loaders.Loader]:
+def make_loaders(run: Run) -> dict[str, loaders.Loader]:
     """A loader for each split that has images; the training one in a new order each epoch.
 
     Parameters
     ----------
     run : Run
         Prepared.
-    parts : iterable of str
-        Which splits.
 
     Returns
     -------
@@ -623,7 +621,7 @@ def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, lo
         {split: Loader}.
     """
     made = {}
-    for part in parts:
+    for part in splits.SPLITS:
         table, training = run.part(part), part == "train"
         balanced = training and run.recipe.balanced
         if len(records.readable(table)):

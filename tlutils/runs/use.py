@@ -117,10 +117,10 @@ def _by_path(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.sort_values("path", kind="stable").reset_index(drop=True)
 
 
-def frozen_features(
-    run: Run, table: pd.DataFrame, machine: Machine | None = None, store: str | Path | None = "auto"
-) -> np.ndarray:
+def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = None) -> np.ndarray:
     """What the frozen part of a run's model makes of the images of a table, each as it is.
+
+    They are kept in the feature store beside the run.
 
     Parameters
     ----------
@@ -130,8 +130,6 @@ def frozen_features(
         Records.
     machine : Machine, optional
         What to compute on; None is `Run.machine`.
-    store : str or Path
-        Folder where they are kept; "auto" is beside the run.
 
     Returns
     -------
@@ -151,8 +149,7 @@ def frozen_features(
             "labels; use the predictions of validation and test images instead"
         )
     loader = loaders.make(table, run.root, run.classes, batch_size=64, **run.recipe.reading())
-    folder = run.folder / "features" if store == "auto" else store
-    mean, std = normalization(model)
+    (mean, std), folder = normalization(model), run.folder / "features"
     held = feature_store.open_store(folder, cut.prefix, loader, machine, mean=mean, std=std)
     held.fill(0)
     if len(held.bad()):
