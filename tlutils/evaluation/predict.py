@@ -80,7 +80,7 @@ def predict(
         model.
     views : int, of test-time augmentation; 0 is the image alone
         Probabilities are the mean over the image as it is and so many views of it (see
-        `augment.view`), and no store is used.
+        `Augmentation.view`), and no store is used.
     augmentation : Augmentation, of the views
     seed : int, of the views
     describe : Callable, of some images as they are to a DataFrame with a row about each
