@@ -80,7 +80,7 @@ def test_resampled_choices_are_those_of_the_resampled_tables():
     for pick in picks:
         rows = [np.flatnonzero(local["patient"] == names[i]) for i in pick]
         found.append(adaptation.choose(local.iloc[np.concatenate(rows)], "cost=3"))
-    said = adaptation.choice_with_intervals(local, "cost=3", 40, seed=3)
+    said = adaptation._choice_with_intervals(local, "cost=3", 40, seed=3)
     for name, spread in zip(adaptation.Choice._fields, np.array(found, float).T):
         ends = np.quantile(spread, [0.025, 0.975])
         assert [said[name]["low"], said[name]["high"]] == pytest.approx(ends, rel=1e-6)

@@ -135,19 +135,19 @@ class Augmentation(Views):
         return cut or self.flip > 0 or self.rotate > 0 or self.shift > 0
 
     @property
-    def recolors(self) -> bool:
+    def _recolors(self) -> bool:
         """Whether any change of brightness, contrast or gamma is on."""
         return self.brightness > 0 or self.contrast > 0 or self.gamma > 0
 
     @property
-    def roughens(self) -> bool:
+    def _roughens(self) -> bool:
         """Whether any change of sharpness or noise is on."""
         return self.sharpness > 0 or self.noise > 0
 
     @property
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
-        return not (self.moves or self.recolors or self.roughens)
+        return not (self.moves or self._recolors or self._roughens)
 
     def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
         """Show one view of each image of a batch.
@@ -190,7 +190,7 @@ class Augmentation(Views):
             maps = _affine(drawn, *images.shape[-2:]).to(images.device)
             grid = F.affine_grid(maps, list(images.shape), align_corners=False)
             out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)
-        if self.recolors:
+        if self._recolors:
             out = _recolor(out, drawn)
         if self.sharpness > 0:
             blurred = _blurred(out)

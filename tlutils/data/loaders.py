@@ -334,11 +334,6 @@ class Loader:
         )
 
     @property
-    def keys(self) -> Tensor:
-        """int64 (len(records),): the key of each image; reads files that have no sha256 yet."""
-        return self.keys_of(range(len(self.records)))
-
-    @property
     def labels(self) -> Tensor:
         """int64 (len(records),): the class index of every image, row by row; -1 without a label."""
         return torch.tensor(self._dataset.labels, dtype=torch.int64)

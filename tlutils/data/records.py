@@ -394,24 +394,15 @@ def images_in(folder: str | Path) -> list[str]:
         others.
     """
     folder = Path(folder)
-    found = files_in(folder)
+    found = _files_in(folder)
     if found or not shards.files(folder):
         return found
     members = shards.index(folder)
     return sorted(members["path"][_shard_images(members, folder)])
 
 
-def files_in(folder: str | Path) -> list[str]:
-    """List the image files as `images_in` does, but none in tar files.
-
-    Parameters
-    ----------
-    folder : str or Path
-
-    Returns
-    -------
-    list of str
-    """
+def _files_in(folder: str | Path) -> list[str]:
+    """List the image files as `images_in` does, but none in tar files."""
     return _walk(Path(folder))[0]
 
 
@@ -491,7 +482,7 @@ def _with_labels(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_files(
-    images: Iterable[str | Path], listed: Callable[[Path], list[str]] = files_in
+    images: Iterable[str | Path], listed: Callable[[Path], list[str]] = _files_in
 ) -> list[Path]:
     """List image files, those given and those in the folders given.
 

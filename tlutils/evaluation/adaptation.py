@@ -19,7 +19,7 @@ from . import calibration, comparison, thresholds
 from .metrics import as_text, compute_metrics, patients_of
 from .thresholds import checked, classes_of, scores_of
 
-WITHIN = 0.02  # of balanced accuracy: what a steady choice may differ from that on all patients
+_WITHIN = 0.02  # of balanced accuracy: what a steady choice may differ from that on all patients
 _RATES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv")
 _OF_ALL_CLASSES = ("accuracy", "balanced_accuracy")
 _OF_DRAWS = ("threshold", "sensitivity", "specificity", "balanced_accuracy", "loss")
@@ -69,9 +69,12 @@ def fit(
     Returns
     -------
     dict of plain values
-        threshold and temperature, see `choice_with_intervals`; auc, which they do not change;
-        before, after and difference, see `compare`; steady, see `steadiness`, None where there are
-        more than two classes.
+        threshold (None for more than two classes) and temperature: {"value", "low", "high"} (95 %,
+        chosen anew on resampled patients), and "undefined", the resamples without one of the
+        classes, where it is not 0. auc, which they do not change. before, after, and difference
+        (after less before, paired): of accuracy, balanced_accuracy, for two classes sensitivity,
+        specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`, None where
+        there are more than two classes.
     DataFrame
         The answers of `cross_fit`.
 
@@ -81,8 +84,8 @@ def fit(
         For less than two patients of a class, training or test images, an unknown rule.
     """
     held_out = cross_fit(predictions, rule, seed=seed)
-    found = choice_with_intervals(predictions, rule, repeats, seed)
-    found |= compare(predictions, held_out, repeats, seed)
+    found = _choice_with_intervals(predictions, rule, repeats, seed)
+    found |= _before_and_after(predictions, held_out, repeats, seed)
     two = len(classes_of(predictions)) == 2
     found["steady"] = steadiness(by_patients(predictions, rule, None, draws, seed)) if two else None
     return found, held_out
@@ -211,28 +214,8 @@ def cross_fit(
     return pd.concat(parts).sort_index()
 
 
-def choice_with_intervals(
-    predictions: pd.DataFrame, rule: str = "youden", repeats: int = 1000, seed: int = 0
-) -> dict:
-    """What is chosen on all images, and how far it moves with other patients.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With labels.
-    rule : str
-        See `thresholds.choose_threshold`.
-    repeats : int
-        Of the bootstrap over patients; in each it is chosen anew.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of threshold (None for more than two classes) and temperature
-        Each {"value", "low", "high"} (95 %), and "undefined", the resamples without one of the
-        classes, where it is not 0.
-    """
+def _choice_with_intervals(predictions: pd.DataFrame, rule: str, repeats: int, seed: int) -> dict:
+    """What is chosen on all images, and how far it moves with other patients."""
     check_bootstrap(repeats, 0.95)
     value, scores = choose(predictions, rule), scores_of(predictions)
     truth = predictions["label"].map(classes_of(predictions).index).to_numpy(int)
@@ -268,29 +251,10 @@ def _with_ends(value: float, spread: np.ndarray) -> dict[str, float | int]:
     return {name: float(number) for name, number in ends.items()} | lost
 
 
-def compare(
-    before: pd.DataFrame, after: pd.DataFrame, repeats: int = 1000, seed: int = 0
+def _before_and_after(
+    before: pd.DataFrame, after: pd.DataFrame, repeats: int, seed: int
 ) -> dict[str, dict]:
-    """How good the answers to the same images are before and after a choice.
-
-    Parameters
-    ----------
-    before : DataFrame
-        Predictions.
-    after : DataFrame
-        Those of `cross_fit`: who is measured must not have been chosen on.
-    repeats : int
-        Of the bootstrap over patients.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of auc, before, after, difference
-        auc is that of `before`; the others are {measure: {"value", "low", "high"}} of accuracy,
-        balanced_accuracy, for two classes sensitivity, specificity, ppv, npv; loss (nats an image)
-        and ece. The difference is after less before, paired.
-    """
+    """How good the answers are before a choice and, those of `cross_fit`, after it."""
     own, new = (compute_metrics(table, repeats, seed) for table in (before, after))
     rates = _RATES if len(classes_of(before)) == 2 else _OF_ALL_CLASSES
     apart = {
@@ -409,25 +373,23 @@ def _rates(score: np.ndarray, ill: np.ndarray, threshold: float) -> tuple[float,
         return np.sum(called & ill) / np.sum(ill), np.sum(~called & ~ill) / np.sum(~ill)
 
 
-def steadiness(draws: pd.DataFrame, within: float = WITHIN) -> dict:
+def steadiness(draws: pd.DataFrame) -> dict:
     """From how many patients on the choice of a threshold is steady.
 
     That is the smallest number from which, there and at each larger one, 95 % of the draws have a
-    balanced accuracy that is not further than `within` from that of the threshold chosen on all.
+    balanced accuracy that is not further than 0.02 from that of the threshold chosen on all.
 
     Parameters
     ----------
     draws : DataFrame
         See `by_patients`.
-    within : float
-        Balanced accuracy, 0 to 1.
 
     Returns
     -------
     dict of plain values
-        patients, and images that these had (median), both None where no number is steady; within;
-        numbers: a list with, for each number of patients, patients, images (median), and for each
-        column of the draws {"value" (median), "low", "high" (95 % of the draws)}.
+        patients, and images that these had (median), both None where no number is steady; within
+        (0.02); numbers: a list with, for each number of patients, patients, images (median), and
+        for each column of the draws {"value" (median), "low", "high" (95 % of the draws)}.
 
     Examples
     --------
@@ -440,11 +402,11 @@ def steadiness(draws: pd.DataFrame, within: float = WITHIN) -> dict:
     steady = None
     for row in numbers[::-1]:
         ends = [row["loss"][end] for end in ("low", "high")]
-        if None in ends or max(map(abs, ends)) > within + 1e-9:
+        if None in ends or max(map(abs, ends)) > _WITHIN + 1e-9:
             break
         steady = row
     known = {name: steady and steady[name] for name in ("patients", "images")}
-    return {**known, "within": within, "numbers": numbers}
+    return {**known, "within": _WITHIN, "numbers": numbers}
 
 
 def _of_a_number(patients: int, draws: pd.DataFrame) -> dict:
