@@ -186,7 +186,7 @@ def test_an_easy_place_is_steady_and_a_hard_one_is_not():
 
 def test_answers_by_a_choice_are_at_its_threshold_and_temperature():
     local = binary("local")
-    answered = adaptation.answer(local, adaptation.Choice(0.7, 2.0))
+    answered = calibration.answered(local, *adaptation.Choice(0.7, 2.0))
     assert answered["predicted"].equals(thresholds.apply_threshold(local, 0.7)["predicted"])
     cooled = calibration.apply_temperature(local, 2.0)
     assert answered["p_NORMAL"].equals(cooled["p_NORMAL"]) and answered["calibrated"].all()

@@ -256,3 +256,13 @@ def test_any_new_shares_are_shares_and_follow_no_order_of_rows(logits, weights, 
     assert np.isfinite(scores).all() and np.allclose(scores.sum(1), 1)
     mixed = images.iloc[random.sample(range(len(images)), len(images))]
     assert calibration.adjust_prior(mixed, trained, rounds=50)[1] == pytest.approx(shares, abs=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.9])
+def test_a_threshold_answers_the_same_at_a_temperature(true_logits, threshold):
+    before = table(true_logits[0][:, :2], true_logits[1] % 2, "test")
+    first = calibration.answered(before, threshold, 2.5)
+    moved = calibration.threshold_at(threshold, 2.5)
+    again = calibration.answered(calibration.answered(before, temperature=2.5), moved)
+    assert first.equals(again) and first["predicted"].nunique() == 2
+    assert [calibration.threshold_at(end, 2.5) for end in (-1, 0, 1, 2)] == [-1, 0, 1, 2]

@@ -152,25 +152,6 @@ def choose(predictions: pd.DataFrame, rule: str = "youden") -> Choice:
         return Choice(threshold, calibration.fit_temperature(predictions))
 
 
-def answer(predictions: pd.DataFrame, choice: Choice) -> pd.DataFrame:
-    """The same images answered by a choice.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the probabilities of the run.
-    choice : Choice
-
-    Returns
-    -------
-    DataFrame
-        `predicted` by the threshold, where there is one; probabilities at the temperature.
-    """
-    if choice.threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, choice.threshold)
-    return calibration.apply_temperature(predictions, choice.temperature)
-
-
 def cross_fit(
     predictions: pd.DataFrame, rule: str = "youden", folds: int = 5, seed: int = 0
 ) -> pd.DataFrame:
@@ -190,8 +171,8 @@ def cross_fit(
     Returns
     -------
     DataFrame
-        See `answer`, in the given order, with the columns fold (from 0), threshold (NaN without
-        one) and temperature: those that the image was judged by.
+        See `calibration.answered`, in the given order, with the columns fold (from 0), threshold
+        (NaN without one) and temperature: those that the image was judged by.
 
     Raises
     ------
@@ -210,7 +191,8 @@ def cross_fit(
         choice = choose(predictions.iloc[mine], rule)
         by = {"threshold": np.nan if choice.threshold is None else choice.threshold}
         by["temperature"] = choice.temperature
-        parts.append(answer(predictions.iloc[held], choice).assign(fold=fold, **by))
+        held_out = calibration.answered(predictions.iloc[held], *choice)
+        parts.append(held_out.assign(fold=fold, **by))
     return pd.concat(parts).sort_index()
 
 

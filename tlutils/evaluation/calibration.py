@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from .thresholds import checked, classes_of, refuse_all_but_validation, scores_of
+from .thresholds import apply_threshold, checked, classes_of, refuse_all_but_validation, scores_of
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 _SETTLED = 1e-8  # of a share, which moves no further
@@ -117,6 +117,50 @@ def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataF
         raise ValueError(f"temperature is {temperature}; it wants a finite number above 0")
     cooled = _with_scores(predictions, _normalized(_log_scores(predictions) / temperature))
     return cooled.assign(calibrated=True)
+
+
+def answered(
+    predictions: pd.DataFrame, threshold: float | None = None, temperature: float | None = None
+) -> pd.DataFrame:
+    """The same table answered by a threshold, then with probabilities at a temperature.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    threshold : float, on the probabilities as they are; None leaves the answers
+    temperature : float, above 0; None leaves the probabilities
+
+    Returns
+    -------
+    DataFrame
+        See `thresholds.apply_threshold` and `apply_temperature`.
+    """
+    if threshold is not None:
+        predictions = apply_threshold(predictions, threshold)
+    return predictions if temperature is None else apply_temperature(predictions, temperature)
+
+
+def threshold_at(threshold: float, temperature: float) -> float:
+    """Where a threshold on probabilities as they are lies among those at a temperature.
+
+    Parameters
+    ----------
+    threshold : float, of one of two classes; at 0 and below, at 1 and above it stays what it is
+    temperature : float, above 0
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> round(threshold_at(0.9, 2.0), 3)
+    0.75
+    """
+    if not 0 < threshold < 1:
+        return threshold
+    yes, no = (share ** (1 / temperature) for share in (threshold, 1 - threshold))
+    return yes / (yes + no)
 
 
 def adjust_prior(

@@ -18,7 +18,7 @@ from .. import __version__
 from ..core import devices, files
 from ..data import records
 from ..data.splits import comparable, is_readable
-from ..evaluation import adaptation, thresholds
+from ..evaluation import adaptation, calibration, thresholds
 from ..evaluation.metrics import as_text, patients_of
 from .folder import Run
 from .use import checked_views, other_images, predict_records, readable_name
@@ -95,8 +95,7 @@ def adapt(
     )
     model = run.model()
     found = predict_records(run, model, table, "local", machine, show, root, views=views)
-    if run.threshold is not None:
-        found = thresholds.apply_threshold(found, run.threshold)
+    found = calibration.answered(found, run.threshold)
     how = {"draws": draws, "repeats": repeats, "seed": run.recipe.seed}
     about = {"name": name, "used": used, "rule": rule if len(run.classes) == 2 else None}
     return devices.by_first(lambda: _choose(run, table, found, about, how, log))

@@ -23,6 +23,7 @@ from ..core.images import state
 from ..core.packages import needed
 from ..data import records
 from ..data.downloads import digest
+from ..evaluation import calibration
 from ..evaluation.predict import normalization
 from ..models import predict_onnx, to_onnx
 from .folder import Run
@@ -150,9 +151,9 @@ def _warn_of_views(run: Run, chosen: dict | None) -> None:
 def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
     """What the file says of itself."""
     threshold = threshold_in_use(run, chosen)
-    if temperature is not None and threshold is not None and 0 < threshold < 1:
+    if temperature is not None and threshold is not None:
         # It was chosen before the temperature, and is applied behind it.
-        threshold = 1 / (1 + ((1 - threshold) / threshold) ** (1 / temperature))
+        threshold = calibration.threshold_at(threshold, temperature)
     return {
         "tlutils": __version__,
         "purpose": "teaching and research; not a medical device",

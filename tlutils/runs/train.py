@@ -796,8 +796,7 @@ def _measure(
     val = predictions[predictions["split"] == "val"]
     rule = thresholds.split_rule(run.recipe.threshold)[1]
     threshold, temperature = _threshold(val if dealt is None else dealt, rule), _temperature(val)
-    if threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, threshold)
+    predictions = calibration.answered(predictions, threshold)
     if dealt is not None and threshold is not None:
         dealt = thresholds.apply_threshold(dealt, threshold)
         records.save(dealt, run.folder / "stressed_predictions.csv")

@@ -20,7 +20,7 @@ from ..core import devices, files
 from ..core.devices import Machine
 from ..data import loaders, records, sources
 from ..data.splits import comparable, is_readable
-from ..evaluation import calibration, thresholds
+from ..evaluation import calibration
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
 from ..evaluation.predict import Describe, NothingToPredict, normalization, predict_changed
@@ -517,14 +517,11 @@ def as_the_run_answers(
     DataFrame
         Columns say whether the answers are calibrated, and by which adaptation, if any.
     """
-    threshold = threshold_in_use(run, chosen)
-    if threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, threshold)
     temperature = temperature_in_use(run, calibrated, chosen)
+    found = calibration.answered(predictions, threshold_in_use(run, chosen), temperature)
     if temperature is None:
-        return predictions.assign(calibrated=False)
-    cooled = calibration.apply_temperature(predictions, temperature)
-    return cooled.assign(adapted=chosen["name"]) if chosen else cooled
+        return found.assign(calibrated=False)
+    return found.assign(adapted=chosen["name"]) if chosen else found
 
 
 def temperature_in_use(run: Run, calibrated: bool, chosen: dict | None) -> float | None:

@@ -32,7 +32,7 @@ from ..inspection import attribution
 from ..report import caveats
 from ..runs import reference
 from ..runs.folder import Run, as_this_version_writes
-from ..runs.use import checked_views, predict_records, threshold_in_use
+from ..runs.use import checked_views, predict_records, temperature_in_use, threshold_in_use
 
 # Pixels; a mammogram has 24 million, and deep ones take 24 bytes each while they are scaled.
 MOST_PIXELS = 32_000_000
@@ -74,6 +74,7 @@ class Answerer:
         self._adaptation = None if adapted is None else run.adaptation(adapted)
         self._views = checked_views(run, None, self._adaptation)
         self._threshold = threshold_in_use(run, self._adaptation)
+        self._temperature = temperature_in_use(run, False, self._adaptation)
         self._limits = _limits(run)
         self._machine, self._model = run.machine(device, precision), run.model()
         answers = partial(predict_records, run, self._model, machine=self._machine, show=show)
@@ -171,11 +172,7 @@ class Answerer:
             seed=self.run.recipe.seed,
             describe=describe,
         )
-        if self._threshold is not None:
-            table = thresholds.apply_threshold(table, self._threshold)
-        if self._adaptation:
-            temperature = self._adaptation["temperature"]["value"]
-            table = calibration.apply_temperature(table, temperature)
+        table = calibration.answered(table, self._threshold, self._temperature)
         return table.iloc[0].to_dict(), entered[0]
 
     def _classes(self, row: dict) -> Iterator[dict]:
@@ -190,10 +187,9 @@ class Answerer:
     def _mark(self) -> float:
         """The threshold on the scale of the probabilities that are shown."""
         threshold = 0.5 if self._threshold is None else float(np.clip(self._threshold, 0, 1))
-        if not self._adaptation:
+        if self._temperature is None:
             return threshold
-        power = 1 / self._adaptation["temperature"]["value"]
-        return threshold**power / (threshold**power + (1 - threshold) ** power)
+        return calibration.threshold_at(threshold, self._temperature)
 
     def _rule(self) -> str:
         chosen, positive = self._adaptation, self._positive()
