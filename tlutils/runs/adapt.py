@@ -95,9 +95,11 @@ def adapt(
     )
     model = run.model()
     found = predict_records(run, model, table, "local", machine, show, root, views=views)
-    found = calibration.answered(found, run.threshold)
+    own = run.threshold
+    found = calibration.answered(found, own)
     how = {"draws": draws, "repeats": repeats, "seed": run.recipe.seed}
     about = {"name": name, "used": used, "rule": rule if len(run.classes) == 2 else None}
+    about["own_threshold"] = own
     return devices.by_first(lambda: _choose(run, table, found, about, how, log))
 
 
@@ -188,8 +190,7 @@ def _choose(
 ) -> dict:
     """Choose, measure, write, and tell."""
     found, held_out = adaptation.fit(predictions, about["rule"] or "youden", **how)
-    found = about | {"own_threshold": run.threshold} | found
-    found |= {"notes": run.about["notes"], "tlutils": __version__}
+    found = about | found | {"notes": run.about["notes"], "tlutils": __version__}
     found["time"] = datetime.now(UTC).isoformat(timespec="seconds")
     target = run.folder / "adaptations" / about["name"]
     judged = held_out[["fold", "threshold", "temperature"]].assign(held_out=held_out["predicted"])
@@ -200,18 +201,18 @@ def _choose(
     steady = found["steady"]
     if steady and steady["patients"] is None:
         warnings.warn(adaptation.in_words(found), stacklevel=5)
-    for line in _told(run, found, str(target)) if log else ():
+    for line in _told(found, str(target)) if log else ():
         log(line)
     return found
 
 
-def _told(run: Run, found: dict, target: str) -> list[str]:
+def _told(found: dict, target: str) -> list[str]:
     """Lines for a person."""
     used, name = found["used"], found["name"]
     behind = f"{used['images']:,} images of {used['patients']:,} patients"
     lines = [f"{name}: {behind}; intervals of 95 % by bootstrap over patients"]
     if found["threshold"]:
-        own = 0.5 if run.threshold is None else run.threshold
+        own = 0.5 if found["own_threshold"] is None else found["own_threshold"]
         what = f"threshold {as_text(found['threshold'])} by {found['rule']}, in place of {own:.3f}"
         lines.append(what)
     lines.append(f"temperature {as_text(found['temperature'])}; AUC {as_text(found['auc'])}")

@@ -235,13 +235,14 @@ def evaluate(
     predict_them = answers if data is None else partial(_with_distance, run, model, answers)
     predictions = predict_them(table, split, **asked)
     predictions = as_the_run_answers(run, predictions, calibrated, chosen)
-    threshold = None if calibrated or chosen else run.threshold
-    metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
+    threshold = threshold_in_use(run, chosen)
+    plain = None if calibrated or chosen else threshold
+    metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=plain)
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
-        used = openings.settings(views, threshold_in_use(run, chosen), calibrated, adapted)
+        used = openings.settings(views, threshold, calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
