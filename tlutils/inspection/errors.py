@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from ..core.packages import needed
 from ..data import loaders
 from ..evaluation.metrics import patients_of
-from ..evaluation.predict import prepared
 from ..evaluation.thresholds import classes_of, scores_of
-from ..models.build import probabilities
+from ..models.build import prepared, probabilities
 from ..models.prefix import eval_mode
 
 _FILE_PROPERTIES = ("width", "height", "mode", "bytes", "brightness", "wedge")

@@ -24,8 +24,8 @@ from ..core.packages import needed
 from ..data import records
 from ..data.downloads import digest
 from ..evaluation import calibration
-from ..evaluation.predict import normalization
 from ..models import predict_onnx, to_onnx
+from ..models.build import normalization
 from .folder import Run
 from .use import as_the_run_answers, predict_records, temperature_in_use, threshold_in_use
 

@@ -23,9 +23,10 @@ from ..data.splits import comparable, is_readable
 from ..evaluation import calibration
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
-from ..evaluation.predict import Describe, NothingToPredict, normalization, predict_changed
+from ..evaluation.predict import Describe, NothingToPredict, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
+from ..models.build import normalization
 from . import openings, reference
 from .folder import Run
 

@@ -27,7 +27,6 @@ from ..core.devices import Machine
 from ..core.progress import bar
 from ..data.loaders import Loader
 from ..evaluation.acquisition import DEALING, Acquisition
-from ..evaluation.predict import normalization
 from ..models import build, checkpoints, feature_store, prefix
 from . import losses, monitors, speed
 from .batches import Batches
@@ -219,7 +218,7 @@ def _what_to_train(
     """
     build.train_mode(model)
     cut = prefix.split(model) if store is not None and options.views else None
-    mean, std = normalization(model)
+    mean, std = build.normalization(model)
 
     def batches(loader: Loader, **views: object) -> Batches:
         of = {"machine": machine, "mean": mean, "std": std, **views}
