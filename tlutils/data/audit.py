@@ -24,7 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ..core.intervals import interval, resamples, weighted_auc
 from . import near_duplicates
 from .records import find_root, inspect, root_of, scan, unknown_patient
-from .splits import SPLITS, checked, comparable, is_readable
+from .splits import SPLITS, checked_records, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
 _FOLDS = 5  # so many patients at least in every class
@@ -113,7 +113,7 @@ def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
     ValueError
         Where a column or the patient of a row is missing, or there are no rows.
     """
-    records = checked(records)
+    records = checked_records(records)
     records["name"] = records["path"].str.replace(r"(?s)^.*/", "", regex=True)
     there = set(records["split"].unique())
     parts = {name: records[records["split"] == name] for name in SPLITS if name in there}
@@ -323,7 +323,7 @@ def assert_no_leak(
         root = root_of(source)
         records = inspect(scan(source, patient), root, progress=False)
         records = near_duplicates.perceptual_hashes(records, root) if near else records
-    records = checked(records)
+    records = checked_records(records)
     records = records.assign(patient=records["patient"].astype("str"))
     _refuse_to_guess(records, allow_unknown_patients)
     found = audit_splits(records)

@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ..core.intervals import check_bootstrap, json_number, resamples
 from . import calibration, comparison, thresholds
 from .metrics import as_text, compute_metrics, patients_of
-from .thresholds import checked, classes_of, scores_of
+from .thresholds import checked_classes, classes_of, scores_of
 
 _WITHIN = 0.02  # of balanced accuracy: what a steady choice may differ from that on all patients
 _RATES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv")
@@ -185,7 +185,7 @@ def cross_fit(
         )
     predictions = predictions.reset_index(drop=True)
     patients, labels = patients_of(predictions), predictions["label"]
-    n = min(folds, check_enough(predictions, checked(predictions)))
+    n = min(folds, check_enough(predictions, checked_classes(predictions)))
     splitter, parts = StratifiedGroupKFold(n, shuffle=True, random_state=seed), []
     for fold, (mine, held) in enumerate(splitter.split(predictions, labels, patients)):
         choice = choose(predictions.iloc[mine], rule)
@@ -311,7 +311,7 @@ def by_patients(
     ValueError
         For other than two classes, too few patients, or a number that cannot be drawn.
     """
-    positive = thresholds.positive_of(checked(predictions))
+    positive = thresholds.positive_of(checked_classes(predictions))
     patient, most = patients_of(predictions).to_numpy(), _most(predictions)
     numbers = _numbers(most) if numbers is None else numbers
     if odd := [n for n in numbers if not 2 <= n <= most or n % 2]:

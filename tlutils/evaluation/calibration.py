@@ -9,7 +9,13 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from .thresholds import apply_threshold, checked, classes_of, refuse_all_but_validation, scores_of
+from .thresholds import (
+    apply_threshold,
+    checked_classes,
+    classes_of,
+    refuse_all_but_validation,
+    scores_of,
+)
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 _SETTLED = 1e-8  # of a share, which moves no further
@@ -46,7 +52,7 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
     [0.75, 0.75, 0.75, 0.75]
     """
     refuse_all_but_validation(predictions, "temperature")
-    classes = checked(predictions)
+    classes = checked_classes(predictions)
     scores = scores_of(predictions)
     truth = predictions["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(int)
     if (scores.argmax(1) == truth).all():

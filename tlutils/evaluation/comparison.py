@@ -15,7 +15,7 @@ from scipy.stats import binomtest, chi2, norm, t
 
 from ..core.intervals import check_bootstrap, json_number, wilson
 from .metrics import patients_of, rates, resampled, two_class_rates
-from .thresholds import checked, classes_of, positive_of, scores_of
+from .thresholds import checked_classes, classes_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
 _ROUNDING = 12  # digits; a rounding of the 16th is no lead
@@ -494,7 +494,7 @@ def _matched(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, p
             f"only, e.g. {alone[0]}; compare models on the same test images"
         )
     first, second = (table.sort_values("path").reset_index(drop=True) for table in (first, second))
-    if sorted(checked(first)) != sorted(checked(second)):
+    if sorted(checked_classes(first)) != sorted(checked_classes(second)):
         raise ValueError(
             f"one model knows {', '.join(classes_of(first))}, the other "
             f"{', '.join(classes_of(second))}"

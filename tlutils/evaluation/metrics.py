@@ -15,7 +15,14 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from ..core.intervals import check_bootstrap, interval, json_number, resamples, weighted_auc
-from .thresholds import apply_threshold, checked, classes_of, negative_of, positive_of, scores_of
+from .thresholds import (
+    apply_threshold,
+    checked_classes,
+    classes_of,
+    negative_of,
+    positive_of,
+    scores_of,
+)
 
 _OF_A_CLASS = ("recall", "precision", "f1", "auc")
 _BINS = 15  # of the calibration error, as in Guo et al. 2017
@@ -70,7 +77,7 @@ def compute_metrics(
     ('1.000 (0.342-1.000)', '0.500 (0.055-0.945)')
     """
     check_bootstrap(repeats, level)
-    classes = checked(predictions)
+    classes = checked_classes(predictions)
     two = len(classes) == 2 or positive is not None or threshold is not None
     positive = positive_of(classes, positive) if two else None
     if threshold is not None:
@@ -121,7 +128,7 @@ def resampled(
         ppv, npv. NaN where undefined.
     dict of str to ndarray (repeats,), the same
     """
-    classes = checked(predictions)
+    classes = checked_classes(predictions)
     positive = positive_of(classes) if len(classes) == 2 else None
     coded = _coded(predictions)
 

@@ -14,7 +14,7 @@ import pandas as pd
 from ..core.intervals import check_bootstrap, interval
 from .comparison import interval_of_difference
 from .metrics import as_text, patients_of, resampled
-from .thresholds import checked, negative_of, positive_of
+from .thresholds import checked_classes, negative_of, positive_of
 
 _LEVEL = 0.95  # of all intervals
 _OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "auc")
@@ -75,7 +75,7 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
 
 def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each change, in one order of the images."""
-    checked(predictions)
+    checked_classes(predictions)
     predictions = predictions.assign(change=predictions["change"].fillna(""))
     parts = {
         str(name): part.sort_values("path").reset_index(drop=True)
@@ -98,7 +98,7 @@ def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _patients(predictions: pd.DataFrame) -> dict[str, int]:
     """Of each number that is measured, how many patients it rests on."""
-    classes, patient = checked(predictions), patients_of(predictions)
+    classes, patient = checked_classes(predictions), patients_of(predictions)
     each = patient.groupby(predictions["label"]).nunique()
     found = dict.fromkeys(_OF_TWO_CLASSES if len(classes) == 2 else _OF_MORE, int(each.min()))
     found["accuracy"] = patient.nunique()
