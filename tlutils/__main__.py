@@ -156,8 +156,8 @@ def _audit(given: _Arguments) -> int:
     found = records.scan(source, patient=given.patient)
     table, pairs = records.inspect(found, root, decode=given.decode), None
     if given.near:
-        table = near_duplicates.perceptual_hashes(table, root)
-        pairs = near_duplicates.near_duplicates(table)
+        table = near_duplicates.look_at(table, root)
+        pairs = near_duplicates.find_pairs(table)
     found = audit_all(table, pairs)
     counts, verdict, leak = records.counts(table), leak_verdict(found), leaks(found)
     print(counts.to_string(), end="\n\n")

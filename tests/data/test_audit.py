@@ -412,7 +412,7 @@ def test_the_audit_of_a_folder_with_the_real_oct_names_finds_835_of_968(real_dat
 
 def test_the_whole_audit_has_the_rows_of_its_parts_as_far_as_something_is_known():
     found = inspected(wide=1.0).assign(split=["train", "test"] * 120, phash="")
-    pairs = near_duplicates.near_duplicates(found)
+    pairs = near_duplicates.find_pairs(found)
     parts = [
         audit_splits(found),
         audit_near_duplicates(found, pairs),

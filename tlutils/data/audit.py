@@ -66,7 +66,7 @@ def audit_all(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Da
     ----------
     records : DataFrame with path, split, label, patient; after `records.inspect` files are compared
         and their properties examined as well.
-    pairs : DataFrame of `near_duplicates.near_duplicates`, or None where nobody looked for them.
+    pairs : DataFrame of `near_duplicates.find_pairs`, or None where nobody looked for them.
 
     Returns
     -------
@@ -302,7 +302,7 @@ def assert_no_leak(
     allow_unknown_patients : bool, whether images whose patient is unknown may take part, which are
         then compared by their contents alone.
     near : bool, whether images that look the same count as copies; of a table its rows need phash
-        (`near_duplicates.perceptual_hashes` adds it).
+        (`near_duplicates.look_at` adds it).
 
     Raises
     ------
@@ -322,13 +322,13 @@ def assert_no_leak(
         source = find_root(source) if source.is_dir() else source
         root = root_of(source)
         records = inspect(scan(source, patient), root, progress=False)
-        records = near_duplicates.perceptual_hashes(records, root) if near else records
+        records = near_duplicates.look_at(records, root) if near else records
     records = checked_records(records)
     records = records.assign(patient=records["patient"].astype("str"))
     _refuse_to_guess(records, allow_unknown_patients)
     found = audit_splits(records)
     if near:
-        pairs = near_duplicates.near_duplicates(records)
+        pairs = near_duplicates.find_pairs(records)
         found = pd.concat([found, audit_near_duplicates(records, pairs)], ignore_index=True)
     if leaks(found):
         rows = found[found["verdict"] == "leak"].itertuples()
@@ -396,7 +396,7 @@ def audit_near_duplicates(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Data
     Parameters
     ----------
     records : DataFrame with path, split, label, patient, and sha256 where it is known.
-    pairs : DataFrame of `near_duplicates.near_duplicates`.
+    pairs : DataFrame of `near_duplicates.find_pairs`.
 
     Returns
     -------
@@ -488,7 +488,7 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     Parameters
     ----------
     records : DataFrame after `records.inspect`, with brightness (see
-        `near_duplicates.perceptual_hashes`) that as well; unreadable images take no part.
+        `near_duplicates.look_at`) that as well; unreadable images take no part.
 
     Returns
     -------

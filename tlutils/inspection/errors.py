@@ -165,7 +165,7 @@ def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd
     Parameters
     ----------
     predictions : DataFrame
-    records : DataFrame, as after `records.inspect`, or `near_duplicates.perceptual_hashes` for
+    records : DataFrame, as after `records.inspect`, or `near_duplicates.look_at` for
         brightness and wedge
 
     Returns
