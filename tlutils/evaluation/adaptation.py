@@ -16,14 +16,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import check_bootstrap, json_number, resamples
 from . import calibration, comparison, thresholds
-from .metrics import as_text, compute_metrics, patients_of
+from .metrics import BINS, as_text, compute_metrics, in_bins, patients_of
 from .thresholds import checked_classes, classes_of, scores_of
 
 _WITHIN = 0.02  # of balanced accuracy: what a steady choice may differ from that on all patients
 _RATES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv")
 _OF_ALL_CLASSES = ("accuracy", "balanced_accuracy")
 _OF_DRAWS = ("threshold", "sensitivity", "specificity", "balanced_accuracy", "loss")
-_BINS = 15  # of the calibration error, as in metrics.expected_calibration_error
 _ENDS = (0.025, 0.975)  # of all intervals and ranges
 
 
@@ -262,13 +261,11 @@ def _of_probabilities(table: pd.DataFrame, repeats: int, seed: int) -> dict[str,
     """Loss and calibration error, first of all patients, then of each resample."""
     table = table.sort_values("path")  # both tables are resampled alike
     patient, names = pd.factorize(patients_of(table))
-    scores, classes = scores_of(table), np.array(classes_of(table))
-    right = classes[scores.argmax(1)] == table["label"].to_numpy()
-    bin_ = np.ceil(scores.max(1) * _BINS).clip(1, _BINS).astype(int)
-    sums = np.zeros((len(names), _BINS + 2))  # of a patient: images, loss, and a gap in each bin
+    found, bin_ = in_bins(table)
+    sums = np.zeros((len(names), BINS + 2))  # of a patient: images, loss, and a gap in each bin
     np.add.at(sums, (patient, 0), 1)
     np.add.at(sums, (patient, 1), table["loss"].to_numpy())
-    np.add.at(sums, (patient, bin_ + 1), scores.max(1) - right)
+    np.add.at(sums, (patient, bin_.astype(int) + 1), found["confidence"] - found["right"])
     draws = [np.ones((1, len(names))), *resamples(len(names), repeats, seed)]
     n, loss, *gaps = np.concatenate([often @ sums for often in draws]).T
     return {"loss": loss / n, "ece": np.abs(gaps).sum(0) / n}

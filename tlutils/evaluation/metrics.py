@@ -25,7 +25,7 @@ from .thresholds import (
 )
 
 _OF_A_CLASS = ("recall", "precision", "f1", "auc")
-_BINS = 15  # of the calibration error, as in Guo et al. 2017
+BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
 def compute_metrics(
@@ -363,7 +363,7 @@ def per_class_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibration_table(
-    predictions: pd.DataFrame, bins: int = _BINS, repeats: int = 1000
+    predictions: pd.DataFrame, bins: int = BINS, repeats: int = 1000
 ) -> pd.DataFrame:
     """The likeliest classes by their probability, in bins of equal width.
 
@@ -382,15 +382,26 @@ def calibration_table(
         confidence (mean), accuracy, n, and low and high, the 95 % interval of the accuracy; empty
         bins are left out.
     """
-    table, bin_ = _in_bins(predictions, bins)
+    table, bin_ = in_bins(predictions, bins)
     means = table.groupby(bin_)["confidence"].mean()
     groups = _by_group(table["right"], patients_of(predictions), bin_, repeats)
     columns = ["confidence", "accuracy", "n", "low", "high"]
     return pd.concat([means, groups], axis=1)[columns].reset_index(drop=True)
 
 
-def _in_bins(predictions: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, pd.Series]:
-    """Confidence and rightness of each image's likeliest class, and its bin, from 1 on."""
+def in_bins(predictions: pd.DataFrame, bins: int = BINS) -> tuple[pd.DataFrame, pd.Series]:
+    """Confidence and rightness of each image's likeliest class, and its bin of confidence.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    bins : int
+
+    Returns
+    -------
+    table : DataFrame of confidence and right (0 or 1), float
+    bin : Series of float, from 1 on
+    """
     scores, classes = scores_of(predictions), np.array(classes_of(predictions))
     right = classes[scores.argmax(1)] == predictions["label"].to_numpy()
     columns = {"confidence": scores.max(1), "right": right.astype(float)}
@@ -398,7 +409,7 @@ def _in_bins(predictions: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, pd.Ser
     return table, np.ceil(table["confidence"] * bins).clip(1, bins)
 
 
-def expected_calibration_error(predictions: pd.DataFrame, bins: int = _BINS) -> float:
+def expected_calibration_error(predictions: pd.DataFrame, bins: int = BINS) -> float:
     """Mean distance of confidence and accuracy over the bins of `calibration_table`.
 
     Parameters
@@ -410,7 +421,7 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = _BINS) -> 
     -------
     float, 0 to 1
     """
-    table, bin_ = _in_bins(predictions, bins)
+    table, bin_ = in_bins(predictions, bins)
     sums = table.groupby(bin_).sum()
     return float((sums["confidence"] - sums["right"]).abs().sum() / len(table))
 
