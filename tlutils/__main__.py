@@ -128,7 +128,7 @@ def _doctor(given: _Arguments) -> int:
         unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else "images/s trained"
         print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
-    for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2"):
+    for backbone in recipes.BACKBONES:
         print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
     print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +19,7 @@ from ..data import records
 from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, calibration, thresholds
 from ..evaluation.metrics import as_text, patients_of
-from .folder import Run
+from .folder import Run, timestamp
 from .use import checked_views, other_images, predict_records, readable_name
 
 
@@ -191,7 +190,7 @@ def _choose(
     """Choose, measure, write, and tell."""
     found, held_out = adaptation.fit(predictions, about["rule"] or "youden", **how)
     found = about | found | {"notes": run.about["notes"], "tlutils": __version__}
-    found["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    found["time"] = timestamp()
     target = run.folder / "adaptations" / about["name"]
     judged = held_out[["fold", "threshold", "temperature"]].assign(held_out=held_out["predicted"])
     content = predictions["path"].map(table.set_index("path")["sha256"])

@@ -10,6 +10,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -213,19 +214,30 @@ class Run:
         """
         return checkpoints.load_model(self._file("best.pt"))[0]
 
-    def part(self, split: str) -> pd.DataFrame:
+    def part(self, split: str, required: bool = False) -> pd.DataFrame:
         """The records of one split.
 
         Parameters
         ----------
         split : str
             "train", "val" or "test".
+        required : bool
+            Whether there must be any.
 
         Returns
         -------
         DataFrame
+
+        Raises
+        ------
+        ValueError
+            Where there are none and there must be.
         """
-        return self.records[self.records["split"] == split].reset_index(drop=True)
+        found = self.records[self.records["split"] == split].reset_index(drop=True)
+        if required and found.empty:
+            there = ", ".join(sorted(set(self.records["split"]) - {""}))
+            raise ValueError(f"the run has no {split!r} images; its splits are {there}")
+        return found
 
     def store(self, folder: str | Path | None = "auto") -> str | Path | None:
         """The folder of the feature store.
@@ -337,6 +349,17 @@ def as_this_version_writes(run: Run) -> Iterator[None]:
             f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it "
             "again"
         ) from error
+
+
+def timestamp() -> str:
+    """The time as the files of a run have it.
+
+    Returns
+    -------
+    str
+        UTC, to the second.
+    """
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:

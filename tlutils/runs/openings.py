@@ -10,14 +10,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import files
 from ..data import records
-from .folder import Run
+from .folder import Run, timestamp
 
 _FILE = "openings.csv"
 _COLUMNS = ["time", "by", "times", "settings", "digest", "weights"]
@@ -184,7 +183,7 @@ def _read(file: Path) -> pd.DataFrame:
 def _row(run: Run, by: str, used: dict, times: int = 1) -> pd.DataFrame:
     told = json.dumps(used, sort_keys=True)
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-    time = "" if by == _UNCOUNTED else datetime.now(UTC).isoformat(timespec="seconds")
+    time = "" if by == _UNCOUNTED else timestamp()
     weights = run.fingerprint if (run.folder / "best.pt").is_file() else ""
     row = (time, by, int(times), told, digest, weights)
     return pd.DataFrame([row], columns=_COLUMNS)

@@ -108,11 +108,8 @@ def _images(
         return table, root, [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
     if split == "test":
         raise ValueError(f"these are {_KEPT}")
-    table = run.part(split)
-    if table.empty:
-        splits = ", ".join(sorted(set(run.records["split"]) - {""}))
-        raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
-    return table, run.root, [run.folder / file for file in STRESS_FILES]
+    targets = [run.folder / file for file in STRESS_FILES]
+    return run.part(split, required=True), run.root, targets
 
 
 def _named(table: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -21,7 +21,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -44,7 +43,7 @@ from ..models.weights import describe
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
 from . import openings, recipes, reference
-from .folder import BEGUN, STRESS_FILES, Run, reserved, versions
+from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
 from .use import predict_records
 
@@ -257,7 +256,7 @@ def _way_to_train(
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:
     """The same run with another seed but the same images on the same sides."""
     recipe = dataclasses.replace(run.recipe, seed=seed, split_seed=run.recipe.division_seed)
-    made = {"machine": machine.describe(), "started": _now(), "versions": versions()}
+    made = {"machine": machine.describe(), "started": timestamp(), "versions": versions()}
     folder = run.folder / f"seed-{seed}"
     wanted = Run(folder, recipe, run.records, run.root, {**run.about, **made})
     if not _is_begun(folder):
@@ -274,10 +273,6 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
 
 def _is_begun(folder: Path) -> bool:
     return all((folder / name).is_file() for name in BEGUN)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def prepare(
@@ -420,7 +415,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     }
     found = audit_splits(run.records)
     audit = {"verdict": leak_verdict(found), "leak": leaks(found)}
-    about |= {"audit": audit, "versions": versions(), "started": _now(), "notes": _notes(run)}
+    about |= {"audit": audit, "versions": versions(), "started": timestamp(), "notes": _notes(run)}
     about["notes"].append(audit["verdict"])
     records.save(run.records, run.folder / "records.csv")
     run.write()

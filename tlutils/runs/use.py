@@ -222,10 +222,7 @@ def evaluate(
     views = checked_views(run, views, chosen)
     model = run.model()
     if data is None:
-        table, root, store = run.part(split), run.root, run.store()
-        if table.empty:
-            splits = ", ".join(sorted(set(run.records["split"]) - {""}))
-            raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
+        table, root, store = run.part(split, required=True), run.root, run.store()
     else:
         table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
         store = None
