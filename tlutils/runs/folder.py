@@ -181,6 +181,17 @@ class Run:
         return content.get("threshold")
 
     @property
+    def drawn(self) -> bool:
+        """Whether the images are phantoms."""
+        return any(note.startswith("phantom") for note in self.about["notes"])
+
+    @property
+    def remarks(self) -> list[tuple[str, bool]]:
+        """What must be said beside every result, and whether it takes from what the result says."""
+        grave = ("phantom", "random", "LEAK")
+        return [(note, note.startswith(grave)) for note in self.about["notes"]]
+
+    @property
     def caption(self) -> str:
         """What must be said beside every result of this run, in one line."""
         return "; ".join(self.about["notes"])
