@@ -25,8 +25,8 @@ from sklearn.tree import DecisionTreeClassifier
 
 from ..core.intervals import interval, resamples, weighted_auc
 from . import near_duplicates
-from .records import find_root, inspect, scan, unknown_patient
-from .splits import SPLITS, checked, comparable, is_readable
+from .records import find_root, inspect, root_of, scan, unknown_patient
+from .splits import SPLITS, checked_records, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
 _FOLDS = 5  # so many patients at least in every class
@@ -70,7 +70,7 @@ def audit_all(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Da
     ----------
     records : DataFrame with path, split, label, patient; after `records.inspect` files are compared
         and their properties examined as well.
-    pairs : DataFrame of `near_duplicates.near_duplicates`, or None where nobody looked for them.
+    pairs : DataFrame of `near_duplicates.find_pairs`, or None where nobody looked for them.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
     ValueError
         Where a column or the patient of a row is missing, or there are no rows.
     """
-    records = checked(records)
+    records = checked_records(records)
     records["name"] = records["path"].str.replace(r"(?s)^.*/", "", regex=True)
     there = set(records["split"].unique())
     parts = {name: records[records["split"] == name] for name in SPLITS if name in there}
@@ -306,7 +306,7 @@ def assert_no_leak(
     allow_unknown_patients : bool, whether images whose patient is unknown may take part, which are
         then compared by their contents alone.
     near : bool, whether images that look the same count as copies; of a table its rows need phash
-        (`near_duplicates.perceptual_hashes` adds it).
+        (`near_duplicates.look_at` adds it).
 
     Raises
     ------
@@ -324,15 +324,15 @@ def assert_no_leak(
     if not isinstance(records, pd.DataFrame):
         source = Path(records)
         source = find_root(source) if source.is_dir() else source
-        root = source.parent if source.is_file() else source
+        root = root_of(source)
         records = inspect(scan(source, patient), root, progress=False)
-        records = near_duplicates.perceptual_hashes(records, root) if near else records
-    records = checked(records)
+        records = near_duplicates.look_at(records, root) if near else records
+    records = checked_records(records)
     records = records.assign(patient=records["patient"].astype("str"))
     _refuse_to_guess(records, allow_unknown_patients)
     found = audit_splits(records)
     if near:
-        pairs = near_duplicates.near_duplicates(records)
+        pairs = near_duplicates.find_pairs(records)
         found = pd.concat([found, audit_near_duplicates(records, pairs)], ignore_index=True)
     if leaks(found):
         rows = found[found["verdict"] == "leak"].itertuples()
@@ -400,7 +400,7 @@ def audit_near_duplicates(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Data
     Parameters
     ----------
     records : DataFrame with path, split, label, patient, and sha256 where it is known.
-    pairs : DataFrame of `near_duplicates.near_duplicates`.
+    pairs : DataFrame of `near_duplicates.find_pairs`.
 
     Returns
     -------
@@ -467,14 +467,12 @@ class Shortcuts:
     right : int, images whose label all properties together predict.
     of : int, images that were examined.
     usual : float, share of the most frequent label, which needs no property.
-    patients : int
     """
 
     table: pd.DataFrame
     right: int
     of: int
     usual: float
-    patients: int
 
     @property
     def clear(self) -> bool:
@@ -494,7 +492,7 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     Parameters
     ----------
     records : DataFrame after `records.inspect`, with brightness (see
-        `near_duplicates.perceptual_hashes`) that as well; unreadable images take no part.
+        `near_duplicates.look_at`) that as well; unreadable images take no part.
 
     Returns
     -------
@@ -523,7 +521,7 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     rows = sorted(rows, key=lambda row: -row["auc"])
     table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
     right, usual = int((together.argmax(1) == label).sum()), float(np.bincount(label).max())
-    return Shortcuts(table, right, len(known), usual / len(label), patient.max() + 1)
+    return Shortcuts(table, right, len(known), usual / len(label))
 
 
 def _some_patients(records: pd.DataFrame) -> pd.DataFrame:

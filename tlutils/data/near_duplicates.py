@@ -1,7 +1,7 @@
 """Images that look the same though their files differ: saved again, resized, given another name.
 
-`perceptual_hashes` looks at every image once and notes its brightness and its `white_wedges` too,
-`near_duplicates` finds the pairs, `groups` says who belongs together;
+`look_at` looks at every image once and notes its brightness and its `white_wedges` too,
+`find_pairs` finds those that differ little, `groups` says who belongs together;
 `audit.audit_near_duplicates` says what that means for the splits.
 """
 
@@ -11,7 +11,6 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,6 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core import images
-from ..core.packages import needed
 from ..core.progress import bar
 from .splits import is_readable
 
@@ -41,10 +39,10 @@ _ONES = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(
 _ONES = _ONES.sum(1, dtype=np.uint8)
 
 
-def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
-    """Look at every image once, for what `near_duplicates` compares.
+def look_at(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
+    """Look at every image once, for what `find_pairs` compares.
 
-    The hash is ImageHash's phash with 256 bits: for the 16 x 16 lowest frequencies of the picture
+    The hash has 256 bits, as ImageHash's phash: for the 16 x 16 lowest frequencies of the picture
     at 64 x 64 pixels, whether each is above their median.
 
     Parameters
@@ -58,20 +56,14 @@ def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
         decoded or shows too little to be told apart), brightness (float, mean grey from 0 to 255)
         and wedge (float, share of the picture that is `white_wedges`); NaN where an image cannot
         be decoded.
-
-    Raises
-    ------
-    ImportError
-        Without ImageHash.
     """
-    imagehash = needed("imagehash", "imagehash")
     both = zip(records["path"], is_readable(records), strict=True)
     paths = [os.path.join(root, path) if good else "" for path, good in both]
     parts, rows = [paths[start : start + 64] for start in range(0, len(paths), 64)], []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's, on large images and odd metadata
         with bar(None, "comparing", len(paths), "file") as shown:
-            for part in pool.map(lambda part: [_look(path, imagehash) for path in part], parts):
+            for part in pool.map(lambda part: [_look(path) for path in part], parts):
                 rows += part
                 shown.update(len(part))
     hashes, brightness, wedge = zip(*rows, strict=True) if rows else ((), (), ())
@@ -107,7 +99,7 @@ def white_wedges(pixels: np.ndarray) -> np.ndarray:
     return down | up[::-1]
 
 
-def _look(path: str, imagehash: ModuleType) -> tuple[str, float, float]:
+def _look(path: str) -> tuple[str, float, float]:
     """(phash, brightness, wedge) of one file; ("", NaN, NaN) where it cannot be read."""
     try:
         picture = images.read(path, least=(4 * _SIDE, 4 * _SIDE))
@@ -122,11 +114,11 @@ def _look(path: str, imagehash: ModuleType) -> tuple[str, float, float]:
     shares = counts[counts > 0] / pixels.size
     levels, telling = -shares @ np.log2(shares), (np.abs(apart) > _ROUNDING).mean()
     shows = levels >= _LEAST_LEVELS and telling >= _LEAST_WAVES
-    looks = str(imagehash.ImageHash(apart > 0)) if shows else ""
+    looks = np.packbits(apart > 0).tobytes().hex() if shows else ""
     return looks, float(pixels.mean()), float(white_wedges(pixels).mean())
 
 
-def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
+def find_pairs(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
     """Find pairs of images whose perceptual hashes differ in few bits, the nearest first.
 
     The default lies between what was measured on real images. Copies saved again as JPEG (quality
@@ -138,7 +130,7 @@ def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
 
     Parameters
     ----------
-    records : DataFrame with path, split, label, patient and phash, see `perceptual_hashes`.
+    records : DataFrame with path, split, label, patient and phash, see `look_at`.
     distance : int, 0 to 64, bits of 256 that may differ.
 
     Returns
@@ -159,7 +151,7 @@ def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
             f"the distance is {distance}; expected 0 (the same picture) to 64 (often strangers)"
         )
     if "phash" not in records:
-        raise ValueError("the records have no phash; near_duplicates.perceptual_hashes adds it")
+        raise ValueError("the records have no phash; near_duplicates.look_at adds it")
     texts = records["phash"].fillna("").to_numpy(object)  # of type str: four bytes a digit
     rows = np.flatnonzero(texts != "")
     codes, unique = pd.factorize(texts[rows])
@@ -190,7 +182,7 @@ def groups(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     records : DataFrame with path.
-    pairs : DataFrame of `near_duplicates`.
+    pairs : DataFrame of `find_pairs`.
 
     Returns
     -------

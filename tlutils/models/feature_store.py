@@ -176,25 +176,37 @@ class Store:
         RuntimeError
             For a view that `fill` has not seen to.
         """
-        number = self._view(view_number)
-        if number not in self._bad:
-            raise RuntimeError(
-                f"view {number} of the feature store {self.folder} may lack rows; call "
-                f"fill({number}) first"
-            )
+        number, bad = self._view(view_number), self.bad(view_number)
         values = torch.from_numpy(self._features[number][rows]).view(self.dtype)
-        values[torch.from_numpy(np.isin(rows, self._bad[number]))] = float("nan")
+        values[torch.from_numpy(np.isin(rows, bad))] = float("nan")
         return values
 
-    def bad(self) -> np.ndarray:
-        """The rows of images that could not be read, in any view that is complete.
+    def bad(self, view_number: int | None = None) -> np.ndarray:
+        """The rows of images that could not be read, in one view or in any that is complete.
 
         Of a view that this object filled it is what `fill` found, in all processes the same.
+
+        Parameters
+        ----------
+        view_number : int, of a view that this object filled; None takes all that are complete
 
         Returns
         -------
         ndarray of int
+
+        Raises
+        ------
+        RuntimeError
+            For a view that `fill` has not seen to.
         """
+        if view_number is not None:
+            number = self._view(view_number)
+            if number not in self._bad:
+                raise RuntimeError(
+                    f"view {number} of the feature store {self.folder} may lack rows; call "
+                    f"fill({number}) first"
+                )
+            return self._bad[number]
         marks = self.marks()
         for number, rows in self._bad.items():
             marks[number] = GOOD
@@ -543,7 +555,7 @@ def _begin(store: Store) -> None:
         os.truncate(folder / name, length)
     with files.replacing(folder / "images") as part:
         part.write_bytes(store.images.tobytes())
-    files.write_text(folder / "store.json", json.dumps(store.description, indent=1))
+    files.write_json(folder / "store.json", store.description)
 
 
 def _damage(folder: Path, lengths: dict[str, int]) -> str:

@@ -174,7 +174,7 @@ def _keep(what: str, rates: dict[str, float]) -> None:
         contextlib.suppress(OSError, RuntimeError),
         files.locked(_file().with_suffix(".lock"), "speeds", -1),
     ):
-        files.write_text(_file(), json.dumps(measured() | {what: rates}, indent=1))
+        files.write_json(_file(), measured() | {what: rates})
 
 
 def _ways(machine: Machine) -> dict[str, Machine]:
