@@ -484,8 +484,8 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     """Learn the label from file properties alone and examine that on other patients.
 
     A random forest with all properties and a decision tree with each alone, cross-validated in five
-    parts by patient; the AUC is the mean over the classes, each against the rest: 0.5 is guessing, 1
-    telling all. Intervals by bootstrap over patients. Of more than 10,000 images, as many of
+    parts by patient; the AUC is the mean over the classes, each against the rest: 0.5 is guessing,
+    1 telling all. Intervals by bootstrap over patients. Of more than 10,000 images, as many of
     patients drawn at random. Bytes and brightness depend on what is shown too: they are a hint,
     width is a sign.
 
