@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -318,6 +319,12 @@ def test_too_many_pairs_are_refused_before_they_fill_the_memory(monkeypatch):
     alike[np.arange(60), draw.permutation(256)[:60]] = 1
     with pytest.raises(ValueError, match="over 100 pairs"):
         near_duplicates.find_pairs(hashed(alike))
+
+
+def test_without_imagehash_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    with pytest.raises(ImportError, match="pip install imagehash"):
+        near_duplicates.perceptual_hashes(table([("a.png", "", "A", "1")]), tmp_path)
 
 
 @pytest.mark.real

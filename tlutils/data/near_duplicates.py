@@ -11,6 +11,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core import images
+from ..core.packages import needed
 from ..core.progress import bar
 from .splits import is_readable
 
@@ -42,7 +44,7 @@ _ONES = _ONES.sum(1, dtype=np.uint8)
 def look_at(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
     """Look at every image once, for what `find_pairs` compares.
 
-    The hash has 256 bits, as ImageHash's phash: for the 16 x 16 lowest frequencies of the picture
+    The hash is ImageHash's phash with 256 bits: for the 16 x 16 lowest frequencies of the picture
     at 64 x 64 pixels, whether each is above their median.
 
     Parameters
@@ -56,14 +58,20 @@ def look_at(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
         decoded or shows too little to be told apart), brightness (float, mean grey from 0 to 255)
         and wedge (float, share of the picture that is `white_wedges`); NaN where an image cannot
         be decoded.
+
+    Raises
+    ------
+    ImportError
+        Without ImageHash.
     """
+    imagehash = needed("imagehash", "imagehash")
     both = zip(records["path"], is_readable(records), strict=True)
     paths = [os.path.join(root, path) if good else "" for path, good in both]
     parts, rows = [paths[start : start + 64] for start in range(0, len(paths), 64)], []
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's, on large images and odd metadata
         with bar(None, "comparing", len(paths), "file") as shown:
-            for part in pool.map(lambda part: [_look(path) for path in part], parts):
+            for part in pool.map(lambda part: [_look(path, imagehash) for path in part], parts):
                 rows += part
                 shown.update(len(part))
     hashes, brightness, wedge = zip(*rows, strict=True) if rows else ((), (), ())
@@ -99,7 +107,7 @@ def white_wedges(pixels: np.ndarray) -> np.ndarray:
     return down | up[::-1]
 
 
-def _look(path: str) -> tuple[str, float, float]:
+def _look(path: str, imagehash: ModuleType) -> tuple[str, float, float]:
     """(phash, brightness, wedge) of one file; ("", NaN, NaN) where it cannot be read."""
     try:
         picture = images.read(path, least=(4 * _SIDE, 4 * _SIDE))
@@ -114,7 +122,7 @@ def _look(path: str) -> tuple[str, float, float]:
     shares = counts[counts > 0] / pixels.size
     levels, telling = -shares @ np.log2(shares), (np.abs(apart) > _ROUNDING).mean()
     shows = levels >= _LEAST_LEVELS and telling >= _LEAST_WAVES
-    looks = np.packbits(apart > 0).tobytes().hex() if shows else ""
+    looks = str(imagehash.ImageHash(apart > 0)) if shows else ""
     return looks, float(pixels.mean()), float(white_wedges(pixels).mean())
 
 
