@@ -1,6 +1,6 @@
 """Transfer learning on medical images, step by step.
 
-One street, walked in one direction; a package for each part of it, each using only those below it:
+From data to a run that is explained, a package for each step, each using only those below it:
 
     serve         a finished run as a page that answers the images one drops on it
     report        a finished run as one page for a colleague

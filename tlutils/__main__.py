@@ -189,6 +189,7 @@ def _print_finding(row: object) -> None:
 
 def _shards(given: _Arguments) -> int:
     """Pack images into tar files, whose folder is then data like any other."""
+    from .core.words import many
     from .data import records, shards, sources
 
     source = sources.get(given.data)
@@ -198,7 +199,8 @@ def _shards(given: _Arguments) -> int:
         print(f"left out {row.path}: {row.problem}", file=sys.stderr)
     packed = shards.write(table, root, given.out, given.images)
     names = packed["path"].str.partition(".tar/")[0]
-    print(f"{len(packed):,} images are in {names.nunique():,} tar files in {given.out}")
+    packed_images = many(len(packed), "image is", "images are")
+    print(f"{packed_images} in {many(names.nunique(), 'tar file')} in {given.out}")
     return _DONE
 
 
@@ -303,6 +305,7 @@ def _adapt(given: _Arguments) -> int:
 def _predict(given: _Arguments) -> int:
     """Say what a run's model sees in images."""
     from .core import devices
+    from .core.words import many
     from .runs.folder import Run
     from .runs.use import predict
 
@@ -310,7 +313,7 @@ def _predict(given: _Arguments) -> int:
     if devices.rank():
         return _DONE
     if given.out:
-        print(f"{len(predictions)} predictions are in {given.out}")
+        print(f"{many(len(predictions), 'prediction is', 'predictions are')} in {given.out}")
     else:
         shown = predictions.drop(columns=["split", "patient", "label", "loss"])
         print(shown.to_string(index=False))

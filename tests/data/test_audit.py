@@ -178,6 +178,8 @@ def test_unknown_patients_are_counted_and_named_in_the_verdict():
     )
     row = finding(audit_splits(found), "unknown patient", "all")
     assert (row["found"], row["of"], row["verdict"]) == (3, 4, "warning")
+    rule = re.search("--patient '(.*?)' reads 123 from 123_left.png", row["meaning"])[1]
+    assert re.search(rule, "123_left.png")["patient"] == "123"
     assert leak_verdict(audit_splits(found)).endswith("; the patient of 3 images is unknown")
 
 
@@ -488,7 +490,7 @@ def test_a_copy_saved_anew_is_found_where_looks_count(tmp_path):
     ("change", "named"),
     [
         (lambda t: t.assign(split=""), "found 0 splits"),
-        (lambda t: t[t["split"] == "train"], "found 1 splits"),
+        (lambda t: t[t["split"] == "train"], "found 1 split in"),
         (lambda t: t.assign(split=t["split"].replace("test", "valid")), "the splits valid"),
         (lambda t: records.with_patients(t, lambda path: "7" if "3_1" in path else None), "4 of 5"),
         (lambda t: t.assign(problem="damaged"), "none of the 5 images"),

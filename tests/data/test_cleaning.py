@@ -32,6 +32,10 @@ def images(cleaned: cleaning.Cleaned, step: str) -> int:
     return cleaned.steps.set_index("step")["images"][step]
 
 
+def told(cleaned: cleaning.Cleaned, step: str) -> str:
+    return cleaned.steps.set_index("step")["what"][step]
+
+
 def sides(cleaned: cleaning.Cleaned) -> pd.Series:
     return cleaned.records.groupby("patient")["split"].nunique()
 
@@ -44,6 +48,7 @@ def test_a_clean_set_stays_as_it_is():
         cleaned.steps.set_index("step")["images"].drop("left").sum() == 0
         and images(cleaned, "left") == 40
     )
+    assert "as no two patients share a picture" in told(cleaned, "patients joined")
 
 
 def test_unreadable_files_and_bytes_under_two_labels_are_out_and_copies_stay_once():
@@ -99,6 +104,7 @@ def test_images_that_look_the_same_end_on_one_side():
         and both["patient"].nunique() == 1
     )
     assert images(cleaned, "patients joined") == 2 and cleaned.records["patient"].nunique() == 19
+    assert "as 1 patient shares a picture with another" in told(cleaned, "patients joined")
     assert not leaks(audit_near_duplicates(cleaned.records, pairs))
 
 
@@ -145,7 +151,7 @@ def test_what_cannot_be_cleaned_is_refused():
 def test_where_all_patients_are_tied_into_one_the_error_says_so():
     found = table(clean_split())
     pairs = pd.DataFrame({"path_a": found["path"][0], "path_b": found["path"][1:], "group": 0})
-    with pytest.raises(ValueError, match="1 patients are left who share no picture"):
+    with pytest.raises(ValueError, match="1 patient is left who shares no picture"):
         cleaning.clean(found, pairs)
 
 

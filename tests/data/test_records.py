@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import io
 import os
 import re
+import shlex
 import struct
 import sys
 import tempfile
@@ -186,7 +188,9 @@ def test_a_manifests_patients_count_before_those_in_its_dicom_files(tmp_path):
     ("rule", "message"),
     [
         ("dicom", "no patient by the rule 'dicom'"),
-        (r"(\d+)", "group named patient"),
+        (r"(\d+)", "does not work, as it has no group named patient; give auto"),
+        (r"(?P<patient>\d+", "as it is no regular expression: missing .*at position 0; give auto"),
+        ("(?P<patient>a{1,99999999999})", "as it is no regular expression: "),
         ("(?P<patient>", "does not work"),
         ("(?P<patient>xyz)", "no patient by the rule"),
     ],
@@ -421,7 +425,7 @@ def test_sites_that_hold_not_quite_the_same_classes_are_warned_of(tmp_path, more
 
 
 def test_images_beside_the_class_folders_are_left_out_and_named(tmp_path):
-    with pytest.warns(UserWarning, match=r"1 images outside any class folder.*logo\.png"):
+    with pytest.warns(UserWarning, match=r"1 image outside any class folder.*logo\.png"):
         found = records.scan(touch(tmp_path, "A/1.png", "B/2.png", "logo.png"))
     assert len(found) == 2
 
@@ -642,7 +646,7 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
     )
     with (
         pytest.warns(UserWarning, match=r"1 of 3 files.*gone\.png"),
-        pytest.warns(UserWarning, match="1 repeated rows"),
+        pytest.warns(UserWarning, match="1 repeated row in"),
     ):
         assert records.read_manifest(csv)["path"].tolist() == ["a.png", "b.png"]
 
@@ -652,8 +656,8 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
     [
         ("image,label\na.png,A\nb.png,B\n", "columns image, label.*add path"),
         ("path;label\na.png;A\nb.png;B\n", "between commas.*add path and label"),
-        ("path,label\na.png,A\nb.png,\n", "1 rows without a label"),
-        ("path,label\na.png,A\nb.png\n", "1 rows without a label"),
+        ("path,label\na.png,A\nb.png,\n", "1 row without a label"),
+        ("path,label\na.png,A\nb.png\n", "1 row without a label"),
         ("path,label\na.png,A\nb.png,A\n", "one class only"),
         ("path,label\na.png,A\nb.png,a\n", "several spellings"),
         ("path,label,split\na.png,A,train\nb.png,B,holdout\n", "the split 'holdout'"),
@@ -924,6 +928,66 @@ def test_without_pyarrow_a_parquet_file_says_what_to_install(tmp_path, monkeypat
         records.save(table(("a.png", "train", "A")), tmp_path / "records.parquet")
 
 
+@pytest.fixture
+def many(tmp_path, monkeypatch):
+    """A table that is long enough to be kept as Parquet too, what a CSV gives of it, and its file."""
+    monkeypatch.setattr(records, "PARQUET_ROWS", 2)
+    touch(tmp_path, "a.png", "b.png")
+    found = table(("a.png", "train", "NA"), ("b.png", "", "ß\r")).assign(patient=["007", "nan"])
+    found = records.inspect(found, tmp_path).assign(brightness=[0.5, None], seen=[True, False])
+    records.save(found, tmp_path / "alone.csv")
+    records.save(found, tmp_path / "records.csv", parquet_beside=True)
+    return records.load(tmp_path / "alone.csv"), tmp_path / "records.csv"
+
+
+def no_csv(monkeypatch):
+    monkeypatch.setattr(records.csv_format, "reader", lambda *_, **__: pytest.fail("reads the CSV"))
+
+
+def test_a_long_table_is_read_from_the_parquet_file_beside_it(many, monkeypatch):
+    expected, file = many
+    assert not (file.parent / "alone.csv.parquet").exists()
+    os.utime(file, (0, 0))  # the bytes are what counts
+    no_csv(monkeypatch)
+    pd.testing.assert_frame_equal(records.load(file), expected)
+    with pytest.warns(UserWarning, match="found no patient in 1 of 2"):
+        assert records.read_manifest(file)["label"].tolist() == ["NA", "ß\r"]
+
+
+def test_a_csv_that_was_changed_is_not_answered_by_the_parquet_file_beside_it(many):
+    expected, file = many
+    before = file.stat()
+    file.write_bytes(file.read_bytes().replace(b"007", b"008"))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_size == before.st_size
+    pd.testing.assert_frame_equal(records.load(file), expected.assign(patient=["008", "nan"]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "foreign", "of another", "no pyarrow"])
+def test_a_parquet_file_beside_that_is_of_no_use_stops_nothing(damage, many, monkeypatch):
+    expected, file = many
+    beside = file.with_name("records.csv.parquet")
+    if damage == "cut":
+        beside.write_bytes(beside.read_bytes()[:-20])
+    if damage == "foreign":
+        expected.assign(label="foreign").to_parquet(beside)
+    if damage == "of another":
+        records.save(expected.iloc[::-1], file.with_name("b.csv"), parquet_beside=True)
+        file.with_name("b.csv.parquet").replace(beside)
+    if damage == "no pyarrow":
+        monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    pd.testing.assert_frame_equal(records.load(file), expected)
+
+
+def test_a_short_table_or_one_without_pyarrow_has_its_csv_alone(tmp_path, monkeypatch):
+    found = table(("a.png", "train", "A"), ("b.png", "train", "B"))
+    records.save(found, tmp_path / "short.csv", parquet_beside=True)
+    monkeypatch.setattr(records, "PARQUET_ROWS", 2)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    records.save(found, tmp_path / "records.csv", parquet_beside=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.csv", "short.csv"]
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
@@ -1176,12 +1240,24 @@ def test_a_link_is_followed_and_not_counted_twice(tmp_path):
         (["notes.txt"], "found no image"),
         ([], "found no image"),
         (["__MACOSX/A/1.jpeg", "__MACOSX/B/1.jpeg"], "found no image"),
-        (["OCT2017.tar.gz"], r"found no image.*unpack\('.*OCT2017.tar.gz'"),
+        (["OCT2017.tar.gz"], r'found no image.*unpack\(".*OCT2017.tar.gz"'),
     ],
 )
 def test_a_folder_without_classes_of_images_is_a_clear_error(tmp_path, names, said):
     with pytest.raises(ValueError, match=said):
         records.find_root(write(tmp_path, *names))
+
+
+def test_the_command_that_unpacks_an_archive_can_be_pasted_whatever_its_name_is(tmp_path):
+    archive = tmp_path / "Ann's $HOME `x` scans.zip"
+    archive.write_bytes(b"")
+    with pytest.raises(ValueError) as told:
+        records.find_root(archive)
+    python, option, code = shlex.split(str(told.value).split("Unpack it with: ")[1])
+    assert (python, option) == ("python", "-c")
+    call = ast.parse(code).body[1].value
+    to = [ast.literal_eval(argument) for argument in call.args]
+    assert to == [str(archive), str(archive.with_suffix(""))]
 
 
 @pytest.mark.real

@@ -248,7 +248,7 @@ def test_two_splits_for_one_image_and_an_unknown_one_are_refused(tmp_path):
 
 def test_images_without_a_label_are_left_out_by_name(tmp_path):
     tarred(tmp_path / "x.tar", {"A/1.jpg": JPEG, "B/1.jpg": JPEG, "loose.jpg": JPEG})
-    with pytest.warns(UserWarning, match=r"1 images without a label \(x\.tar/loose\.jpg\)"):
+    with pytest.warns(UserWarning, match=r"1 image without a label \(x\.tar/loose\.jpg\)"):
         assert len(records.scan(tmp_path)) == 2
     tarred(tmp_path / "x.tar", {"loose.jpg": JPEG})
     with pytest.raises(ValueError, match="without a label"):
@@ -328,6 +328,15 @@ def test_nothing_is_written_where_something_is_or_where_an_image_is_missing(tmp_
         shards.write(found, tmp_path / "files", tmp_path / "files")
     with pytest.raises(ValueError, match="0 readable images"):
         shards.write(found.head(0), tmp_path / "files", tmp_path / "out")
+
+
+def test_one_image_is_counted_as_one(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("path,label\nA/a.jpeg,A\nB/b.jpeg,B\n")
+    write_files(tmp_path, "A/a.jpeg")
+    (tmp_path / "B").mkdir()
+    (tmp_path / "B" / "b.jpeg").write_bytes(b"none")
+    assert main(["shards", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out")]) == 0
+    assert "1 image is in 1 tar file in " in capsys.readouterr().out
 
 
 def test_the_command_packs_and_phantoms_stay_phantoms(tmp_path, capsys):

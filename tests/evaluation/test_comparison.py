@@ -303,7 +303,7 @@ def test_the_mean_of_runs_has_the_errors_of_its_side_in_a_comparison(pair):
     alone = compute_metrics(runs[0])["accuracy"]
     assert found["patients_error"] == pytest.approx((alone["high"] - alone["low"]) / 3.92, rel=0.2)
     assert 0 <= found["low"] < found["value"] < found["high"] <= 1
-    with pytest.raises(ValueError, match="found 1 runs"):
+    with pytest.raises(ValueError, match="found 1 run;"):
         comparison.mean_of_runs(runs[:1])
     with pytest.raises(ValueError, match="exactly the probabilities"):
         comparison.mean_of_runs([runs[0], runs[1], runs[0]])

@@ -249,7 +249,7 @@ def test_too_few_patients_for_the_folds_is_refused():
     nobody = pd.DataFrame({"path": list("abcdefgh"), "patient": None, "label": list("xyxyxyxy")})
     found = errors.out_of_fold(np.random.default_rng(0).normal(size=(8, 2)), nobody, folds=2)
     assert len(found) == 8 and found["split"].nunique() == 2
-    with pytest.raises(ValueError, match="found 1 classes among 8"):
+    with pytest.raises(ValueError, match="found 1 class among 8"):
         errors.out_of_fold(np.zeros((8, 2)), nobody.assign(label="x"))
 
 

@@ -165,7 +165,7 @@ def test_errors_are_colored_by_right_and_wrong_and_tell_the_probability():
     ]
     colors = [ax._left_title.get_color() for ax in axes]
     assert colors == [ink(RIGHT), ink(WRONG)]
-    with pytest.raises(ValueError, match="1 images and 2 predictions"):
+    with pytest.raises(ValueError, match="1 image and 2 predictions"):
         of_images.errors([scan()], rows)
 
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from small_runs import begin, first, small, train
 
@@ -18,8 +19,8 @@ from tlutils.runs.use import evaluate
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m tlutils train"):
-        Run.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="python -m tlutils train .* --out '.*/my run'"):
+        Run.load(tmp_path / "my run")
 
 
 HOLD = (
@@ -147,6 +148,20 @@ def test_a_manifest_above_its_images_makes_a_run_that_can_be_opened(data, tmp_pa
         run = begin(tmp_path / "tables" / "some.csv", tmp_path / "run")
         assert Run.load(run.folder).records["path"].str.startswith("../").all()
         assert run.about["data"]["top"] == str(tmp_path)
+
+
+def test_a_run_and_a_clean_manifest_of_very_many_images_are_kept_as_parquet_too(
+    tiny_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(records, "PARQUET_ROWS", 10)
+    run = begin(tiny_folder, tmp_path / "run")
+    cleaning.write(run.records, run.root, tmp_path / "clean.csv")
+    for file in (run.folder / "records.csv", tmp_path / "clean.csv"):
+        beside = file.with_name(f"{file.name}.parquet")
+        kept = pd.read_parquet(beside, columns=["path", "label", "split", "patient"])
+        beside.unlink()
+        pd.testing.assert_frame_equal(records.load(file)[kept.columns], kept, check_dtype=False)
+    assert begin(tiny_folder, tmp_path / "run").records.equals(run.records)
 
 
 def test_what_was_requested_is_known_by_its_name_of_before(run, tmp_path):

@@ -49,7 +49,7 @@ def test_each_arm_and_seed_answers_the_same_test_images_from_few_patients_and_mo
 def test_a_patient_in_training_and_test_is_refused(divided, tmp_path):
     table, root = divided
     table = table.assign(patient="somebody")
-    with pytest.raises(ValueError, match="1 patients have training and test images"):
+    with pytest.raises(ValueError, match="1 patient has training and test images"):
         trained((table, root), tmp_path)
 
 

@@ -21,7 +21,7 @@ from tlutils.runs.adapt import adapt
 from tlutils.runs.use import predict
 from tlutils.serve.answers import Answerer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* images are unlike the training images")
+pytestmark = pytest.mark.filterwarnings("ignore:.* unlike the training images")
 
 
 def picture(url: str) -> Image.Image:

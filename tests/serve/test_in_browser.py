@@ -107,6 +107,26 @@ def test_an_image_that_is_dropped_is_answered_and_the_next_one_replaces_it(page,
 
 
 @pytest.mark.browser
+def test_while_an_image_is_looked_at_the_page_says_so_and_the_answer_before_it_fades(page, scans):
+    def looks() -> tuple[str, bool]:
+        opacity = page.evaluate("getComputedStyle(document.querySelector('#status')).opacity")
+        return opacity, page.locator("#result.old").count() == 1
+
+    drop(page, CNV_jpeg=scans["CNV_jpeg"])
+    shows(page, "CNV.jpeg: ")
+    assert looks() == ("0", False)
+    held: list = []
+    page.route("**/answer", held.append)
+    with page.expect_request("**/answer"):
+        drop(page, DME_jpeg=scans["DME_jpeg"])
+    shows(page, "Looking at DME.jpeg")
+    assert looks() == ("1", True)
+    held[0].continue_()
+    shows(page, "DME.jpeg: ")
+    assert looks() == ("0", False)
+
+
+@pytest.mark.browser
 def test_several_are_answered_one_after_the_other_and_can_be_looked_at_again(page, scans):
     drop(page, **scans, notes_txt=b"some words")
     shows(page, "4 images done, 1 of them not answered")

@@ -25,6 +25,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .words import many
+
 _DEVICES = ("cpu", "cuda", "mps")
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # What torch says where memory runs out: GPUs, then CPUs.
@@ -188,7 +190,7 @@ def _device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     if (device.index or 0) >= count:
         raise ValueError(
-            f"device is {name!r} but torch sees {count} CUDA GPUs here, counted from 0"
+            f"device is {name!r} but torch sees {many(count, 'CUDA GPU')} here, counted from 0"
         )
     own = int(os.environ.get("LOCAL_RANK", 0)) % count
     return torch.device("cuda", own if device.index is None else device.index)

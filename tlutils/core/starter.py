@@ -10,7 +10,7 @@ from pathlib import Path
 
 _LIBRARY = Path(__file__).parents[1]
 # From the bottom up: a package stands on those before it.
-STREET = (
+PACKAGES = (
     "core",
     "plots",
     "data",
@@ -51,11 +51,11 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
     tlutils ['LICENSE', '__init__.py', 'core', 'plots']
     """
     folder, wanted = Path(folder), set(packages)
-    if unknown := sorted(wanted - set(STREET)):
+    if unknown := sorted(wanted - set(PACKAGES)):
         raise ValueError(
-            f"there is no package {', '.join(unknown)}; the packages are {', '.join(STREET)}"
+            f"there is no package {', '.join(unknown)}; the packages are {', '.join(PACKAGES)}"
         )
-    inside = STREET[: max(map(STREET.index, wanted)) + 1] if wanted else (*STREET, "starter")
+    inside = PACKAGES[: max(map(PACKAGES.index, wanted)) + 1] if wanted else (*PACKAGES, "starter")
     beside = [] if wanted else sorted((_LIBRARY / "starter").glob("[!.]*"))
     names = [*(path.name for path in beside), "tlutils"]
     if there := [name for name in names if os.path.lexists(folder / name)]:

@@ -24,6 +24,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from ..core.intervals import interval, resamples, weighted_auc
+from ..core.words import many
 from . import near_duplicates
 from .records import find_root, inspect, root_of, scan, unknown_patient
 from .splits import SPLITS, checked_records, comparable, is_readable
@@ -154,10 +155,6 @@ def _row(
     }
 
 
-def _counted(hits: pd.Series, one: str, several: str) -> str:
-    return f"{len(hits):,} {one if len(hits) == 1 else several}"
-
-
 def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], check: str) -> dict:
     column, verdict, bad, good = _SHARED[check]
     first, second = (parts[split] for split in pair)
@@ -182,7 +179,7 @@ def _two_labels(records: pd.DataFrame) -> dict:
 def _copies(split: str, part: pd.DataFrame) -> dict:
     whole = part[comparable(part)]
     hits = whole["path"][whole["sha256"].duplicated()]
-    copies = _counted(hits, "image is a copy", "images are copies")
+    copies = many(len(hits), "image is a copy", "images are copies")
     bad = f"{copies} of another in the same place, counted twice."
     good = "No readable file is there twice."
     return _row("identical bytes within a split", split, hits, len(part), bad, good)
@@ -191,8 +188,10 @@ def _copies(split: str, part: pd.DataFrame) -> dict:
 def _unknown(records: pd.DataFrame) -> dict:
     hits = records["path"][unknown_patient(records)]
     bad = (
-        f"For {_counted(hits, 'image', 'images')} no patient is known; each counts as one of its "
-        "own, so the same person on two sides would go unseen."
+        f"For {many(len(hits))} no patient is known; each counts as one of its "
+        "own, so the same person on two sides would go unseen. Where file names tell the patient, "
+        r"say how: --patient '(?P<patient>\d+)_' reads 123 from 123_left.png. Else list the images "
+        "in a CSV manifest with a column patient."
     )
     good = "The patient of every image is known."
     return _row("unknown patient", "all", hits, len(records), bad, good)
@@ -200,7 +199,8 @@ def _unknown(records: pd.DataFrame) -> dict:
 
 def _unreadable(records: pd.DataFrame) -> dict:
     hits = records["path"][~is_readable(records)]
-    bad = f"{_counted(hits, 'file', 'files')} cannot be read and take no part."
+    take = "takes" if len(hits) == 1 else "take"
+    bad = f"{many(len(hits), 'file')} cannot be read and {take} no part."
     return _row("unreadable file", "all", hits, len(records), bad, "Every file can be read.")
 
 
@@ -213,7 +213,7 @@ def _missing_classes(records: pd.DataFrame, split: str, part: pd.DataFrame) -> d
 
 def _small(val: pd.DataFrame) -> dict:
     n, off = len(val), 0.98 / np.sqrt(len(val))
-    width = f"a share measured on {n:,} images is known to within {off:.2f} at worst (95 %)"
+    width = f"a share measured on {many(n)} is known to within {off:.2f} at worst (95 %)"
     bad, good = f"Too few to choose a model by: {width}.", f"Large enough: {width}."
     return _row("validation set too small", "val", val["path"] if n < _FEW else [], n, bad, good)
 
@@ -266,7 +266,7 @@ def leak_verdict(found: pd.DataFrame) -> str:
     sentence = f"no {', '.join(clean[:-1])}{' or ' if clean[1:] else ''}{clean[-1]} is on two sides"
     sentence += "" if "identical bytes in two splits" in total else "; files were not compared"
     unknown = total["unknown patient"]
-    return sentence + (f"; the patient of {unknown:,} images is unknown" if unknown else "")
+    return sentence + (f"; the patient of {many(unknown)} is unknown" if unknown else "")
 
 
 def assert_no_leak(
@@ -355,8 +355,9 @@ def _refuse_to_guess(records: pd.DataFrame, allow_unknown_patients: bool) -> Non
         )
     if len(there) < 2:
         raise ValueError(
-            f"found {len(there)} splits in {len(records):,} records, so whether one leaks into "
-            "another cannot be told; expected folders named train, val, test, or a column split"
+            f"found {many(len(there), 'split')} in {many(len(records), 'record')}, so whether one "
+            "leaks into another cannot be told; expected folders named train, val, test, or a "
+            "column split"
         )
     nobody = unknown_patient(records)
     if nobody.any() and not allow_unknown_patients:

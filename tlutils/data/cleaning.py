@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from ..core.words import many
 from . import near_duplicates
 from .audit import audit_splits, leaks
 from .records import TABLES, save
@@ -71,12 +72,16 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
     once = agreed.loc[order].drop_duplicates("sha256").sort_index().reset_index(drop=True)
     if once["label"].nunique() < 2:
         raise ValueError(
-            f"of {len(records)} images {len(once)} would be left, of {once['label'].nunique()} "
-            "classes; two are needed. Look at what the audit says of files and labels"
+            f"of {many(len(records))} {len(once)} would be left, of "
+            f"{many(once['label'].nunique(), 'class', 'classes')}; two are needed. Look at what "
+            "the audit says of files and labels"
         )
     done, how = _split(once)
     renamed = (joined["patient"] != records["patient"]).sum()
     gone = records["patient"].nunique() - joined["patient"].nunique()
+    sharing = "no two patients share a picture"
+    if gone:
+        sharing = many(gone, "patient shares", "patients share") + " a picture with another"
     moved = done["path"].map(once.set_index("path")["split"]) != done["split"]
     steps = [
         ("unreadable", len(records) - len(whole), "left out, as they cannot be read"),
@@ -85,10 +90,10 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
         (
             "patients joined",
             renamed,
-            f"under another name now, as {gone:,} patients share a picture with another",
+            f"under another name now, as {sharing}",
         ),
         ("split anew", moved.sum(), how),
-        ("left", len(done), f"in the clean table, of {done['patient'].nunique():,} patients"),
+        ("left", len(done), f"in the clean table, of {many(done['patient'].nunique(), 'patient')}"),
     ]
     return Cleaned(done, pd.DataFrame(steps, columns=["step", "images", "what"]))
 
@@ -122,10 +127,11 @@ def _split(once: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     try:
         done = by_patient(once, val, test, keep_test=keep)
     except ValueError as error:
+        n = once["patient"].nunique()
+        left = many(n, "patient is left who shares", "patients are left who share")
         raise ValueError(
-            f"the splits leak and cannot be drawn anew, as {once['patient'].nunique()} patients "
-            "are left who share no picture (with near-duplicates many may be tied to one; look "
-            f"at the pairs, or clean without them): {error}"
+            f"the splits leak and cannot be drawn anew, as {left} no picture (with near-duplicates "
+            f"many may be tied to one; look at the pairs, or clean without them): {error}"
         ) from None
     drawn = "train and val were drawn anew by patient, test stays"
     return done, f"changed sides: {drawn if keep else 'all were drawn anew by patient'}"
@@ -173,7 +179,8 @@ def write(records: pd.DataFrame, root: str | Path, csv: str | Path) -> None:
     home = start if inside else home
     paths = [Path(file).relative_to(home).as_posix() for file in files]
     table = records.assign(path=paths)[["path", "label", "split", "patient"]]
-    save(table if inside else table.assign(root=_relative(home, start)), csv)
+    table = table if inside else table.assign(root=_relative(home, start))
+    save(table, csv, parquet_beside=True)
 
 
 def _relative(folder: Path, start: Path) -> str:

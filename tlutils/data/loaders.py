@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from ..core.files import replacing
 from ..core.images import UnreadableImage, content, read, state
+from ..core.words import many
 from .splits import is_readable
 
 RESIZES = ("squash", "pad", "crop")
@@ -268,7 +269,7 @@ class EpochSampler(Sampler[list[int]]):
         self.weights, self.rank, self.world, self.epoch = weights, rank, world, 0
         if n // len(self) < world:
             raise ValueError(
-                f"batches of {n // len(self)} images cannot be divided among {world} processes; "
+                f"batches of {many(n // len(self))} cannot be divided among {world} processes; "
                 f"use a batch_size of at least {world} or fewer processes"
             )
 

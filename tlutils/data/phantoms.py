@@ -563,8 +563,8 @@ def _oct_flaws(draw: np.random.Generator, items: list[_Item]) -> list[_Item]:
     train = [item for item in items if item.path.startswith("train/")]
     if len(train) < 8:
         raise ValueError(
-            f"so few patients have {len(train)} training scans and the flaws repeat 8 of them; "
-            "draw 8 patients or more, or none of the flaws with flaws=False"
+            f"so few patients have {len(train)} training scan{'s' * (len(train) != 1)} and the "
+            "flaws repeat 8 of them; draw 8 patients or more, or none of the flaws with flaws=False"
         )
     chosen = [train[i] for i in draw.choice(len(train), 8, replace=False)]
     flaws = []

@@ -21,6 +21,7 @@ import pandas as pd
 from ..core import tars
 from ..core.images import UnreadableImage, content
 from ..core.progress import bar
+from ..core.words import many
 from .downloads import whole_folder
 from .phantoms import MARKER
 from .splits import is_readable
@@ -62,8 +63,8 @@ def write(
     good = records[is_readable(records)].reset_index(drop=True)
     if images_per_shard < 1 or good.empty:
         raise ValueError(
-            f"there are {len(good)} readable images for shards of {images_per_shard}; expected one "
-            "at least in each; look at the records"
+            f"found {many(len(good), 'readable image')} for shards of {images_per_shard}; expected "
+            "one at least in each; look at the records"
         )
     split = good["split"].where(good["split"] != "", "images")
     number = good.groupby(split).cumcount() // images_per_shard

@@ -321,9 +321,12 @@ def _best_assignment(table: pd.DataFrame, shares: dict[str, float], seed: int) -
         if least <= _CLOSE:
             break
     if best is None:
+        all_of_them = (
+            "1 patient in all is" if len(table) == 1 else f"{len(table)} patients in all are"
+        )
         raise ValueError(
             f"found no way to give each of {', '.join(shares)} a patient of every class, as "
-            f"{len(table)} patients in all are too few; set val or test to 0, or collect more"
+            f"{all_of_them} too few; set val or test to 0, or collect more"
         )
     if least > _FAR:
         warnings.warn(
@@ -446,7 +449,8 @@ def take_patients(records: pd.DataFrame, patients: int, seed: int = 0) -> pd.Dat
     counts = first.value_counts().sort_index()
     if not len(counts) <= patients <= len(first):
         raise ValueError(
-            f"found {len(first)} patients of {len(counts)} classes; take from {len(counts)} to "
+            f"found {len(first)} patient{'s' * (len(first) != 1)} of {len(counts)} "
+            f"class{'es' * (len(counts) != 1)}; take from {len(counts)} to "
             f"{len(first)}, not {patients}"
         )
     order = first.iloc[np.random.default_rng(seed).permutation(len(first))]

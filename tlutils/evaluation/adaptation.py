@@ -15,6 +15,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ..core.intervals import check_bootstrap, json_number, resamples
+from ..core.words import many
 from . import calibration, comparison, thresholds
 from .metrics import BINS, as_text, compute_metrics, in_bins, patients_of
 from .thresholds import checked_classes, classes_of, scores_of
@@ -313,8 +314,8 @@ def by_patients(
     numbers = _numbers(most) if numbers is None else numbers
     if odd := [n for n in numbers if not 2 <= n <= most or n % 2]:
         raise ValueError(
-            f"{odd[0]} patients cannot be drawn; the number is even and from 2 to {most} here, so "
-            "that as many of the rarer class are left to measure on"
+            f"{many(odd[0], 'patient')} cannot be drawn; the number is even and from 2 to {most} "
+            "here, so that as many of the rarer class are left to measure on"
         )
     ill = (predictions["label"] == positive).to_numpy()
     score = predictions[f"p_{positive}"].to_numpy(float)

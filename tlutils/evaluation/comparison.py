@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.stats import binomtest, chi2, norm, t
 
 from ..core.intervals import check_bootstrap, json_number, wilson
+from ..core.words import many
 from .metrics import patients_of, rates, resampled, two_class_rates
 from .thresholds import checked_classes, classes_of, positive_of, scores_of
 
@@ -264,8 +265,8 @@ def compare_recipes(
     """
     if min(len(first), len(second)) < 2:
         raise ValueError(
-            f"found {len(first)} and {len(second)} runs; how much seeds differ wants two runs or "
-            "more of each recipe, see runs.train.train_seeds"
+            f"found {len(first)} and {many(len(second), 'run')}; how much seeds differ wants two "
+            "runs or more of each recipe, see runs.train.train_seeds"
         )
     check_bootstrap(repeats, _LEVEL)
     tables = [_matched(first[0], table)[1] for table in (*first, *second)]
@@ -323,7 +324,7 @@ def mean_of_runs(
         For fewer than two runs, a run given twice, and what `paired_bootstrap` refuses.
     """
     if len(runs) < 2:
-        raise ValueError(f"found {len(runs)} runs; how much seeds differ wants two or more")
+        raise ValueError(f"found {many(len(runs), 'run')}; how much seeds differ wants two or more")
     check_bootstrap(repeats, _LEVEL)
     tables = [_matched(runs[0], table)[1] for table in runs]
     _check_all_differ(tables)
@@ -490,7 +491,7 @@ def _matched(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, p
             )
     if alone := sorted(set(first["path"]) ^ set(second["path"])):
         raise ValueError(
-            f"the tables have {len(first)} and {len(second)} images, {len(alone)} of them in one "
+            f"the tables have {len(first)} and {many(len(second))}, {len(alone)} of them in one "
             f"only, e.g. {alone[0]}; compare models on the same test images"
         )
     first, second = (table.sort_values("path").reset_index(drop=True) for table in (first, second))

@@ -175,7 +175,8 @@ def fit(vectors: np.ndarray) -> Reference:
     True
     """
     if len(vectors) < FEWEST:
-        raise ValueError(f"{len(vectors)} training images are too few; {FEWEST} are the fewest")
+        found = f"{len(vectors)} training image{'s are' if len(vectors) != 1 else ' is'}"
+        raise ValueError(f"{found} too few; {FEWEST} are the fewest")
     return Reference(*map(_spread, _parts(vectors)))
 
 

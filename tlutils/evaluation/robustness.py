@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..core.intervals import check_bootstrap, interval
+from ..core.words import many
 from .comparison import interval_of_difference
 from .metrics import as_text, patients_of, resampled
 from .thresholds import checked_classes, negative_of, positive_of
@@ -90,8 +91,8 @@ def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     for name, part in parts.items():
         if part["path"].tolist() != parts[""]["path"].tolist():
             raise ValueError(
-                f"under the change {name!r} there are {len(part)} predictions, and not of the same "
-                f"{len(parts[''])} images as without a change; predict the same ones under each"
+                f"under the change {name!r} there are predictions of {many(len(part))}, and not of "
+                f"the same {len(parts[''])} as without a change; predict the same ones under each"
             )
     return parts
 

@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from ..core.packages import needed
+from ..core.words import many
 from ..data import loaders
 from ..evaluation.metrics import patients_of
 from ..evaluation.thresholds import classes_of, scores_of
@@ -60,8 +61,8 @@ def top_k(
         p = probabilities(model(prepared(model, image[None])))[0].cpu().double()
     if len(p) != len(classes):
         raise ValueError(
-            f"found {len(classes)} classes ({', '.join(classes)}) but the model answers with "
-            f"{len(p)}; pass the classes of its run"
+            f"found {many(len(classes), 'class', 'classes')} ({', '.join(classes)}) but the model "
+            f"answers with {len(p)}; pass the classes of its run"
         )
     values, order = p.sort(descending=True, stable=True)
     table = pd.DataFrame({"class": [classes[i] for i in order], "probability": values.numpy()})
@@ -218,12 +219,12 @@ def out_of_fold(
     classes, fewest = np.unique(labels), patients.groupby(labels).nunique().min()
     if len(classes) < 2:
         raise ValueError(
-            f"found {len(classes)} classes among {len(labels)} records; a classifier wants two or "
-            "more"
+            f"found {many(len(classes), 'class', 'classes')} among {many(len(labels), 'record')}; "
+            "a classifier wants two or more"
         )
     if fewest < folds:
         raise ValueError(
-            f"a class has {fewest} patients, too few for {folds} folds; take fewer folds"
+            f"a class has {many(fewest, 'patient')}, too few for {folds} folds; take fewer folds"
         )
     scores, fold_of = np.zeros((len(labels), len(classes))), np.zeros(len(labels), int)
     # Of fewer images than features all that differs lies in the images' span: turned into it, the

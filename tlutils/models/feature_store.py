@@ -17,7 +17,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -158,6 +158,29 @@ class Store:
         self.loader.forget_unreadable(np.setdiff1d(missing, self.bad()))
         self.loader.add_unreadable(bad, "could not be read when its features were computed")
         return len(missing) > 0
+
+    def fill_chunks(self, view_number: int, chunks: Iterable[int]) -> None:
+        """Compute what is missing of some chunks of a view, while others see to the others.
+
+        They may be processes that know nothing of each other, on any machines that see the folder.
+        `fill` must follow before this object reads: it computes what nobody has.
+
+        Parameters
+        ----------
+        view_number : int
+        chunks : iterable of int, positions in `chunks()`
+
+        Raises
+        ------
+        OSError
+            As `fill`.
+        """
+        number, every = self._view(view_number), self.chunks()
+        wanted = np.concatenate([every[0][:0], *(every[int(chunk)] for chunk in chunks)])
+        missing = np.intersect1d(self._missing(number), wanted)
+        if len(missing):
+            self._fill(missing, number, show=False)
+            self._tried.update(missing[self.marks()[number][missing] == BAD].tolist())
 
     def read(self, view_number: int, rows: np.ndarray) -> Tensor:
         """The features of some images, of a view that was filled.

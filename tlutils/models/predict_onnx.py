@@ -151,7 +151,7 @@ def _answer(given: argparse.Namespace) -> None:
     table = _table(about["classes"], answers)
     if given.out:
         write_text(given.out, table)
-        print(f"{len(answers)} answers are in {given.out}")
+        print(f"{len(answers)} answer{' is' if len(answers) == 1 else 's are'} in {given.out}")
     else:
         print(table, end="")
     print(f"({'; '.join(about['notes'])}; not a medical device)", file=sys.stderr)

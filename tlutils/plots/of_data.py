@@ -11,6 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.ndimage import gaussian_filter1d
 
+from ..core.words import many
 from .style import (
     BLUE,
     DARK,
@@ -22,7 +23,6 @@ from .style import (
     in_split_order,
     label,
     legend,
-    many,
     name_rows,
     note_at_right,
     panels,

@@ -15,6 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..core.images import UnreadableImage, read
+from ..core.words import many
 from .style import (
     BLUE,
     DARK,
@@ -254,7 +255,7 @@ def errors(
     require(predictions, ("label", "predicted"), "pass rows of predictions")
     if len(images) != len(rows):
         raise ValueError(
-            f"found {len(images)} images and {len(rows)} predictions; pass one row an image"
+            f"found {many(len(images))} and {many(len(rows), 'prediction')}; pass one row an image"
         )
     titles, colors = [], []
     for row in rows:

@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.integrate import trapezoid
 
+from ..core.words import many
 from .style import (
     BLUE,
     DARK,
@@ -28,7 +29,6 @@ from .style import (
     in_split_order,
     label,
     legend,
-    many,
     name_rows,
     note_at_right,
     panels,
@@ -359,7 +359,7 @@ def accuracy_by(table: pd.DataFrame, ax: Axes | None = None, caption: str = "") 
     shown = table.head(30).rename(columns={"accuracy": "value"})
     size = "n = " + shown["n"].map("{:,}".format)
     if "patients" in shown:
-        size += ", " + shown["patients"].map("{:,} patients".format)
+        size += ", " + shown["patients"].map(lambda n: many(n, "patient"))
     names = [f"{short_name(name)}  ({text})" for name, text in size.items()]
     ax = _forest(names, shown.to_dict("records"), ax)
     title = f"Accuracy by {short_name(table.index.name or 'group')}"

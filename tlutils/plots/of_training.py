@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from ..core.words import many
 from .style import (
     BLUE,
     DARK,
@@ -156,8 +157,8 @@ def embedding(
     require(records, ("label", "patient"), "pass the records that the points belong to")
     if np.shape(points) != (len(records), 2):
         raise ValueError(
-            f"found points of shape {np.shape(points)} and {len(records)} rows; pass an x and a y "
-            "for each row"
+            f"found points of shape {np.shape(points)} and {many(len(records), 'row')}; pass an x "
+            "and a y for each row"
         )
     left, right = axes = panels(ax, 4.6, 2)
     for name, color in class_colors(sorted(records["label"].unique())).items():

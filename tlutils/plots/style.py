@@ -368,18 +368,3 @@ def percent(share: float) -> str:
     if 0 < share < 0.01 or 0.99 < share < 1:
         return "<1 %" if share < 0.5 else ">99 %"
     return f"{100 * share:.0f} %"
-
-
-def many(n: int, what: str = "image") -> str:
-    """Write a number of things: "1 image", "1,200 patients".
-
-    Parameters
-    ----------
-    n : int
-    what : one of them
-
-    Returns
-    -------
-    str
-    """
-    return f"{n:,} {what}{'' if n == 1 else 's'}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..core.words import many
 from ..data import records
 from ..runs import openings
 from ..runs.folder import Run
@@ -95,7 +96,7 @@ def _of_accuracy(found: dict) -> Iterator[Caveat]:
     if not high - low < _WIDE:
         yield Caveat(
             "The interval is wide",
-            f"{images(found['n'])} of {found['patients']:,} patients leave "
+            f"{images(found['n'])} of {many(found['patients'], 'patient')} leave "
             f"{100 * (high - low):.0f} points between its ends. A model that is a few points "
             "better or worse cannot be told from this one by looking at the two numbers; compare "
             "both on the same patients.",
@@ -123,8 +124,9 @@ def _of_validation(metrics: dict) -> Iterator[Caveat]:
     if n < _ENOUGH_TO_CHOOSE:
         yield Caveat(
             "The validation set is small",
-            f"The epoch, and every threshold, was chosen by {images(n)} of {patients:,} patients, "
-            f"where one image more or less right moves the accuracy by {100 / n:.1f} points.",
+            f"The epoch, and every threshold, was chosen by {images(n)} of "
+            f"{many(patients, 'patient')}, where one image more or less right moves the accuracy "
+            f"by {100 / n:.1f} points.",
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..core.words import many
 from ..data import records
 from ..evaluation import comparison
 from ..models.build import build, count
@@ -68,7 +69,7 @@ def images(n: int, kind: str = "") -> str:
     >>> images(1), images(1200, "test")
     ('1 image', '1,200 test images')
     """
-    return f"{n:,} {kind}{' ' * bool(kind)}image{'' if n == 1 else 's'}"
+    return many(n, f"{kind} image".strip())
 
 
 def main_split(metrics: dict) -> str:
@@ -156,9 +157,9 @@ def summary(run: Run) -> tuple[str, str]:
     better, worse = at["low"] > base, at["high"] < base
     how = "better than" if better else "worse than" if worse else "not shown to be better than"
     sentences = [
-        f"The model answered {percent(at['value'])} of {images(found['n'], SPLIT_NAMES[split])} of "
-        f"{found['patients']:,} patients rightly; the {100 * found['level']:g}\u00a0% interval is "
-        f"{percent(at['low'])} to {percent(at['high'])}.",
+        f"The model answered {percent(at['value'])} of {images(found['n'], SPLIT_NAMES[split])} "
+        f"of {many(found['patients'], 'patient')} rightly; the {100 * found['level']:g}\u00a0% "
+        f"interval is {percent(at['low'])} to {percent(at['high'])}.",
         f"That is {how} always giving the commonest answer ({percent(base)}).",
     ]
     if seeds is not None:
@@ -232,7 +233,7 @@ def _course(used: Recipe) -> dict[str, str]:
         "optimizer": f"{used.optimizer}, learning rate {used.learning_rate}, "
         f"schedule {used.schedule}{momentum}",
         "epochs": f"at most {used.epochs}, the best by {used.monitor} is kept{stop}",
-        "batches": f"{used.batch_size} images{balanced}",
+        "batches": f"{images(used.batch_size)}{balanced}",
         "images": f"{used.data}, {used.size} × {used.size} pixels, {used.resize}, {kind}",
         "augmentation": _augmentation(used),
     }

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core import files
 from ..core.images import UnreadableImage
+from ..core.words import many
 from ..data import loaders, records
 from ..data.audit import audit_all
 from ..evaluation import calibration, metrics, robustness, thresholds
@@ -315,9 +316,9 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     before, *_ = rows = found.to_dict("records")
     seen = images(before["n"], SPLIT_NAMES.get(before["split"], before["split"]))
     sentence = (
-        f"The acquisition of {seen} of {before['patients']:,} patients was changed in "
-        f"{len(rows) - 1} ways, one at a time; the model answered as it does elsewhere. The "
-        "changes stand for what another hospital may do; they are no other hospital."
+        f"The acquisition of {seen} of {many(before['patients'], 'patient')} was changed in "
+        f"{many(len(rows) - 1, 'way')}, one at a time; the model answered as it does elsewhere. "
+        "The changes stand for what another hospital may do; they are no other hospital."
     )
     worst = [
         tag("li", robustness.in_words(row)) for row in robustness.worst(found).to_dict("records")
@@ -344,8 +345,8 @@ def _errors(run: Run, part: pd.DataFrame) -> Html:
     tiles, lost = zip(*(_tile(run, row) for row in worst.to_dict("records")))
     sentence = (
         f"{len(wrong):,} of {images(len(part))} were answered wrongly, of "
-        f"{wrong['patient'].nunique():,} patients. Here are the {len(worst)} whose true class "
-        "seemed least probable, as true → predicted with the probabilities of both."
+        f"{many(wrong['patient'].nunique(), 'patient')}. Here are the {len(worst)} whose true "
+        "class seemed least probable, as true → predicted with the probabilities of both."
     )
     note = (
         f"{sum(lost)} of the {len(worst)} pictures could not be read from the folder "

@@ -15,6 +15,7 @@ import pandas as pd
 
 from .. import __version__
 from ..core import devices, files
+from ..core.words import many
 from ..data import records
 from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, calibration, thresholds
@@ -208,7 +209,7 @@ def _choose(
 def _told(found: dict, target: str) -> list[str]:
     """Lines for a person."""
     used, name = found["used"], found["name"]
-    behind = f"{used['images']:,} images of {used['patients']:,} patients"
+    behind = f"{many(used['images'])} of {many(used['patients'], 'patient')}"
     lines = [f"{name}: {behind}; intervals of 95 % by bootstrap over patients"]
     if found["threshold"]:
         own = 0.5 if found["own_threshold"] is None else found["own_threshold"]

@@ -21,6 +21,7 @@ from .. import __version__
 from ..core import devices, files, standalone
 from ..core.images import state
 from ..core.packages import needed
+from ..core.words import many
 from ..data import records
 from ..data.downloads import digest
 from ..evaluation import calibration
@@ -116,7 +117,7 @@ def export(
                 break
         else:
             raise AnswersDiffer(
-                f"the exported model answers otherwise than the run: on {len(wanted)} images a "
+                f"the exported model answers otherwise than the run: on {many(len(wanted))} a "
                 f"probability differs by up to {difference:.2g} (at most {_LARGEST_DIFFERENCE:g} "
                 f"is allowed), and {otherwise} are answered with another class. No file was left. "
                 "Another version of torch, onnxscript or onnxruntime may do better"
@@ -142,8 +143,8 @@ def _check_places(to: Path, script: Path, text: str) -> None:
 def _warn_of_views(run: Run, chosen: dict | None) -> None:
     if views := chosen["used"]["views"] if chosen else run.recipe.test_views:
         warnings.warn(
-            f"the run's answers are means over the image and {views} views of it, the exported "
-            "model's are of the image alone; its threshold and temperature may not fit",
+            f"the run's answers are means over the image and {many(views, 'view')} of it, the "
+            "exported model's are of the image alone; its threshold and temperature may not fit",
             stacklevel=3,
         )
 
@@ -195,7 +196,7 @@ def _difference(wanted: pd.DataFrame, about: dict, answers: list[tuple]) -> tupl
     paths = [path for path, *_ in answers]
     if sorted(paths) != sorted(wanted["path"]):
         raise ValueError(
-            f"the run could read {len(wanted)} images to compare on and the exported model "
+            f"the run could read {many(len(wanted))} to compare on and the exported model "
             f"{len(paths)}, so some were changed meanwhile. Run the same again"
         )
     wanted = wanted.set_index("path").loc[paths]
@@ -212,7 +213,7 @@ def _told(found: dict) -> list[str]:
     )
     return [
         f"{found['model']} ({found['bytes'] / 1e6:.1f} MB, ONNX opset {to_onnx.OPSET}): compared "
-        f"with the run on {sum(found['compared'].values())} images ({kinds}), probabilities "
+        f"with the run on {many(sum(found['compared'].values()))} ({kinds}), probabilities "
         f"differ by at most {found['difference']:.1g}",
         f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone: "
         f"python {shlex.quote(str(found['script']))} IMAGE_OR_FOLDER --out answers.csv",

@@ -21,6 +21,7 @@ from torch import nn
 from .. import __version__
 from ..core import devices, files
 from ..core.devices import Machine
+from ..core.words import many
 from ..data import records, splits
 from ..models import checkpoints
 from .recipes import Recipe
@@ -103,7 +104,8 @@ class Run:
             if not (folder / name).is_file():
                 raise NotARun(
                     f"{folder} is no run's folder: it has no {name}. Train one into it first "
-                    f"(python -m tlutils train RECIPE --data DATA --out {folder})"
+                    "(python -m tlutils train RECIPE --data DATA --out "
+                    f"{shlex.quote(str(folder))})"
                 )
         about = _checked(_with_new_names(_json(folder / "recipe.json")), folder / "recipe.json")
         try:
@@ -439,11 +441,11 @@ def _records(file: Path, about: dict) -> pd.DataFrame:
     whole = {path: Path(os.path.normpath(os.path.join(root, path))) for path in leaving}
     outside = [path for path in leaving if not whole[path].is_relative_to(top or root)]
     if outside and (top or os.path.isabs(outside[0])):
-        where = f"lie outside the folder of the data, e.g. {outside[0]}"
-        raise _damaged(file, f"{len(outside)} of its images {where}")
+        where = f"outside the folder of the data, e.g. {outside[0]}"
+        raise _damaged(file, f"it names {many(len(outside))} {where}")
     if outside:  # a manifest's run of before recipe.json named the folder of all images
         where = f"outside {root}, e.g. {outside[0]}"
-        warnings.warn(f"{file} names {len(outside)} images {where}", stacklevel=3)
+        warnings.warn(f"{file} names {many(len(outside))} {where}", stacklevel=3)
     return table
 
 

@@ -20,6 +20,7 @@ from ..core import devices
 from ..core.devices import Machine
 from ..core.images import state
 from ..core.progress import bar
+from ..core.words import many
 from ..data import loaders, splits
 from ..data.downloads import digest
 from ..data.records import classes_of, fingerprint, readable, save
@@ -95,7 +96,8 @@ def train_by_patients(
     if lacking := [part for part, found in parts.items() if found.empty]:
         raise ValueError(f"there are no readable {lacking[0]} images; divide the records first")
     if shared := set.intersection(*(set(part["patient"]) for part in parts.values())) - {""}:
-        raise ValueError(f"{len(shared)} patients have training and test images; divide by patient")
+        who = many(len(shared), "patient has", "patients have")
+        raise ValueError(f"{who} training and test images; divide by patient")
     todo = [(arm, n, seed) for n in patients for seed in range(seeds) for arm in arms]
     found, sources = [], {arm: _source_of(weights) for arm, (_, weights) in arms.items()}
     for arm, n, seed in bar(todo, "trainings", len(todo), show=show):
@@ -111,7 +113,7 @@ def train_by_patients(
             save(answers, file)
         one = read_predictions(file)
         right = (one["label"] == one["predicted"]).mean()
-        log(f"{arm}, {n} patients ({len(chosen)} images), seed {seed}: accuracy {right:.3f}")
+        log(f"{arm}, {many(n, 'patient')} ({many(len(chosen))}), seed {seed}: accuracy {right:.3f}")
         found.append(one.assign(**dict(zip(_COLUMNS, (arm, n, len(chosen), seed)))))
     whole = pd.concat(found, ignore_index=True)
     return whole[[*_COLUMNS, *(name for name in whole if name not in _COLUMNS)]]
@@ -218,7 +220,7 @@ def runs_of(predictions: pd.DataFrame, arm: str, patients: int) -> list[pd.DataF
     part = predictions[(predictions["arm"] == arm) & (predictions["patients"] == patients)]
     if part.empty:
         raise ValueError(
-            f"found no training of {arm!r} with {patients} patients; there are "
+            f"found no training of {arm!r} with {many(patients, 'patient')}; there are "
             f"{', '.join(predictions['arm'].unique())} with "
             f"{', '.join(map(str, sorted(predictions['patients'].unique())))} patients"
         )

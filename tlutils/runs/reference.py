@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..core import devices
+from ..core.words import many
 from ..data import records, splits
 from ..evaluation import novelty
 from ..evaluation.metrics import patients_of
@@ -50,7 +51,8 @@ def lacking(run: Run) -> str:
     if not val:
         return "the run has no validation images to set a limit"
     if train < novelty.FEWEST:
-        return f"{train} training images are too few; {novelty.FEWEST} are the fewest"
+        found = many(train, "training image is", "training images are")
+        return f"{found} too few; {novelty.FEWEST} are the fewest"
     return ""
 
 

@@ -31,6 +31,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
+from ..core.words import many
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
@@ -38,7 +39,8 @@ from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import compute_metrics, headline
 from ..models import checkpoints, prefix
-from ..models.build import build, check_size, count
+from ..models.build import build, check_size, count, normalization, train_mode
+from ..models.feature_store import Store, open_store
 from ..models.weights import describe
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
@@ -260,7 +262,7 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
     folder = run.folder / f"seed-{seed}"
     wanted = Run(folder, recipe, run.records, run.root, {**run.about, **made})
     if not _is_begun(folder):
-        records.save(run.records, folder / "records.csv")
+        records.save(run.records, folder / "records.csv", parquet_beside=True)
         wanted.write()
         return wanted
     sibling = Run.load(folder)
@@ -417,7 +419,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     audit = {"verdict": leak_verdict(found), "leak": leaks(found)}
     about |= {"audit": audit, "versions": versions(), "started": timestamp(), "notes": _notes(run)}
     about["notes"].append(audit["verdict"])
-    records.save(run.records, run.folder / "records.csv")
+    records.save(run.records, run.folder / "records.csv", parquet_beside=True)
     run.write()
     return run
 
@@ -564,8 +566,8 @@ def _learns_more(run: Run, wanted: Recipe, log: Callable[[str], None]) -> bool:
     done = len(last["history"])
     if wanted.patience and done - last["best_epoch"] >= wanted.patience:
         log(
-            f"{run.folder} had stopped early, with no better {wanted.monitor} in {wanted.patience} "
-            "epochs, so more epochs change nothing; more patience would"
+            f"{run.folder} had stopped early, with no better {wanted.monitor} in "
+            f"{many(wanted.patience, 'epoch')}, so more epochs change nothing; more patience would"
         )
         return False
     return wanted.epochs > done
@@ -635,6 +637,51 @@ def make_loaders(run: Run) -> dict[str, loaders.Loader]:
     return made
 
 
+def open_stores(
+    run: Run, *, machine: Machine | None = None, store: str | Path | None = "auto"
+) -> dict[str, Store]:
+    """The stores that training and measuring the run will read, to be filled beforehand.
+
+    They serve that training only where it computes on the same kind of device in the same
+    precision, with the same packages.
+
+    Parameters
+    ----------
+    run : Run
+        Prepared.
+    machine : Machine, optional
+        What to compute on; None chooses.
+    store : str, Path or None
+        As for `train`.
+
+    Returns
+    -------
+    dict
+        {split: Store}, see `feature_store.Store`.
+
+    Raises
+    ------
+    ValueError
+        Where training keeps nothing: no part of the model is frozen, or views never come back.
+    """
+    model, folder = make_model(run), run.store(store)
+    machine = machine or devices.choose()
+    cut = prefix.split(train_mode(model)) if folder is not None and run.recipe.views else None
+    if cut is None:
+        raise ValueError(
+            f"the training of {run.folder} keeps no features: it wants a frozen part "
+            f"(freeze={run.recipe.freeze!r}), views (views={run.recipe.views}) and a store "
+            f"({store})"
+        )
+    mean, std = normalization(model)
+    of = {"machine": machine, "mean": mean, "std": std}
+    views = {name: getattr(run.recipe, name) for name in ("augmentation", "views", "seed")}
+    return {
+        part: open_store(folder, cut.prefix, loader, **of, **(views if part == "train" else {}))
+        for part, loader in make_loaders(run).items()
+    }
+
+
 def fit(
     run: Run,
     model: nn.Module,
@@ -679,7 +726,7 @@ def fit(
         run.about["machine"] = machine.describe()
         devices.by_first(lambda: _begin_to_fit(run, model, used))
         if recipe.head_epochs:
-            tell(f"first the head alone, {recipe.head_epochs} epochs")
+            tell(f"first the head alone, {many(recipe.head_epochs, 'epoch')}")
             options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)
             how["on_epoch_end"] = _of_part(on_epoch_end, "head", 0)
             with tuning.head_alone(model):

@@ -18,6 +18,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
+from ..core.words import many
 from ..data import loaders, records, sources
 from ..data.splits import comparable, is_readable
 from ..evaluation import calibration
@@ -387,8 +388,8 @@ def checked_views(run: Run, views: int | None, chosen: dict | None = None) -> in
     usual = chosen["used"]["views"] if chosen else run.recipe.test_views
     if chosen and views not in (None, usual):
         warnings.warn(
-            f"the adaptation was chosen with {usual} views and is used with {views}; its threshold "
-            "may not fit",
+            f"the adaptation was chosen with {many(usual, 'view')} and is used with {views}; its "
+            "threshold may not fit",
             stacklevel=3,
         )
     views = usual if views is None else views
@@ -479,9 +480,9 @@ def _warn_of_unlike(predictions: pd.DataFrame) -> None:
     if len(far) and devices.rank() == 0:
         named = f"{', '.join(far[:3])}{', ...' if len(far) > 3 else ''}"
         warnings.warn(
-            f"{len(far)} of {len(predictions)} images are unlike the training images (further "
-            "from them than the furthest 1 % of the validation patients), so what the model "
-            f"answers there may mean nothing: {named}",
+            f"{len(far)} of {many(len(predictions))} {'is' if len(far) == 1 else 'are'} unlike "
+            "the training images (further from them than the furthest 1 % of the validation "
+            f"patients), so what the model answers there may mean nothing: {named}",
             stacklevel=3,
         )
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..core import dicom, images
 from ..core.images import UnreadableImage
+from ..core.words import many
 from ..data import loaders, records, splits
 from ..data.audit import audit_all
 from ..data.loaders import Batch
@@ -199,7 +200,7 @@ class Answerer:
         if self._threshold is not None:
             words += [f"That is the threshold of {chosen['name'] if chosen else 'the run'}."]
         if self._views:
-            words += [f"Each is the mean over the image and {self._views} views of it."]
+            words += [f"Each is the mean over the image and {many(self._views, 'view')} of it."]
         if chosen:
             words += [f"The probabilities are at the temperature of {chosen['name']}."]
         return " ".join(words)

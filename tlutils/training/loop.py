@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
+from ..core.words import many
 from ..data.loaders import Loader
 from ..evaluation.acquisition import DEALING, Acquisition
 from ..models import build, checkpoints, feature_store, prefix
@@ -247,7 +248,7 @@ def _what_to_train(
 def _warn_of_small_validation(val: Batches | None, options: Options) -> None:
     if val and 0 < val.n < 100 and options.patience:
         warnings.warn(
-            f"the validation set has {val.n} images: its accuracy moves in steps of "
+            f"the validation set has {many(val.n)}: its accuracy moves in steps of "
             f"{100 / val.n:.1f} points and its loss is as noisy, too coarse to choose an epoch by; "
             "validate on at least 100",
             stacklevel=3,
@@ -337,7 +338,7 @@ def _shrink(state: State, micro: int, reason: str) -> None:
         getattr(torch, state.machine.device.type).empty_cache()
     if micro <= 1 or state.options.micro_batch != "auto":
         raise TrainingError(
-            f"memory ran out with {micro} images at once: {reason.splitlines()[0]}. "
+            f"memory ran out with {many(micro)} at once: {reason.splitlines()[0]}. "
             f"Use batch_size={max(micro // 2, 1)}, or keep the batch and set micro_batch='auto', "
             "which finds what fits and adds up the gradients"
         )
@@ -497,8 +498,8 @@ def _record(state: State, scores: dict, train: Batches, seconds: float, filled: 
 def _reason_to_stop(state: State) -> str:
     monitor, patience = state.options.monitor, state.options.patience
     if patience and state.epoch - state.best_epoch >= patience:
-        return f"stopped early: no better {monitor} in {patience} epochs"
-    return f"done: {state.epoch} epochs" if state.epoch >= state.options.epochs else ""
+        return f"stopped early: no better {monitor} in {many(patience, 'epoch')}"
+    return f"done: {many(state.epoch, 'epoch')}" if state.epoch >= state.options.epochs else ""
 
 
 def _line(state: State) -> str:

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
+from ..core.words import many
 from ..models.build import train_mode
 
 _WORTH = 1.15  # so many times as fast as the machine's own choice; less may be the hour's mood
@@ -165,7 +166,7 @@ def _by_measurement(model: nn.Module, machine: Machine, size: int, batch_size: i
 
 def _here(machine: Machine) -> str:
     name, threads = devices.device_name(machine.device), torch.get_num_threads()
-    return f"{name}, {threads} threads; torch {torch.__version__}"
+    return f"{name}, {many(threads, 'thread')}; torch {torch.__version__}"
 
 
 def _keep(what: str, rates: dict[str, float]) -> None:

@@ -59,6 +59,7 @@ async function work() {
     const item = items[at];
     const count = items.length > 1 ? ` (${at + 1} of ${items.length})` : "";
     part("status").textContent = `Looking at ${item.file.name}${count} …`;
+    part("result").classList.toggle("old", !chosen); // what is shown is of another image
     try {
       if (item.file.size > about.largest) {
         throw new Error(`an image may have ${about.largest / 2 ** 20} MB; this file has more`);
@@ -120,6 +121,7 @@ function list() {
 
 function show(item) {
   shown = item;
+  part("result").classList.remove("old");
   const result = item.result;
   part("status").textContent = told(item);
   part("result").hidden = false;
