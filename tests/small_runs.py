@@ -6,7 +6,7 @@ from tlutils.runs import recipes
 from tlutils.runs import train as training
 from tlutils.runs.train import prepare
 
-SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
+SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "squeezenet1_1", "views": "2"}
 CPU = {"device": "cpu", "precision": "fp32", "show": False}
 
 
@@ -29,7 +29,7 @@ def begin(data, out, recipe=None, **more):
 def command(data, out, *more):
     """The words of the command line that train such a run; of two values of a field the last counts."""
     quick = "--weights random --epochs 1 --device cpu --precision fp32 --set size=32"
-    quick += " --set batch_size=16 --set backbone=resnet18 --set views=1"
+    quick += " --set batch_size=16 --set backbone=squeezenet1_1 --set views=1"
     return ["train", "oct-vgg16", "--data", str(data), "--out", str(out), *quick.split(), *more]
 
 

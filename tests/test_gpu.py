@@ -14,7 +14,7 @@ import two_processes
 from PIL import Image
 
 from tlutils.core import devices
-from tlutils.data import augment, loaders
+from tlutils.data import loaders
 from tlutils.data.augment import Augmentation
 from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints
@@ -74,7 +74,7 @@ def test_the_store_on_the_gpu_gives_what_the_whole_model_gives(parts, tmp_path):
 def test_views_are_the_same_pixels_on_the_gpu(parts):
     batch = next(iter(parts["train"]))
     here, there = (
-        augment.view(batch.images.to(device), batch.keys, 1, 0, VIEWS).cpu().int()
+        VIEWS.view(batch.images.to(device), batch.keys, 1, 0).cpu().int()
         for device in ("cpu", "cuda")
     )
     assert (here - there).abs().max() <= 1  # rounding of one grey level

@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -191,48 +191,75 @@ def test_nothing_imports_torchvision_or_pydicom_before_it_needs_it():
     assert loaded(f"import {', '.join(MODULES)}", *heavy) == []
 
 
-def test_help_is_given_without_anything_heavy():
-    heavy = (
-        "numpy",
-        "pandas",
-        "scipy",
-        "sklearn",
-        "matplotlib",
-        "PIL",
-        "torch",
-        "tqdm",
-        "requests",
-    )
-    code = "import sys; sys.argv[1:] = ['--help']\nfrom tlutils.__main__ import main\n"
-    assert loaded(f"{code}try: main()\nexcept SystemExit: pass", *heavy) == []
-
-
-def test_audit_and_fetch_import_no_torch(tmp_path):
-    code = (
-        "from tlutils.__main__ import main\n"
-        f"main(['fetch', 'phantom-chest', '--to', {str(tmp_path)!r}])\n"
-        f"main(['audit', {str(tmp_path / 'phantom-chest')!r}])"
-    )
-    assert loaded(code, "torch", "torchvision") == []
-
-
 # What can be copied
 
 
 def only(packages: tuple[str, ...]) -> str:
-    """Code that lets nothing be imported but these packages, what they import, and Python itself."""
+    """Code that lets the library import nothing but these packages and Python itself."""
     return (
-        "import sys, importlib.abc\n"
+        "import builtins, importlib, sys\n"
         f"allowed = {packages}\n"
-        "class Only(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path, target=None):\n"
-        "        top, frame = name.partition('.')[0], sys._getframe(1)\n"
-        "        while frame and 'importlib' in frame.f_code.co_filename: frame = frame.f_back\n"
-        "        ours = frame and '/tlutils/' in frame.f_code.co_filename.replace(chr(92), '/')\n"
-        "        known = top in (*allowed, 'tlutils') or top in sys.stdlib_module_names\n"
-        "        if ours and not known: raise ImportError(f'{name} is not one of {allowed}')\n"
-        "sys.meta_path.insert(0, Only())\n"
+        "plain, by_name = builtins.__import__, importlib.import_module\n"
+        "def check(name, user):\n"
+        "    ours = user.partition('.')[0] == 'tlutils'\n"
+        "    known = {*allowed, 'tlutils', *sys.stdlib_module_names}\n"
+        "    if ours and name.partition('.')[0] not in known:\n"
+        "        raise ImportError(f'{name} is not one of {allowed}')\n"
+        "def checked(name, globals=None, locals=None, fromlist=(), level=0):\n"
+        "    if level == 0: check(name, (globals or {}).get('__name__', ''))\n"
+        "    return plain(name, globals, locals, fromlist, level)\n"
+        "def checked_by_name(name, package=None):\n"
+        "    check(name, sys._getframe(1).f_globals.get('__name__', ''))\n"
+        "    return by_name(name, package)\n"
+        "builtins.__import__, importlib.import_module = checked, checked_by_name\n"
     )
+
+
+# Answers each line, [folder, code], with a child that has what is preloaded and runs the code there.
+FORKING = """
+import contextlib, json, os, sys, traceback
+import filelock, matplotlib.pyplot, numpy, pandas, PIL.Image, scipy.stats, seaborn, sklearn.metrics, torch, tqdm.auto
+for line in sys.stdin:
+    folder, code = json.loads(line)
+    if child := os.fork():
+        os.waitpid(child, 0)
+        with open(os.path.join(folder, "said.json")) as said:
+            print(json.dumps(json.load(said)), flush=True)
+        continue
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    error = ""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        try:
+            exec(code, {"__name__": "__main__"})
+        except BaseException:
+            error = traceback.format_exc()
+    with open("said.json", "w") as said:
+        json.dump(error, said)
+    os._exit(0)
+"""
+
+
+@pytest.fixture(scope="module")
+def fork() -> Iterator[Callable[[str, Path], str]]:
+    """Run code in a folder, in a process that has imported the packages but nothing of ours; its error, or ""."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", FORKING],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": "", "MPLBACKEND": "Agg"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(code: str, folder: Path) -> str:
+        server.stdin.write(json.dumps([str(folder), code]) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    yield run
+    server.stdin.close()
+    server.wait(timeout=60)
 
 
 def copied(to: Path, *files: str) -> None:
@@ -245,20 +272,18 @@ def copied(to: Path, *files: str) -> None:
             (folder / "__init__.py").touch()
 
 
-def test_the_copied_folder_trains_with_the_stated_packages_alone(tmp_path):
+def test_the_copied_folder_trains_with_the_stated_packages_alone(tiny_folder, tmp_path):
     shutil.copytree(LIBRARY, tmp_path / "tlutils", ignore=shutil.ignore_patterns("__pycache__"))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     stated = re.search(r"Copy the folder `tlutils/`.*?\n\n", readme, re.DOTALL)[0]
     assert all(name in stated.replace("scikit-learn", "sklearn") for name in BASIC)
     script = only(BASIC + BROUGHT) + (
         f"import {', '.join(MODULES)}\n"
-        "from tlutils.data import sources\n"
         "from tlutils.runs import recipes\n"
         "from tlutils.runs.train import train\n"
         "recipe = recipes.get('chest-resnet18-fixed').changed(\n"
-        "    {'backbone': 'squeezenet1_1', 'size': 64, 'epochs': 1, 'views': 1})\n"
-        "data = sources.fetch('phantom-chest', 'data')\n"
-        "run = train(recipe, data, 'run', weights='random', limit=60, show=False, log=None)\n"
+        "    {'backbone': 'squeezenet1_1', 'size': 32, 'epochs': 1, 'views': 1})\n"
+        f"run = train(recipe, {str(tiny_folder)!r}, 'run', weights='random', log=None)\n"
         "print(tlutils.__file__, sorted(run.metrics['test'])[:2])\n"
     )
     told = python(script, tmp_path, OMP_NUM_THREADS="1").splitlines()[-1]
@@ -266,28 +291,42 @@ def test_the_copied_folder_trains_with_the_stated_packages_alone(tmp_path):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_works_with_those_below_it_alone(package, tmp_path):
+def test_a_package_works_with_those_below_it_alone(package, fork, tmp_path):
     below = PACKAGES[PACKAGES.index(package) :]
     for name in below:
         skip = shutil.ignore_patterns("__pycache__")
         shutil.copytree(LIBRARY / name, tmp_path / "tlutils" / name, ignore=skip)
     shutil.copy(LIBRARY / "__init__.py", tmp_path / "tlutils")
     modules = [name for name in MODULES if name.split(".")[1:2] == [package]]
-    python(only(BASIC + BROUGHT) + f"import {', '.join(modules)}", tmp_path)
+    code = only(BASIC + BROUGHT) + f"import {', '.join(modules)}\n"
+    assert fork(code + f"assert tlutils.__file__.startswith({str(tmp_path)!r})", tmp_path) == ""
 
 
 @pytest.mark.parametrize("file", ALONE)
-def test_a_module_works_alone_in_another_project(file, tmp_path):
+def test_a_module_works_alone_in_another_project(file, fork, tmp_path):
     copied(tmp_path, file, *ALONE[file])
+    code = only(BASIC + BROUGHT)
     if not ALONE[file]:  # then it may lie anywhere, under any name
         shutil.copy(LIBRARY / file, tmp_path / "borrowed.py")
-        python("import borrowed, sys; assert 'tlutils' not in sys.modules", tmp_path)
+        code += "import borrowed\nassert 'tlutils' not in sys.modules\n"
     module = "tlutils." + file.removesuffix(".py").replace("/", ".")
-    code = (
+    code += (
         f"import doctest, {module}\n"
-        f"print(doctest.testmod({module}, optionflags=doctest.NORMALIZE_WHITESPACE).failed)"
+        f"assert {module}.__file__.startswith({str(tmp_path)!r})\n"
+        f"found = doctest.testmod({module}, optionflags=doctest.NORMALIZE_WHITESPACE)\n"
+        "assert not found.failed"
     )
-    assert python(only(BASIC + BROUGHT) + code, tmp_path, MPLBACKEND="Agg").splitlines()[-1] == "0"
+    assert fork(code, tmp_path) == ""
+
+
+def test_what_the_library_may_not_import_is_noticed(fork, tmp_path):
+    for line in (
+        "import yaml",
+        "from yaml import load",
+        "__import__('importlib').import_module('yaml')",
+    ):
+        (tmp_path / "tlutils.py").write_text(line)
+        assert "yaml is not one of" in fork(only(BASIC) + "import tlutils", tmp_path)
 
 
 def test_the_readme_says_which_modules_stand_alone():

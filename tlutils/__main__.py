@@ -128,7 +128,7 @@ def _doctor(given: _Arguments) -> int:
         unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else "images/s trained"
         print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
-    for backbone in ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2"):
+    for backbone in recipes.BACKBONES:
         print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
     print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
@@ -152,12 +152,12 @@ def _audit(given: _Arguments) -> int:
     source = sources.get(given.data)
     if given.fix:
         cleaning.refuse_target(given.fix, source)
-    root = source.parent if source.is_file() else source
+    root = records.root_of(source)
     found = records.scan(source, patient=given.patient)
     table, pairs = records.inspect(found, root, decode=given.decode), None
     if given.near:
-        table = near_duplicates.perceptual_hashes(table, root)
-        pairs = near_duplicates.near_duplicates(table)
+        table = near_duplicates.look_at(table, root)
+        pairs = near_duplicates.find_pairs(table)
     found = audit_all(table, pairs)
     counts, verdict, leak = records.counts(table), leak_verdict(found), leaks(found)
     print(counts.to_string(), end="\n\n")
@@ -167,7 +167,7 @@ def _audit(given: _Arguments) -> int:
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
         told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
-        files.write_text(given.json, json.dumps(told | {"leak": leak}, indent=1))
+        files.write_json(given.json, told | {"leak": leak})
     if given.fix:
         cleaned = cleaning.clean(table, pairs)
         cleaning.write(cleaned.records, root, given.fix)
@@ -193,7 +193,7 @@ def _shards(given: _Arguments) -> int:
     from .data import records, shards, sources
 
     source = sources.get(given.data)
-    root = source.parent if source.is_file() else source
+    root = records.root_of(source)
     table = records.inspect(records.scan(source, patient=given.patient), root)
     for row in records.problems(table).itertuples():
         print(f"left out {row.path}: {row.problem}", file=sys.stderr)

@@ -10,9 +10,8 @@ import pandas as pd
 from common import Result, loader
 
 from tlutils.core import devices
-from tlutils.evaluation.predict import normalization
 from tlutils.models import feature_store, prefix
-from tlutils.models.build import build, train_mode
+from tlutils.models.build import build, normalization, train_mode
 from tlutils.training.loop import fit
 
 

@@ -1,5 +1,6 @@
 """A reader finds the old file or the new one."""
 
+import json
 import os
 import signal
 import subprocess
@@ -23,6 +24,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
 def test_a_folder_that_is_missing_is_made(tmp_path):
     files.write_text(tmp_path / "a" / "b" / "text.txt", "ä")
     assert (tmp_path / "a" / "b" / "text.txt").read_bytes() == b"\xc3\xa4"
+
+
+def test_numbers_survive_their_json_and_nan_leaves_the_old_file(tmp_path):
+    path, metrics = tmp_path / "metrics.json", {"accuracy": {"value": 0.1 + 0.2, "low": None}}
+    files.write_json(path, metrics)
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(path, {"accuracy": float("nan")})
+    assert json.loads(path.read_text()) == metrics
 
 
 @pytest.mark.skipif(

@@ -72,8 +72,8 @@ def test_a_picture_is_upright_wherever_it_is_read(tmp_path, ending, orientation)
     for decode in (False, True):
         found = records.inspect(listed(file), tmp_path, decode=decode)
         assert (found["width"][0], found["height"][0], found["problem"][0]) == (96, 48, "")
-    hashed = near_duplicates.perceptual_hashes(listed(file, plain), tmp_path)
-    assert len(near_duplicates.near_duplicates(hashed)) == 1
+    hashed = near_duplicates.look_at(listed(file, plain), tmp_path)
+    assert len(near_duplicates.find_pairs(hashed)) == 1
 
 
 class Corner(nn.Module):
@@ -124,7 +124,7 @@ def test_pixels_that_are_not_finite_are_a_problem_and_no_black_picture(tmp_path,
     assert "no finite numbers" in found["problem"][0]
     with pytest.raises(UnreadableImage, match=r"a\.tif: pixels that are no finite numbers"):
         loaders.read_image(tmp_path / "a.tif")
-    assert near_duplicates.perceptual_hashes(listed(tmp_path / "a.tif"), tmp_path)["phash"][0] == ""
+    assert near_duplicates.look_at(listed(tmp_path / "a.tif"), tmp_path)["phash"][0] == ""
 
 
 DEEP = {
@@ -172,10 +172,8 @@ def test_deep_pixels_are_scaled_alike_by_their_own_least_and_greatest(tmp_path, 
         loaders.read_image(tmp_path / name, 32).int() for name in (f"a.{ending}", "b.png")
     )
     assert (deep - plain).abs().max() <= 1
-    hashed = near_duplicates.perceptual_hashes(
-        listed(tmp_path / f"a.{ending}", tmp_path / "b.png"), tmp_path
-    )
-    assert len(near_duplicates.near_duplicates(hashed)) == 1
+    hashed = near_duplicates.look_at(listed(tmp_path / f"a.{ending}", tmp_path / "b.png"), tmp_path)
+    assert len(near_duplicates.find_pairs(hashed)) == 1
     assert records.inspect(listed(tmp_path / f"a.{ending}"), tmp_path)["problem"][0] == ""
 
 

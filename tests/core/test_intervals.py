@@ -73,3 +73,4 @@ def test_a_guess_about_a_number_without_an_interval_is_judged_by_the_number():
     said = {guess: intervals.check_guess(guess, found) for guess in (0.4, 0.5, 0.6)}
     assert [text.rsplit(": ")[-1] for text in said.values()] == ["too low.", "right.", "too high."]
     assert not any("(" in text for text in said.values())
+    assert said == {guess: intervals.check_guess(guess, np.float64(0.5)) for guess in said}

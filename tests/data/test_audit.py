@@ -296,7 +296,7 @@ def test_a_width_that_goes_with_the_label_is_found_and_named():
         "aspect",
         "bytes per pixel",
     )  # each holds the width
-    assert found.right > 0.8 * found.of and found.patients == 60
+    assert found.right > 0.8 * found.of
 
 
 def test_properties_by_chance_are_no_finding():
@@ -369,9 +369,8 @@ def test_unreadable_files_take_no_part():
 
 
 def test_a_large_set_is_sampled_by_whole_patients(monkeypatch):
-    monkeypatch.setattr(audit, "_SAMPLE", 400)
-    found = measure_shortcuts(inspected(patients=200))
-    assert 390 < found.of <= 400 and found.patients == found.of / 4
+    monkeypatch.setattr(audit, "_SAMPLE", 398)  # and each patient has 4
+    assert measure_shortcuts(inspected(patients=200)).of == 396
 
 
 def test_the_same_records_give_one_answer():
@@ -415,7 +414,7 @@ def test_the_audit_of_a_folder_with_the_real_oct_names_finds_835_of_968(real_dat
 
 def test_the_whole_audit_has_the_rows_of_its_parts_as_far_as_something_is_known():
     found = inspected(wide=1.0).assign(split=["train", "test"] * 120, phash="")
-    pairs = near_duplicates.near_duplicates(found)
+    pairs = near_duplicates.find_pairs(found)
     parts = [
         audit_splits(found),
         audit_near_duplicates(found, pairs),

@@ -38,58 +38,56 @@ def keys():
 
 
 def test_a_view_is_the_same_pixels_in_any_batch_and_order(images, keys):
-    whole = augment.view(images, keys, 3, 7, EVERYTHING)
-    backwards = augment.view(images.flip(0), keys.flip(0), 3, 7, EVERYTHING).flip(0)
-    alone = torch.cat(
-        [augment.view(images[i : i + 1], keys[i : i + 1], 3, 7, EVERYTHING) for i in range(9)]
-    )
+    whole = EVERYTHING.view(images, keys, 3, 7)
+    backwards = EVERYTHING.view(images.flip(0), keys.flip(0), 3, 7).flip(0)
+    alone = torch.cat([EVERYTHING.view(images[i : i + 1], keys[i : i + 1], 3, 7) for i in range(9)])
     assert torch.equal(whole, backwards) and torch.equal(whole, alone)
 
 
 def test_a_view_does_not_depend_on_or_touch_the_global_random_state(images, keys):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = augment.view(images, keys, 0, 0, EVERYTHING)
+    first = EVERYTHING.view(images, keys, 0, 0)
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(2)
-    assert torch.equal(first, augment.view(images, keys, 0, 0, EVERYTHING))
+    assert torch.equal(first, EVERYTHING.view(images, keys, 0, 0))
 
 
 def test_a_view_is_the_same_in_another_process(images, keys):
     code = (
         "import torch; from tlutils.data import augment; "
         "i = torch.randint(0, 256, (9, 1, 40, 56), generator=torch.Generator().manual_seed(0), dtype=torch.uint8);"
-        "v = augment.view(i, torch.arange(9) * 1234567891011 + 5, 2, 4, "
-        f"augment.{EVERYTHING!r}); print(v.long().mul(torch.arange(v.numel()).view_as(v)).sum().item())"
+        f"v = augment.{EVERYTHING!r}.view(i, torch.arange(9) * 1234567891011 + 5, 2, 4); "
+        "print(v.long().mul(torch.arange(v.numel()).view_as(v)).sum().item())"
     )
     there = int(
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         ).stdout
     )
-    here = augment.view(images, keys, 2, 4, EVERYTHING)
+    here = EVERYTHING.view(images, keys, 2, 4)
     assert there == here.long().mul(torch.arange(here.numel()).view_as(here)).sum().item()
 
 
-@pytest.mark.parametrize("other", [{"view": 1}, {"seed": 1}, {"keys": torch.arange(9)}])
+@pytest.mark.parametrize("other", [{"number": 1}, {"seed": 1}, {"keys": torch.arange(9)}])
 def test_another_view_seed_or_image_gives_other_pixels(images, keys, other):
-    arguments = {"keys": keys, "view": 0, "seed": 0} | other
-    changed = augment.view(images, augmentation=EVERYTHING, **arguments)
-    assert not torch.equal(augment.view(images, keys, 0, 0, EVERYTHING), changed)
+    arguments = {"keys": keys, "number": 0, "seed": 0} | other
+    changed = EVERYTHING.view(images, **arguments)
+    assert not torch.equal(EVERYTHING.view(images, keys, 0, 0), changed)
 
 
 def test_identity_settings_return_the_input(images, keys):
-    assert augment.view(images, keys, 5, 5, Augmentation()) is images
+    assert Augmentation().view(images, keys, 5, 5) is images
 
 
 def test_a_warp_by_nothing_changes_no_pixel(images, keys):
     almost = Augmentation(rotate=1e-9)
     assert not almost.identity
-    assert torch.equal(augment.view(images, keys, 0, 0, almost), images)
+    assert torch.equal(almost.view(images, keys, 0, 0), images)
 
 
 def test_a_flip_is_a_mirror_image(images, keys):
-    assert torch.equal(augment.view(images, keys, 0, 0, Augmentation(flip=1.0)), images.flip(-1))
+    assert torch.equal(Augmentation(flip=1.0).view(images, keys, 0, 0), images.flip(-1))
 
 
 def test_half_of_the_views_are_flipped_at_one_half():
@@ -127,7 +125,7 @@ def test_a_rotation_is_by_the_drawn_angle_in_pixels_not_in_shares_of_the_sides()
     smooth[..., 20:60, 50:70] = 255
     image = tv.gaussian_blur(smooth, [9, 9]).to(torch.uint8)
     angle = float(augment.parameters(key, 0, 0, Augmentation(rotate=30))["angle"][0])
-    ours = augment.view(image, key, 0, 0, Augmentation(rotate=30)).float()
+    ours = Augmentation(rotate=30).view(image, key, 0, 0).float()
     theirs = tv.rotate(image.float(), angle, tv.InterpolationMode.BILINEAR)
     assert abs(angle) > 2 and (ours - theirs).abs().max() < 2
 
@@ -147,7 +145,7 @@ def test_brightness_contrast_and_gamma_do_what_they_say(keys):
         np.clip(((200 / 255) ** p["gamma"] - 0.5) * p["contrast"] + 0.5 + p["brightness"], 0, 1)
         * 255
     )
-    assert np.allclose(augment.view(image, keys, 0, 0, a)[:, 0, 0, 0].numpy(), expected, atol=0.51)
+    assert np.allclose(a.view(image, keys, 0, 0)[:, 0, 0, 0].numpy(), expected, atol=0.51)
 
 
 def test_normalize_agrees_with_torchvision():
@@ -171,7 +169,7 @@ def test_impossible_settings_are_refused(wrong):
 
 def test_floats_are_refused_where_uint8_is_wanted(keys):
     with pytest.raises(ValueError, match="uint8"):
-        augment.view(torch.rand(9, 1, 4, 4), keys, 0, 0, EVERYTHING)
+        EVERYTHING.view(torch.rand(9, 1, 4, 4), keys, 0, 0)
     with pytest.raises(ValueError, match="uint8"):
         augment.normalize(torch.rand(9, 1, 4, 4))
 
@@ -181,7 +179,7 @@ def test_sharpness_goes_from_the_mean_of_a_neighborhood_to_stronger_details(imag
     dot[:, :, 20, 20] = 150  # 2 grey levels above the mean's 98 + 2
     drawn = augment.parameters(keys, 0, 0, Augmentation(sharpness=1.0))["sharpness"]
     assert drawn.min() >= 0 and drawn.max() <= 2 and np.ptp(drawn) > 0.5
-    shown = augment.view(dot, keys, 0, 0, Augmentation(sharpness=1.0))
+    shown = Augmentation(sharpness=1.0).view(dot, keys, 0, 0)
     wanted = np.floor(102 + 48 * drawn + 0.5)
     assert np.allclose(shown[:, 0, 20, 20].numpy(), wanted, atol=1)
     assert (shown[:, 0, 0, 0] == 100).all(), "what is even stays as it is"
@@ -190,7 +188,7 @@ def test_sharpness_goes_from_the_mean_of_a_neighborhood_to_stronger_details(imag
 def test_noise_has_the_deviation_that_was_drawn_and_none_of_its_own_color(keys):
     grey = torch.full((9, 3, 64, 64), 128, dtype=torch.uint8)
     drawn = augment.parameters(keys, 0, 0, Augmentation(noise=0.1))["noise"]
-    shown = augment.view(grey, keys, 0, 0, Augmentation(noise=0.1)).float()
+    shown = Augmentation(noise=0.1).view(grey, keys, 0, 0).float()
     assert np.allclose(shown[:, 0].flatten(1).std(1).numpy(), 255 * drawn, rtol=0.05, atol=0.3)
     assert np.allclose(shown.mean((1, 2, 3)).numpy(), 128, atol=1.5)
     assert torch.equal(shown[:, 0], shown[:, 2])

@@ -60,11 +60,11 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def looked(scans: Path) -> pd.DataFrame:
-    return near_duplicates.perceptual_hashes(records.inspect(records.scan(scans), scans), scans)
+    return near_duplicates.look_at(records.inspect(records.scan(scans), scans), scans)
 
 
 def test_copies_saved_again_resized_or_in_color_are_found_and_strangers_are_not(looked):
-    pairs = near_duplicates.near_duplicates(looked)
+    pairs = near_duplicates.find_pairs(looked)
     grouped = set(pairs["path_a"]) | set(pairs["path_b"])
     assert grouped == {
         "train/CNV/CNV-0-1.jpeg",
@@ -79,7 +79,7 @@ def test_copies_saved_again_resized_or_in_color_are_found_and_strangers_are_not(
 def test_copies_in_another_split_are_a_leak_that_bytes_do_not_show(looked):
     plain, near = (
         audit_splits(looked),
-        audit_near_duplicates(looked, near_duplicates.near_duplicates(looked)),
+        audit_near_duplicates(looked, near_duplicates.find_pairs(looked)),
     )
     assert not leaks(plain) and leaks(near)
     row = finding(near, "near-duplicates", "train & test")
@@ -107,7 +107,7 @@ def test_white_wedges_are_found_where_they_were_drawn_and_nowhere_else(tmp_path)
         assert found.sum() >= (drawn != plain).sum()
         rows.append((f"{seed}.jpeg", "", label, str(wedge)))
         Image.fromarray(drawn).save(tmp_path / rows[-1][0], quality=88)
-    looked = near_duplicates.perceptual_hashes(table(rows), tmp_path)
+    looked = near_duplicates.look_at(table(rows), tmp_path)
     assert ((looked["wedge"] > 0.003) == (looked["patient"] == "True")).all()
 
 
@@ -118,8 +118,8 @@ def test_a_bad_file_or_a_picture_without_contrast_has_no_hash_and_is_nobodys_cop
     found = table(
         [(name, "", "A", name) for name in ("a.png", "b.png", "a.jpeg", "b.jpeg", "gone.png")]
     )
-    found = near_duplicates.perceptual_hashes(found, tmp_path)
-    assert (found["phash"] == "").all() and len(near_duplicates.near_duplicates(found)) == 0
+    found = near_duplicates.look_at(found, tmp_path)
+    assert (found["phash"] == "").all() and len(near_duplicates.find_pairs(found)) == 0
     assert found["brightness"].tolist()[:2] == [7, 7] and found["brightness"][2:].isna().all()
     assert found["wedge"].tolist()[:2] == [0, 0] and found["wedge"][2:].isna().all()
 
@@ -128,33 +128,31 @@ def test_a_16_bit_copy_is_found(tmp_path):
     scan = phantoms.draw_oct("DME", 3)
     Image.fromarray(scan).save(tmp_path / "a.png")
     Image.fromarray(scan.astype(np.uint16) * 200).save(tmp_path / "b.png")
-    found = near_duplicates.perceptual_hashes(
+    found = near_duplicates.look_at(
         table([("a.png", "", "A", "1"), ("b.png", "", "A", "2")]), tmp_path
     )
-    assert len(near_duplicates.near_duplicates(found)) == 1
+    assert len(near_duplicates.find_pairs(found)) == 1
 
 
 def test_a_picture_that_looks_the_same_twice_in_one_split_of_one_patient_is_no_finding():
     bits = hashes(1).repeat(2, 0)
     same = hashed(bits, ["train", "train"]).assign(patient="1")
-    assert (
-        audit_near_duplicates(same, near_duplicates.near_duplicates(same))["verdict"] == "ok"
-    ).all()
+    assert (audit_near_duplicates(same, near_duplicates.find_pairs(same))["verdict"] == "ok").all()
     across = hashed(bits, ["train", "val"]).assign(patient="1")
-    rows = audit_near_duplicates(across, near_duplicates.near_duplicates(across))
+    rows = audit_near_duplicates(across, near_duplicates.find_pairs(across))
     assert finding(rows, "near-duplicates", "train & val")["verdict"] == "leak"
 
 
 def test_one_look_under_two_labels_is_a_warning():
     found = hashed(hashes(1).repeat(2, 0)).assign(label=["A", "B"], patient="1")
-    rows = audit_near_duplicates(found, near_duplicates.near_duplicates(found))
+    rows = audit_near_duplicates(found, near_duplicates.find_pairs(found))
     assert finding(rows, "near-duplicates of two labels", "all")["found"] == 2
     assert finding(rows, "near-duplicates of two patients", "all")["found"] == 0
 
 
 def test_copies_of_copies_leak_though_they_are_paired_with_the_first_only():
     found = hashed(hashes(1).repeat(3, 0), ["train", "val", "test"])
-    pairs = near_duplicates.near_duplicates(found)
+    pairs = near_duplicates.find_pairs(found)
     assert len(pairs) == 2 and set(pairs["path_a"]) == {"A/0.png"}
     rows = audit_near_duplicates(found, pairs)
     assert finding(rows, "near-duplicates", "val & test")["found"] == 1
@@ -172,7 +170,7 @@ def test_what_looks_like_a_third_does_not_look_like_the_thirds_own_neighbour():
     found = hashed(chain(), ["train", "val", "test"]).assign(
         label=["A", "A", "B"], patient=["1", "1", "2"]
     )
-    pairs = near_duplicates.near_duplicates(found)
+    pairs = near_duplicates.find_pairs(found)
     assert len(pairs) == 2 and pairs["group"].nunique() == 1
     rows = audit_near_duplicates(found, pairs)
     across = {
@@ -191,7 +189,7 @@ def test_copies_of_a_neighbour_are_neighbours_too():
     found = hashed(
         np.vstack([chain(), chain()]), ["train", "train", "train", "val", "test", "test"]
     )
-    rows = audit_near_duplicates(found, near_duplicates.near_duplicates(found))
+    rows = audit_near_duplicates(found, near_duplicates.find_pairs(found))
     assert finding(rows, "near-duplicates", "train & val")["found"] == 1
     assert finding(rows, "near-duplicates", "train & test")["found"] == 2
     assert finding(rows, "near-duplicates", "val & test")["found"] == 1  # 4 is near 3, and 5 is not
@@ -199,7 +197,7 @@ def test_copies_of_a_neighbour_are_neighbours_too():
 
 def test_near_copies_whose_first_was_left_out_still_leak():
     found = hashed(hashes(1).repeat(3, 0), ["train", "train", "test"])
-    rows = audit_near_duplicates(found[1:], near_duplicates.near_duplicates(found))
+    rows = audit_near_duplicates(found[1:], near_duplicates.find_pairs(found))
     assert finding(rows, "near-duplicates", "train & test")["found"] == 1
 
 
@@ -211,7 +209,7 @@ def test_every_pair_that_the_audit_counts_is_one_of_comparing_all_with_all():
     found["patient"] = draw.integers(0, 20, 200).astype(str)
     near = (bits[:, None] != bits[None]).sum(2) <= 20
     np.fill_diagonal(near, False)
-    rows = audit_near_duplicates(found, near_duplicates.near_duplicates(found))
+    rows = audit_near_duplicates(found, near_duplicates.find_pairs(found))
     patient, split = (found[column].to_numpy() for column in ("patient", "split"))
     differ = near & (patient[:, None] != patient[None])
     assert finding(rows, "near-duplicates of two patients", "all")["found"] == differ.any(1).sum()
@@ -240,7 +238,7 @@ def flat_pictures() -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", flat_pictures())
 def test_a_picture_that_shows_too_little_has_no_hash(tmp_path, name):
     Image.fromarray(flat_pictures()[name].clip(0, 255).astype(np.uint8)).save(tmp_path / "a.png")
-    found = near_duplicates.perceptual_hashes(table([("a.png", "", "A", "1")]), tmp_path)
+    found = near_duplicates.look_at(table([("a.png", "", "A", "1")]), tmp_path)
     assert found["phash"][0] == "" and 0 < found["brightness"][0] < 255
 
 
@@ -248,9 +246,7 @@ def test_a_picture_that_shows_too_little_has_no_hash(tmp_path, name):
 def test_scans_of_little_contrast_keep_their_hash(tmp_path, label):
     scan = phantoms.draw_oct(label, 1).astype(float)
     Image.fromarray((scan / 3 + 60).astype(np.uint8)).save(tmp_path / "a.jpeg", quality=50)
-    assert near_duplicates.perceptual_hashes(table([("a.jpeg", "", "A", "1")]), tmp_path)["phash"][
-        0
-    ]
+    assert near_duplicates.look_at(table([("a.jpeg", "", "A", "1")]), tmp_path)["phash"][0]
 
 
 def counted(n: int) -> np.ndarray:
@@ -266,7 +262,7 @@ def test_hashes_that_share_most_bits_are_compared_to_the_end():
     assert len(a) == sum(
         (i ^ 1 << bit) in range(i + 1, 3000) for i in range(3000) for bit in range(12)
     )
-    assert len(near_duplicates.near_duplicates(hashed(counted(50_000)), 0)) == 0
+    assert len(near_duplicates.find_pairs(hashed(counted(50_000)), 0)) == 0
 
 
 @pytest.mark.parametrize("distance", [0, 1, 6, 20, 40])
@@ -290,7 +286,7 @@ def test_images_without_a_hash_and_repeats_do_not_shift_the_pairs():
     bits[4:, :3] ^= 1  # the last two look alike, and nearly like a new one at the end
     found = hashed(np.vstack([bits, hashes(40)[[20]]]))
     found.loc[0, "phash"] = ""
-    pairs = near_duplicates.near_duplicates(found, 3)
+    pairs = near_duplicates.find_pairs(found, 3)
     assert {*zip(pairs["path_a"], pairs["path_b"], pairs["distance"], strict=True)} == {
         ("A/1.png", "A/2.png", 0),
         ("A/4.png", "A/5.png", 0),
@@ -301,19 +297,19 @@ def test_images_without_a_hash_and_repeats_do_not_shift_the_pairs():
 def test_the_index_of_a_filtered_table_does_no_harm():
     found = hashed(np.vstack([hashes(20), hashes(20)[:1]]))[10:]
     found.loc[20, "phash"] = found.loc[10, "phash"]
-    pairs = near_duplicates.near_duplicates(found, 0)
+    pairs = near_duplicates.find_pairs(found, 0)
     assert [*zip(pairs["path_a"], pairs["path_b"], strict=True)] == [("A/10.png", "A/20.png")]
     assert near_duplicates.groups(found, pairs)[[10, 20]].tolist() == [0, 0]
 
 
 def test_a_table_without_rows_or_hashes_has_no_pairs_and_one_never_hashed_is_refused():
     found = hashed(hashes(2))
-    assert len(near_duplicates.near_duplicates(found[:0])) == 0
-    assert len(near_duplicates.near_duplicates(found.assign(phash=""))) == 0
-    with pytest.raises(ValueError, match="perceptual_hashes adds it"):
-        near_duplicates.near_duplicates(found.drop(columns="phash"))
+    assert len(near_duplicates.find_pairs(found[:0])) == 0
+    assert len(near_duplicates.find_pairs(found.assign(phash=""))) == 0
+    with pytest.raises(ValueError, match="look_at adds it"):
+        near_duplicates.find_pairs(found.drop(columns="phash"))
     with pytest.raises(ValueError, match="0 .* to 64"):
-        near_duplicates.near_duplicates(found, 65)
+        near_duplicates.find_pairs(found, 65)
 
 
 def test_too_many_pairs_are_refused_before_they_fill_the_memory(monkeypatch):
@@ -322,7 +318,7 @@ def test_too_many_pairs_are_refused_before_they_fill_the_memory(monkeypatch):
     alike = np.zeros((60, 256), np.uint8)
     alike[np.arange(60), draw.permutation(256)[:60]] = 1
     with pytest.raises(ValueError, match="over 100 pairs"):
-        near_duplicates.near_duplicates(hashed(alike))
+        near_duplicates.find_pairs(hashed(alike))
 
 
 def test_without_imagehash_the_error_says_what_to_install(monkeypatch, tmp_path):
@@ -334,19 +330,19 @@ def test_without_imagehash_the_error_says_what_to_install(monkeypatch, tmp_path)
 @pytest.mark.real
 def test_real_chest_films_that_look_the_same_are_the_same_bytes_and_of_one_patient(real_data):
     root = real_data / "chest_xray_224"
-    found = near_duplicates.perceptual_hashes(records.inspect(records.scan(root), root), root)
-    pairs = near_duplicates.near_duplicates(found)
+    found = near_duplicates.look_at(records.inspect(records.scan(root), root), root)
+    pairs = near_duplicates.find_pairs(found)
     assert (found["phash"] != "").all()
     assert (
         len(pairs) == 26
         and pairs["same_bytes"].all()
         and (pairs["patient_a"] == pairs["patient_b"]).all()
     )
-    strangers = near_duplicates.near_duplicates(found, 40)
+    strangers = near_duplicates.find_pairs(found, 40)
     assert strangers.loc[strangers["patient_a"] != strangers["patient_b"], "distance"].min() == 38
 
 
 @pytest.mark.real
 def test_real_scans_have_hashes(real_data):
     root = real_data / "oct_samples"
-    assert (near_duplicates.perceptual_hashes(records.scan(root), root)["phash"] != "").all()
+    assert (near_duplicates.look_at(records.scan(root), root)["phash"] != "").all()

@@ -101,7 +101,7 @@ def test_near_duplicates_and_batches_are_those_of_the_files(folder, sharded):
     looks, batches = [], []
     for root in (folder, sharded):
         found = records.scan(root)
-        looks.append(of(near_duplicates.perceptual_hashes(found, root), "phash", "brightness"))
+        looks.append(of(near_duplicates.look_at(found, root), "phash", "brightness"))
         loader = loaders.make(found, root, size=32, batch_size=64)
         batches.append({int(k): i for b in loader for k, i in zip(b.keys, b.images)})
     assert looks[0] == looks[1] and batches[0].keys() == batches[1].keys()

@@ -121,7 +121,7 @@ def wrong(become: dict[str, str], unlisted: str = LISTED) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory) -> Run:
     recipe = recipes.get("oct-vgg16").changed(
-        {"backbone": "resnet18", "size": "32", "epochs": "1", "batch_size": "16", "views": "1"}
+        {"backbone": "squeezenet1_1", "size": "32", "epochs": "1", "batch_size": "16", "views": "1"}
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -80,7 +80,7 @@ def test_resampled_choices_are_those_of_the_resampled_tables():
     for pick in picks:
         rows = [np.flatnonzero(local["patient"] == names[i]) for i in pick]
         found.append(adaptation.choose(local.iloc[np.concatenate(rows)], "cost=3"))
-    said = adaptation.choice_with_intervals(local, "cost=3", 40, seed=3)
+    said = adaptation._choice_with_intervals(local, "cost=3", 40, seed=3)
     for name, spread in zip(adaptation.Choice._fields, np.array(found, float).T):
         ends = np.quantile(spread, [0.025, 0.975])
         assert [said[name]["low"], said[name]["high"]] == pytest.approx(ends, rel=1e-6)
@@ -186,7 +186,7 @@ def test_an_easy_place_is_steady_and_a_hard_one_is_not():
 
 def test_answers_by_a_choice_are_at_its_threshold_and_temperature():
     local = binary("local")
-    answered = adaptation.answer(local, adaptation.Choice(0.7, 2.0))
+    answered = calibration.answered(local, *adaptation.Choice(0.7, 2.0))
     assert answered["predicted"].equals(thresholds.apply_threshold(local, 0.7)["predicted"])
     cooled = calibration.apply_temperature(local, 2.0)
     assert answered["p_NORMAL"].equals(cooled["p_NORMAL"]) and answered["calibrated"].all()

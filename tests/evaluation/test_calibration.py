@@ -132,9 +132,7 @@ def test_three_shares_are_those_of_the_published_steps_written_out():
             weighted = [one * now / before for one, now, before in zip(row, new, old)]
             posteriors.append([one / sum(weighted) for one in weighted])
         new = [sum(row[k] for row in posteriors) / len(p) for k in range(3)]
-    corrected, shares, _ = calibration.adjust_prior(
-        predictions, dict(zip(NAMES, old)), rounds=3000, tolerance=1e-14
-    )
+    corrected, shares, _ = calibration.adjust_prior(predictions, dict(zip(NAMES, old)), rounds=3000)
     assert list(shares.values()) == pytest.approx(new, abs=1e-6) and min(new) > 0.05
     assert np.allclose(corrected[["p_A", "p_B", "p_C"]], posteriors, atol=1e-5)
     assert corrected["predicted"].tolist() == [NAMES[int(np.argmax(row))] for row in posteriors]
@@ -258,3 +256,13 @@ def test_any_new_shares_are_shares_and_follow_no_order_of_rows(logits, weights, 
     assert np.isfinite(scores).all() and np.allclose(scores.sum(1), 1)
     mixed = images.iloc[random.sample(range(len(images)), len(images))]
     assert calibration.adjust_prior(mixed, trained, rounds=50)[1] == pytest.approx(shares, abs=1e-9)
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.5, 0.9])
+def test_a_threshold_answers_the_same_at_a_temperature(true_logits, threshold):
+    before = table(true_logits[0][:, :2], true_logits[1] % 2, "test")
+    first = calibration.answered(before, threshold, 2.5)
+    moved = calibration.threshold_at(threshold, 2.5)
+    again = calibration.answered(calibration.answered(before, temperature=2.5), moved)
+    assert first.equals(again) and first["predicted"].nunique() == 2
+    assert [calibration.threshold_at(end, 2.5) for end in (-1, 0, 1, 2)] == [-1, 0, 1, 2]

@@ -79,16 +79,22 @@ def test_without_disagreement_nothing_is_shown():
 # Bootstrap of the difference
 
 
-@pytest.mark.parametrize(
-    "metric", ["accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "ppv"]
-)
-def test_the_bootstrap_is_the_difference_on_the_same_drawn_patients(pair, metric):
-    found = comparison.paired_bootstrap(*pair, metric, repeats=60, seed=2)
+def drawn_again(pair):
+    """Both tables 60 times, each time of 50 patients drawn anew, their rows put together plainly."""
     drawn = np.random.default_rng(2).integers(50, size=(60, 50))
-    differences = []
-    for patients in drawn:  # plainly: put the drawn patients' rows together and metric both
-        both = [pd.concat([one[one["patient"] == f"p{i}"] for i in patients]) for one in pair]
-        differences.append(np.diff([plainly(one, metric) for one in both])[0])
+    rows = [dict(list(one.groupby("patient"))) for one in pair]
+    return [[pd.concat([of[f"p{i}"] for i in patients]) for of in rows] for patients in drawn]
+
+
+def test_the_bootstrap_is_the_difference_on_the_same_drawn_patients(pair):
+    again = drawn_again(pair)
+    for metric in ("accuracy", "balanced_accuracy", "auc", "sensitivity", "specificity", "ppv"):
+        found = comparison.paired_bootstrap(*pair, metric, repeats=60, seed=2)
+        differences = [np.diff([plainly(one, metric) for one in both])[0] for both in again]
+        assert_is_bootstrap(found, pair, metric, differences)
+
+
+def assert_is_bootstrap(found, pair, metric, differences):
     assert found["value"] == pytest.approx(
         np.diff([plainly(one, metric) for one in pair])[0], abs=1e-9
     )

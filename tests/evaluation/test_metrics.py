@@ -25,7 +25,6 @@ from tlutils.evaluation.metrics import (
     expected_calibration_error,
     headline,
     per_class_table,
-    to_json,
     top_k_accuracy,
 )
 
@@ -423,13 +422,6 @@ def test_numbers_as_text():
     assert as_text({"value": None, "low": None, "high": None}) == "undefined" == as_text(None)
     assert as_text(1234) == "1,234"
     assert as_text({"value": -0.02, "low": -0.1, "high": 0.05}) == "-0.020 (-0.100 to 0.050)"
-
-
-def test_metrics_survive_their_file():
-    found = compute_metrics(drawn(), repeats=50)
-    assert json.loads(to_json(found)) == found
-    with pytest.raises(ValueError, match="JSON"):
-        to_json({"accuracy": float("nan")})
 
 
 def test_a_table_read_back_from_its_file_gives_the_same_metrics(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA
@@ -101,6 +103,8 @@ def test_of_few_patients_the_furthest_is_the_limit():
     val = seen(20, 5)
     found = novelty.limited(novelty.fit(seen(256)), val, np.arange(20) // 2)
     assert found.distance(val).max() == pytest.approx(1) and found.patients == 10
+    rounded = replace(found, limits=tuple(np.multiply(found.limits, 1 - 1e-7)))
+    assert not rounded.describe(images(20, 5), features(20, 5))["unlike"].any()
 
 
 def test_a_patient_with_many_images_counts_once():

@@ -12,7 +12,7 @@ from torch import nn
 
 from tlutils.core.devices import Machine
 from tlutils.data import loaders, records
-from tlutils.data.augment import Augmentation, normalize, view
+from tlutils.data.augment import Augmentation, normalize
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import (
     compute_metrics,
@@ -167,7 +167,7 @@ def test_test_time_augmentation_is_the_mean_of_the_probabilities_of_the_views(ti
     model = build("resnet18", 4, "linear", freeze="all").eval()
     found = predict(model, loader, CPU, views=2, augmentation=turned, seed=3)
     images, keys = (torch.cat(column) for column in list(zip(*loader_of(tiny_folder)))[0:3:2])
-    shown = [images, *(view(images, keys, number, 3, turned) for number in (0, 1))]
+    shown = [images, *(turned.view(images, keys, number, 3) for number in (0, 1))]
     with torch.no_grad():
         wanted = torch.stack([probabilities(model(normalize(one))) for one in shown]).mean(0)
     columns = [f"p_{name}" for name in loader.classes]

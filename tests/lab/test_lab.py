@@ -51,7 +51,7 @@ ENDED_OR_LOST = """() => {
       || prompts.every(prompt => /\\[\\d+\\]/.test(prompt.textContent))) return "ended";
   const status = document.querySelector(".jp-Notebook-ExecutionIndicator").dataset.status;
   window.idleSince = status === "busy" ? null : window.idleSince ?? Date.now();
-  return window.idleSince && Date.now() - window.idleSince > 60_000 ? "lost" : false;
+  return window.idleSince && Date.now() - window.idleSince > 12_000 ? "lost" : false;
 }"""
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")]
@@ -247,7 +247,14 @@ def shows(page, text: str) -> None:
     )
 
 
-@pytest.mark.parametrize("opened", [path.name for path in NOTEBOOKS], indirect=True)
+@pytest.mark.parametrize(
+    "opened",
+    [
+        pytest.param(path.name, marks=[pytest.mark.slow] if number else [])
+        for number, path in enumerate(NOTEBOOKS)
+    ],
+    indirect=True,
+)
 def test_a_notebook_runs_in_jupyterlab_from_its_first_cell_to_its_last(opened, request):
     restart_and_run_all_cells(opened)
     outputs = opened.locator(".jp-OutputArea-output")

@@ -21,7 +21,7 @@ from torch import nn
 
 from tlutils.core import devices
 from tlutils.data import loaders
-from tlutils.data.augment import Augmentation, normalize, view
+from tlutils.data.augment import Augmentation, normalize
 from tlutils.evaluation.acquisition import Acquisition
 from tlutils.evaluation.predict import predict, predict_changed
 from tlutils.models import checkpoints, feature_store
@@ -71,7 +71,7 @@ def test_what_is_read_is_what_the_prefix_makes_of_the_view(loader, resnet, tmp_p
     for number in (0, 1):
         assert store.fill(number)
         batch = next(loader.reader([np.array([3, 149, 64])]))
-        images = view(batch.images, batch.keys, number, 0, VIEWS)
+        images = VIEWS.view(batch.images, batch.keys, number, 0)
         with torch.inference_mode():
             expected = prefix.eval()(normalize(images))
         assert torch.allclose(store.read(number, np.array([3, 149, 64])), expected, atol=1e-5)

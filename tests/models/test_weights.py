@@ -314,7 +314,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_nothing(tmp_path, trap, 
     (tmp_path / "sprung.py").write_text(f"import os; os.mkdir({str(marker)!r})")
     torch.save(put(trap(str(marker))), file, _use_new_zipfile_serialization=zipped)
     with pytest.raises(ValueError, match="trap.pth is refused.*run code"):
-        weights.read(file)
+        resolve("resnet18", file)
     assert not marker.exists()
 
 
@@ -424,7 +424,7 @@ def test_a_file_damaged_anywhere_is_refused_or_read(tmp_path, zipped):
         with contextlib.suppress(ValueError):
             assert all(
                 isinstance(value, torch.Tensor)
-                for value in weights.read(tmp_path / "mine.pth").values()
+                for value in resolve("resnet18", tmp_path / "mine.pth")[0].values()
             )
 
 
@@ -468,7 +468,7 @@ ODD = {
 def test_tensors_that_would_fill_the_memory_or_are_none_are_refused(tmp_path, build, message):
     (tmp_path / "mine.pth").write_bytes(build())
     with pytest.raises(ValueError, match=f"mine.pth.*({message})"):
-        weights.read(tmp_path / "mine.pth")
+        resolve("resnet18", tmp_path / "mine.pth")
 
 
 def test_tied_and_halved_tensors_are_read(tmp_path):
@@ -482,7 +482,7 @@ def test_tied_and_halved_tensors_are_read(tmp_path):
         },
         tmp_path / "a.pth",
     )
-    state = weights.read(tmp_path / "a.pth")
+    state = resolve("resnet18", tmp_path / "a.pth")[0]
     assert (
         state["a"].equal(tied.float())
         and state["b"].equal(state["a"])

@@ -15,7 +15,7 @@ from tlutils.runs import recipes
 from tlutils.runs import train as training
 from tlutils.runs.folder import Run
 
-SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "resnet18", "views": "2"}
+SMALL = {"size": "32", "epochs": "2", "batch_size": "16", "backbone": "squeezenet1_1", "views": "2"}
 QUIET = {"weights": "random", "log": None, "show": False, "device": "cpu"}
 
 

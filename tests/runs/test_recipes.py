@@ -215,5 +215,5 @@ def test_names_of_before_are_understood():
 def test_the_backbones_of_the_recipes_are_known_to_torchvision():
     from torchvision import models
 
-    assert set(recipes._BACKBONES) <= set(models.list_models(module=models))
-    assert set(recipes._BACKBONES) >= {recipe.backbone for recipe in recipes.RECIPES.values()}
+    assert set(recipes.BACKBONES) <= set(models.list_models(module=models))
+    assert set(recipes.BACKBONES) >= {recipe.backbone for recipe in recipes.RECIPES.values()}

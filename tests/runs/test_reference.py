@@ -21,6 +21,12 @@ from tlutils.runs.folder import Run, read_predictions
 from tlutils.runs.use import evaluate, predict, predict_records
 
 
+@pytest.fixture(scope="module")
+def run(tiny_folder, tmp_path_factory):
+    """A finished run of a network whose random features tell images apart: a ResNet."""
+    return train(tiny_folder, tmp_path_factory.mktemp("runs") / "oct", small(backbone="resnet18"))
+
+
 @pytest.fixture
 def copy(run, tmp_path):
     """The finished run, to be changed, in a folder of its own and with images of its own."""
@@ -75,7 +81,7 @@ def test_the_furthest_of_few_validation_patients_is_the_limit(run):
 
 @pytest.mark.parametrize("freeze", ["none", "up to layer2"])
 def test_a_network_that_has_learned_tells_them_too(freeze, tiny_folder, tmp_path, odd):
-    trained = small("chest-resnet18-finetune", freeze=freeze)
+    trained = small("chest-resnet18-finetune", backbone="resnet18", freeze=freeze)
     done = train(tiny_folder, tmp_path / "run", trained)
     assert ask(done, odd[1:])["unlike"].all()
     assert ask(done, films(done))["distance"].max() == pytest.approx(1, abs=1e-3)

@@ -45,7 +45,7 @@ def trained(tiny_folder, tmp_path_factory) -> tuple[Run, list[int]]:
     recipe = recipes.get("oct-vgg16").changed(
         {
             "size": 32,
-            "backbone": "resnet18",
+            "backbone": "squeezenet1_1",
             "head": "linear",
             "views": 1,
             "loss": "cross_entropy",

@@ -13,8 +13,7 @@ from tiny_images import draw_tiny
 from tlutils.core import files
 from tlutils.data import loaders, records
 from tlutils.evaluation import acquisition, metrics, thresholds
-from tlutils.evaluation.predict import prepared
-from tlutils.models.build import probabilities
+from tlutils.models.build import prepared, probabilities
 from tlutils.runs.folder import Run, read_predictions, reserved
 from tlutils.runs.stress import stress
 

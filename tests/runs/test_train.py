@@ -357,7 +357,7 @@ def test_a_run_can_begin_with_the_backbone_of_another_and_says_so(run, tiny_fold
     assert f"weights: pretrained on oct images, {run.folder.name}/best.pt" in second.caption
     assert second.about["weights"]["source"] == "run" and second.about["weights"]["sha256"]
     first, model = run.model().state_dict(), second.model().state_dict()
-    frozen = [name for name in model if not name.startswith("fc.")]
+    frozen = [name for name in model if not name.startswith("classifier.")]
     assert frozen and all(torch.equal(model[name], first[name]) for name in frozen)
     assert Run.load(second.folder).weights == str(file)
 

@@ -118,9 +118,7 @@ def test_frozen_features_are_in_the_tables_order_and_refused_where_nothing_is_fr
 ):
     table, machine = run.part("test"), devices.choose("cpu", "fp32")
     found = frozen_features(run, table, machine)
-    turned = frozen_features(
-        run, table.iloc[::-1].reset_index(drop=True), machine, tmp_path / "store"
-    )
+    turned = frozen_features(run, table.iloc[::-1].reset_index(drop=True), machine)
     assert found.shape == (len(table), 512) and np.allclose(found[::-1], turned, atol=1e-5)
     whole = train(tiny_folder, tmp_path / "whole", small("chest-resnet18-finetune", epochs="1"))
     with pytest.raises(ValueError, match="nothing .* is frozen"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import shutil
 
 import numpy as np
@@ -16,7 +17,6 @@ from tiny_images import draw_tiny
 
 from tlutils.core.images import UnreadableImage
 from tlutils.data.loaders import read_image
-from tlutils.evaluation.metrics import to_json
 from tlutils.runs.adapt import adapt
 from tlutils.runs.use import predict
 from tlutils.serve.answers import Answerer
@@ -74,7 +74,7 @@ def test_an_adaptation_answers_and_its_mark_is_where_the_answer_turns(
     folder = shutil.copytree(binary.folder, tmp_path / "run")
     chosen = adapt(folder, tmp_path / "local", name="here", **CPU)
     chosen["temperature"]["value"] = 2.0
-    (folder / "adaptations" / "here.json").write_text(to_json(chosen))
+    (folder / "adaptations" / "here.json").write_text(json.dumps(chosen))
     answerer, files = Answerer(folder, "here", **CPU), scans(tiny_folder)
     assert_answered_as_by_predict(answerer, folder, files, adapted="here")
     assert "at the temperature of here" in answerer.about()["rule"]

@@ -13,7 +13,6 @@ from tlutils.data.augment import (
     IMAGENET_STD,
     Augmentation,
     normalize,
-    view,
 )
 from tlutils.models import feature_store, prefix
 from tlutils.models.build import build, train_mode
@@ -45,7 +44,7 @@ def test_an_epoch_gives_each_image_once_in_the_view_of_that_epoch(loader):
         images = torch.stack(
             [loaders.read_image(loader.root / loader.records["path"][row], 32) for row in order]
         )
-        wanted = normalize(view(images, loader.keys[order], epoch % 2, 5, TURNED))
+        wanted = normalize(TURNED.view(images, loader.keys_of(order), epoch % 2, 5))
         assert torch.equal(torch.cat([inputs for inputs, _, _ in batches]), wanted)
         assert torch.equal(torch.cat([labels for _, labels, _ in batches]), loader.labels[order])
 

@@ -596,11 +596,14 @@ def test_a_run_whose_store_is_gone_goes_on_without_the_image_that_is_damaged_mea
     assert [path for path, _ in done.unreadable] == ["5.png", "60.png"]
 
 
-def test_what_is_no_number_in_the_store_is_not_blamed_on_the_learning_rate(parts, tmp_path):
+@pytest.mark.parametrize("place, number", [(3, np.inf), (0, np.nan)])
+def test_what_is_no_number_in_the_store_is_not_blamed_on_file_or_learning_rate(
+    parts, tmp_path, place, number
+):
     quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
     for features in tmp_path.glob("*/features"):
         numbers = np.memmap(features, np.float32, "r+").reshape(-1, 512)
-        numbers[min(7, len(numbers) - 1), 3] = np.inf
+        numbers[min(7, len(numbers) - 1), place] = number
         numbers.flush()
     with pytest.raises(
         TrainingError, match="what the frozen part answers for 1 of 48 images.*7.png"

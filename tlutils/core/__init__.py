@@ -1,4 +1,6 @@
-"""What everything else stands on: no data set, no model, no table is known here.
+"""What everything else stands on, and two tools that copy the library.
+
+No data set, no model, no table is known here.
 
 In: a device's name, a path, bytes, numbers. Out: a machine to compute on, files written whole,
 pictures, intervals.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import platform
 import time
@@ -146,3 +147,19 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write plain values as a JSON file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path, the file; folders above it are made.
+    content : dict, list or plain value
+
+    Raises
+    ------
+    ValueError
+        For NaN, which JSON does not have.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False))

@@ -6,7 +6,7 @@ together, so patients are drawn, each with all images: an interval over images w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import NormalDist
 
 import numpy as np
@@ -163,14 +163,14 @@ def wilson(hits: float | np.ndarray, n: float | np.ndarray, level: float = 0.95)
     return np.clip(np.minimum(low, p), 0, 1), np.clip(np.maximum(high, p), 0, 1)
 
 
-def check_guess(guess: float, found: dict[str, float]) -> str:
+def check_guess(guess: float, found: Mapping[str, float | None] | float) -> str:
     """Say how a guess that was made beforehand compares with what was measured.
 
     Parameters
     ----------
     guess : float, made before the measurement was seen.
-    found : dict of "value", "low" and "high", a measurement with its interval; a bound is None
-        where too few patients give none.
+    found : float, or dict of "value", "low" and "high", a measurement with its interval; a bound is
+        None where too few patients give none.
 
     Returns
     -------
@@ -182,7 +182,11 @@ def check_guess(guess: float, found: dict[str, float]) -> str:
     'You guessed 0.900, measured was 0.779 (0.683 to 0.868): too high.'
     >>> check_guess(0.7, {"value": 0.779, "low": 0.683, "high": 0.868})
     'You guessed 0.700, measured was 0.779 (0.683 to 0.868): inside the interval.'
+    >>> check_guess(0.1, 0.25)
+    'You guessed 0.100, measured was 0.250: too low.'
     """
+    if not hasattr(found, "get"):  # a row of a table has it too
+        found = {"value": found, "low": None, "high": None}
     value, low, high = found["value"], found["low"], found["high"]
     between = "" if low is None else f" ({low:.3f} to {high:.3f})"
     if guess > (value if high is None else high):

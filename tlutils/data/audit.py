@@ -18,19 +18,23 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.tree import DecisionTreeClassifier
 
 from ..core.intervals import interval, resamples, weighted_auc
 from ..core.words import many
 from . import near_duplicates
-from .records import find_root, inspect, scan, unknown_patient
-from .splits import SPLITS, checked, comparable, is_readable
+from .records import find_root, inspect, root_of, scan, unknown_patient
+from .splits import SPLITS, checked_records, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
 _FOLDS = 5  # so many patients at least in every class
 _SAMPLE = 10_000  # images at most: enough for two decimals, and seconds instead of minutes
 _REPEATS = 200  # resamples of patients for the interval
+_TREES = 30
+_LEAF = 10  # images at least on which a tree bases an answer
 _SEED = 0
 _CLEAR = 0.55  # an AUC whose interval begins above this is no chance
 _PROPERTIES = ("width", "height", "mode", "bytes")
@@ -67,7 +71,7 @@ def audit_all(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> pd.Da
     ----------
     records : DataFrame with path, split, label, patient; after `records.inspect` files are compared
         and their properties examined as well.
-    pairs : DataFrame of `near_duplicates.near_duplicates`, or None where nobody looked for them.
+    pairs : DataFrame of `near_duplicates.find_pairs`, or None where nobody looked for them.
 
     Returns
     -------
@@ -114,7 +118,7 @@ def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
     ValueError
         Where a column or the patient of a row is missing, or there are no rows.
     """
-    records = checked(records)
+    records = checked_records(records)
     records["name"] = records["path"].str.replace(r"(?s)^.*/", "", regex=True)
     there = set(records["split"].unique())
     parts = {name: records[records["split"] == name] for name in SPLITS if name in there}
@@ -302,7 +306,7 @@ def assert_no_leak(
     allow_unknown_patients : bool, whether images whose patient is unknown may take part, which are
         then compared by their contents alone.
     near : bool, whether images that look the same count as copies; of a table its rows need phash
-        (`near_duplicates.perceptual_hashes` adds it).
+        (`near_duplicates.look_at` adds it).
 
     Raises
     ------
@@ -320,15 +324,15 @@ def assert_no_leak(
     if not isinstance(records, pd.DataFrame):
         source = Path(records)
         source = find_root(source) if source.is_dir() else source
-        root = source.parent if source.is_file() else source
+        root = root_of(source)
         records = inspect(scan(source, patient), root, progress=False)
-        records = near_duplicates.perceptual_hashes(records, root) if near else records
-    records = checked(records)
+        records = near_duplicates.look_at(records, root) if near else records
+    records = checked_records(records)
     records = records.assign(patient=records["patient"].astype("str"))
     _refuse_to_guess(records, allow_unknown_patients)
     found = audit_splits(records)
     if near:
-        pairs = near_duplicates.near_duplicates(records)
+        pairs = near_duplicates.find_pairs(records)
         found = pd.concat([found, audit_near_duplicates(records, pairs)], ignore_index=True)
     if leaks(found):
         rows = found[found["verdict"] == "leak"].itertuples()
@@ -397,7 +401,7 @@ def audit_near_duplicates(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Data
     Parameters
     ----------
     records : DataFrame with path, split, label, patient, and sha256 where it is known.
-    pairs : DataFrame of `near_duplicates.near_duplicates`.
+    pairs : DataFrame of `near_duplicates.find_pairs`.
 
     Returns
     -------
@@ -464,14 +468,12 @@ class Shortcuts:
     right : int, images whose label all properties together predict.
     of : int, images that were examined.
     usual : float, share of the most frequent label, which needs no property.
-    patients : int
     """
 
     table: pd.DataFrame
     right: int
     of: int
     usual: float
-    patients: int
 
     @property
     def clear(self) -> bool:
@@ -482,16 +484,16 @@ class Shortcuts:
 def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     """Learn the label from file properties alone and examine that on other patients.
 
-    A random forest, cross-validated in five parts by patient, once with all properties and once
-    with each alone; the AUC is the mean over the classes, each against the rest: 0.5 is guessing, 1
-    telling all. Intervals by bootstrap over patients. Of more than 10,000 images, as many of
+    A random forest with all properties and a decision tree with each alone, cross-validated in five
+    parts by patient; the AUC is the mean over the classes, each against the rest: 0.5 is guessing,
+    1 telling all. Intervals by bootstrap over patients. Of more than 10,000 images, as many of
     patients drawn at random. Bytes and brightness depend on what is shown too: they are a hint,
     width is a sign.
 
     Parameters
     ----------
     records : DataFrame after `records.inspect`, with brightness (see
-        `near_duplicates.perceptual_hashes`) that as well; unreadable images take no part.
+        `near_duplicates.look_at`) that as well; unreadable images take no part.
 
     Returns
     -------
@@ -512,13 +514,15 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     patient = pd.factorize(known["patient"])[0]
     parts = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=_SEED)
     folds = list(parts.split(values, label, patient))
-    together = _predicted(values, label, folds)
-    alone = {name: _predicted(values[[name]], label, folds) for name in values}
+    few = {"min_samples_leaf": _LEAF, "random_state": _SEED}
+    together = _predicted(RandomForestClassifier(_TREES, **few), values, label, folds)
+    tree = DecisionTreeClassifier(**few)
+    alone = {name: _predicted(tree, values[[name]], label, folds) for name in values}
     rows = [{"property": name, **_auc(label, scores, patient)} for name, scores in alone.items()]
     rows = sorted(rows, key=lambda row: -row["auc"])
     table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
     right, usual = int((together.argmax(1) == label).sum()), float(np.bincount(label).max())
-    return Shortcuts(table, right, len(known), usual / len(label), patient.max() + 1)
+    return Shortcuts(table, right, len(known), usual / len(label))
 
 
 def _some_patients(records: pd.DataFrame) -> pd.DataFrame:
@@ -554,13 +558,14 @@ def _properties(records: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table, index=records.index).astype(float)
 
 
-def _predicted(values: pd.DataFrame, label: np.ndarray, folds: list) -> np.ndarray:
+def _predicted(
+    model: ClassifierMixin, values: pd.DataFrame, label: np.ndarray, folds: list
+) -> np.ndarray:
     """float (images, classes): what a model predicts for patients whom it has not seen."""
     scores = np.tile(np.bincount(label) / len(label), (len(label), 1))
     if values.shape[1] == 0:  # all files are alike
         return scores
     for learn, examine in folds:
-        model = RandomForestClassifier(30, min_samples_leaf=10, random_state=_SEED)
         model.fit(values.iloc[learn], label[learn])
         scores[np.ix_(examine, model.classes_)] = model.predict_proba(values.iloc[examine])
     return scores

@@ -135,35 +135,73 @@ class Augmentation(Views):
         return cut or self.flip > 0 or self.rotate > 0 or self.shift > 0
 
     @property
-    def recolors(self) -> bool:
+    def _recolors(self) -> bool:
         """Whether any change of brightness, contrast or gamma is on."""
         return self.brightness > 0 or self.contrast > 0 or self.gamma > 0
 
     @property
-    def roughens(self) -> bool:
+    def _roughens(self) -> bool:
         """Whether any change of sharpness or noise is on."""
         return self.sharpness > 0 or self.noise > 0
 
     @property
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
-        return not (self.moves or self.recolors or self.roughens)
+        return not (self.moves or self._recolors or self._roughens)
 
     def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
-        """Show one view of each image of a batch, see the function `view`.
+        """Show one view of each image of a batch.
 
         Parameters
         ----------
         images : uint8 Tensor (N, C, H, W), on any device.
         keys : int64 Tensor (N,), what tells the images apart (see `loaders.image_key`).
-        number : int, of the view, 0 or more.
+        number : int, of the view, 0 or more; another number gives another view.
         seed : int, of the run.
 
         Returns
         -------
-        uint8 Tensor (N, C, H, W) on the same device.
+        uint8 Tensor (N, C, H, W) on the same device; `images` itself where the augmentation changes
+            nothing. What lies outside the image is filled with its nearest edge pixels.
+
+        Raises
+        ------
+        ValueError
+            For images of another kind or shape.
+
+        Examples
+        --------
+        >>> image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
+        >>> Augmentation(flip=1.0).view(image, torch.tensor([5]), 0, seed=0)
+        tensor([[[[2, 1, 0],
+                  [5, 4, 3],
+                  [8, 7, 6]]]], dtype=torch.uint8)
         """
-        return view(images, keys, number, seed, self)
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise ValueError(
+                f"images are {images.dtype} of shape {tuple(images.shape)}; "
+                "views want uint8 (N, C, H, W)"
+            )
+        if self.identity:
+            return images
+        drawn = parameters(keys.cpu(), number, seed, self)
+        out = images.float()
+        if self.moves:
+            maps = _affine(drawn, *images.shape[-2:]).to(images.device)
+            grid = F.affine_grid(maps, list(images.shape), align_corners=False)
+            out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)
+        if self._recolors:
+            out = _recolor(out, drawn)
+        if self.sharpness > 0:
+            blurred = _blurred(out)
+            out = blurred + (out - blurred) * _by_image(drawn["sharpness"], out)
+        if self.noise > 0:
+            (height, width), used = out.shape[-2:], len(_DRAWN.split())
+            grain = _uniforms(keys.cpu(), number, seed, used + height * width)[:, used:]
+            grain = torch.from_numpy(grain).to(out).view(-1, 1, height, width)
+            # A uniform number from 0 to 1 deviates by the root of 1/12.
+            out = out + 255 * 12**0.5 * (grain - 0.5) * _by_image(drawn["noise"], out)
+        return out.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def is_number(value: object) -> bool:
@@ -207,7 +245,7 @@ def parameters(
 
     Parameters
     ----------
-    keys : int64 Tensor or array (N,), see `view`.
+    keys : int64 Tensor or array (N,), see `Views.view`.
     view : int, number of the view.
     seed : int, of the run.
     augmentation : Augmentation
@@ -246,62 +284,6 @@ def parameters(
 
 def _log_uniform(u: np.ndarray, low: float, high: float) -> np.ndarray:
     return low * (high / low) ** u
-
-
-def view(images: Tensor, keys: Tensor, view: int, seed: int, augmentation: Augmentation) -> Tensor:
-    """Show one view of each image of a batch.
-
-    Parameters
-    ----------
-    images : uint8 Tensor (N, C, H, W), on any device.
-    keys : int64 Tensor (N,), what tells the images apart (see `loaders.image_key`).
-    view : int, number of the view, 0 or more; another number gives another view.
-    seed : int, of the run.
-    augmentation : Augmentation, how far a view may lie from its image.
-
-    Returns
-    -------
-    uint8 Tensor (N, C, H, W) on the same device; `images` itself where the augmentation changes
-        nothing. What lies outside the image is filled with its nearest edge pixels.
-
-    Raises
-    ------
-    ValueError
-        For images of another kind or shape.
-
-    Examples
-    --------
-    >>> image = torch.arange(9, dtype=torch.uint8).view(1, 1, 3, 3)
-    >>> view(image, torch.tensor([5]), 0, seed=0, augmentation=Augmentation(flip=1.0))
-    tensor([[[[2, 1, 0],
-              [5, 4, 3],
-              [8, 7, 6]]]], dtype=torch.uint8)
-    """
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise ValueError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}; "
-            "views want uint8 (N, C, H, W)"
-        )
-    if augmentation.identity:
-        return images
-    drawn = parameters(keys.cpu(), view, seed, augmentation)
-    out = images.float()
-    if augmentation.moves:
-        maps = _affine(drawn, *images.shape[-2:]).to(images.device)
-        grid = F.affine_grid(maps, list(images.shape), align_corners=False)
-        out = F.grid_sample(out, grid, padding_mode="border", align_corners=False)
-    if augmentation.recolors:
-        out = _recolor(out, drawn)
-    if augmentation.sharpness > 0:
-        blurred = _blurred(out)
-        out = blurred + (out - blurred) * _by_image(drawn["sharpness"], out)
-    if augmentation.noise > 0:
-        (height, width), used = out.shape[-2:], len(_DRAWN.split())
-        grain = _uniforms(keys.cpu(), view, seed, used + height * width)[:, used:]
-        grain = torch.from_numpy(grain).to(out).view(-1, 1, height, width)
-        # A uniform number from 0 to 1 deviates by the root of 1/12.
-        out = out + 255 * 12**0.5 * (grain - 0.5) * _by_image(drawn["noise"], out)
-    return out.add_(0.5).clamp_(0, 255).to(torch.uint8)
 
 
 def _affine(drawn: dict[str, np.ndarray], height: int, width: int) -> Tensor:

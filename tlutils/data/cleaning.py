@@ -51,7 +51,7 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
     Parameters
     ----------
     records : DataFrame after `records.inspect`.
-    pairs : DataFrame of `near_duplicates.near_duplicates`, or None.
+    pairs : DataFrame of `near_duplicates.find_pairs`, or None.
 
     Returns
     -------

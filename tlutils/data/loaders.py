@@ -105,7 +105,7 @@ def read_pixels(
     data: bytes | None = None,
     window: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """Read one image file as `read_image` does, without torch.
+    """Read one image file as `read_image` does, into an array.
 
     Parameters
     ----------
@@ -333,11 +333,6 @@ class Loader:
             prefetch_factor=4 if workers else None,
             generator=torch.Generator().manual_seed(0),  # leaves the global stream alone
         )
-
-    @property
-    def keys(self) -> Tensor:
-        """int64 (len(records),): the key of each image; reads files that have no sha256 yet."""
-        return self.keys_of(range(len(self.records)))
 
     @property
     def labels(self) -> Tensor:

@@ -1,7 +1,7 @@
 """Images that look the same though their files differ: saved again, resized, given another name.
 
-`perceptual_hashes` looks at every image once and notes its brightness and its `white_wedges` too,
-`near_duplicates` finds the pairs, `groups` says who belongs together;
+`look_at` looks at every image once and notes its brightness and its `white_wedges` too,
+`find_pairs` finds those that differ little, `groups` says who belongs together;
 `audit.audit_near_duplicates` says what that means for the splits.
 """
 
@@ -41,8 +41,8 @@ _ONES = np.unpackbits(np.arange(2**16, dtype=np.uint16).view(np.uint8)).reshape(
 _ONES = _ONES.sum(1, dtype=np.uint8)
 
 
-def perceptual_hashes(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
-    """Look at every image once, for what `near_duplicates` compares.
+def look_at(records: pd.DataFrame, root: str | Path) -> pd.DataFrame:
+    """Look at every image once, for what `find_pairs` compares.
 
     The hash is ImageHash's phash with 256 bits: for the 16 x 16 lowest frequencies of the picture
     at 64 x 64 pixels, whether each is above their median.
@@ -126,7 +126,7 @@ def _look(path: str, imagehash: ModuleType) -> tuple[str, float, float]:
     return looks, float(pixels.mean()), float(white_wedges(pixels).mean())
 
 
-def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
+def find_pairs(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
     """Find pairs of images whose perceptual hashes differ in few bits, the nearest first.
 
     The default lies between what was measured on real images. Copies saved again as JPEG (quality
@@ -138,7 +138,7 @@ def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
 
     Parameters
     ----------
-    records : DataFrame with path, split, label, patient and phash, see `perceptual_hashes`.
+    records : DataFrame with path, split, label, patient and phash, see `look_at`.
     distance : int, 0 to 64, bits of 256 that may differ.
 
     Returns
@@ -159,7 +159,7 @@ def near_duplicates(records: pd.DataFrame, distance: int = 20) -> pd.DataFrame:
             f"the distance is {distance}; expected 0 (the same picture) to 64 (often strangers)"
         )
     if "phash" not in records:
-        raise ValueError("the records have no phash; near_duplicates.perceptual_hashes adds it")
+        raise ValueError("the records have no phash; near_duplicates.look_at adds it")
     texts = records["phash"].fillna("").to_numpy(object)  # of type str: four bytes a digit
     rows = np.flatnonzero(texts != "")
     codes, unique = pd.factorize(texts[rows])
@@ -190,7 +190,7 @@ def groups(records: pd.DataFrame, pairs: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     records : DataFrame with path.
-    pairs : DataFrame of `near_duplicates`.
+    pairs : DataFrame of `find_pairs`.
 
     Returns
     -------

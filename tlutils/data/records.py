@@ -190,6 +190,20 @@ def find_root(folder: str | Path) -> Path:
     return folder.joinpath(*root)
 
 
+def root_of(source: Path) -> Path:
+    """The folder from which a source's paths start: a manifest's own, or the source itself.
+
+    Parameters
+    ----------
+    source : Path, a folder or a manifest.
+
+    Returns
+    -------
+    Path
+    """
+    return source.parent if source.is_file() else source
+
+
 def _refuse_file(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(
@@ -384,24 +398,15 @@ def images_in(folder: str | Path) -> list[str]:
         others.
     """
     folder = Path(folder)
-    found = files_in(folder)
+    found = _files_in(folder)
     if found or not shards.files(folder):
         return found
     members = shards.index(folder)
     return sorted(members["path"][_shard_images(members, folder)])
 
 
-def files_in(folder: str | Path) -> list[str]:
-    """List the image files as `images_in` does, but none in tar files.
-
-    Parameters
-    ----------
-    folder : str or Path
-
-    Returns
-    -------
-    list of str
-    """
+def _files_in(folder: str | Path) -> list[str]:
+    """List the image files as `images_in` does, but none in tar files."""
     return _walk(Path(folder))[0]
 
 
@@ -481,7 +486,7 @@ def _with_labels(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def image_files(
-    images: Iterable[str | Path], listed: Callable[[Path], list[str]] = files_in
+    images: Iterable[str | Path], listed: Callable[[Path], list[str]] = _files_in
 ) -> list[Path]:
     """List image files, those given and those in the folders given.
 

@@ -70,7 +70,7 @@ class Source:
     classes : tuple of str
     images : int, in all splits; None where an option decides.
     licence, citation, note : str, what one may do with it, whom to name, and what to know.
-    origin, version : str, the page that offers it, and which of its versions.
+    origin : str, the page that offers it.
     url, file : str, the address, and the file's name here.
     bytes : int, size of the file; None where its maker does not say.
     sha256, md5 : str, digests of the file; None where its maker does not say.
@@ -85,7 +85,6 @@ class Source:
     citation: str
     note: str
     origin: str = ""
-    version: str = ""
     url: str = ""
     file: str = ""
     bytes: int | None = None
@@ -103,7 +102,6 @@ def _kermany(name: str, title: str, classes: tuple[str, ...], images: int, **mor
         licence="CC BY 4.0",
         citation=f"{_MENDELEY}. {_CELL}",
         origin=_KERMANY_PAGE,
-        version="2",
         **more,
     )
 
@@ -127,7 +125,6 @@ def _medmnist(
             note="validation was split off by image and no patient is known, so it flatters; test "
             "is Kermany's",
             origin=_MEDMNIST_PAGE,
-            version="MedMNIST+ (2024)",
             md5=md5,
             bytes=count,
             file=(file := f"{name}.npz" if size == 28 else f"{name}_{size}.npz"),
@@ -147,7 +144,6 @@ def _phantom(name: str, title: str, classes: tuple[str, ...]) -> Source:
         licence="MIT",
         citation="tlutils.data.phantoms",
         note="drawings of nobody: good for learning the way, worth nothing as evidence",
-        version="1",
     )
 
 
@@ -259,22 +255,18 @@ def get(data: str | Path, to: str | Path = "data", **options) -> Path:
     return find_root(path)
 
 
-def fetch(
-    name: str, to: str | Path = "data", progress: bool = True, url: str | None = None, **options
-) -> Path:
+def fetch(name: str, to: str | Path = "data", progress: bool = True, **options) -> Path:
     """Have a source in `<to>/<name>`; where that is there already, nothing is done.
 
-    A file placed by hand as `<to>/<file>` is taken. For phantoms each choice of options has a
-    folder of its own.
+    A file placed by hand as `<to>/<file>` is taken, else that of the environment's TLUTILS_MIRROR,
+    a folder's address, else the source's own. Hash and size are checked all the same. For phantoms
+    each choice of options has a folder of its own.
 
     Parameters
     ----------
     name : str, one of SOURCES.
     to : str or Path, the folder for all data.
     progress : bool, whether bars may be shown.
-    url : str, another address of the same file; None takes the source's own, or a file of that name
-        in the environment's TLUTILS_MIRROR, a folder's address. Hash and size are checked all the
-        same.
     **options : for phantoms: patients, seed, flaws, size, see `phantoms.write_oct`; images, seed,
         size for "phantom-textures".
 
@@ -306,7 +298,7 @@ def fetch(
     make_folder(folder.parent)
     with alone(folder):
         if not folder.is_dir() or not any(folder.iterdir()):
-            _make(source, folder, progress, url, options)
+            _make(source, folder, progress, options)
     return find_root(folder)
 
 
@@ -315,12 +307,12 @@ def _short(value: object) -> str:
     return re.sub(r"[^\w.]+", "-", json.dumps(value, sort_keys=True)).strip("-")
 
 
-def _make(source: Source, folder: Path, progress: bool, url: str | None, options: dict) -> None:
+def _make(source: Source, folder: Path, progress: bool, options: dict) -> None:
     if source.kind == "phantom":
         _draw(source, folder, progress, options)
         return
     mirror = os.environ.get("TLUTILS_MIRROR")
-    url = url or (f"{mirror.rstrip('/')}/{source.file}" if mirror else source.url)
+    url = f"{mirror.rstrip('/')}/{source.file}" if mirror else source.url
     if not (source.sha256 or source.md5):
         warnings.warn(
             f"no hash of {source.file} is known, so its content cannot be verified beyond "

@@ -3,7 +3,7 @@
 A table of records (columns path, split, label, patient) comes in and goes out with a new split
 column. `divide` follows a rule, `by_patient` and `by_image` are the ways to divide, `sample` takes
 fewer images, `take_patients` fewer patients; `is_readable` and `comparable` say which files count.
-Stands alone: plain pandas.
+Stands alone: pandas and scipy.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _official(good: pd.DataFrame, val: float, seed: int) -> tuple[pd.DataFrame, 
 
 def _test_is_shared(good: pd.DataFrame) -> bool:
     """Whether a patient or a file of the test images occurs elsewhere too."""
-    group, test = _groups(checked(good)), (good["split"] == "test").to_numpy()
+    group, test = _groups(checked_records(good)), (good["split"] == "test").to_numpy()
     return bool(group[~test].isin(set(group[test])).any())
 
 
@@ -144,7 +144,7 @@ def by_patient(
     1
     """
     shares = _shares(val, 0.0 if keep_test else test)
-    records, index = checked(records), records.index
+    records, index = checked_records(records), records.index
     group, pool = _groups(records), _pool(records, keep_test)
     leak = pool & group.isin(set(group[~pool]))
     if leak.any():
@@ -191,7 +191,7 @@ def by_image(
         For impossible shares or missing patients.
     """
     shares = _shares(val, 0.0 if keep_test else test)
-    records, index = checked(records), records.index
+    records, index = checked_records(records), records.index
     split = records["split"].copy()
     draw = np.random.default_rng(seed)
     for _, rows in records[_pool(records, keep_test)].sort_values("path").groupby("label"):
@@ -216,7 +216,7 @@ def _shares(val: float, test: float) -> dict[str, float]:
     return {side: share for side, share in shares if share > 0}
 
 
-def checked(records: pd.DataFrame) -> pd.DataFrame:
+def checked_records(records: pd.DataFrame) -> pd.DataFrame:
     """Make sure that a table can be divided or compared.
 
     Parameters

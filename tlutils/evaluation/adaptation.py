@@ -17,14 +17,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ..core.intervals import check_bootstrap, json_number, resamples
 from ..core.words import many
 from . import calibration, comparison, thresholds
-from .metrics import as_text, compute_metrics, patients_of
-from .thresholds import checked, classes_of, scores_of
+from .metrics import BINS, as_text, compute_metrics, in_bins, patients_of
+from .thresholds import checked_classes, classes_of, scores_of
 
-WITHIN = 0.02  # of balanced accuracy: what a steady choice may differ from that on all patients
+_WITHIN = 0.02  # of balanced accuracy: what a steady choice may differ from that on all patients
 _RATES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv")
 _OF_ALL_CLASSES = ("accuracy", "balanced_accuracy")
 _OF_DRAWS = ("threshold", "sensitivity", "specificity", "balanced_accuracy", "loss")
-_BINS = 15  # of the calibration error, as in metrics.expected_calibration_error
 _ENDS = (0.025, 0.975)  # of all intervals and ranges
 
 
@@ -48,7 +47,6 @@ def fit(
     predictions: pd.DataFrame,
     rule: str = "youden",
     *,
-    folds: int = 5,
     draws: int = 100,
     repeats: int = 1000,
     seed: int = 0,
@@ -61,8 +59,6 @@ def fit(
         Of local images, one split, with labels; `predicted` as the run answers elsewhere.
     rule : str
         See `thresholds.choose_threshold`; of no account where there are more than two classes.
-    folds : int
-        See `cross_fit`.
     draws : int
         See `by_patients`.
     repeats : int
@@ -73,9 +69,12 @@ def fit(
     Returns
     -------
     dict of plain values
-        threshold and temperature, see `choice_with_intervals`; auc, which they do not change;
-        before, after and difference, see `compare`; steady, see `steadiness`, None where there are
-        more than two classes.
+        threshold (None for more than two classes) and temperature: {"value", "low", "high"} (95 %,
+        chosen anew on resampled patients), and "undefined", the resamples without one of the
+        classes, where it is not 0. auc, which they do not change. before, after, and difference
+        (after less before, paired): of accuracy, balanced_accuracy, for two classes sensitivity,
+        specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`, None where
+        there are more than two classes.
     DataFrame
         The answers of `cross_fit`.
 
@@ -84,9 +83,9 @@ def fit(
     ValueError
         For less than two patients of a class, training or test images, an unknown rule.
     """
-    held_out = cross_fit(predictions, rule, folds, seed)
-    found = choice_with_intervals(predictions, rule, repeats, seed)
-    found |= compare(predictions, held_out, repeats, seed)
+    held_out = cross_fit(predictions, rule, seed=seed)
+    found = _choice_with_intervals(predictions, rule, repeats, seed)
+    found |= _before_and_after(predictions, held_out, repeats, seed)
     two = len(classes_of(predictions)) == 2
     found["steady"] = steadiness(by_patients(predictions, rule, None, draws, seed)) if two else None
     return found, held_out
@@ -153,25 +152,6 @@ def choose(predictions: pd.DataFrame, rule: str = "youden") -> Choice:
         return Choice(threshold, calibration.fit_temperature(predictions))
 
 
-def answer(predictions: pd.DataFrame, choice: Choice) -> pd.DataFrame:
-    """The same images answered by a choice.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With the probabilities of the run.
-    choice : Choice
-
-    Returns
-    -------
-    DataFrame
-        `predicted` by the threshold, where there is one; probabilities at the temperature.
-    """
-    if choice.threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, choice.threshold)
-    return calibration.apply_temperature(predictions, choice.temperature)
-
-
 def cross_fit(
     predictions: pd.DataFrame, rule: str = "youden", folds: int = 5, seed: int = 0
 ) -> pd.DataFrame:
@@ -191,8 +171,8 @@ def cross_fit(
     Returns
     -------
     DataFrame
-        See `answer`, in the given order, with the columns fold (from 0), threshold (NaN without
-        one) and temperature: those that the image was judged by.
+        See `calibration.answered`, in the given order, with the columns fold (from 0), threshold
+        (NaN without one) and temperature: those that the image was judged by.
 
     Raises
     ------
@@ -205,38 +185,19 @@ def cross_fit(
         )
     predictions = predictions.reset_index(drop=True)
     patients, labels = patients_of(predictions), predictions["label"]
-    n = min(folds, check_enough(predictions, checked(predictions)))
+    n = min(folds, check_enough(predictions, checked_classes(predictions)))
     splitter, parts = StratifiedGroupKFold(n, shuffle=True, random_state=seed), []
     for fold, (mine, held) in enumerate(splitter.split(predictions, labels, patients)):
         choice = choose(predictions.iloc[mine], rule)
         by = {"threshold": np.nan if choice.threshold is None else choice.threshold}
         by["temperature"] = choice.temperature
-        parts.append(answer(predictions.iloc[held], choice).assign(fold=fold, **by))
+        held_out = calibration.answered(predictions.iloc[held], *choice)
+        parts.append(held_out.assign(fold=fold, **by))
     return pd.concat(parts).sort_index()
 
 
-def choice_with_intervals(
-    predictions: pd.DataFrame, rule: str = "youden", repeats: int = 1000, seed: int = 0
-) -> dict:
-    """What is chosen on all images, and how far it moves with other patients.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        With labels.
-    rule : str
-        See `thresholds.choose_threshold`.
-    repeats : int
-        Of the bootstrap over patients; in each it is chosen anew.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of threshold (None for more than two classes) and temperature
-        Each {"value", "low", "high"} (95 %), and "undefined", the resamples without one of the
-        classes, where it is not 0.
-    """
+def _choice_with_intervals(predictions: pd.DataFrame, rule: str, repeats: int, seed: int) -> dict:
+    """What is chosen on all images, and how far it moves with other patients."""
     check_bootstrap(repeats, 0.95)
     value, scores = choose(predictions, rule), scores_of(predictions)
     truth = predictions["label"].map(classes_of(predictions).index).to_numpy(int)
@@ -272,35 +233,21 @@ def _with_ends(value: float, spread: np.ndarray) -> dict[str, float | int]:
     return {name: float(number) for name, number in ends.items()} | lost
 
 
-def compare(
-    before: pd.DataFrame, after: pd.DataFrame, repeats: int = 1000, seed: int = 0
+def _before_and_after(
+    before: pd.DataFrame, after: pd.DataFrame, repeats: int, seed: int
 ) -> dict[str, dict]:
-    """How good the answers to the same images are before and after a choice.
-
-    Parameters
-    ----------
-    before : DataFrame
-        Predictions.
-    after : DataFrame
-        Those of `cross_fit`: who is measured must not have been chosen on.
-    repeats : int
-        Of the bootstrap over patients.
-    seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    dict of auc, before, after, difference
-        auc is that of `before`; the others are {measure: {"value", "low", "high"}} of accuracy,
-        balanced_accuracy, for two classes sensitivity, specificity, ppv, npv; loss (nats an image)
-        and ece. The difference is after less before, paired.
-    """
+    """How good the answers are before a choice and, those of `cross_fit`, after it."""
     own, new = (compute_metrics(table, repeats, seed) for table in (before, after))
     rates = _RATES if len(classes_of(before)) == 2 else _OF_ALL_CLASSES
+    apart = {
+        name: comparison.paired_bootstrap(before, after, name, repeats, seed) for name in rates
+    }
     found = {
         "before": {name: own[name] for name in rates},
         "after": {name: new[name] for name in rates},
-        "difference": {name: _difference(before, after, name, repeats, seed) for name in rates},
+        "difference": {
+            name: {end: apart[name][end] for end in ("value", "low", "high")} for name in rates
+        },
     }
     one, other = (_of_probabilities(table, repeats, seed) for table in (before, after))
     for name in one:
@@ -311,24 +258,15 @@ def compare(
     return {"auc": own["auc"], **found}
 
 
-def _difference(
-    before: pd.DataFrame, after: pd.DataFrame, measure: str, repeats: int, seed: int
-) -> dict[str, float | None]:
-    found = comparison.paired_bootstrap(before, after, measure, repeats, seed)
-    return {name: found[name] for name in ("value", "low", "high")}
-
-
 def _of_probabilities(table: pd.DataFrame, repeats: int, seed: int) -> dict[str, np.ndarray]:
     """Loss and calibration error, first of all patients, then of each resample."""
     table = table.sort_values("path")  # both tables are resampled alike
     patient, names = pd.factorize(patients_of(table))
-    scores, classes = scores_of(table), np.array(classes_of(table))
-    right = classes[scores.argmax(1)] == table["label"].to_numpy()
-    bin_ = np.ceil(scores.max(1) * _BINS).clip(1, _BINS).astype(int)
-    sums = np.zeros((len(names), _BINS + 2))  # of a patient: images, loss, and a gap in each bin
+    found, bin_ = in_bins(table)
+    sums = np.zeros((len(names), BINS + 2))  # of a patient: images, loss, and a gap in each bin
     np.add.at(sums, (patient, 0), 1)
     np.add.at(sums, (patient, 1), table["loss"].to_numpy())
-    np.add.at(sums, (patient, bin_ + 1), scores.max(1) - right)
+    np.add.at(sums, (patient, bin_.astype(int) + 1), found["confidence"] - found["right"])
     draws = [np.ones((1, len(names))), *resamples(len(names), repeats, seed)]
     n, loss, *gaps = np.concatenate([often @ sums for often in draws]).T
     return {"loss": loss / n, "ece": np.abs(gaps).sum(0) / n}
@@ -371,7 +309,7 @@ def by_patients(
     ValueError
         For other than two classes, too few patients, or a number that cannot be drawn.
     """
-    positive = thresholds.positive_of(checked(predictions))
+    positive = thresholds.positive_of(checked_classes(predictions))
     patient, most = patients_of(predictions).to_numpy(), _most(predictions)
     numbers = _numbers(most) if numbers is None else numbers
     if odd := [n for n in numbers if not 2 <= n <= most or n % 2]:
@@ -415,25 +353,23 @@ def _rates(score: np.ndarray, ill: np.ndarray, threshold: float) -> tuple[float,
         return np.sum(called & ill) / np.sum(ill), np.sum(~called & ~ill) / np.sum(~ill)
 
 
-def steadiness(draws: pd.DataFrame, within: float = WITHIN) -> dict:
+def steadiness(draws: pd.DataFrame) -> dict:
     """From how many patients on the choice of a threshold is steady.
 
     That is the smallest number from which, there and at each larger one, 95 % of the draws have a
-    balanced accuracy that is not further than `within` from that of the threshold chosen on all.
+    balanced accuracy that is not further than 0.02 from that of the threshold chosen on all.
 
     Parameters
     ----------
     draws : DataFrame
         See `by_patients`.
-    within : float
-        Balanced accuracy, 0 to 1.
 
     Returns
     -------
     dict of plain values
-        patients, and images that these had (median), both None where no number is steady; within;
-        numbers: a list with, for each number of patients, patients, images (median), and for each
-        column of the draws {"value" (median), "low", "high" (95 % of the draws)}.
+        patients, and images that these had (median), both None where no number is steady; within
+        (0.02); numbers: a list with, for each number of patients, patients, images (median), and
+        for each column of the draws {"value" (median), "low", "high" (95 % of the draws)}.
 
     Examples
     --------
@@ -446,11 +382,11 @@ def steadiness(draws: pd.DataFrame, within: float = WITHIN) -> dict:
     steady = None
     for row in numbers[::-1]:
         ends = [row["loss"][end] for end in ("low", "high")]
-        if None in ends or max(map(abs, ends)) > within + 1e-9:
+        if None in ends or max(map(abs, ends)) > _WITHIN + 1e-9:
             break
         steady = row
     known = {name: steady and steady[name] for name in ("patients", "images")}
-    return {**known, "within": within, "numbers": numbers}
+    return {**known, "within": _WITHIN, "numbers": numbers}
 
 
 def _of_a_number(patients: int, draws: pd.DataFrame) -> dict:

@@ -9,9 +9,16 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from .thresholds import checked, classes_of, refuse_all_but_validation, scores_of
+from .thresholds import (
+    apply_threshold,
+    checked_classes,
+    classes_of,
+    refuse_all_but_validation,
+    scores_of,
+)
 
 _COLDEST, _HOTTEST = 0.05, 20.0
+_SETTLED = 1e-8  # of a share, which moves no further
 
 
 def fit_temperature(predictions: pd.DataFrame) -> float:
@@ -45,7 +52,7 @@ def fit_temperature(predictions: pd.DataFrame) -> float:
     [0.75, 0.75, 0.75, 0.75]
     """
     refuse_all_but_validation(predictions, "temperature")
-    classes = checked(predictions)
+    classes = checked_classes(predictions)
     scores = scores_of(predictions)
     truth = predictions["label"].map({name: i for i, name in enumerate(classes)}).to_numpy(int)
     if (scores.argmax(1) == truth).all():
@@ -118,11 +125,52 @@ def apply_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataF
     return cooled.assign(calibrated=True)
 
 
+def answered(
+    predictions: pd.DataFrame, threshold: float | None = None, temperature: float | None = None
+) -> pd.DataFrame:
+    """The same table answered by a threshold, then with probabilities at a temperature.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    threshold : float, on the probabilities as they are; None leaves the answers
+    temperature : float, above 0; None leaves the probabilities
+
+    Returns
+    -------
+    DataFrame
+        See `thresholds.apply_threshold` and `apply_temperature`.
+    """
+    if threshold is not None:
+        predictions = apply_threshold(predictions, threshold)
+    return predictions if temperature is None else apply_temperature(predictions, temperature)
+
+
+def threshold_at(threshold: float, temperature: float) -> float:
+    """Where a threshold on probabilities as they are lies among those at a temperature.
+
+    Parameters
+    ----------
+    threshold : float, of one of two classes; at 0 and below, at 1 and above it stays what it is
+    temperature : float, above 0
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> round(threshold_at(0.9, 2.0), 3)
+    0.75
+    """
+    if not 0 < threshold < 1:
+        return threshold
+    yes, no = (share ** (1 / temperature) for share in (threshold, 1 - threshold))
+    return yes / (yes + no)
+
+
 def adjust_prior(
-    predictions: pd.DataFrame,
-    train_shares: dict[str, float],
-    rounds: int = 1000,
-    tolerance: float = 1e-8,
+    predictions: pd.DataFrame, train_shares: dict[str, float], rounds: int = 1000
 ) -> tuple[pd.DataFrame, dict[str, float], int]:
     """Estimate how common each class is among these images, and correct the probabilities for it.
 
@@ -138,7 +186,6 @@ def adjust_prior(
         it: the counts' shares for a plain loss, equal shares where class_weights="auto" made the
         classes count the same.
     rounds : int, at most, of the expectation maximization; all used means that it has not settled
-    tolerance : float, of the shares
 
     Returns
     -------
@@ -166,7 +213,7 @@ def adjust_prior(
     old = np.array([train_shares[name] for name in classes])
     scores = np.exp(_log_scores(predictions))
     new, moved, done = old.copy(), math.inf, 0
-    while done < rounds and not moved < tolerance:
+    while done < rounds and not moved < _SETTLED:
         weighted = scores * (new / old)
         posterior = weighted / weighted.sum(1, keepdims=True)
         moved, new = np.abs(posterior.mean(0) - new).max(), posterior.mean(0)

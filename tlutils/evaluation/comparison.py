@@ -1,7 +1,7 @@
-"""Two models on the same images: how they differ, and how sure that is.
+"""How two models differ, and how sure that is: on the same images, or by published numbers.
 
-Every function takes predictions tables of one split. Patients are drawn where intervals are given;
-the tests of McNemar and DeLong treat images as independent and say so.
+Most functions take predictions tables of the same images of one split. Their intervals draw
+patients; the tests of McNemar and DeLong treat images as independent and say so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.stats import binomtest, chi2, norm, t
 from ..core.intervals import check_bootstrap, json_number, wilson
 from ..core.words import many
 from .metrics import patients_of, rates, resampled, two_class_rates
-from .thresholds import checked, classes_of, positive_of, scores_of
+from .thresholds import checked_classes, classes_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
 _ROUNDING = 12  # digits; a rounding of the 16th is no lead
@@ -103,12 +103,37 @@ def paired_bootstrap(
     check_bootstrap(repeats, _LEVEL)
     first, second = _matched(first, second)
     (a, b), (of_a, of_b) = _resampled([first, second], metric, repeats, seed)
-    value, kept = b - a, _defined(of_b - of_a)
-    if math.isnan(value) or not len(kept):
-        return dict.fromkeys(("value", "low", "high", "second_better"))
-    low, high = ends_of_difference(value, kept, _patients(first, metric))
+    found = interval_of_difference(b - a, of_b - of_a, _patients(first, metric))
+    if found["value"] is None:
+        return found | {"second_better": None}
+    kept = _defined(of_b - of_a)
     better = np.mean(kept > 0) + np.mean(kept == 0) / 2
-    found = {"value": value, "low": low, "high": high, "second_better": better}
+    return found | {"second_better": json_number(better)}
+
+
+def interval_of_difference(
+    value: float, spread: np.ndarray, patients: int
+) -> dict[str, float | None]:
+    """A difference of two numbers from 0 to 1 with the interval of its resamples.
+
+    Where all of them agree on a difference, or there is one patient, the ends are Wilson's for so
+    many patients, stretched from 0 ... 1 to -1 ... 1.
+
+    Parameters
+    ----------
+    value : float, on all patients
+    spread : ndarray, the same on resampled patients, NaN where it is undefined
+    patients : int, that it rests on
+
+    Returns
+    -------
+    dict of value, low, high (95 %), all None where it is undefined
+    """
+    kept = _defined(spread)
+    if math.isnan(value) or not len(kept):
+        return dict.fromkeys(("value", "low", "high"))
+    low, high = _ends_of_difference(value, kept, patients)
+    found = {"value": value, "low": low, "high": high}
     return {name: json_number(number) for name, number in found.items()}
 
 
@@ -252,7 +277,7 @@ def compare_recipes(
     if math.isnan(value) or not len(kept):
         return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
     patients = _patients(tables[0], metric)
-    found = _of_both_errors(value, ends_of_difference(value, kept, patients), patients, (a, b))
+    found = _of_both_errors(value, _ends_of_difference(value, kept, patients), patients, (a, b))
     return {name: json_number(number) for name, number in found.items()}
 
 
@@ -470,7 +495,7 @@ def _matched(first: pd.DataFrame, second: pd.DataFrame) -> tuple[pd.DataFrame, p
             f"only, e.g. {alone[0]}; compare models on the same test images"
         )
     first, second = (table.sort_values("path").reset_index(drop=True) for table in (first, second))
-    if sorted(checked(first)) != sorted(checked(second)):
+    if sorted(checked_classes(first)) != sorted(checked_classes(second)):
         raise ValueError(
             f"one model knows {', '.join(classes_of(first))}, the other "
             f"{', '.join(classes_of(second))}"
@@ -507,22 +532,8 @@ def _defined(spread: np.ndarray) -> np.ndarray:
     return spread[~np.isnan(spread)].round(_ROUNDING)
 
 
-def ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tuple[float, float]:
-    """The ends of the interval (95 %) of a difference of two numbers from 0 to 1.
-
-    Where all resamples agree on a difference, or there is one patient, they are Wilson's for so
-    many patients, stretched from 0 ... 1 to -1 ... 1.
-
-    Parameters
-    ----------
-    value : float, on all patients
-    spread : ndarray, the same on resampled patients, where it is defined
-    patients : int, that it rests on
-
-    Returns
-    -------
-    tuple (low, high)
-    """
+def _ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tuple[float, float]:
+    """See `interval_of_difference`; of resamples where it is defined."""
     low, high = np.percentile(spread, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
     if low == high and (abs(value) > 1e-12 or patients == 1):
         low, high = (2 * end - 1 for end in wilson((value + 1) / 2 * patients, patients, _LEVEL))

@@ -7,7 +7,6 @@ p_<class>..., loss), so it serves any model that can fill one. `rates` of a conf
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -16,10 +15,17 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from ..core.intervals import check_bootstrap, interval, json_number, resamples, weighted_auc
-from .thresholds import apply_threshold, checked, classes_of, negative_of, positive_of, scores_of
+from .thresholds import (
+    apply_threshold,
+    checked_classes,
+    classes_of,
+    negative_of,
+    positive_of,
+    scores_of,
+)
 
 _OF_A_CLASS = ("recall", "precision", "f1", "auc")
-_BINS = 15  # of the calibration error, as in Guo et al. 2017
+BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
 def compute_metrics(
@@ -71,7 +77,7 @@ def compute_metrics(
     ('1.000 (0.342-1.000)', '0.500 (0.055-0.945)')
     """
     check_bootstrap(repeats, level)
-    classes = checked(predictions)
+    classes = checked_classes(predictions)
     two = len(classes) == 2 or positive is not None or threshold is not None
     positive = positive_of(classes, positive) if two else None
     if threshold is not None:
@@ -122,7 +128,7 @@ def resampled(
         ppv, npv. NaN where undefined.
     dict of str to ndarray (repeats,), the same
     """
-    classes = checked(predictions)
+    classes = checked_classes(predictions)
     positive = positive_of(classes) if len(classes) == 2 else None
     coded = _coded(predictions)
 
@@ -357,7 +363,7 @@ def per_class_table(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibration_table(
-    predictions: pd.DataFrame, bins: int = _BINS, repeats: int = 1000
+    predictions: pd.DataFrame, bins: int = BINS, repeats: int = 1000
 ) -> pd.DataFrame:
     """The likeliest classes by their probability, in bins of equal width.
 
@@ -376,15 +382,26 @@ def calibration_table(
         confidence (mean), accuracy, n, and low and high, the 95 % interval of the accuracy; empty
         bins are left out.
     """
-    table, bin_ = _in_bins(predictions, bins)
+    table, bin_ = in_bins(predictions, bins)
     means = table.groupby(bin_)["confidence"].mean()
     groups = _by_group(table["right"], patients_of(predictions), bin_, repeats)
     columns = ["confidence", "accuracy", "n", "low", "high"]
     return pd.concat([means, groups], axis=1)[columns].reset_index(drop=True)
 
 
-def _in_bins(predictions: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, pd.Series]:
-    """Confidence and rightness of each image's likeliest class, and its bin, from 1 on."""
+def in_bins(predictions: pd.DataFrame, bins: int = BINS) -> tuple[pd.DataFrame, pd.Series]:
+    """Confidence and rightness of each image's likeliest class, and its bin of confidence.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    bins : int
+
+    Returns
+    -------
+    table : DataFrame of confidence and right (0 or 1), float
+    bin : Series of float, from 1 on
+    """
     scores, classes = scores_of(predictions), np.array(classes_of(predictions))
     right = classes[scores.argmax(1)] == predictions["label"].to_numpy()
     columns = {"confidence": scores.max(1), "right": right.astype(float)}
@@ -392,7 +409,7 @@ def _in_bins(predictions: pd.DataFrame, bins: int) -> tuple[pd.DataFrame, pd.Ser
     return table, np.ceil(table["confidence"] * bins).clip(1, bins)
 
 
-def expected_calibration_error(predictions: pd.DataFrame, bins: int = _BINS) -> float:
+def expected_calibration_error(predictions: pd.DataFrame, bins: int = BINS) -> float:
     """Mean distance of confidence and accuracy over the bins of `calibration_table`.
 
     Parameters
@@ -404,7 +421,7 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = _BINS) -> 
     -------
     float, 0 to 1
     """
-    table, bin_ = _in_bins(predictions, bins)
+    table, bin_ = in_bins(predictions, bins)
     sums = table.groupby(bin_).sum()
     return float((sums["confidence"] - sums["right"]).abs().sum() / len(table))
 
@@ -553,22 +570,3 @@ def headline(metrics: dict) -> str:
         f"accuracy {as_text(accuracy['value'])} ({100 * metrics.get('level', 0.95):g} % interval "
         f"{as_text(accuracy['low'])}-{as_text(accuracy['high'])}, {behind}), {', '.join(rest)}"
     )
-
-
-def to_json(metrics: dict) -> str:
-    """Metrics as JSON.
-
-    Parameters
-    ----------
-    metrics : dict, see `compute_metrics`
-
-    Returns
-    -------
-    str
-
-    Raises
-    ------
-    ValueError
-        For NaN, which JSON does not have.
-    """
-    return json.dumps(metrics, indent=1, allow_nan=False)

@@ -22,6 +22,7 @@ from sklearn.decomposition import PCA
 
 FEWEST = 16  # training images
 _SHARE = 0.01  # of the validation patients, that lie beyond the limit
+_ROUNDING = 1e-4  # the image that sets the limit must not lie beyond it by another batch's rounding
 _SIDE = 8  # of the small image
 _DIRECTIONS, _IMAGES_A_DIRECTION = 32, 8
 
@@ -112,7 +113,7 @@ class Reference:
         DataFrame, n rows: distance (float), unlike (bool: beyond the limit)
         """
         distance = self.distance(seen(images, features))
-        return pd.DataFrame({"distance": distance, "unlike": distance > 1})
+        return pd.DataFrame({"distance": distance, "unlike": distance > 1 + _ROUNDING})
 
 
 def seen(images: np.ndarray, features: np.ndarray) -> np.ndarray:

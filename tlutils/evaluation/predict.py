@@ -22,10 +22,10 @@ from tqdm import tqdm
 from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
-from ..data.augment import IMAGENET_MEAN, IMAGENET_STD, Augmentation, normalize
+from ..data.augment import Augmentation
 from ..data.loaders import Loader
 from ..models import feature_store, prefix
-from ..models.build import head_name, probabilities
+from ..models.build import head_name, normalization, prepared, probabilities
 from ..models.prefix import eval_mode
 from .acquisition import DEALING, Acquisition
 
@@ -80,7 +80,7 @@ def predict(
         model.
     views : int, of test-time augmentation; 0 is the image alone
         Probabilities are the mean over the image as it is and so many views of it (see
-        `augment.view`), and no store is used.
+        `Augmentation.view`), and no store is used.
     augmentation : Augmentation, of the views
     seed : int, of the views
     describe : Callable, of some images as they are to a DataFrame with a row about each
@@ -341,42 +341,6 @@ def _changed_from_store(
     for number in range(shown):
         for part in _outputs_from_store(*filled, cut, loader, machine, tick, number=number):
             yield *part, acquisition.names(loader.keys_of(part[0]), number, DEALING)
-
-
-def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation of the pixels that a model's weights expect.
-
-    Parameters
-    ----------
-    model : nn.Module
-
-    Returns
-    -------
-    mean, std : tuple of float, ImageNet's where the model does not say
-    """
-    description = getattr(model, "tl", {})
-    return description.get("mean", IMAGENET_MEAN), description.get("std", IMAGENET_STD)
-
-
-def prepared(model: nn.Module, images: Tensor, machine: Machine | None = None) -> Tensor:
-    """Images as a model wants them.
-
-    Parameters
-    ----------
-    model : nn.Module
-    images : Tensor, uint8 (N, 1 or 3, H, W)
-    machine : None stays where the model lies; else the model is moved too
-
-    Returns
-    -------
-    Tensor, float32 (N, 3, H, W) on the model's device, normalized as its weights expect
-    """
-    at = next(model.parameters(), torch.empty(0)).device
-    machine = machine or Machine(at)
-    if at != machine.device:
-        machine.place(model)
-    images = images.to(machine.device, non_blocking=machine.non_blocking)
-    return machine.place(normalize(images, *normalization(model)))
 
 
 def _name_unreadable(loader: Loader) -> None:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ..core.intervals import check_bootstrap, interval, json_number
+from ..core.intervals import check_bootstrap, interval
 from ..core.words import many
-from .comparison import ends_of_difference
+from .comparison import interval_of_difference
 from .metrics import as_text, patients_of, resampled
-from .thresholds import checked, negative_of, positive_of
+from .thresholds import checked_classes, negative_of, positive_of
 
 _LEVEL = 0.95  # of all intervals
 _OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "auc")
@@ -68,15 +68,15 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
         for of, behind in trials.items():
             row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, behind))
             before, spread = found[""][0][of], spreads[of] - found[""][1][of]
-            difference = _difference(values[of] - before, spread, behind)
-            row |= _with_ends(f"{of}_difference", difference)
+            apart = interval_of_difference(values[of] - before, spread, behind)
+            row |= _with_ends(f"{of}_difference", apart)
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The rows of each change, in one order of the images."""
-    checked(predictions)
+    checked_classes(predictions)
     predictions = predictions.assign(change=predictions["change"].fillna(""))
     parts = {
         str(name): part.sort_values("path").reset_index(drop=True)
@@ -99,7 +99,7 @@ def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 def _patients(predictions: pd.DataFrame) -> dict[str, int]:
     """Of each number that is measured, how many patients it rests on."""
-    classes, patient = checked(predictions), patients_of(predictions)
+    classes, patient = checked_classes(predictions), patients_of(predictions)
     each = patient.groupby(predictions["label"]).nunique()
     found = dict.fromkeys(_OF_TWO_CLASSES if len(classes) == 2 else _OF_MORE, int(each.min()))
     found["accuracy"] = patient.nunique()
@@ -108,14 +108,6 @@ def _patients(predictions: pd.DataFrame) -> dict[str, int]:
         found["sensitivity"] = int(each.get(positive, 1))
         found["specificity"] = int(each.get(negative_of(classes, positive), 1))
     return found
-
-
-def _difference(value: float, spread: np.ndarray, patients: int) -> dict[str, float | None]:
-    kept = spread[~np.isnan(spread)].round(12)  # a rounding of the 16th digit is no difference
-    if np.isnan(value) or not len(kept):
-        return dict.fromkeys(("value", "low", "high"))
-    low, high = ends_of_difference(value, kept, patients)
-    return {"value": json_number(value), "low": json_number(low), "high": json_number(high)}
 
 
 def _with_ends(name: str, found: Mapping[str, float | None]) -> dict[str, float]:
@@ -140,13 +132,12 @@ def number_of(row: Mapping, name: str) -> dict[str, float | None]:
     return dict(zip(("value", "low", "high"), found))
 
 
-def worst(table: pd.DataFrame, n: int = 5) -> pd.DataFrame:
-    """The changes that cost most, by balanced accuracy, which counts errors of each class alike.
+def worst(table: pd.DataFrame) -> pd.DataFrame:
+    """The five changes that cost most balanced accuracy, which counts each class alike.
 
     Parameters
     ----------
     table : DataFrame, of `measure`
-    n : int, how many
 
     Returns
     -------
@@ -154,7 +145,7 @@ def worst(table: pd.DataFrame, n: int = 5) -> pd.DataFrame:
         Their rows, the worst first; changes that cost nothing are left out.
     """
     lost = table["balanced_accuracy_difference"]
-    return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(n)
+    return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(5)
 
 
 def main_numbers(table: pd.DataFrame | Mapping) -> tuple[str, ...]:

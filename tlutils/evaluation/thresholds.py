@@ -1,7 +1,6 @@
 """From probabilities to answers: curves, thresholds chosen on validation images, coarser classes.
 
-Everything here takes a predictions table: split, path, patient, label, predicted, p_<class>...,
-loss.
+Predictions tables have the columns split, path, patient, label, predicted, p_<class>..., loss.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def scores_of(predictions: pd.DataFrame) -> np.ndarray:
     return predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float)
 
 
-def checked(predictions: pd.DataFrame) -> list[str]:
+def checked_classes(predictions: pd.DataFrame) -> list[str]:
     """The classes of a table that is fit for measuring.
 
     Parameters
@@ -235,7 +234,7 @@ def choose_threshold(
     ['NORMAL', 'NORMAL', 'PNEUMONIA']
     """
     refuse_all_but_validation(predictions, "threshold")
-    positive = positive_of(checked(predictions), positive)
+    positive = positive_of(checked_classes(predictions), positive)
     is_, scores = _one_against_rest(predictions, positive)
     return best_threshold(is_.to_numpy(), scores.to_numpy(float), how)
 

@@ -18,8 +18,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from ..core.packages import needed
-from ..evaluation.predict import prepared
-from ..models.build import last_conv
+from ..models.build import last_conv, prepared
 from ..models.prefix import eval_mode
 
 Target = int | Sequence[int] | Tensor | None  # class index: for all, or of each; None = the answer

@@ -22,9 +22,8 @@ from ..core.packages import needed
 from ..core.words import many
 from ..data import loaders
 from ..evaluation.metrics import patients_of
-from ..evaluation.predict import prepared
 from ..evaluation.thresholds import classes_of, scores_of
-from ..models.build import probabilities
+from ..models.build import prepared, probabilities
 from ..models.prefix import eval_mode
 
 _FILE_PROPERTIES = ("width", "height", "mode", "bytes", "brightness", "wedge")
@@ -167,7 +166,7 @@ def with_file_properties(predictions: pd.DataFrame, records: pd.DataFrame) -> pd
     Parameters
     ----------
     predictions : DataFrame
-    records : DataFrame, as after `records.inspect`, or `near_duplicates.perceptual_hashes` for
+    records : DataFrame, as after `records.inspect`, or `near_duplicates.look_at` for
         brightness and wedge
 
     Returns

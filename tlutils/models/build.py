@@ -19,10 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..core.devices import Machine
 from ..core.packages import needed
-from ..data.augment import IMAGENET_MEAN, IMAGENET_STD
+from ..data.augment import IMAGENET_MEAN, IMAGENET_STD, normalize
 from .random_weights import settle
-from .weights import resolve
+from .weights import first_line, resolve
 
 HEADS = ("mlp", "gap", "linear")
 OLD_HEADS = {"article": "mlp"}  # names that recipes and checkpoints of old still hold
@@ -124,7 +125,7 @@ def build(
         "backbone_dropout": backbone_dropout,
         "freeze": freeze,
         "weights": {key: info[key] for key in ("source", "name", "file", "sha256")},
-        **_normalization(backbone, info),
+        **_expected_pixels(backbone, info),
         "head_name": name,
     }
     return _freeze(model, freeze).to(device)
@@ -308,6 +309,42 @@ def summary(model: nn.Module, size: int = 224) -> str:
     )
 
 
+def normalization(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the pixels that a model's weights expect.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    mean, std : tuple of float, ImageNet's where the model does not say
+    """
+    description = getattr(model, "tl", {})
+    return description.get("mean", IMAGENET_MEAN), description.get("std", IMAGENET_STD)
+
+
+def prepared(model: nn.Module, images: Tensor, machine: Machine | None = None) -> Tensor:
+    """Images as a model wants them.
+
+    Parameters
+    ----------
+    model : nn.Module
+    images : Tensor, uint8 (N, 1 or 3, H, W)
+    machine : None stays where the model lies; else the model is moved too
+
+    Returns
+    -------
+    Tensor, float32 (N, 3, H, W) on the model's device, normalized as its weights expect
+    """
+    at = next(model.parameters(), torch.empty(0)).device
+    machine = machine or Machine(at)
+    if at != machine.device:
+        machine.place(model)
+    images = images.to(machine.device, non_blocking=machine.non_blocking)
+    return machine.place(normalize(images, *normalization(model)))
+
+
 def probabilities(outputs: Tensor) -> Tensor:
     """A model's outputs as probabilities.
 
@@ -406,8 +443,8 @@ def check_size(
 
 
 def _wrong_size(name: str, size: int, error: Exception) -> str:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"{name} cannot take {size} x {size} images ({reason}); 224 suits all of them."
+    why = first_line(error)
+    return f"{name} cannot take {size} x {size} images ({why}); 224 suits all of them."
 
 
 def _checked_outputs(n_classes: int, head: str, outputs: int | None, dropout: float) -> int:
@@ -587,7 +624,7 @@ def _fill(model: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _normalization(backbone: str, info: dict) -> dict[str, list[float]]:
+def _expected_pixels(backbone: str, info: dict) -> dict[str, list[float]]:
     pretrained = info["source"] in ("imagenet", "file")
     if backbone in _INCEPTIONS and pretrained:  # torchvision's transform_input
         return {"mean": [0.5] * 3, "std": [0.5] * 3}

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..core import files
-from ..core.devices import Machine, barrier, broadcast, rank, world
+from ..core.devices import Machine, barrier, broadcast, by_first, rank, world
 from ..core.images import state
 from ..core.progress import bar
 from ..data.augment import Augmentation, Views, normalize
@@ -43,6 +43,7 @@ _IMAGE_HASH = np.dtype("S32")
 _CPU_PIXELS = 16 * 224**2  # at once: VGG16 as fast as with 64 images, at a quarter of the memory
 _UNREADABLE_IN_A_ROW = 16  # then it is the disk, not they
 _SPARE_BYTES = 2**26  # that a disk is to have beyond a new store
+_SHAPES: dict[tuple[str, int], tuple[int, ...]] = {}  # of a prefix's outputs, by its hash and size
 
 
 @dataclass
@@ -198,25 +199,37 @@ class Store:
         RuntimeError
             For a view that `fill` has not seen to.
         """
-        number = self._view(view_number)
-        if number not in self._bad:
-            raise RuntimeError(
-                f"view {number} of the feature store {self.folder} may lack rows; call "
-                f"fill({number}) first"
-            )
+        number, bad = self._view(view_number), self.bad(view_number)
         values = torch.from_numpy(self._features[number][rows]).view(self.dtype)
-        values[torch.from_numpy(np.isin(rows, self._bad[number]))] = float("nan")
+        values[torch.from_numpy(np.isin(rows, bad))] = float("nan")
         return values
 
-    def bad(self) -> np.ndarray:
-        """The rows of images that could not be read, in any view that is complete.
+    def bad(self, view_number: int | None = None) -> np.ndarray:
+        """The rows of images that could not be read, in one view or in any that is complete.
 
         Of a view that this object filled it is what `fill` found, in all processes the same.
+
+        Parameters
+        ----------
+        view_number : int, of a view that this object filled; None takes all that are complete
 
         Returns
         -------
         ndarray of int
+
+        Raises
+        ------
+        RuntimeError
+            For a view that `fill` has not seen to.
         """
+        if view_number is not None:
+            number = self._view(view_number)
+            if number not in self._bad:
+                raise RuntimeError(
+                    f"view {number} of the feature store {self.folder} may lack rows; call "
+                    f"fill({number}) first"
+                )
+            return self._bad[number]
         marks = self.marks()
         for number, rows in self._bad.items():
             marks[number] = GOOD
@@ -404,7 +417,10 @@ def open_store(
     """
     numbers = {} if mean is None else {"mean": tuple(mean), "std": tuple(std)}
     size, views = loader.settings["size"], 1 if augmentation.identity else views
-    shape, images, description = _shape(prefix, size), None, None
+    images, description, known = None, None, by_first(lambda: fingerprint(prefix))
+    if (known, size) not in _SHAPES:  # a training opens half a dozen stores of one prefix
+        _SHAPES[known, size] = _shape(prefix, size)
+    shape = _SHAPES[known, size]
     if rank() == 0:  # one look at the files: they may change
         images = _image_hashes(loader)
         # Under the names that stores have had from the first; others would make other keys.
@@ -415,7 +431,7 @@ def open_store(
             "augmentation": {} if augmentation.identity else {**vars(augmentation), "seed": seed},
             "views": views,
             "normalisation": numbers,
-            "prefix": fingerprint(prefix),
+            "prefix": known,
             "shape": shape,
             "compiled": compiled,
             **_surroundings(machine),
@@ -562,7 +578,7 @@ def _begin(store: Store) -> None:
         os.truncate(folder / name, length)
     with files.replacing(folder / "images") as part:
         part.write_bytes(store.images.tobytes())
-    files.write_text(folder / "store.json", json.dumps(store.description, indent=1))
+    files.write_json(folder / "store.json", store.description)
 
 
 def _damage(folder: Path, lengths: dict[str, int]) -> str:

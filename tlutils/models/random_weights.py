@@ -104,21 +104,16 @@ def _settle_statistics(model: nn.Module, norms: list[_BatchNorm]) -> None:
     model.train(was_training)
 
 
-def noise_images(n: int = 16, size: int = 96) -> Tensor:
+def noise_images() -> Tensor:
     """Grey noise with structure of every size, as pictures have (about 1/f); always the same.
-
-    Parameters
-    ----------
-    n : int, how many
-    size : int, side in pixels
 
     Returns
     -------
-    Tensor, float32 (n, 3, size, size), mean 0, deviation 1
+    Tensor, float32 (16, 3, 96, 96), mean 0, deviation 1
     """
     generator, noise = torch.Generator().manual_seed(0), 0
     for k in _NOISE_SCALES:
-        coarse = torch.randn(n, 1, size // k, size // k, generator=generator)
-        noise = noise + F.interpolate(coarse, (size, size), mode="bilinear") * k**0.5
+        coarse = torch.randn(16, 1, 96 // k, 96 // k, generator=generator)
+        noise = noise + F.interpolate(coarse, (96, 96), mode="bilinear") * k**0.5
     noise = (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)
     return noise.expand(-1, 3, -1, -1)

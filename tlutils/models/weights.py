@@ -151,29 +151,6 @@ def describe(weights: str | Path) -> str:
     return f"weights: {_pretraining(content, file) if _is_of_a_run(content) else file.name}"
 
 
-def read(file: str | Path) -> dict[str, torch.Tensor]:
-    """A state dict from a file, without running anything in it.
-
-    A dict that holds the state dict (under state_dict, model_state_dict, model or state) is opened,
-    the prefixes of DataParallel and torch.compile are cut off.
-
-    Parameters
-    ----------
-    file : str or Path
-
-    Returns
-    -------
-    dict of str to Tensor, on the CPU, floating ones float32
-
-    Raises
-    ------
-    ValueError
-        Where the file is damaged, no state dict, or would run code or take far more memory than it
-        has bytes.
-    """
-    return _plain_state(_content(file), file)
-
-
 def _content(file: str | Path) -> object:
     """What a file of weights holds; what is wrong with it where it is none."""
     try:
@@ -394,6 +371,7 @@ def _megabytes(chosen: Enum) -> str:
 
 
 def _plain_state(content: object, file: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of a file's content or within it, floating tensors as float32."""
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

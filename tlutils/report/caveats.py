@@ -14,7 +14,7 @@ from ..core.words import many
 from ..data import records
 from ..runs import openings
 from ..runs.folder import Run
-from .facts import images, is_phantom, kept_epoch, main_split, over_seeds, percent
+from .facts import images, kept_epoch, main_split, over_seeds, percent
 
 # Validation images; with fewer the accuracy moves in steps of more than a point.
 _ENOUGH_TO_CHOOSE = 100
@@ -66,7 +66,7 @@ def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
 
 
 def _of_what_was_learned(run: Run) -> Iterator[Caveat]:
-    if is_phantom(run):
+    if run.drawn:
         yield Caveat(
             "The images are phantoms",
             "They are drawings, not scans of patients. The result shows that the steps work; it "

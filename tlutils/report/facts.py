@@ -87,20 +87,6 @@ def main_split(metrics: dict) -> str:
     return "test" if "test" in metrics else "val"
 
 
-def is_phantom(run: Run) -> bool:
-    """Tell whether the images are drawings.
-
-    Parameters
-    ----------
-    run : Run, begun
-
-    Returns
-    -------
-    bool
-    """
-    return any(note.startswith("phantom") for note in run.about["notes"])
-
-
 def kept_epoch(run: Run) -> int:
     """Find the epoch whose weights were kept: the best by the monitor, the last without validation.
 
@@ -181,7 +167,7 @@ def summary(run: Run) -> tuple[str, str]:
             f"With {int(seeds['runs'])} seeds it was {percent(seeds['min'])} to "
             f"{percent(seeds['max'])}, {percent(seeds['mean'])} on average."
         )
-    phantom, leak = is_phantom(run), run.about["audit"]["leak"]
+    phantom, leak = run.drawn, run.about["audit"]["leak"]
     if phantom:
         sentences.append(
             "The images are drawings, so it shows that the steps work and nothing about patients."

@@ -119,9 +119,8 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
     """What must be seen first: the verdict, what must be told beside it, four numbers."""
     found, (sentence, tone) = run.metrics[main_split(run.metrics)], facts.summary(run)
     began = f"Report of the run {run.folder.resolve().name}, begun {run.about['started'][:10]}"
-    *notes, verdict = run.about["notes"]
-    loud = ("phantom", "random")
-    tones = [(note, "warning" if note.startswith(loud) else "plain") for note in notes]
+    *remarks, (verdict, _) = run.remarks
+    tones = [(note, "warning" if grave else "plain") for note, grave in remarks]
     tones.append((verdict, _leak_tone(run)))
     tiles = [
         tag(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -19,9 +18,9 @@ from ..core import devices, files
 from ..core.words import many
 from ..data import records
 from ..data.splits import comparable, is_readable
-from ..evaluation import adaptation, thresholds
-from ..evaluation.metrics import as_text, patients_of, to_json
-from .folder import Run
+from ..evaluation import adaptation, calibration, thresholds
+from ..evaluation.metrics import as_text, patients_of
+from .folder import Run, timestamp
 from .use import checked_views, other_images, predict_records, readable_name
 
 
@@ -96,10 +95,11 @@ def adapt(
     )
     model = run.model()
     found = predict_records(run, model, table, "local", machine, show, root, views=views)
-    if run.threshold is not None:
-        found = thresholds.apply_threshold(found, run.threshold)
+    own = run.threshold
+    found = calibration.answered(found, own)
     how = {"draws": draws, "repeats": repeats, "seed": run.recipe.seed}
     about = {"name": name, "used": used, "rule": rule if len(run.classes) == 2 else None}
+    about["own_threshold"] = own
     return devices.by_first(lambda: _choose(run, table, found, about, how, log))
 
 
@@ -190,30 +190,29 @@ def _choose(
 ) -> dict:
     """Choose, measure, write, and tell."""
     found, held_out = adaptation.fit(predictions, about["rule"] or "youden", **how)
-    found = about | {"own_threshold": run.threshold} | found
-    found |= {"notes": run.about["notes"], "tlutils": __version__}
-    found["time"] = datetime.now(UTC).isoformat(timespec="seconds")
+    found = about | found | {"notes": run.about["notes"], "tlutils": __version__}
+    found["time"] = timestamp()
     target = run.folder / "adaptations" / about["name"]
     judged = held_out[["fold", "threshold", "temperature"]].assign(held_out=held_out["predicted"])
     content = predictions["path"].map(table.set_index("path")["sha256"])
     # The table first: `Run.adaptation` looks for the .json.
     records.save(predictions.assign(sha256=content).join(judged), f"{target}.csv")
-    files.write_text(f"{target}.json", to_json(found))
+    files.write_json(f"{target}.json", found)
     steady = found["steady"]
     if steady and steady["patients"] is None:
         warnings.warn(adaptation.in_words(found), stacklevel=5)
-    for line in _told(run, found, str(target)) if log else ():
+    for line in _told(found, str(target)) if log else ():
         log(line)
     return found
 
 
-def _told(run: Run, found: dict, target: str) -> list[str]:
+def _told(found: dict, target: str) -> list[str]:
     """Lines for a person."""
     used, name = found["used"], found["name"]
     behind = f"{many(used['images'])} of {many(used['patients'], 'patient')}"
     lines = [f"{name}: {behind}; intervals of 95 % by bootstrap over patients"]
     if found["threshold"]:
-        own = 0.5 if run.threshold is None else run.threshold
+        own = 0.5 if found["own_threshold"] is None else found["own_threshold"]
         what = f"threshold {as_text(found['threshold'])} by {found['rule']}, in place of {own:.3f}"
         lines.append(what)
     lines.append(f"temperature {as_text(found['temperature'])}; AUC {as_text(found['auc'])}")

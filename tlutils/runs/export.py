@@ -5,7 +5,6 @@ Before the file is left, what predict.py answers by it is compared with what the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -24,8 +23,10 @@ from ..core.images import state
 from ..core.packages import needed
 from ..core.words import many
 from ..data import records
-from ..evaluation.predict import normalization
+from ..data.downloads import digest
+from ..evaluation import calibration
 from ..models import predict_onnx, to_onnx
+from ..models.build import normalization
 from .folder import Run
 from .use import as_the_run_answers, predict_records, temperature_in_use, threshold_in_use
 
@@ -151,11 +152,9 @@ def _warn_of_views(run: Run, chosen: dict | None) -> None:
 def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
     """What the file says of itself."""
     threshold = threshold_in_use(run, chosen)
-    if temperature is not None and threshold is not None and 0 < threshold < 1:
+    if temperature is not None and threshold is not None:
         # It was chosen before the temperature, and is applied behind it.
-        threshold = 1 / (1 + ((1 - threshold) / threshold) ** (1 / temperature))
-    with open(run.folder / "best.pt", "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        threshold = calibration.threshold_at(threshold, temperature)
     return {
         "tlutils": __version__,
         "purpose": "teaching and research; not a medical device",
@@ -166,7 +165,7 @@ def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
         "adapted": chosen["name"] if chosen else None,
         "reading": run.recipe.reading(),
         "recipe": run.recipe.name,
-        "checkpoint_sha256": digest,
+        "checkpoint_sha256": digest(run.folder / "best.pt"),
         "data_fingerprint": run.about["data"]["fingerprint"],
     }
 

@@ -10,6 +10,7 @@ import shlex
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,17 @@ class Run:
         return content.get("threshold")
 
     @property
+    def drawn(self) -> bool:
+        """Whether the images are phantoms."""
+        return any(note.startswith("phantom") for note in self.about["notes"])
+
+    @property
+    def remarks(self) -> list[tuple[str, bool]]:
+        """What must be said beside every result, and whether it takes from what the result says."""
+        grave = ("phantom", "random", "LEAK")
+        return [(note, note.startswith(grave)) for note in self.about["notes"]]
+
+    @property
     def caption(self) -> str:
         """What must be said beside every result of this run, in one line."""
         return "; ".join(self.about["notes"])
@@ -215,19 +227,30 @@ class Run:
         """
         return checkpoints.load_model(self._file("best.pt"))[0]
 
-    def part(self, split: str) -> pd.DataFrame:
+    def part(self, split: str, required: bool = False) -> pd.DataFrame:
         """The records of one split.
 
         Parameters
         ----------
         split : str
             "train", "val" or "test".
+        required : bool
+            Whether there must be any.
 
         Returns
         -------
         DataFrame
+
+        Raises
+        ------
+        ValueError
+            Where there are none and there must be.
         """
-        return self.records[self.records["split"] == split].reset_index(drop=True)
+        found = self.records[self.records["split"] == split].reset_index(drop=True)
+        if required and found.empty:
+            there = ", ".join(sorted(set(self.records["split"]) - {""}))
+            raise ValueError(f"the run has no {split!r} images; its splits are {there}")
+        return found
 
     def store(self, folder: str | Path | None = "auto") -> str | Path | None:
         """The folder of the feature store.
@@ -302,7 +325,7 @@ class Run:
     def write(self) -> None:
         """Write recipe.json, with the recipe as used."""
         self.about["recipe"] = self.recipe.to_dict()
-        files.write_text(self.folder / "recipe.json", json.dumps(self.about, indent=1))
+        files.write_json(self.folder / "recipe.json", self.about)
 
     def _file(self, name: str) -> Path:
         path = self.folder / name
@@ -339,6 +362,17 @@ def as_this_version_writes(run: Run) -> Iterator[None]:
             f"({type(error).__name__}: {error}). Take them from a copy of the run, or train it "
             "again"
         ) from error
+
+
+def timestamp() -> str:
+    """The time as the files of a run have it.
+
+    Returns
+    -------
+    str
+        UTC, to the second.
+    """
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:

@@ -173,7 +173,7 @@ def _train_one(
     return predict(model, asked, machine, progress=False, store=store)
 
 
-def summarize(predictions: pd.DataFrame, metric: str = "accuracy", seed: int = 0) -> pd.DataFrame:
+def summarize(predictions: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     """How good each arm was with so many patients, over its seeds.
 
     Parameters
@@ -182,8 +182,6 @@ def summarize(predictions: pd.DataFrame, metric: str = "accuracy", seed: int = 0
         As `train_by_patients` gives them.
     metric : str
         See `comparison.mean_of_runs`.
-    seed : int
-        Of the bootstrap.
 
     Returns
     -------
@@ -194,7 +192,7 @@ def summarize(predictions: pd.DataFrame, metric: str = "accuracy", seed: int = 0
     rows = []
     for (arm, n), part in predictions.groupby(["arm", "patients"], sort=False):
         runs = runs_of(part, arm, n)
-        found = mean_of_runs(runs, metric, seed=seed)
+        found = mean_of_runs(runs, metric)
         about = {"arm": arm, "patients": n, "images": part.groupby("seed")["images"].first().mean()}
         rows.append({**about, "runs": len(runs), **{k: found[k] for k in ("value", "low", "high")}})
     return pd.DataFrame(rows)

@@ -10,15 +10,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 
 from ..core import files
 from ..data import records
-from ..evaluation.metrics import to_json
-from .folder import Run
+from .folder import Run, timestamp
 
 _FILE = "openings.csv"
 _COLUMNS = ["time", "by", "times", "settings", "digest", "weights"]
@@ -82,7 +80,7 @@ def record(run: Run, by: str, used: dict, metrics: dict | None = None) -> dict:
             records.save(rows, run.folder / _FILE)
             metrics = run.metrics if file.is_file() else None
         if metrics is not None:
-            files.write_text(file, to_json({**metrics, "test_openings": count}))
+            files.write_json(file, {**metrics, "test_openings": count})
             # Where it was killed before this line, `_rows` adds the row that metrics.json knows.
             records.save(rows, run.folder / _FILE)
     return count
@@ -185,7 +183,7 @@ def _read(file: Path) -> pd.DataFrame:
 def _row(run: Run, by: str, used: dict, times: int = 1) -> pd.DataFrame:
     told = json.dumps(used, sort_keys=True)
     digest = hashlib.sha256(told.encode()).hexdigest()[:12]
-    time = "" if by == _UNCOUNTED else datetime.now(UTC).isoformat(timespec="seconds")
+    time = "" if by == _UNCOUNTED else timestamp()
     weights = run.fingerprint if (run.folder / "best.pt").is_file() else ""
     row = (time, by, int(times), told, digest, weights)
     return pd.DataFrame([row], columns=_COLUMNS)

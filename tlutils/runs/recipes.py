@@ -31,7 +31,7 @@ from ..training.options import Options
 _OLD_NAMES = {"optimiser": "optimizer", "fit": "resize"}
 _OLD_VALUES = {("head", old): new for old, new in OLD_HEADS.items()}
 # The backbones of the recipes below: torchvision, whose import takes seconds, need not be asked.
-_BACKBONES = ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2")
+BACKBONES = ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2")
 
 
 @dataclass(frozen=True)
@@ -270,11 +270,11 @@ def _or(rule: _Rule, *others: object) -> _Rule:
 
 
 def _is_backbone(value: object) -> bool:
-    if isinstance(value, str) and value not in _BACKBONES:
+    if isinstance(value, str) and value not in BACKBONES:
         from torchvision import models
 
         return value in models.list_models(module=models)
-    return value in _BACKBONES
+    return value in BACKBONES
 
 
 def _is_freeze(value: object) -> bool:

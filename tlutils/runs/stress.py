@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..core import devices
 from ..data import records
-from ..evaluation import thresholds
+from ..evaluation import calibration
 from ..evaluation.acquisition import CHANGES, Acquisition
 from ..evaluation.robustness import measure
 from .folder import STRESS_FILES, Run, reserved
@@ -83,8 +83,7 @@ def stress(
         table, root, targets = _images(run, split, data, show)
         how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
         found = predict_records(run, run.model(), table, split, machine, show, **how)
-        if run.threshold is not None:
-            found = thresholds.apply_threshold(found, run.threshold)
+        found = calibration.answered(found, run.threshold)
         order = {name: place for place, name in enumerate(acquisition.changes)}
         found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
         result = _named(measure(found, seed=run.recipe.seed), split)
@@ -109,11 +108,8 @@ def _images(
         return table, root, [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
     if split == "test":
         raise ValueError(f"these are {_KEPT}")
-    table = run.part(split)
-    if table.empty:
-        splits = ", ".join(sorted(set(run.records["split"]) - {""}))
-        raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
-    return table, run.root, [run.folder / file for file in STRESS_FILES]
+    targets = [run.folder / file for file in STRESS_FILES]
+    return run.part(split, required=True), run.root, targets
 
 
 def _named(table: pd.DataFrame, split: str) -> pd.DataFrame:

@@ -20,14 +20,13 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
+from sklearn.utils.class_weight import compute_sample_weight
 from torch import nn
 
 from ..core import devices, files
@@ -38,16 +37,15 @@ from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
-from ..evaluation.metrics import compute_metrics, headline, to_json
-from ..evaluation.predict import normalization
+from ..evaluation.metrics import compute_metrics, headline
 from ..models import checkpoints, prefix
-from ..models.build import build, check_size, count, train_mode
+from ..models.build import build, check_size, count, normalization, train_mode
 from ..models.feature_store import Store, open_store
 from ..models.weights import describe
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
 from . import openings, recipes, reference
-from .folder import BEGUN, STRESS_FILES, Run, reserved, versions
+from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
 from .use import predict_records
 
@@ -260,7 +258,7 @@ def _way_to_train(
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:
     """The same run with another seed but the same images on the same sides."""
     recipe = dataclasses.replace(run.recipe, seed=seed, split_seed=run.recipe.division_seed)
-    made = {"machine": machine.describe(), "started": _now(), "versions": versions()}
+    made = {"machine": machine.describe(), "started": timestamp(), "versions": versions()}
     folder = run.folder / f"seed-{seed}"
     wanted = Run(folder, recipe, run.records, run.root, {**run.about, **made})
     if not _is_begun(folder):
@@ -277,10 +275,6 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
 
 def _is_begun(folder: Path) -> bool:
     return all((folder / name).is_file() for name in BEGUN)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def prepare(
@@ -357,7 +351,7 @@ def _begin_or_go_on(
         _refuse_remains(wanted.folder)
         check_size(recipe.backbone, recipe.size, device, recipe.head)
     source = sources.get(data)
-    wanted.root = (source.parent if source.is_file() else source).resolve()
+    wanted.root = records.root_of(source).resolve()
     if run:
         _refuse_other_run(run, wanted)
     found = records.scan(source, patient=about["data"]["patient"])
@@ -423,7 +417,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     }
     found = audit_splits(run.records)
     audit = {"verdict": leak_verdict(found), "leak": leaks(found)}
-    about |= {"audit": audit, "versions": versions(), "started": _now(), "notes": _notes(run)}
+    about |= {"audit": audit, "versions": versions(), "started": timestamp(), "notes": _notes(run)}
     about["notes"].append(audit["verdict"])
     records.save(run.records, run.folder / "records.csv", parquet_beside=True)
     run.write()
@@ -610,15 +604,13 @@ def make_model(run: Run) -> nn.Module:
     return models[0] if models else made()
 
 
-def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, loaders.Loader]:
+def make_loaders(run: Run) -> dict[str, loaders.Loader]:
     """A loader for each split that has images; the training one in a new order each epoch.
 
     Parameters
     ----------
     run : Run
         Prepared.
-    parts : iterable of str
-        Which splits.
 
     Returns
     -------
@@ -626,8 +618,9 @@ def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, lo
         {split: Loader}.
     """
     made = {}
-    for part in parts:
+    for part in splits.SPLITS:
         table, training = run.part(part), part == "train"
+        balanced = training and run.recipe.balanced
         if len(records.readable(table)):
             made[part] = loaders.make(
                 table,
@@ -636,7 +629,7 @@ def make_loaders(run: Run, parts: Iterable[str] = splits.SPLITS) -> dict[str, lo
                 batch_size=run.recipe.batch_size,
                 shuffle=training,
                 seed=run.recipe.seed,
-                weights=_class_balance(table) if training and run.recipe.balanced else None,
+                weights=compute_sample_weight("balanced", table["label"]) if balanced else None,
                 rank=devices.rank(),
                 world=devices.world(),
                 **run.recipe.reading(),
@@ -687,11 +680,6 @@ def open_stores(
         part: open_store(folder, cut.prefix, loader, **of, **(views if part == "train" else {}))
         for part, loader in make_loaders(run).items()
     }
-
-
-def _class_balance(part: pd.DataFrame) -> np.ndarray:
-    """How often each image is drawn, relative to the others, for all classes to come equally."""
-    return (1 / part["label"].map(part["label"].value_counts())).to_numpy(float)
 
 
 def fit(
@@ -850,8 +838,7 @@ def _measure(
     val = predictions[predictions["split"] == "val"]
     rule = thresholds.split_rule(run.recipe.threshold)[1]
     threshold, temperature = _threshold(val if dealt is None else dealt, rule), _temperature(val)
-    if threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, threshold)
+    predictions = calibration.answered(predictions, threshold)
     if dealt is not None and threshold is not None:
         dealt = thresholds.apply_threshold(dealt, threshold)
         records.save(dealt, run.folder / "stressed_predictions.csv")
@@ -863,7 +850,7 @@ def _measure(
         used = openings.settings(run.recipe.test_views, threshold)
         openings.record(run, "train", used, metrics)
     else:
-        files.write_text(run.folder / "metrics.json", to_json(metrics))
+        files.write_json(run.folder / "metrics.json", metrics)
     if log:
         for part in ("val", "test"):
             if part in metrics:

@@ -1,4 +1,4 @@
-"""A finished run put to use: measured anew, asked about new images, looked into."""
+"""A trained run put to use: measured anew, asked about new images, looked into."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from ..core.devices import Machine
 from ..core.words import many
 from ..data import loaders, records, sources
 from ..data.splits import comparable, is_readable
-from ..evaluation import calibration, thresholds
+from ..evaluation import calibration
 from ..evaluation.acquisition import Acquisition
-from ..evaluation.metrics import as_text, compute_metrics, patients_of, share, to_json
-from ..evaluation.predict import Describe, NothingToPredict, normalization, predict_changed
+from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
+from ..evaluation.predict import Describe, NothingToPredict, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
+from ..models.build import normalization
 from . import openings, reference
 from .folder import Run
 
@@ -118,10 +119,10 @@ def _by_path(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions.sort_values("path", kind="stable").reset_index(drop=True)
 
 
-def frozen_features(
-    run: Run, table: pd.DataFrame, machine: Machine | None = None, store: str | Path | None = "auto"
-) -> np.ndarray:
+def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = None) -> np.ndarray:
     """What the frozen part of a run's model makes of the images of a table, each as it is.
+
+    They are kept in the feature store beside the run.
 
     Parameters
     ----------
@@ -131,8 +132,6 @@ def frozen_features(
         Records.
     machine : Machine, optional
         What to compute on; None is `Run.machine`.
-    store : str or Path
-        Folder where they are kept; "auto" is beside the run.
 
     Returns
     -------
@@ -152,8 +151,7 @@ def frozen_features(
             "labels; use the predictions of validation and test images instead"
         )
     loader = loaders.make(table, run.root, run.classes, batch_size=64, **run.recipe.reading())
-    folder = run.folder / "features" if store == "auto" else store
-    mean, std = normalization(model)
+    (mean, std), folder = normalization(model), run.folder / "features"
     held = feature_store.open_store(folder, cut.prefix, loader, machine, mean=mean, std=std)
     held.fill(0)
     if len(held.bad()):
@@ -225,10 +223,7 @@ def evaluate(
     views = checked_views(run, views, chosen)
     model = run.model()
     if data is None:
-        table, root, store = run.part(split), run.root, run.store()
-        if table.empty:
-            splits = ", ".join(sorted(set(run.records["split"]) - {""}))
-            raise ValueError(f"the run has no {split!r} images; its splits are {splits}")
+        table, root, store = run.part(split, required=True), run.root, run.store()
     else:
         table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
         store = None
@@ -239,13 +234,14 @@ def evaluate(
     predict_them = answers if data is None else partial(_with_distance, run, model, answers)
     predictions = predict_them(table, split, **asked)
     predictions = as_the_run_answers(run, predictions, calibrated, chosen)
-    threshold = None if calibrated or chosen else run.threshold
-    metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=threshold)
+    threshold = threshold_in_use(run, chosen)
+    plain = None if calibrated or chosen else threshold
+    metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=plain)
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
-        used = openings.settings(views, threshold_in_use(run, chosen), calibrated, adapted)
+        used = openings.settings(views, threshold, calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
         used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
@@ -255,7 +251,7 @@ def evaluate(
         used |= {"requested": str(data), "images": len(table)}
         used["fingerprint"] = records.fingerprint(table)
         about = {split: metrics, "notes": run.about["notes"], "used": used}
-        files.write_text(f"{target}.json", to_json(about))
+        files.write_json(f"{target}.json", about)
         if log and "unlike" in metrics:
             log(f"unlike the training images: {as_text(metrics['unlike'])} of the images")
         if log:
@@ -362,7 +358,7 @@ def other_images(
     source = sources.get(data).resolve()
     patient = run.about["data"].get("patient", "auto")
     table = records.scan(source, classes=run.classes, patient=patient)
-    root = source.parent if source.is_file() else source
+    root = records.root_of(source)
     if (table["split"] == split).any():
         table = table[table["split"] == split].reset_index(drop=True)
     return records.inspect(table, root, decode=True, progress=show), root, source
@@ -521,14 +517,11 @@ def as_the_run_answers(
     DataFrame
         Columns say whether the answers are calibrated, and by which adaptation, if any.
     """
-    threshold = threshold_in_use(run, chosen)
-    if threshold is not None:
-        predictions = thresholds.apply_threshold(predictions, threshold)
     temperature = temperature_in_use(run, calibrated, chosen)
+    found = calibration.answered(predictions, threshold_in_use(run, chosen), temperature)
     if temperature is None:
-        return predictions.assign(calibrated=False)
-    cooled = calibration.apply_temperature(predictions, temperature)
-    return cooled.assign(adapted=chosen["name"]) if chosen else cooled
+        return found.assign(calibrated=False)
+    return found.assign(adapted=chosen["name"]) if chosen else found
 
 
 def temperature_in_use(run: Run, calibrated: bool, chosen: dict | None) -> float | None:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from sklearn.preprocessing import normalize
 from torch import Tensor
 
 from ..core import dicom, images
@@ -32,7 +33,7 @@ from ..inspection import attribution
 from ..report import caveats
 from ..runs import reference
 from ..runs.folder import Run, as_this_version_writes
-from ..runs.use import checked_views, predict_records, threshold_in_use
+from ..runs.use import checked_views, predict_records, temperature_in_use, threshold_in_use
 
 # Pixels; a mammogram has 24 million, and deep ones take 24 bytes each while they are scaled.
 MOST_PIXELS = 32_000_000
@@ -74,6 +75,7 @@ class Answerer:
         self._adaptation = None if adapted is None else run.adaptation(adapted)
         self._views = checked_views(run, None, self._adaptation)
         self._threshold = threshold_in_use(run, self._adaptation)
+        self._temperature = temperature_in_use(run, False, self._adaptation)
         self._limits = _limits(run)
         self._machine, self._model = run.machine(device, precision), run.model()
         answers = partial(predict_records, run, self._model, machine=self._machine, show=show)
@@ -91,8 +93,8 @@ class Answerer:
             result, as text and grave, the graver first; limits, a list of title and text; training,
             a sentence about the images that are looked at for the nearest.
         """
-        run, grave = self.run, ("phantom", "random", "LEAK")
-        notes = [{"text": note, "grave": note.startswith(grave)} for note in run.about["notes"]]
+        run = self.run
+        notes = [{"text": note, "grave": grave} for note, grave in run.remarks]
         return {
             "title": f"{run.recipe.name} on {run.root.name}",
             "rule": self._rule(),
@@ -171,11 +173,7 @@ class Answerer:
             seed=self.run.recipe.seed,
             describe=describe,
         )
-        if self._threshold is not None:
-            table = thresholds.apply_threshold(table, self._threshold)
-        if self._adaptation:
-            temperature = self._adaptation["temperature"]["value"]
-            table = calibration.apply_temperature(table, temperature)
+        table = calibration.answered(table, self._threshold, self._temperature)
         return table.iloc[0].to_dict(), entered[0]
 
     def _classes(self, row: dict) -> Iterator[dict]:
@@ -190,10 +188,9 @@ class Answerer:
     def _mark(self) -> float:
         """The threshold on the scale of the probabilities that are shown."""
         threshold = 0.5 if self._threshold is None else float(np.clip(self._threshold, 0, 1))
-        if not self._adaptation:
+        if self._temperature is None:
             return threshold
-        power = 1 / self._adaptation["temperature"]["value"]
-        return threshold**power / (threshold**power + (1 - threshold) ** power)
+        return calibration.threshold_at(threshold, self._temperature)
 
     def _rule(self) -> str:
         chosen, positive = self._adaptation, self._positive()
@@ -231,7 +228,7 @@ class Answerer:
     def _nearest(self, features: np.ndarray) -> Iterator[dict]:
         if self._training.empty:
             return
-        alike = self._directions @ _of_length_1(features[None])[0]
+        alike = self._directions @ normalize(features[None])[0]
         for row in np.argsort(-alike, kind="stable")[:_NEAREST]:
             known = self._training.iloc[row]
             found = {"label": known["label"], "similarity": float(alike[row])}
@@ -277,12 +274,7 @@ def _looked_at(run: Run, answers: partial) -> tuple[pd.DataFrame, str, np.ndarra
         why = f"The nearest training images cannot be shown, as {run.root.name} is gone or "
         return pd.DataFrame(), f"{why}cannot be read: {error}.", np.empty((0, 0))
     features = found[[name for name in found if isinstance(name, int)]].to_numpy()
-    return found[["path", "label"]], "", _of_length_1(features)
-
-
-def _of_length_1(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.maximum(lengths, 1e-12)
+    return found[["path", "label"]], "", normalize(features)
 
 
 def _checked_size(data: bytes) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,16 +152,11 @@ class Batches:
                 yield shown, batch.labels
 
     def _from_store(self, number: int, whole: list) -> Iterator[tuple[Tensor, Tensor]]:
-        labels = self.loader.labels
+        labels, unreadable = self.loader.labels, self.store.bad(number)
         for batch in whole:
             rows = batch[devices.rank() :: devices.world()]
-            values = self.store.read(number, rows)
-            lost = values.flatten(1)[:, 0].isnan()  # of an unreadable image, all numbers are NaN
-            if lost.any():
-                why = "could not be read when its features were computed"
-                self.loader.add_unreadable(rows[lost.numpy()], why)
-                rows, values = rows[~lost.numpy()], values[~lost]
-            yield values, labels[torch.from_numpy(rows)]
+            rows = rows[~np.isin(rows, unreadable)]
+            yield self.store.read(number, rows), labels[torch.from_numpy(rows)]
 
     def not_finite(self, epoch: int) -> list[str]:
         """Paths of images whose stored outputs hold NaN or infinity in the view of an epoch.
@@ -176,7 +172,8 @@ class Batches:
         """
         wrong: list[str] = []
         for rows in self.store.chunks() if self.store else ():
+            rows = np.setdiff1d(rows, self.store.bad(self.view_of(epoch)))
             values = self.store.read(self.view_of(epoch), rows).float().flatten(1)
-            there = ~values.isfinite().all(1) & ~values[:, 0].isnan()
+            there = ~values.isfinite().all(1)
             wrong += self.loader.records["path"].iloc[rows[there.numpy()]].tolist()
         return wrong

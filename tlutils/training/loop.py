@@ -28,7 +28,6 @@ from ..core.progress import bar
 from ..core.words import many
 from ..data.loaders import Loader
 from ..evaluation.acquisition import DEALING, Acquisition
-from ..evaluation.predict import normalization
 from ..models import build, checkpoints, feature_store, prefix
 from . import losses, monitors, speed
 from .batches import Batches
@@ -220,7 +219,7 @@ def _what_to_train(
     """
     build.train_mode(model)
     cut = prefix.split(model) if store is not None and options.views else None
-    mean, std = normalization(model)
+    mean, std = build.normalization(model)
 
     def batches(loader: Loader, **views: object) -> Batches:
         of = {"machine": machine, "mean": mean, "std": std, **views}
@@ -445,9 +444,8 @@ def _scores(
     wanted = views * source.n
     if n == 0:
         raise TrainingError(
-            f"none of the {wanted} {part} images could be read in this epoch, or the frozen part "
-            "answers NaN for each of them. Make the files readable again and run the same again; "
-            "the last whole epoch is in the checkpoint"
+            f"none of the {wanted} {part} images could be read in this epoch. Make the files "
+            "readable again and run the same again; the last whole epoch is in the checkpoint"
         )
     if n != wanted:
         warnings.warn(

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..core import devices, files
 from ..core.devices import Machine
@@ -126,6 +125,8 @@ def flops(net: nn.Module, shape: Sequence[int], train: bool = False) -> float:
     float
         Of matrix products and convolutions alone.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads triton, which takes its time
+
     on_meta = {
         name: value.detach().to("meta").requires_grad_(value.requires_grad)
         for name, value in (*net.named_parameters(), *net.named_buffers())
@@ -174,7 +175,7 @@ def _keep(what: str, rates: dict[str, float]) -> None:
         contextlib.suppress(OSError, RuntimeError),
         files.locked(_file().with_suffix(".lock"), "speeds", -1),
     ):
-        files.write_text(_file(), json.dumps(measured() | {what: rates}, indent=1))
+        files.write_json(_file(), measured() | {what: rates})
 
 
 def _ways(machine: Machine) -> dict[str, Machine]:

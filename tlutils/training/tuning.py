@@ -15,9 +15,8 @@ from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
 from ..data.loaders import Loader
-from ..evaluation.predict import normalization
 from ..models import checkpoints
-from ..models.build import freeze, train_mode
+from ..models.build import freeze, normalization, train_mode
 from . import losses, monitors
 from .batches import Batches
 from .loop import Fit, State, step
