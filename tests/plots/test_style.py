@@ -360,7 +360,8 @@ def test_a_copy_of_the_folder_draws_without_the_library_and_without_torch(tmp_pa
     library = Path(of_data.__file__).parents[1]
     shutil.copytree(library / "plots", tmp_path / "mine" / "plots")
     (tmp_path / "mine" / "core").mkdir()
-    shutil.copy(library / "core" / "images.py", tmp_path / "mine" / "core")
+    for name in ("images.py", "words.py"):
+        shutil.copy(library / "core" / name, tmp_path / "mine" / "core")
     code = (
         "import sys, numpy\n"
         "from mine.plots import of_data, of_images, of_results, of_training\n"
