@@ -324,7 +324,7 @@ def test_too_many_pairs_are_refused_before_they_fill_the_memory(monkeypatch):
 def test_without_imagehash_the_error_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "imagehash", None)
     with pytest.raises(ImportError, match="pip install imagehash"):
-        near_duplicates.perceptual_hashes(table([("a.png", "", "A", "1")]), tmp_path)
+        near_duplicates.look_at(table([("a.png", "", "A", "1")]), tmp_path)
 
 
 @pytest.mark.real

@@ -963,6 +963,20 @@ def test_a_csv_that_was_changed_is_not_answered_by_the_parquet_file_beside_it(ma
     pd.testing.assert_frame_equal(records.load(file), expected.assign(patient=["008", "nan"]))
 
 
+def test_a_csv_replaced_while_its_parquet_file_is_written_is_not_answered_by_it(many, monkeypatch):
+    expected, file = many
+    load = records.load
+
+    def replaced_meanwhile(csv):
+        table = load(csv)
+        file.write_bytes(file.read_bytes().replace(b"007", b"008"))
+        return table
+
+    monkeypatch.setattr(records, "load", replaced_meanwhile)
+    records.save(expected, file, parquet_beside=True)
+    pd.testing.assert_frame_equal(load(file), expected.assign(patient=["008", "nan"]))
+
+
 @pytest.mark.parametrize("damage", ["cut", "foreign", "of another", "no pyarrow"])
 def test_a_parquet_file_beside_that_is_of_no_use_stops_nothing(damage, many, monkeypatch):
     expected, file = many

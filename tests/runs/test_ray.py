@@ -12,6 +12,7 @@ from small_runs import begin, small, train
 
 from tlutils.core import devices
 from tlutils.data.augment import Augmentation
+from tlutils.models import feature_store
 from tlutils.models.feature_store import Store
 from tlutils.runs.train import fit, make_loaders, make_model, open_stores
 
@@ -70,6 +71,13 @@ def test_workers_that_know_nothing_of_each_other_fill_one_store(images, tmp_path
             for number in reversed(range(len(store.chunks()))):
                 workers[number % 2].fill_chunks(view, [number])
     assert contents(run.folder / "features") == contents(alone.folder / "features")
+
+
+def test_the_processes_of_torchrun_are_told_to_fill_together(images, tmp_path, monkeypatch):
+    store = open_stores(begin(images, tmp_path / "run"), machine=MACHINE)["train"]
+    monkeypatch.setattr(feature_store, "world", lambda: 2)
+    with pytest.raises(RuntimeError, match="torchrun all call fill"):
+        store.fill_chunks(0, [0])
 
 
 def fitted(run):

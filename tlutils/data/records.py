@@ -853,8 +853,8 @@ def _searched(pattern: str) -> Callable[[str], str | None]:
     if why:
         raise ValueError(
             f"the patient rule {pattern!r} does not work, as {why}; give auto, dicom, "
-            "dicom-hashed, none, or a regular expression with a group named patient, such as "
-            r"'(?P<patient>\d+)_' for 123_left.png"
+            "dicom-hashed, none (in Python None, in YAML null), or a regular expression with a "
+            r"group named patient, such as '(?P<patient>\d+)_' for 123_left.png"
         )
     return lambda path: match["patient"] if (match := expression.search(path)) else None
 
@@ -1060,8 +1060,9 @@ def _save_beside(csv: Path) -> None:
     """Write as Parquet what `load` gives of a CSV, with the hash of the very file that it is of."""
     with suppress(ImportError, OSError):  # the CSV is there and says the same
         parquet = needed("pyarrow.parquet", "pyarrow")
+        content = _sha256(csv)  # first: of a CSV replaced meanwhile it is no hash of this table
         table = needed("pyarrow", "pyarrow").Table.from_pandas(load(csv), preserve_index=False)
-        about = {**table.schema.metadata, _CSV_HASH: _sha256(csv)}
+        about = {**table.schema.metadata, _CSV_HASH: content}
         with replacing(_beside(csv)) as part:
             parquet.write_table(table.replace_schema_metadata(about), part)
 

@@ -174,7 +174,16 @@ class Store:
         ------
         OSError
             As `fill`.
+        RuntimeError
+            Under torchrun.
+        IndexError
+            For a chunk that there is not.
         """
+        if world() > 1:
+            raise RuntimeError(
+                "fill_chunks is for processes that know nothing of each other; those of torchrun "
+                "all call fill, which shares the work out"
+            )
         number, every = self._view(view_number), self.chunks()
         wanted = np.concatenate([every[0][:0], *(every[int(chunk)] for chunk in chunks)])
         missing = np.intersect1d(self._missing(number), wanted)

@@ -640,10 +640,11 @@ def make_loaders(run: Run) -> dict[str, loaders.Loader]:
 def open_stores(
     run: Run, *, machine: Machine | None = None, store: str | Path | None = "auto"
 ) -> dict[str, Store]:
-    """The stores that training and measuring the run will read, to be filled beforehand.
+    """The stores of a run's images that training and measuring will read, to be filled beforehand.
 
     They serve that training only where it computes on the same kind of device in the same
-    precision, with the same packages.
+    precision, with the same packages, and not compiled. What it needs beside them (to train the
+    head first, or for a monitor of changed acquisition) it computes itself.
 
     Parameters
     ----------
@@ -662,16 +663,16 @@ def open_stores(
     Raises
     ------
     ValueError
-        Where training keeps nothing: no part of the model is frozen, or views never come back.
+        Where there are none: no part of the model is frozen, or views never come back.
     """
     model, folder = make_model(run), run.store(store)
     machine = machine or devices.choose()
     cut = prefix.split(train_mode(model)) if folder is not None and run.recipe.views else None
     if cut is None:
         raise ValueError(
-            f"the training of {run.folder} keeps no features: it wants a frozen part "
-            f"(freeze={run.recipe.freeze!r}), views (views={run.recipe.views}) and a store "
-            f"({store})"
+            f"the training of {run.folder} keeps no features that could be filled beforehand: "
+            f"that wants a frozen part (freeze={run.recipe.freeze!r}), views "
+            f"(views={run.recipe.views}) and a store ({store})"
         )
     mean, std = normalization(model)
     of = {"machine": machine, "mean": mean, "std": std}

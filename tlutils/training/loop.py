@@ -444,8 +444,8 @@ def _scores(
     wanted = views * source.n
     if n == 0:
         raise TrainingError(
-            f"none of the {wanted} {part} images could be read in this epoch. Make the files "
-            "readable again and run the same again; the last whole epoch is in the checkpoint"
+            f"none of the {many(wanted, f'{part} image')} could be read in this epoch. Make the "
+            "files readable again and run the same again; the last whole epoch is in the checkpoint"
         )
     if n != wanted:
         warnings.warn(
