@@ -225,4 +225,6 @@ def test_a_stopped_run_is_counted_once_when_it_is_finished(tiny_folder, tmp_path
 
 def saving_all_but(name, instead):
     save = openings.records.save
-    return lambda table, path: instead() if str(path).endswith(name) else save(table, path)
+    return lambda table, path, **how: (
+        instead() if str(path).endswith(name) else save(table, path, **how)
+    )

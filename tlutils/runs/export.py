@@ -119,8 +119,8 @@ def export(
             raise AnswersDiffer(
                 f"the exported model answers otherwise than the run: on {many(len(wanted))} a "
                 f"probability differs by up to {difference:.2g} (at most {_LARGEST_DIFFERENCE:g} "
-                f"is allowed), and {many(otherwise, 'image gets', 'images get')} another class. No file "
-                "was left. Another version of torch, onnxscript or onnxruntime may do better"
+                f"is allowed), and {many(otherwise, 'image gets', 'images get')} another class. No "
+                "file was left. Another version of torch, onnxscript or onnxruntime may do better"
             )
     files.write_text(script, text)
     found = {"model": to, "script": script, "bytes": to.stat().st_size}
