@@ -107,7 +107,7 @@ def test_a_class_that_does_not_occur_leaves_numbers_undefined():
 def test_tables_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="as they are"):
         robustness.measure(BINARY.assign(change="noise"))
-    with pytest.raises(ValueError, match="'noise'.*299 predictions.*300 images"):
+    with pytest.raises(ValueError, match="'noise'.*299 images.*300"):
         robustness.measure(under(BINARY, noise=BINARY[1:]))
     with pytest.raises(ValueError, match="several splits"):
         robustness.measure(under(BINARY, noise=BINARY.assign(split="test")))
