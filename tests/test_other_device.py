@@ -89,7 +89,6 @@ def test_training_gives_what_the_cpu_gives(parts, tmp_path, store, micro):
     (one, a), (two, b) = kept
     for column in ("train_loss", "train_images", "val_loss", "val_accuracy", "val_auc"):
         assert np.allclose(one[column], two[column], atol=1e-4), column
-    # The bias before a BatchNorm has no gradient but rounding, and Adam makes steps of it.
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
 
 

@@ -51,14 +51,17 @@ def images(folder: Path, n: int = 26) -> pd.DataFrame:
 
 
 def net(norm: bool = False) -> nn.Sequential:
-    """Two convolutions, the first of them frozen, and a linear layer; the same in each process."""
+    """Two convolutions, the first of them frozen, and a linear layer; the same in each process.
+
+    No bias before a norm: its gradient is rounding alone, and Adam makes steps of it.
+    """
     torch.manual_seed(0)
     norms = (nn.BatchNorm2d(4), nn.BatchNorm2d(4)) if norm else (nn.Identity(), nn.Identity())
     model = nn.Sequential(
-        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(3, 4, 3, bias=not norm),
         norms[0],
         nn.ReLU(),
-        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 3, bias=not norm),
         norms[1],
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),

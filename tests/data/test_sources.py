@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import random
+import shlex
 import shutil
 import subprocess
 import sys
@@ -442,7 +443,9 @@ def test_the_line_that_the_error_gives_unpacks_the_archive(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="is an archive") as error:
         get("mine.zip")
-    exec(str(error.value).split('python -c "')[1].rstrip('"'))
+    python, c, code = shlex.split(str(error.value).split("Unpack it with: ")[1])
+    assert (python, c) == ("python", "-c")
+    exec(code)
     assert find_root("mine") == Path("mine/mine")
 
 

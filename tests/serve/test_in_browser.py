@@ -116,7 +116,7 @@ def test_while_an_image_is_looked_at_the_page_says_so_and_the_answer_before_it_f
     shows(page, "CNV.jpeg: ")
     assert looks() == ("0", False)
     held: list = []
-    page.route("**/answer", held.append)
+    page.route("**/answer", lambda route: held.append(route))
     with page.expect_request("**/answer"):
         drop(page, DME_jpeg=scans["DME_jpeg"])
     shows(page, "Looking at DME.jpeg")
