@@ -22,6 +22,7 @@ def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as server:
         try:
+            assert server.stdout.readline().startswith("loading "), server.stderr.read()
             line = server.stdout.readline()
             assert line.startswith("http://127.0.0.1:"), line + server.stderr.read()
             yield line.split()[0], server

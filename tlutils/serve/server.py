@@ -71,7 +71,7 @@ def serve(
     adapted, device, precision
         See `answers.Answerer`.
     log : Callable
-        Called with the page's address when it is ready.
+        Called with a line when loading begins, and with the page's address when it is ready.
 
     Raises
     ------
@@ -83,6 +83,7 @@ def serve(
     needed("starlette", _PACKAGES)
     uvicorn = needed("uvicorn", _PACKAGES)
     with _listening(host, port) as listening:
+        log(f"loading {folder} and what its training images look like to it ...")
         app = application(Answerer(folder, adapted, device, precision), host)
         settings = {"access_log": False, "log_level": "warning", "server_header": False}
         settings |= {"ws": "none", "lifespan": "off", "timeout_graceful_shutdown": 5}
