@@ -3,9 +3,10 @@
 python tests/benchmarks/chest_candidates.py --data chest_xray --weights mobilenet_v2.pth --work /tmp/candidates
 
 Trained on patients of the training folder of Kermany et al. (2018) alone, judged on its validation patients alone; no
-official test image is read. Each candidate is the recipe `chest-best` with some fields changed. Every run lies in
---work, so that a stopped script goes on. Writes chest_candidates.csv beside this file. Not one of the benchmarks of
-`run.py`: it measures no time.
+official test image is read. Each candidate is the recipe `chest-best` with some fields changed. Rules for the threshold
+are applied to validation and measured on patients of the training folder that are held out of all this. Every run lies
+in --work, so that a stopped script goes on. Writes chest_candidates.csv and chest_thresholds.csv beside this file. Not
+one of the benchmarks of `run.py`: it measures no time.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from common import FOLDER, machine_facts
 from tlutils.data import cleaning, loaders, records, sources, splits
 from tlutils.evaluation.acquisition import Acquisition
 from tlutils.evaluation.metrics import compute_metrics
-from tlutils.evaluation.thresholds import apply_threshold, choose_threshold
+from tlutils.evaluation.thresholds import apply_threshold, choose_threshold, split_rule
 from tlutils.runs import recipes
 from tlutils.runs.folder import Run
 from tlutils.runs.stress import stress
@@ -59,6 +60,8 @@ CANDIDATES: dict[str, dict] = {
     "crop 0.08-1, jitter, label smoothing 0.1": WIDE | JITTER | {"label_smoothing": 0.1},
     "crop 0.08-1, jitter, epoch by stress": WIDE | JITTER | {"monitor": "stress_auc"},
 }
+RULES = ("youden", "specificity>=0.98", "stressed youden", "stressed specificity>=0.9")
+MEASURES = ("auc", "accuracy", "sensitivity", "specificity")
 
 
 def main() -> None:
@@ -72,58 +75,75 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=1600, help="to train on; 0 for all")
+    parser.add_argument("--held-out", type=int, default=400, help="images for the thresholds")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--out", type=Path, default=FOLDER / "chest_candidates.csv")
     given = parser.parse_args()
-    manifest, rows = divided(given), []
+    manifest, held_out = divided(given)
+    rows, thresholds = [], []
     for seed in range(given.seeds):
         for name in given.only:
-            rows.append({"candidate": name, "seed": seed} | measured(name, seed, manifest, given))
-            write(pd.DataFrame(rows), manifest, given)
+            which = {"candidate": name, "seed": seed}
+            run = trained(name, seed, manifest, given)
+            answers = stressed(run)
+            rows.append(which | summed_up(run, answers))
+            others = stressed(run, held_out)
+            thresholds += [which | one for one in at_each_rule(answers, others)]
+            about = described(records.load(manifest), records.load(held_out), given)
+            write(pd.DataFrame(rows), about, given.out)
+            write(pd.DataFrame(thresholds), about, given.out.with_name("chest_thresholds.csv"))
 
 
-def divided(given: argparse.Namespace) -> Path:
-    """A manifest of the training folder's images, small, divided by patient; some to train on."""
+def divided(given: argparse.Namespace) -> tuple[Path, Path]:
+    """Manifests of the training folder's images, small, divided by patient: some to train on with those to validate on,
+    and some that are held out."""
     root = sources.get(given.data)
     table = records.readable(records.inspect(records.scan(root), root, progress=False))
     table = table[table["split"] != "test"].assign(split="").reset_index(drop=True)
     table = splits.divide(table, "patient", val=0.15, test=0.15, seed=0)[0]
-    parts = [table[table["split"] == split].reset_index(drop=True) for split in ("train", "val")]
-    parts[0] = splits.sample(parts[0], given.images, seed=0)
-    table = pd.concat(parts, ignore_index=True)
+    parts = {split: part.reset_index(drop=True) for split, part in table.groupby("split")}
+    parts["train"] = splits.sample(parts["train"], given.images, seed=0)
+    parts["test"] = splits.sample(parts["test"], given.held_out, seed=0)
+    table = pd.concat([parts["train"], parts["val"], parts["test"]], ignore_index=True)
     small = loaders.write_small(table, root, given.work / "images", given.size)
-    manifest = small / f"candidates-{given.images}.csv"
-    cleaning.write(table, small, manifest)
-    return manifest
+    manifests = [small / f"{name}-{given.images}.csv" for name in ("candidates", "held-out")]
+    held_out = table["split"] == "test"
+    cleaning.write(table[~held_out].reset_index(drop=True), small, manifests[0])
+    others = table[held_out].assign(split="").reset_index(drop=True)
+    cleaning.write(others, small, manifests[1])
+    return manifests[0], manifests[1]
 
 
-def measured(name: str, seed: int, manifest: Path, given: argparse.Namespace) -> dict:
-    """The numbers of one candidate, on validation patients, as they are and under all changes."""
+def trained(name: str, seed: int, manifest: Path, given: argparse.Namespace) -> Run:
+    """The run of one candidate."""
     same = {"size": given.size, "epochs": given.epochs, "split": "official", "threshold": ""}
     changes = same | {"seed": seed, "split_seed": 0} | CANDIDATES[name]
     folder = given.work / f"{name.replace(' ', '-').replace(',', '')}-{given.size}-s{seed}"
     recipe = recipes.get("chest-best").changed(changes)
-    run = train(recipe, manifest, folder, weights=given.weights, log=say)
-    file = run.folder / "stress_predictions.csv"
-    if not file.is_file():
-        stress(run.folder, log=say)
-    return summed_up(run, pd.read_csv(file, dtype={"patient": str}, keep_default_na=False))
+    return train(recipe, manifest, folder, weights=given.weights, log=say)
+
+
+def stressed(run: Run, held_out: Path | None = None) -> pd.DataFrame:
+    """The answers to validation images, or to others, as they are and under all changes."""
+    where = "stress_predictions.csv" if held_out is None else f"evaluations/{held_out.stem}-*.csv"
+
+    def files() -> list[Path]:
+        return [file for file in run.folder.glob(where) if file.stem.endswith("predictions")]
+
+    if not files():
+        stress(run.folder, data=held_out, log=say)
+    table = pd.read_csv(files()[0], dtype={"patient": str}, keep_default_na=False)
+    return table.assign(loss=pd.to_numeric(table["loss"]))
 
 
 def summed_up(run: Run, answers: pd.DataFrame) -> dict:
     """Of plain and of stressed validation images, at the threshold that stress asks for."""
-    answers = answers.assign(loss=pd.to_numeric(answers["loss"]))
-    dealt = answers[answers["change"].isin(Acquisition().changes)].reset_index(drop=True)
-    plain = answers[answers["change"] == ""].reset_index(drop=True)
+    plain, dealt = in_two(answers)
     rule = choose_threshold(dealt, "youden")
     found = {"threshold": rule, "epoch": len(run.history)}
     for part, table in (("plain", plain), ("stressed", dealt)):
-        metrics = compute_metrics(apply_threshold(table, rule), threshold=rule)
-        for measure in ("auc", "accuracy", "sensitivity", "specificity"):
-            number = metrics[measure]
-            found |= {f"{part}_{measure}": number["value"]}
-            found |= {f"{part}_{measure}_{end}": number[end] for end in ("low", "high")}
+        found |= numbers(part, table, rule)
     each = apply_threshold(dealt, rule).assign(
         right=lambda of: of["predicted"] == of["label"],
     )
@@ -131,26 +151,60 @@ def summed_up(run: Run, answers: pd.DataFrame) -> dict:
     return found | {"worst": balanced.idxmin(), "worst_balanced_accuracy": balanced.min()}
 
 
+def at_each_rule(answers: pd.DataFrame, others: pd.DataFrame) -> list[dict]:
+    """Each rule's threshold, chosen on validation, and the numbers of held-out patients at it."""
+    plain, dealt = in_two(answers)
+    found = []
+    for how in RULES:
+        of_stressed, rule = split_rule(how)
+        threshold = choose_threshold(dealt if of_stressed else plain, rule)
+        row = {"rule": how, "threshold": threshold}
+        for part, table in zip(("plain", "stressed"), in_two(others)):
+            row |= numbers(part, table, threshold)
+        found.append(row)
+    return found
+
+
+def in_two(answers: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those to unchanged images, and those under changes."""
+    plain = answers[answers["change"] == ""].reset_index(drop=True)
+    dealt = answers[answers["change"].isin(Acquisition().changes)].reset_index(drop=True)
+    return plain, dealt
+
+
+def numbers(part: str, table: pd.DataFrame, threshold: float) -> dict:
+    """The measures at a threshold, with their intervals."""
+    metrics = compute_metrics(apply_threshold(table, threshold), threshold=threshold)
+    return {
+        f"{part}_{measure}{end and '_'}{end}": metrics[measure][end or "value"]
+        for measure in MEASURES
+        for end in ("", "low", "high")
+    }
+
+
 def say(line: str) -> None:
     """Print at once, for who watches a file."""
     print(line, flush=True)
 
 
-def write(rows: pd.DataFrame, manifest: Path, given: argparse.Namespace) -> None:
-    """The table, with what it was made by above it."""
-    table = records.load(manifest)
-    count = table.groupby("split").agg(images=("path", "size"), patients=("patient", "nunique"))
-    about = {
+def described(table: pd.DataFrame, held_out: pd.DataFrame, given: argparse.Namespace) -> dict:
+    """What the tables were made by."""
+    parts = dict(list(table.groupby("split"))) | {"held out": held_out}
+    return {
         "images": f"chest X-rays of Kermany et al. (2018), training folder only, {given.size} px",
         **{
-            split: f"{row.images} images of {row.patients} patients"
-            for split, row in count.iterrows()
+            split: f"{len(part)} images of {part['patient'].nunique()} patients"
+            for split, part in parts.items()
         },
         "training": f"chest-best with the named changes, {given.epochs} epochs after the head's",
-        "threshold": "Youden's, chosen on the stressed validation images that are measured",
+        "threshold": "a candidate's is Youden's of the stressed validation images that are measured",
         **machine_facts(),
     }
-    with open(given.out, "w", encoding="utf-8") as file:
+
+
+def write(rows: pd.DataFrame, about: dict, out: Path) -> None:
+    """A table, with what it was made by above it."""
+    with open(out, "w", encoding="utf-8") as file:
         file.writelines(f"# {name}: {value}\n" for name, value in about.items())
         rows.to_csv(file, index=False, float_format="%.4f")
 

@@ -269,6 +269,15 @@ def test_unreadable_images_are_left_out(home, place, tmp_path):
     assert adapt(copy, local, name="x", **QUICK)["used"]["images"] == 32
 
 
+def close(one: object, two: object) -> bool:
+    """Whether two results hold the same, numbers but for rounding."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(close(one[name], two[name]) for name in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(close, one, two))
+    return one == (pytest.approx(two, rel=1e-4) if isinstance(one, float) else two)
+
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -285,5 +294,6 @@ def test_two_processes_choose_what_one_chooses(home, place, tmp_path):
     one = adapt(home.folder, place, name="one", **CPU)
     two = json.loads((copy / "adaptations" / "two.json").read_text())
     same = ("threshold", "temperature", "before", "after", "steady", "used")
-    assert {name: one[name] for name in same} == {name: two[name] for name in same}
+    # Two processes have smaller last batches, and sums of other orders.
+    assert close({name: one[name] for name in same}, {name: two[name] for name in same})
     assert pd.read_csv(copy / "adaptations" / "two.csv").shape[0] == 32
