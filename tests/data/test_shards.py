@@ -165,9 +165,7 @@ def test_webdataset_reads_what_we_write(folder, sharded):
     import webdataset as wds
 
     urls = [str(sharded / name) for name in shards.files(sharded)]
-    samples = list(
-        wds.WebDataset(urls, shardshuffle=False, empty_check=False).to_tuple("png", "cls", "json")
-    )
+    samples = list(wds.WebDataset(urls, shardshuffle=False).to_tuple("png", "cls", "json"))
     files = records.inspect(records.scan(folder), folder)
     found = [(json.loads(about)["label"], int(cls), len(data)) for data, cls, about in samples]
     sizes = files[["label", "bytes"]].itertuples(index=False, name=None)
