@@ -198,6 +198,13 @@ def test_accuracy_against_count_puts_each_class_at_its_count():
     assert words(ax.texts) == OCT[:3]
 
 
+def test_accuracy_against_count_sets_classes_of_the_same_count_side_by_side():
+    per_class = {name: {"n": 9, "recall": interval(0.8)} for name in OCT}
+    ax = of_results.accuracy_against_count(per_class, dict.fromkeys(OCT, 180))
+    places = sorted(line.get_xdata()[0] for line in ax.lines)
+    assert places[0] == 180 and min(np.diff(places)) > 0 and places[-1] < ax.get_xlim()[1]
+
+
 def test_score_distribution_has_a_panel_for_each_split_and_shares_that_sum_to_one():
     predictions = binary_predictions()
     axes = of_results.score_distribution(predictions, "PNEUMONIA", threshold=0.4)

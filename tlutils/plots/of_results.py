@@ -375,6 +375,8 @@ def accuracy_against_count(
 ) -> Axes:
     """Draw each class's accuracy (its recall) against the number of images it was trained on.
 
+    Classes of nearly the same number stand side by side, so that no interval hides another.
+
     Parameters
     ----------
     per_class : dict, class to measures: metrics["per_class"]
@@ -395,18 +397,30 @@ def accuracy_against_count(
     (ax,) = panels(ax, 3.6, width=7.0)
     counts = {name: int(train_counts.get(name, 0)) for name in per_class}
     look = {"va": "center", "fontsize": 9 if len(per_class) <= 20 else 6}
+    end = 1.2 * max(1, *counts.values())
+    places = _apart(counts, min(0.02, 0.1 / len(counts)) * end)  # moved by a tenth at most
     for name, color in class_colors(per_class).items():
-        n, (value, low, high) = counts[name], _ends(per_class[name].get("recall"))
-        ax.vlines(n, low, high, color=color, linewidth=2)
-        ax.plot(n, value, "o", color=color, markersize=8)
+        x, (value, low, high) = places[name], _ends(per_class[name].get("recall"))
+        ax.vlines(x, low, high, color=color, linewidth=2)
+        ax.plot(x, value, "o", color=color, markersize=8)
         if not np.isnan(value):
-            at = (n, value)
-            ax.annotate(short_name(name, 24), at, (8, 0), textcoords="offset points", **look)
+            crowded = any(x < other < x + 0.05 * end for other in places.values())
+            side = {"xytext": (-8, 0), "ha": "right"} if crowded else {"xytext": (8, 0)}
+            name = short_name(name, 24)
+            ax.annotate(name, (x, value), textcoords="offset points", **side, **look)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    ax.set_xlim(0, 1.2 * max(1, *counts.values()))
+    ax.set_xlim(0, max(end, 1.02 * max(places.values())))
     title = "Does a class with more training images fare better?"
     return label(ax, title, "training images of the class", "accuracy (recall)", caption)
+
+
+def _apart(numbers: Mapping[str, float], gap: float) -> dict[str, float]:
+    """The numbers, from the smallest on, each moved up where the one below is nearer than a gap."""
+    places, last = {}, -np.inf
+    for name in sorted(numbers, key=numbers.get):
+        places[name] = last = max(numbers[name], last + gap)
+    return places
 
 
 def accuracy_by_patients(
