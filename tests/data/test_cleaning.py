@@ -48,7 +48,7 @@ def test_a_clean_set_stays_as_it_is():
         cleaned.steps.set_index("step")["images"].drop("left").sum() == 0
         and images(cleaned, "left") == 40
     )
-    assert "as no two patients share a picture" in told(cleaned, "patients joined")
+    assert "now; no two patients share a picture" in told(cleaned, "patients joined")
 
 
 def test_unreadable_files_and_bytes_under_two_labels_are_out_and_copies_stay_once():
@@ -104,7 +104,7 @@ def test_images_that_look_the_same_end_on_one_side():
         and both["patient"].nunique() == 1
     )
     assert images(cleaned, "patients joined") == 2 and cleaned.records["patient"].nunique() == 19
-    assert "as 1 patient shares a picture with another" in told(cleaned, "patients joined")
+    assert "now; 1 patient shares a picture with another" in told(cleaned, "patients joined")
     assert not leaks(audit_near_duplicates(cleaned.records, pairs))
 
 

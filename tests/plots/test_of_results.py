@@ -216,6 +216,7 @@ def test_score_distribution_has_a_panel_for_each_split_and_shares_that_sum_to_on
         for outline in (patch.get_xy() for patch in ax.patches):
             area = trapezoid(outline[:, 1], outline[:, 0])  # 20 bins of width 0.05
             assert abs(area) / 0.05 == pytest.approx(1)
+        assert max(ax.get_yticks()) <= 1 < len(ax.get_yticks())  # no share is above 100 %
 
 
 def test_score_distribution_of_one_split_and_one_class():

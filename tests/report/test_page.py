@@ -233,6 +233,15 @@ def rewritten(file: Path, change) -> None:
     change(table).to_csv(file, index=False)
 
 
+def test_the_title_names_a_network_that_is_not_the_recipes_own_and_a_manifest(copy, tmp_path):
+    with edited(copy / "recipe.json") as about:
+        folder = Path(about["data"]["root"]).name
+    assert f"<h1>oct-vgg16 with squeezenet1_1 on {folder}</h1>" in written(copy, tmp_path).source
+    with edited(copy / "recipe.json") as about:
+        about["data"]["requested"] = "lists/clean.csv"
+    assert "<h1>oct-vgg16 with squeezenet1_1 on clean.csv</h1>" in written(copy, tmp_path).source
+
+
 def test_a_name_that_is_markup_stays_a_name(copy, tmp_path):
     def renamed(table):
         return table.assign(

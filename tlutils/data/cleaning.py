@@ -90,7 +90,7 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
         (
             "patients joined",
             renamed,
-            f"under another name now, as {sharing}",
+            f"under another name now; {sharing}",
         ),
         ("split anew", moved.sum(), how),
         ("left", len(done), f"in the clean table, of {many(done['patient'].nunique(), 'patient')}"),

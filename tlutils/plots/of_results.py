@@ -545,7 +545,7 @@ def stress(table: pd.DataFrame, ax: Iterable[Axes] | None = None, caption: str =
         label(ax, _MEASURES.get(name, name).replace("_", " "), told, "")
     left = min(ax.get_xlim()[0] for ax in axes)
     for ax, shown in zip(axes, (True, False)):
-        ax.set_xlim(left, 1.02)
+        ax.set_xlim(left, 1.05)  # a dot at 1 touches no number at its right
         name_rows(ax, [words if shown else "" for words, _ in rows])
     for text, (_, row) in zip(axes[0].get_yticklabels(), rows):
         text.set_weight("bold" if row is None else "normal")
@@ -619,6 +619,8 @@ def score_distribution(
         title, x = f"{split}: {many(len(parts[split]))}", f"probability of {short_name(positive)}"
         label(ax, title, x, "share of the class")
         ax.label_outer()
+    for ax in axes:  # the room above 100 % is the legend's
+        ax.set_yticks([tick for tick in ax.get_yticks() if 0 <= tick <= min(1, ax.get_ylim()[1])])
     add_caption(axes, caption)
     return axes
 

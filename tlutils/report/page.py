@@ -22,6 +22,7 @@ from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs import openings
 from ..runs.folder import Run, as_this_version_writes
+from ..runs.recipes import RECIPES
 from . import caveats, facts
 from .facts import SPLIT_NAMES, images, main_split
 from .html import Html, chart, document, interval, number, picture, table, tag, text
@@ -75,7 +76,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
         Where its files are not what a run writes.
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    title = f"{run.recipe.name} on {run.root.name}"
+    title = _title(run)
     with as_this_version_writes(run):
         with plt.rc_context():
             style.style()
@@ -113,6 +114,15 @@ def _sections(run: Run) -> dict[str, Html | None]:
 
 def _id(name: str) -> str:
     return name.lower().replace(" ", "-")
+
+
+def _title(run: Run) -> str:
+    """Recipe and data; the network, too, where it is another than the recipe's name promises."""
+    used, asked = run.recipe, Path(run.about["data"]["requested"])
+    named = RECIPES.get(used.name, used)
+    network = "" if used.backbone == named.backbone else f" with {used.backbone}"
+    data = asked.name if asked.suffix.lower() in records.TABLES else run.root.name
+    return f"{used.name}{network} on {data}"
 
 
 def _top(run: Run, title: str, names: list[str]) -> Html:
