@@ -131,8 +131,7 @@ def find_root(folder: str | Path) -> Path:
         )
     roots = _split_roots(folders)
     if not roots:  # where the ways to the images part: its subfolders must be the classes
-        depth = min(len(os.path.commonprefix([*folders])), min(map(len, folders)))
-        at = next(iter(folders))[:depth]
+        at = os.path.commonprefix([*folders])
         roots = {at: _below(folders, at)}
     root = _choose(folder, roots, folders)
     labels = [[part for part in parts if not split_of(part)] for parts in roots[root]]
