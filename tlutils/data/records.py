@@ -249,8 +249,8 @@ def with_patients(
         rule = _searched(patient)
     paths = records["path"].tolist()
     # of a path that leads into a tar file, what leads through it: shards are numbered, too
-    by_name = not isinstance(patient, str) or patient not in ("auto", "dicom", "dicom-hashed")
-    names = [path.rpartition(".tar/")[2] for path in paths] if by_name else paths
+    by_file = patient in ("auto", "dicom", "dicom-hashed")
+    names = paths if by_file else [path.rpartition(".tar/")[2] for path in paths]
     found = [rule(name) if rule else None for name in names]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
