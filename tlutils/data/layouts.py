@@ -295,9 +295,9 @@ def images_in(folder: str | Path) -> list[str]:
     return sorted(members["path"][_shard_images(members, folder)])
 
 
-def _files_in(folder: str | Path) -> list[str]:
+def _files_in(folder: Path) -> list[str]:
     """List the image files as `images_in` does, but none in tar files."""
-    return _walk(Path(folder))[0]
+    return _walk(folder)[0]
 
 
 def image_files(
