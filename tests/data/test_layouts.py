@@ -161,6 +161,21 @@ def test_an_empty_class_folder_is_refused_unless_it_does_not_count(tmp_path):
     assert records.classes_of(records.scan(root, classes=["A", "B"])) == ["A", "B"]
 
 
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["x/A/1.png", "x/B/1.png", "x/C/1.png", "y/A/1.png", "y/B/1.png"],
+        ["A/1.png", "B/2.png", "logo.png"],
+        ["train/A/1.png", "train/B/1.png", "test/A/2.png"],
+    ],
+    ids=["sites", "no class folder", "no image of a class"],
+)
+def test_a_warning_of_a_folder_points_at_the_line_that_scans_it(tmp_path, paths):
+    with pytest.warns(UserWarning) as seen:
+        records.scan(touch(tmp_path, *paths))
+    assert [warning.filename for warning in seen] == [__file__]
+
+
 @pytest.mark.parametrize("more", ["site_b/border", "site_c/sick"])
 def test_sites_that_hold_not_quite_the_same_classes_are_warned_of(tmp_path, more):
     sites = [f"site_{site}/{label}/1.png" for site in "ab" for label in ("sick", "well")]

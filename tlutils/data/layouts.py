@@ -508,7 +508,7 @@ def _refuse_alike(root: Path, folders: list[_Folder]) -> None:
             f"the labels are {some(sorted(inside))} in {root}, though most folders in them bear "
             f"the same names ({some(sorted(shared))}); if these are the classes, put them above, "
             "or list the images in a CSV manifest",
-            stacklevel=6,
+            stacklevel=5,
         )
 
 
