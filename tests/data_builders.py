@@ -38,6 +38,13 @@ def write(root: Path, *names: str) -> Path:
     return root
 
 
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
 def image_names(*tops: str, classes=("NORMAL", "PNEUMONIA"), each: int = 2) -> list[str]:
     return [
         f"{top}/{label}/{label}-{i}-1.jpeg"

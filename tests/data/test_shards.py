@@ -19,7 +19,16 @@ from tiny_images import TINY_CLASSES, draw_tiny
 
 from tlutils.__main__ import main
 from tlutils.core.images import UnreadableImage
-from tlutils.data import audit, cleaning, loaders, near_duplicates, records, shards, sources
+from tlutils.data import (
+    audit,
+    cleaning,
+    layouts,
+    loaders,
+    near_duplicates,
+    records,
+    shards,
+    sources,
+)
 from tlutils.data.phantoms import MARKER
 from tlutils.runs import use
 from tlutils.runs.export import export
@@ -228,7 +237,7 @@ def test_the_label_is_told_beside_an_image_or_by_its_folder(beside, told, tmp_pa
 def test_the_split_is_told_by_folders_or_by_the_name_of_a_shard(shard, prefix, split, tmp_path):
     names = [f"{label}/{label}-{i}-1.jpeg" for label in ("CNV", "DME") for i in range(2)]
     tarred(tmp_path / shard, {prefix + name: JPEG for name in names})
-    assert records.find_root(tmp_path) == sources.get(tmp_path) == tmp_path
+    assert layouts.find_root(tmp_path) == sources.get(tmp_path) == tmp_path
     found = records.scan(tmp_path)
     assert set(found["split"]) == {split} and set(found["label"]) == {"CNV", "DME"}
     assert found["patient"].tolist() == ["0", "1", "0", "1"]
@@ -295,7 +304,7 @@ def test_dicom_files_in_shards_tell_their_patients_as_they_do_outside(patient, t
 def test_a_tar_file_beside_images_is_not_looked_into(tmp_path):
     write_files(tmp_path, *image_names("train"))
     (tmp_path / "archive.tar").write_bytes(b"not read")
-    assert len(records.scan(tmp_path)) == 4 and records.images_in(tmp_path)[0].startswith("train/")
+    assert len(records.scan(tmp_path)) == 4 and layouts.images_in(tmp_path)[0].startswith("train/")
 
 
 def test_names_that_would_clash_or_lead_out_stay_apart_and_inside(tmp_path):
@@ -345,4 +354,4 @@ def test_the_command_packs_and_phantoms_stay_phantoms(tmp_path, capsys):
     assert main(["shards", str(tmp_path / "data"), "--out", str(out), "--images", "3"]) == 0
     told = capsys.readouterr()
     assert "4 images are in 2 tar files" in told.out and "NORMAL-9-1.jpeg: not an image" in told.err
-    assert (out / MARKER).is_file() and records.find_root(out) == out
+    assert (out / MARKER).is_file() and layouts.find_root(out) == out

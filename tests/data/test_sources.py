@@ -26,7 +26,7 @@ from PIL import Image
 
 from tlutils.data import downloads, records, sources
 from tlutils.data.downloads import DownloadError
-from tlutils.data.records import find_root
+from tlutils.data.layouts import find_root
 from tlutils.data.sources import SOURCES, fetch, get
 
 

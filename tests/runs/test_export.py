@@ -17,7 +17,7 @@ from tiny_images import draw_tiny
 from troubled_files import encoded, write_all
 
 from tlutils.core.images import UnreadableImage
-from tlutils.data import loaders, records
+from tlutils.data import layouts, loaders
 from tlutils.models import predict_onnx, to_onnx
 from tlutils.runs.adapt import adapt
 from tlutils.runs.export import AnswersDiffer, export
@@ -111,7 +111,7 @@ def test_predict_py_reads_every_kind_of_file_as_the_run_does(exported, run, all_
     columns = [f"p_{name}" for name in run.classes]
     assert np.abs(answers[columns].to_numpy() - wanted[columns].to_numpy()).max() < 1e-5
     assert answers["predicted"].tolist() == wanted["predicted"].tolist()
-    files = records.image_files([all_kinds])
+    files = layouts.image_files([all_kinds])
     lost = set(map(str, files)) - set(answers["path"])
     assert len(lost) > 50 and done.stderr.count("left out: ") == len(lost)
     assert "random weights" in done.stderr and "not a medical device" in done.stderr
@@ -119,7 +119,7 @@ def test_predict_py_reads_every_kind_of_file_as_the_run_does(exported, run, all_
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files
 def test_predict_py_has_the_same_pixels_and_the_same_reasons(exported, all_kinds, tmp_path):
-    files = records.image_files([all_kinds])
+    files = layouts.image_files([all_kinds])
     done = alone(READ, exported[0]["script"], tmp_path / "pixels.npz", *files)
     assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "pixels.npz") as found:

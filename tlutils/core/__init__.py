@@ -15,7 +15,7 @@ pictures, intervals.
     standalone   one file made of a module and of what it uses
     starter      the library copied into another project, with a first notebook
     tars         images in tar files, read where they lie
-    words        numbers of things in words
+    words        counts, the first of many, and refusals in words
 
 Only `devices` needs torch.
 

@@ -23,6 +23,7 @@ from .packages import needed
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+ENDINGS = (".dcm", ".dicom")  # of files' names
 _PACKAGE = "'pydicom>=3.0.1'"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # Bytes, packed or unpacked, as of any image file.

@@ -1,4 +1,8 @@
-"""Numbers of things in words that agree with them."""
+"""Words for numbers of things, for the first of many, and for what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 def many(n: int, what: str = "image", several: str = "") -> str:
@@ -20,3 +24,43 @@ def many(n: int, what: str = "image", several: str = "") -> str:
     ('1 image', '1,200 patients', '0 classes')
     """
     return f"{n:,} {what if n == 1 else several or what + 's'}"
+
+
+def some(items: Iterable[str]) -> str:
+    """Name the first three of things.
+
+    Parameters
+    ----------
+    items : iterable of str
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> some("ab"), some("abcde")
+    ('a, b', 'a, b, c and 2 more')
+    """
+    items = list(items)
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def refusal(where: object, found: str, expected: str, todo: str) -> ValueError:
+    """Make the error that says what is wrong with something, and what to do.
+
+    Parameters
+    ----------
+    where : object, such as the path of a file
+    found, expected, todo : str
+
+    Returns
+    -------
+    ValueError, to be raised.
+
+    Examples
+    --------
+    >>> print(refusal("list.csv", "no row", "one for each image", "list the images in it"))
+    found no row in list.csv; expected one for each image; list the images in it
+    """
+    return ValueError(f"found {found} in {where}; expected {expected}; {todo}")

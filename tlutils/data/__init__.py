@@ -6,6 +6,7 @@ audit found in them, and batches of uint8 tensors.
     sources            the named data sets, and how to have them here
     downloads          fetch, verify, unpack safely
     phantoms           drawings of nobody, and of nothing, for trying things out
+    layouts            what a folder looks like: where the data begin, its images, split and class
     records            a folder or manifest becomes a table; what is wrong with each file
     shards             images in tar files: written, listed, their labels
     splits             training, validation and test, by patient

@@ -26,7 +26,8 @@ from sklearn.tree import DecisionTreeClassifier
 from ..core.intervals import interval, resamples, weighted_auc
 from ..core.words import many
 from . import near_duplicates
-from .records import find_root, inspect, root_of, scan, unknown_patient
+from .layouts import find_root
+from .records import inspect, root_of, scan, unknown_patient
 from .splits import SPLITS, checked_records, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little

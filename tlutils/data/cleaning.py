@@ -18,7 +18,8 @@ from scipy.sparse.csgraph import connected_components
 from ..core.words import many
 from . import near_duplicates
 from .audit import audit_splits, leaks
-from .records import TABLES, save
+from .layouts import TABLES
+from .records import save
 from .splits import by_patient, comparable, is_readable
 
 _KEPT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}  # of copies, the one that examines stays

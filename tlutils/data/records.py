@@ -6,28 +6,20 @@ bytes, sha256 and problem ("" = fine). Every later step takes this table and han
 
 A folder of tar files (`shards`) is one too; a path then leads into a tar file.
 
-Here alone it is said what a data folder looks like. Public sets arrive in odd layouts: Kaggle's OCT
-zip holds every image in two folders (`OCT2017 /`, `oct2017/OCT2017 /`), its chest zip in a nested
-`chest_xray/chest_xray` beside macOS's `__MACOSX`; whoever simply walks through them counts each
-image twice or three times. `find_root` returns the one folder that `scan` can list.
+What a folder must look like, and where in it the data begin, is said in `layouts`.
 """
 
 from __future__ import annotations
 
 import csv as csv_format
-import filecmp
 import hashlib
-import json
 import os
 import re
-import shlex
 import unicodedata
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -35,45 +27,19 @@ import pandas as pd
 
 from ..core import dicom, images
 from ..core.files import replacing
-from ..core.images import state
 from ..core.packages import needed
 from ..core.progress import bar
-from ..core.words import many
-from . import shards
+from ..core.words import many, refusal, some
+from .layouts import LAYOUT, SPLIT_NAMES, in_folders, in_shards, split_of
 from .splits import SPLITS, is_readable
 
 COLUMNS = ("path", "split", "label", "patient")
-TABLES = (".csv", ".parquet")  # endings of manifests
 PARQUET_ROWS = 1_000_000  # from so many on `save` can write a CSV's table as Parquet beside it
 _CSV_HASH = b"sha256 of the CSV"  # in the metadata of such a Parquet file
 _WHOLE_NUMBERS = ("width", "height", "bytes")
-_LAYOUT = "<split>/<class>/<image> (splits named train, val, test) or <class>/<image>"
-_DICOM = (".dcm", ".dicom")
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", *_DICOM)
-_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-_SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-# What may stand beside the name of a split: training_set, seg_test...
-_BESIDE = re.compile("set|data|dataset|images?|imgs?|seg|split|folder")
-# What macOS, network disks, Windows and file viewers leave behind, and all names that begin with a
-# dot.
-_JUNK = re.compile(
-    r"\..*|__macosx|@eadir|thumbs|thumbnails|#recycle|\$recycle\.bin|system volume information"
-    r"|lost\+found",
-    re.IGNORECASE | re.DOTALL,
-)
-_MASKS = re.compile("masks?|segmentations?|annotations?|ground_truth|gt", re.IGNORECASE)
-_PICTURES = re.compile("(image|img|scan|picture|original)s?", re.IGNORECASE)
-_SIDES = {"left", "right", "l", "r", "od", "os"}
-_SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
-_GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
 _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
-_MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
 _KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
     r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -81,113 +47,6 @@ _KERMANY = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _PatientRule = str | Callable[[str], str | None] | None
-_Folder = tuple[str, ...]  # its parts, relative to where we look
-_Folders = dict[_Folder, list[str]]  # folder -> names of its images
-
-
-def patient_of(filename: str) -> str | None:
-    """The patient that a file name of the Kermany sets tells of.
-
-    CNV-81630-1.jpeg, NORMAL-81630-2.jpeg -> 81630: one patient has scans in several classes.
-    person12_virus_4.jpeg -> virus-12; person12_bacteria_9.jpeg -> bacteria-12, who is somebody
-    else. IM-0115-0001.jpeg -> IM-115; NORMAL2-IM-0115-0001.jpeg -> NORMAL2-IM-115: two series, each
-    counted from 1. BACTERIA-1008087-0001.jpeg (version 3) -> 1008087: it may join two patients, but
-    never divides one. Rules read from the file names of Mendeley Data rscbjbr9sj, versions 2 and 3.
-
-    Parameters
-    ----------
-    filename : str, with or without folders.
-
-    Returns
-    -------
-    str, or None where the name follows none of their rules.
-
-    Examples
-    --------
-    >>> patient_of("train/PNEUMONIA/person12_virus_4.jpeg")
-    'virus-12'
-    """
-    name = filename[filename.rfind("/") + 1 :]  # pathlib takes 30 times as long
-    match = _KERMANY.fullmatch(os.path.splitext(name)[0])
-    if match is None:
-        return None
-    scan_of, person, germ, series, number = match.groups()
-    bare = (scan_of or person or number).lstrip("0") or "0"
-    return bare if scan_of else f"{germ.lower()}-{bare}" if person else f"{series.upper()}-{bare}"
-
-
-# Folders
-
-
-@cache
-def _split_of(name: str) -> str | None:
-    """The split that a folder's name means: Train, training_set, seg_test, dev..."""
-    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
-    words = [word for word in words if not _BESIDE.fullmatch(word)]
-    return _SPLIT_NAMES.get(words[0].removesuffix("set")) if len(words) == 1 else None
-
-
-def _is_junk(name: str) -> bool:
-    return _JUNK.fullmatch(name) is not None
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(_ENDINGS)
-
-
-def find_root(folder: str | Path) -> Path:
-    """Find the one folder below (or at) a folder whose subfolders are the splits or the classes.
-
-    A folder that has tar files and no images beside them is that itself.
-
-    Of several copies of one data set the fullest is taken, of equal ones the tidiest (nothing but
-    its own images below it), then the first; a warning names what is left out. A copy has no image
-    that the other lacks at the same place, byte for byte; finding that out reads both once (2
-    seconds for 5,000 images of 70 kB in memory).
-
-    Parameters
-    ----------
-    folder : str or Path
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    FileNotFoundError
-        Where nothing is there.
-    ValueError
-        Where it is a file, empty, holds a single class or several different data sets.
-    """
-    folder = Path(folder)
-    _refuse_file(folder)
-    folders = _image_folders(folder)
-    if not folders and shards.files(folder):
-        return folder
-    if not folders:
-        packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
-        todo = "Check that this is the folder that holds the images."
-        raise ValueError(
-            f"found no image in {folder.absolute()} (looked for {', '.join(_ENDINGS)}); "
-            f"expected {_LAYOUT}. {_how_to_unpack(packed[0]) if packed else todo}"
-        )
-    roots = _split_roots(folders)
-    if not roots:  # where the ways to the images part: its subfolders must be the classes
-        depth = min(len(os.path.commonprefix([*folders])), min(map(len, folders)))
-        at = next(iter(folders))[:depth]
-        roots = {at: _below(folders, at)}
-    root = _choose(folder, roots, folders)
-    labels = [[part for part in parts if not _split_of(part)] for parts in roots[root]]
-    classes = sorted({parts[0] for parts in labels if parts})
-    if len(classes) < 2:
-        what = f"one class folder only ({classes[0]})" if classes else "images but no class folders"
-        here = folder.joinpath(*root).absolute()
-        raise ValueError(
-            f"found {what} in {here}; expected at least two classes in {_LAYOUT}. Perhaps the "
-            f"folder above, {here.parent}, is meant."
-        )
-    return folder.joinpath(*root)
 
 
 def root_of(source: Path) -> Path:
@@ -202,132 +61,6 @@ def root_of(source: Path) -> Path:
     Path
     """
     return source.parent if source.is_file() else source
-
-
-def _refuse_file(folder: Path) -> None:
-    if not folder.exists():
-        raise FileNotFoundError(
-            f"there is no folder {folder.absolute()}; check the spelling, or fetch the data first."
-        )
-    if folder.is_file() and folder.name.lower().endswith(_ARCHIVES):
-        raise ValueError(
-            f"{folder} is an archive, expected the folder that it unpacks to. "
-            f"{_how_to_unpack(folder)}"
-        )
-    if folder.is_file():
-        raise ValueError(
-            f"{folder} is a file, expected a folder with {_LAYOUT}, or a table in a file that ends "
-            f"in {' or '.join(TABLES)}."
-        )
-
-
-def _how_to_unpack(archive: Path) -> str:
-    to = archive.with_name(archive.name.split(".")[0])
-    names = ", ".join(json.dumps(str(path), ensure_ascii=False) for path in (archive, to))
-    code = f"from tlutils.data.downloads import unpack; unpack({names})"
-    return f"Unpack it with: {shlex.join(['python', '-c', code])}"
-
-
-def _image_folders(folder: Path) -> _Folders:
-    """The images of every folder that has some, without what systems and notebooks leave behind."""
-    found, seen = {}, set()
-    for path, inner, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(path)
-        # a link to a folder found before would count it twice, one to a folder above never end
-        inner[:] = [] if real in seen else sorted(name for name in inner if not _is_junk(name))
-        names = [name for name in files if _is_image(name) and not _is_junk(name)]
-        if names and real not in seen:
-            found[Path(path).relative_to(folder).parts] = names
-        seen.add(real)
-    return found
-
-
-def _split_roots(folders: _Folders) -> dict[_Folder, _Folders]:
-    """Folders that hold split folders with class folders in them."""
-    roots: dict[_Folder, _Folders] = {}
-    wrapped = cache(lambda split: _is_wrapped(split, folders))
-    for parts, names in folders.items():
-        splits = [i for i, part in enumerate(parts[:-1]) if _split_of(part)]
-        if splits:
-            at = splits[-1]
-            while at and wrapped(parts[: at + 1]):
-                at -= 1
-            roots.setdefault(parts[:at], {})[parts[at:]] = names
-    return roots
-
-
-def _is_wrapped(split: _Folder, folders: Iterable[_Folder]) -> bool:
-    """Whether a split's folder stands in one of the same split, alone: train/train/..."""
-    outer = split[:-1]
-    return _split_of(outer[-1]) == _split_of(split[-1]) is not None and all(
-        parts[: len(split)] == split for parts in folders if parts[: len(outer)] == outer
-    )
-
-
-def _below(folders: _Folders, root: _Folder) -> _Folders:
-    """The folders below `root`, named from there."""
-    n = len(root)
-    return {parts[n:]: names for parts, names in folders.items() if parts[:n] == root}
-
-
-def _choose(folder: Path, roots: dict[_Folder, _Folders], folders: _Folders) -> _Folder:
-    counts = {root: sum(map(len, found.values())) for root, found in roots.items()}
-    below = {root: sum(map(len, _below(folders, root).values())) for root in roots}
-    best = min(roots, key=lambda root: (-counts[root], below[root] - counts[root], len(root), root))
-    for other in roots.keys() - {best}:
-        if not _is_copy(_places(folder, other, roots[other]), _places(folder, best, roots[best])):
-            raise ValueError(
-                f"found several data sets in {folder.absolute()}: {_listed(counts)}; give the "
-                "folder of one of them. Where they belong together, as the classes or the sites of "
-                "one set, put the splits on top (train/<class>/...), or list all images in a CSV "
-                "manifest."
-            )
-    if left := sum(map(len, folders.values())) - counts[best]:
-        others = {root: count for root, count in counts.items() if root != best}
-        copies = f", copies in {_listed(others)}" if others else ""
-        warnings.warn(
-            f"using {folder.joinpath(*best)} ({many(counts[best])}); {many(left)} elsewhere in "
-            f"{folder} {'is' if left == 1 else 'are'} left out{copies}.",
-            stacklevel=3,
-        )
-    return best
-
-
-def _places(folder: Path, root: _Folder, found: _Folders) -> dict[str, Path]:
-    """Split, folders and name of each image, however the split is spelled -> its file."""
-    places = {}
-    for parts, names in found.items():
-        splits = dict.fromkeys(filter(None, map(_split_of, parts)))
-        place = [*splits, *(part for part in parts if not _split_of(part))]
-        places |= {"/".join([*place, name]): folder.joinpath(*root, *parts, name) for name in names}
-    return places
-
-
-def _is_copy(one: dict[str, Path], other: dict[str, Path]) -> bool:
-    """Whether each file of one set is in the other too, at the same place and byte for byte.
-
-    Names and sizes are compared first: only true copies, and sets whose files all have one size,
-    are read whole.
-    """
-    return one.keys() <= other.keys() and all(
-        _same(file, other[place], shallow)
-        for shallow in (True, False)
-        for place, file in one.items()
-    )
-
-
-def _same(one: Path, other: Path, shallow: bool) -> bool:
-    try:
-        alike = os.path.getsize(one) == os.path.getsize(other)
-        return alike and (shallow or filecmp.cmp(one, other, shallow=False))
-    except OSError:
-        return not os.access(one, os.R_OK)  # what nobody can read cannot be lost
-
-
-def _listed(counts: dict[_Folder, int]) -> str:
-    return ", ".join(
-        f"{'/'.join(root) or '.'!r} ({many(count)})" for root, count in sorted(counts.items())
-    )
 
 
 def scan(
@@ -368,67 +101,18 @@ def scan(
         raise FileNotFoundError(
             f"there is no folder {root}; check the spelling, or fetch the data first"
         )
-    paths, folders = _walk(root)
-    if not paths and shards.files(root):
-        return _scan_shards(root, patient, classes)
-    depth = _layout(root, paths, classes)
-    paths = _in_classes(root, paths, depth)
-    _refuse_empty(root, paths, folders, depth, classes)
-    parts = [path.split("/") for path in paths]
-    columns = {
-        "path": paths,
-        "split": [_split_of(part[0]) or "" for part in parts],
-        "label": [part[depth(path)] for part, path in zip(parts, paths, strict=True)],
-    }
-    frame = pd.DataFrame(columns, dtype="str")
+    frame = in_folders(root, classes)
+    if frame is None:
+        return _scan_shards(in_shards(root), root, patient, classes)
     _check_labels(frame, str(root), classes)
     return with_patients(frame, patient, root)
 
 
-def images_in(folder: str | Path) -> list[str]:
-    """List the image files anywhere below a folder, without hidden ones.
-
-    Parameters
-    ----------
-    folder : str or Path
-
-    Returns
-    -------
-    list of str, sorted posix paths relative to the folder; those in tar files where there are no
-        others.
-    """
-    folder = Path(folder)
-    found = _files_in(folder)
-    if found or not shards.files(folder):
-        return found
-    members = shards.index(folder)
-    return sorted(members["path"][_shard_images(members, folder)])
-
-
-def _files_in(folder: str | Path) -> list[str]:
-    """List the image files as `images_in` does, but none in tar files."""
-    return _walk(Path(folder))[0]
-
-
-def _scan_shards(root: Path, patient: _PatientRule, classes: list[str] | None) -> pd.DataFrame:
-    """`scan` where the images lie in tar files."""
-    members = shards.index(root)
-    chosen = _shard_images(members, root)
-    found, told = members[chosen], shards.told(members, chosen, root)
-    if found.empty:
-        raise _no_image(root)
-    folder = found["member"].str.rpartition("/")[0]
-    split = cache(lambda *names: _shard_split(*names, root))
-    untold = told["label"] == ""
-    columns = {
-        "path": found["path"],
-        "split": [*map(split, told["split"], found["shard"], folder)],
-        "label": told["label"].mask(untold, _class_folders(folder[untold])),
-    }
-    frame = pd.DataFrame(columns, dtype="str")
-    folders = {tuple(path.split("/")[:-1]) for path in frame["path"]}
-    _refuse_masks(root, [*frame["path"]], [*folders])
-    frame = with_patients(frame, patient, root)
+def _scan_shards(
+    told: pd.DataFrame, root: Path, patient: _PatientRule, classes: list[str] | None
+) -> pd.DataFrame:
+    """`scan` where the images lie in tar files, which may tell patients."""
+    frame = with_patients(told, patient, root)
     if patient == "auto":
         known = ~told["patient"].str.lower().isin(_NOBODY)
         frame["patient"] = frame["patient"].mask(known, told["patient"])
@@ -437,288 +121,17 @@ def _scan_shards(root: Path, patient: _PatientRule, classes: list[str] | None) -
     return frame.sort_values("path", ignore_index=True)
 
 
-def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
-    """Which members of tar files are images; what takes no part is named in a warning."""
-    bad = members[members["problem"] != ""]
-    if len(bad):
-        named = bad["path"] + " (" + bad["problem"] + ")"
-        warnings.warn(f"left out of {root}: {_some(named)}", stacklevel=4)
-    counts = members["member"].map(
-        lambda name: _is_image(name) and not any(map(_is_junk, name.split("/")))
-    )
-    return counts & (members["problem"] == "")
-
-
-def _shard_split(told: str, shard: str, folder: str, root: Path) -> str:
-    """The split of an image: told beside it, else by folders and the tar file's name."""
-    *outer, name = shard.removesuffix(".tar").split("/")
-    names = [told] if told else [*outer, *re.split(r"[\W\d_]+", name), *folder.split("/")]
-    splits = sorted(set(filter(None, map(_split_of, names))))
-    if len(splits) > 1 or (told and not splits):
-        found = f"the split {told or ' and '.join(splits)!r} of an image"
-        wanted = f"one of {', '.join(_SPLIT_NAMES)}"
-        raise _wrong(root / shard / folder, found, wanted, "rename tar files or folders")
-    return splits[0] if splits else ""
-
-
-def _class_folders(folder: pd.Series) -> pd.Series:
-    """The class folder in paths within tar files: below the splits, where the ways part; or ""."""
-    parts = {path: tuple(filter(None, path.split("/"))) for path in folder.unique()}
-    for path, names in parts.items():
-        splits = [i + 1 for i, name in enumerate(names) if _split_of(name)]
-        parts[path] = names[max(splits, default=0) :]
-    ways = [*parts.values()]
-    shared = min(len(os.path.commonprefix(ways)), *(len(way) - 1 for way in ways)) if ways else 0
-    return folder.map({path: "".join(way[max(0, shared) :][:1]) for path, way in parts.items()})
-
-
 def _with_labels(root: Path, frame: pd.DataFrame) -> pd.DataFrame:
     """The images whose label is known; a warning names the others."""
     loose = frame["path"][frame["label"] == ""]
-    found = f"{many(len(loose))} without a label ({_some(loose)})"
+    found = f"{many(len(loose))} without a label ({some(loose)})"
     wanted = "a .json, .cls or .txt beside each, or a class folder in the tar file"
-    wrong = _wrong(root, found, wanted, "add what is missing")
+    wrong = refusal(root, found, wanted, "add what is missing")
     if len(loose) == len(frame):
         raise wrong
     if len(loose):
         warnings.warn(f"{wrong}; they are left out", stacklevel=4)
     return frame[frame["label"] != ""]
-
-
-def image_files(
-    images: Iterable[str | Path], listed: Callable[[Path], list[str]] = _files_in
-) -> list[Path]:
-    """List image files, those given and those in the folders given.
-
-    Parameters
-    ----------
-    images : iterable of str or Path, files and folders
-    listed : Callable, lists a folder; `images_in` looks into tar files too
-
-    Returns
-    -------
-    list of Path, each once
-
-    Raises
-    ------
-    FileNotFoundError
-        Where one of them does not exist.
-    ValueError
-        Where there is no image file at all.
-    """
-    found, images = [], list(map(Path, images))
-    for item in images:
-        if not item.exists() and state(item) is None:
-            raise FileNotFoundError(f"there is no image or folder {item}; look at the name")
-        found += [item / name for name in listed(item)] if item.is_dir() else [item]
-    if not found:
-        raise ValueError(
-            f"found no image file in {', '.join(map(str, images))}; images end in "
-            f"{', '.join(_ENDINGS)}"
-        )
-    return list(dict.fromkeys(found))
-
-
-def _walk(root: Path) -> tuple[list[str], list[str]]:
-    """Image files and folders below root, without junk: sorted posix paths relative to it.
-
-    Names that are no text and folders that nobody may look into are left out with a warning.
-    """
-    files, folders, lost, todo = [], [], [], [("", (os.path.realpath(root),))]
-    while todo:
-        folder, above = todo.pop()
-        try:
-            entries = [*os.scandir(os.path.join(root, folder))]
-        except OSError as error:
-            if not folder:
-                raise
-            lost.append(f"{ascii(folder)} ({error.strerror})")
-            continue
-        for entry in [entry for entry in entries if not _is_junk(entry.name)]:
-            name = folder + entry.name
-            if not _is_folder(entry):
-                files += [name] if _is_image(name) else []
-            elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
-                folders.append(name)
-                todo.append((name + "/", (*above, real)))
-    lost += [f"{ascii(name)} (its name is not UTF-8)" for name in files if not _is_text(name)]
-    if lost:
-        warnings.warn(
-            f"left out of {root}: {_some(lost)}; rename what is not UTF-8, and give yourself the "
-            "right to read the rest",
-            stacklevel=3,
-        )
-    return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself, which the inspection will name
-        return False
-
-
-def _is_text(name: str) -> bool:
-    return name.encode(errors="ignore").decode() == name
-
-
-def _some(items: Iterable[str]) -> str:
-    items = list(items)
-    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
-
-
-def _wrong(where: object, found: str, expected: str, todo: str) -> ValueError:
-    return ValueError(f"found {found} in {where}; expected {expected}; {todo}")
-
-
-def _no_image(root: Path) -> ValueError:
-    wanted = f"{_LAYOUT} with images in {', '.join(_ENDINGS)}"
-    todo = "unpack archives first, and check that this is the folder with the images"
-    return _wrong(root, "no image", wanted, todo)
-
-
-def _layout(root: Path, paths: list[str], classes: list[str] | None) -> Callable[[str], int]:
-    """How many folders stand above the class folder of a path: 1 or more with splits, 0 without."""
-    if not paths:
-        raise _no_image(root)
-    folders = sorted({tuple(path.split("/")[:-1]) for path in paths})
-    tops = sorted({parts[0] for parts in folders if parts})
-    splits, others = [*filter(_split_of, tops)], [top for top in tops if not _split_of(top)]
-    if splits and others:
-        found = f"split folders ({_some(splits)}) beside others ({_some(others)})"
-        todo = "move the others away, as a second copy would count every image twice"
-        raise _wrong(root, found, _LAYOUT, todo)
-    if len({_split_of(top) for top in splits}) < len(splits):
-        found = f"two folders for one split ({', '.join(splits)})"
-        raise _wrong(root, found, _LAYOUT, "move one away")
-    depths = {top: _depth([parts for parts in folders if parts[:1] == (top,)]) for top in splits}
-    for parts in folders:
-        _refuse_nested(root, parts, depths.get(parts[0], 0) if parts else 0)
-    _refuse_masks(root, paths, folders)
-    if not splits and not classes:
-        _refuse_alike(root, folders)
-    return lambda path: depths.get(path.partition("/")[0], 1 if splits else 0)
-
-
-def _depth(folders: list[_Folder]) -> int:
-    """How many split folders stand around each other: 1 for train/..., 2 for train/train/..."""
-    depth = 1
-    while len(folders[0]) > depth and _is_wrapped(folders[0][: depth + 1], folders):
-        depth += 1
-    return depth
-
-
-def _refuse_nested(root: Path, parts: _Folder, depth: int) -> None:
-    inside = next((i for i, part in enumerate(parts) if i >= depth and _split_of(part)), None)
-    if inside is not None:
-        found = f"a split folder in another folder ({'/'.join(parts[: inside + 1])!r})"
-        todo = (
-            f"point at {root.joinpath(*parts[:inside])} if the data begin there (records.find_root "
-            "looks for that place), else move the splits above the classes"
-        )
-        raise _wrong(root, found, _LAYOUT, todo)
-
-
-def _refuse_masks(root: Path, paths: list[str], folders: list[_Folder]) -> None:
-    """Drawings of where something is are no scans, though they have their size and ending."""
-    every = {parts[:end] for parts in folders for end in range(1, len(parts) + 1)}
-    beside = {parts[:-1] for parts in every if _PICTURES.fullmatch(parts[-1])} | set(folders)
-    masks = [
-        "/".join(parts)
-        for parts in sorted(every)
-        if _MASKS.fullmatch(parts[-1]) and parts[:-1] in beside
-    ]
-    stems = {os.path.splitext(path)[0].lower() for path in paths}
-    ends = ((stem, _MASK.search(stem)) for stem in sorted(stems))
-    masks += [stem for stem, match in ends if match and stem[: match.start()] in stems]
-    if masks:
-        found = f"masks beside their images ({_some(masks)})"
-        todo = "move the masks away, or list the scans alone in a CSV manifest"
-        raise _wrong(root, found, f"scans only, as {_LAYOUT}", todo)
-
-
-def _refuse_alike(root: Path, folders: list[_Folder]) -> None:
-    """Refuse folders that all hold the same folders: splits, sites or copies, but no classes."""
-    inside: dict[str, set[_Folder]] = {}
-    for top, *rest in filter(None, folders):
-        inside.setdefault(top, set()).add(tuple(rest))
-    held = [_parting(below) for below in inside.values()]
-    for top, names in zip(inside, held, strict=True):
-        if len(again := sorted(names & inside.keys())) > 1:
-            todo = "move it away, as a copy within a data set would become a class"
-            raise _wrong(root, f"the classes {_some(again)} once more in {top}", _LAYOUT, todo)
-    holders = Counter(name for names in held for name in names)
-    shared = {name for name, tops in holders.items() if tops > 1}
-    if len(shared) < 2 or _no_classes(shared):
-        return
-    if all(names == held[0] for names in held):
-        raise _wrong(
-            root,
-            f"the same folders ({_some(sorted(held[0]))}) in each of {_some(sorted(inside))}",
-            _LAYOUT,
-            "if these are splits, call them train, val and test; if they are sites or copies, put "
-            "the images of each class into one folder, or list them in a CSV manifest; if they are "
-            "the classes, name them with classes=[...]",
-        )
-    if 2 * len(shared) >= len(holders):
-        warnings.warn(
-            f"the labels are {_some(sorted(inside))} in {root}, though most folders in them bear "
-            f"the same names ({_some(sorted(shared))}); if these are the classes, put them above, "
-            "or list the images in a CSV manifest",
-            stacklevel=5,
-        )
-
-
-def _parting(folders: set[_Folder]) -> set[str]:
-    """The names among which the way to the images first parts; none where images lie there."""
-    way = len(os.path.commonprefix([*folders]))
-    deeper = all(len(parts) > way for parts in folders)
-    return {parts[way] for parts in folders} if deeper else set()
-
-
-def _no_classes(names: set[str]) -> bool:
-    """Whether folders only count (patient-1, patient-2) or are sides of a body (left_eye...)."""
-    words = [set(re.findall(r"[^\W\d_]+", name.lower())) for name in names]
-    if all(each & _SIDES and each <= _SIDES | _SIDED for each in words):
-        return True
-    counted = {re.sub(r"\d+", "", name) for name in names}
-    return len(counted) == 1 and counted != {""} and not words[0] & _GRADES
-
-
-def _in_classes(root: Path, paths: list[str], depth: Callable[[str], int]) -> list[str]:
-    inside = [path for path in paths if path.count("/") > depth(path)]
-    loose = [path for path in paths if path.count("/") <= depth(path)]
-    found = f"{many(len(loose))} outside any class folder ({_some(loose)})"
-    todo = "the folder's name is the label, so move such images into one"
-    wrong = _wrong(root, found, _LAYOUT, todo)
-    if not inside:
-        raise wrong
-    if loose:
-        warnings.warn(f"{wrong}; they are left out", stacklevel=3)
-    return inside
-
-
-def _refuse_empty(
-    root: Path,
-    paths: list[str],
-    folders: list[str],
-    depth: Callable[[str], int],
-    classes: list[str] | None,
-) -> None:
-    """Refuse empty class folders; in val or test they are reported as a class missing there."""
-    used = {"/".join(path.split("/")[: depth(path) + 1]) for path in paths}
-    empty = [
-        folder
-        for folder in folders
-        if folder.count("/") == depth(folder)
-        and folder not in used
-        and (depth(folder) == 0 or _split_of(folder.partition("/")[0]) == "train")
-        and (classes is None or folder.rpartition("/")[2] in classes)
-    ]
-    if empty:
-        wanted = f"images ({', '.join(_ENDINGS)}) in each"
-        todo = "fill or remove them, or name the classes that count with classes=[...]"
-        raise _wrong(root, f"class folders without an image ({_some(empty)})", wanted, todo)
 
 
 def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) -> None:
@@ -728,19 +141,19 @@ def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) ->
     unknown = [label for label in labels if classes is not None and label not in classes]
     if "" in bare:
         found = f"{many((frame['label'].str.strip() == '').sum(), 'row')} without a label"
-        raise _wrong(where, found, "one in each", "give them one or remove them")
+        raise refusal(where, found, "one in each", "give them one or remove them")
     if double:
         found = f"one label in several spellings ({', '.join(double)})"
         todo = "rename the folders or correct the label column"
-        raise _wrong(where, found, "one spelling in all splits", todo)
+        raise refusal(where, found, "one spelling in all splits", todo)
     if unknown:
-        found = f"labels that are not among the classes ({_some(unknown)})"
+        found = f"labels that are not among the classes ({some(unknown)})"
         todo = "rename or remove them, or pass classes=... with all of them"
-        raise _wrong(where, found, ", ".join(classes), todo)
+        raise refusal(where, found, ", ".join(classes), todo)
     if classes is None and len(labels) < 2:
         found = f"one class only ({', '.join(labels)})"
         todo = "this may be a folder too high or too low"
-        raise _wrong(where, found, f"two or more, as {_LAYOUT}", todo)
+        raise refusal(where, found, f"two or more, as {LAYOUT}", todo)
     _compare_splits({split: {*group} for split, group in frame.groupby("split")["label"]}, where)
 
 
@@ -749,7 +162,7 @@ def _compare_splits(labels: dict[str, set[str]], where: str) -> None:
         if new := sorted(labels[split] - labels["train"]):
             found = f"classes in {split} that train does not know ({', '.join(new)})"
             wanted = f"only {', '.join(sorted(labels['train']))}"
-            raise _wrong(where, found, wanted, "train on them too, or remove them")
+            raise refusal(where, found, wanted, "train on them too, or remove them")
         if gone := sorted(labels["train"] - labels[split]):
             warnings.warn(
                 f"found no image of {', '.join(gone)} in the split {split} in {where}, though "
@@ -759,6 +172,37 @@ def _compare_splits(labels: dict[str, set[str]], where: str) -> None:
 
 
 # Patients
+
+
+def patient_of(filename: str) -> str | None:
+    """The patient that a file name of the Kermany sets tells of.
+
+    CNV-81630-1.jpeg, NORMAL-81630-2.jpeg -> 81630: one patient has scans in several classes.
+    person12_virus_4.jpeg -> virus-12; person12_bacteria_9.jpeg -> bacteria-12, who is somebody
+    else. IM-0115-0001.jpeg -> IM-115; NORMAL2-IM-0115-0001.jpeg -> NORMAL2-IM-115: two series, each
+    counted from 1. BACTERIA-1008087-0001.jpeg (version 3) -> 1008087: it may join two patients, but
+    never divides one. Rules read from the file names of Mendeley Data rscbjbr9sj, versions 2 and 3.
+
+    Parameters
+    ----------
+    filename : str, with or without folders.
+
+    Returns
+    -------
+    str, or None where the name follows none of their rules.
+
+    Examples
+    --------
+    >>> patient_of("train/PNEUMONIA/person12_virus_4.jpeg")
+    'virus-12'
+    """
+    name = filename[filename.rfind("/") + 1 :]  # pathlib takes 30 times as long
+    match = _KERMANY.fullmatch(os.path.splitext(name)[0])
+    if match is None:
+        return None
+    scan_of, person, germ, series, number = match.groups()
+    bare = (scan_of or person or number).lstrip("0") or "0"
+    return bare if scan_of else f"{germ.lower()}-{bare}" if person else f"{series.upper()}-{bare}"
 
 
 def with_patients(
@@ -805,13 +249,13 @@ def with_patients(
         rule = _searched(patient)
     paths = records["path"].tolist()
     # of a path that leads into a tar file, what leads through it: shards are numbered, too
-    by_name = not isinstance(patient, str) or patient not in ("auto", "dicom", "dicom-hashed")
-    names = [path.rpartition(".tar/")[2] for path in paths] if by_name else paths
+    by_file = patient in ("auto", "dicom", "dicom-hashed")
+    names = paths if by_file else [path.rpartition(".tar/")[2] for path in paths]
     found = [rule(name) if rule else None for name in names]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "correct the rule, or pass patient=None where patients are not known"
-        raise _wrong("the paths", f"no patient by the rule {patient!r}", wanted, todo)
+        raise refusal("the paths", f"no patient by the rule {patient!r}", wanted, todo)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
         for path, key in zip(paths, found, strict=True)
@@ -823,7 +267,7 @@ def _by_file_or_name(root: str | Path) -> Callable[[str], str | None]:
     by_file = _by_file(root)
 
     def rule(path: str) -> str | None:
-        if path.lower().endswith(_DICOM):
+        if path.lower().endswith(dicom.ENDINGS):
             with suppress(ImportError):  # which the inspection names as what is wrong with it
                 return by_file(path) or patient_of(path)
         return patient_of(path)
@@ -911,13 +355,13 @@ def read_manifest(
     start = csv.parent if root is None else Path(root)
     table = _read_table(csv, ("path", "label"))
     if table.empty:
-        raise _wrong(csv, "no row below the first", "one for each image", "list the images in it")
+        raise refusal(csv, "no row below the first", "one for each image", "list the images in it")
     named = table.get("split", [""] * len(table))
-    splits = [_split_of(name) if name.strip() else "" for name in named]
+    splits = [split_of(name) if name.strip() else "" for name in named]
     if None in splits:
         found = f"the split {table['split'].iloc[splits.index(None)]!r}"
         todo = "correct the split column"
-        raise _wrong(csv, found, f"{', '.join(_SPLIT_NAMES)} or nothing", todo)
+        raise refusal(csv, found, f"{', '.join(SPLIT_NAMES)} or nothing", todo)
     home = start if root is not None or "root" not in table else start / _one_root(table, csv)
     paths = _paths_below(home, start, table["path"], csv)
     frame = pd.DataFrame({"path": paths, "split": splits, "label": table["label"]}, dtype="str")
@@ -939,8 +383,8 @@ def read_manifest(
 
 def _one_root(table: pd.DataFrame, csv: Path) -> str:
     if table["root"].nunique() > 1:
-        found = f"several roots ({_some(table['root'].unique())})"
-        raise _wrong(csv, found, "one folder above all images", "correct the root column")
+        found = f"several roots ({some(table['root'].unique())})"
+        raise refusal(csv, found, "one folder above all images", "correct the root column")
     return table["root"].iloc[0]
 
 
@@ -948,9 +392,9 @@ def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[s
     """Paths of a manifest, relative to `home` or whole, from `start` now; none may leave `home`."""
     inside = [_inside(_as_written(path, home), home) for path in paths]
     if out := [path for path, found in zip(paths, inside, strict=True) if found is None]:
-        raise _wrong(
+        raise refusal(
             csv,
-            f"{len(out)} of {len(paths)} paths that lead out of {home} ({_some(out)})",
+            f"{len(out)} of {len(paths)} paths that lead out of {home} ({some(out)})",
             "paths below it",
             "if they are meant, name the folder above all of them: as root=... to "
             "records.read_manifest, or in a column root",
@@ -980,13 +424,13 @@ def _inside(path: str, home: Path) -> str | None:
 def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame:
     once = frame.drop_duplicates(ignore_index=True)
     if (twice := once["path"].duplicated()).any():
-        found = f"rows for one path that do not agree ({_some(once['path'][twice])})"
-        raise _wrong(csv, found, "one each", "decide which label, split and patient are right")
+        found = f"rows for one path that do not agree ({some(once['path'][twice])})"
+        raise refusal(csv, found, "one each", "decide which label, split and patient are right")
     there = [images.state(os.path.join(root, path)) is not None for path in once["path"]]
     there = np.array(there, dtype=bool)
     missing = (
         f"found {(~there).sum()} of {len(once)} files of {csv} missing in {root} "
-        f"({_some(once['path'][~there])}); paths start from the CSV's folder unless root=... is "
+        f"({some(once['path'][~there])}); paths start from the CSV's folder unless root=... is "
         "given"
     )
     if not there.any():
@@ -1014,12 +458,12 @@ def _read_table(csv: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     except (ValueError, csv_format.Error) as error:
         wanted = f"a CSV file in UTF-8 with the columns {', '.join(columns)}"
         todo = "give a folder of images if that is what you have"
-        raise _wrong(csv, f"no table ({error})", wanted, todo) from None
+        raise refusal(csv, f"no table ({error})", wanted, todo) from None
     known, n = _known_columns(head, columns, csv), len(head)
     if long := [str(number) for number, row in rows if any(map(str.strip, row[n:]))]:
-        found = f"more values than columns (line {_some(long)})"
+        found = f"more values than columns (line {some(long)})"
         todo = "put quotation marks around a value with a comma in it"
-        raise _wrong(csv, found, f"{n} in each line", todo)
+        raise refusal(csv, found, f"{n} in each line", todo)
     return pd.DataFrame([(row + [""] * n)[:n] for _, row in rows], columns=known, dtype="str")
 
 
@@ -1030,10 +474,10 @@ def _known_columns(head: list[str], columns: tuple[str, ...], csv: Path) -> list
     if absent := [name for name in columns if name not in known]:
         wanted = f"{', '.join(columns)} between commas"
         todo = f"add {' and '.join(absent)} in the first line"
-        raise _wrong(csv, f"the columns {', '.join(head)}", wanted, todo)
+        raise refusal(csv, f"the columns {', '.join(head)}", wanted, todo)
     if twice := [name for name in ours if known.count(name) > 1]:
         found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"
-        raise _wrong(csv, found, "one each", "rename or remove the others")
+        raise refusal(csv, found, "one each", "rename or remove the others")
     return known
 
 
@@ -1047,7 +491,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path, engine="pyarrow").reset_index(drop=True)
     except (OSError, ValueError) as error:
-        raise _wrong(path, f"no table ({error})", "a Parquet file", "make it anew") from None
+        raise refusal(path, f"no table ({error})", "a Parquet file", "make it anew") from None
     texts = [*table.select_dtypes(["object", "string", "category"]), *(set(COLUMNS) & {*table})]
     return table.assign(**{name: table[name].astype("str").fillna("") for name in texts})
 
@@ -1166,7 +610,7 @@ def _inspected(records: pd.DataFrame) -> pd.Series:
     """`is_readable` of records that were looked at."""
     if "problem" not in records:
         found = f"columns {', '.join(records.columns)}"
-        raise _wrong("the records", found, "problem", "call inspect first")
+        raise refusal("the records", found, "problem", "call inspect first")
     return is_readable(records)
 
 

@@ -33,7 +33,7 @@ from PIL import Image
 from ..core.progress import bar
 from . import phantoms
 from .downloads import DAMAGE, alone, download, human, make_folder, unpack, whole_folder
-from .records import TABLES, find_root
+from .layouts import TABLES, find_root
 from .splits import SPLITS
 
 _log = logging.getLogger(__name__)

@@ -22,8 +22,9 @@ import numpy as np
 from ..core.files import write_text
 from ..core.images import UnreadableImage
 from ..core.packages import needed
+from ..data.layouts import image_files
 from ..data.loaders import read_pixels
-from ..data.records import image_files, no_formula
+from ..data.records import no_formula
 
 _BATCH = 32  # images
 

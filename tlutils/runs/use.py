@@ -19,7 +19,7 @@ from torch import nn
 from ..core import devices, files
 from ..core.devices import Machine
 from ..core.words import many
-from ..data import loaders, records, sources
+from ..data import layouts, loaders, records, sources
 from ..data.splits import comparable, is_readable
 from ..evaluation import calibration
 from ..evaluation.acquisition import Acquisition
@@ -445,7 +445,7 @@ def predict(
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
-    found = devices.by_first(lambda: records.image_files(images, records.images_in))
+    found = devices.by_first(lambda: layouts.image_files(images, layouts.images_in))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
