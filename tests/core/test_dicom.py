@@ -19,13 +19,19 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-from troubled_files import scene
 
 from tlutils.core import dicom
 from tlutils.core.images import UnreadableImage, look, read
 from tlutils.data import records
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+def scene() -> np.ndarray:
+    """uint8 (48, 96) from 0 to 255: no two of its eight turns look the same."""
+    y, x = np.mgrid[0:48, 0:96]
+    values = 40 + 60 * (x // 12 % 2) + 100 * (y < 14) * (x > 50) + y // 2
+    return ((values - values.min()) * (255 / np.ptp(values))).astype(np.uint8)
 
 
 def colors() -> np.ndarray:
