@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Before torch or matplotlib is imported. Many threads on tiny arrays wait for each other more than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +27,10 @@ import pytest
 from browsers import browser_path
 from filelock import FileLock
 from tiny_images import TINY_CLASSES, draw_tiny
+
+if TYPE_CHECKING:
+    from tlutils.runs.folder import Run
+    from tlutils.runs.recipes import Recipe
 
 TINY_PATIENTS = {"train": (1, 2, 3, 4), "val": (5, 6), "test": (7, 8)}
 LONGEST = (
@@ -113,6 +121,17 @@ def common_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture) -> Callable[[], tuple[str, str]]:
+    """What was printed since: (standard output, the error text on one line)."""
+
+    def read() -> tuple[str, str]:
+        out, err = capsys.readouterr()
+        return out, " ".join(err.split())
+
+    return read
+
+
 @pytest.fixture(scope="session")
 def drawn_folder(request: pytest.FixtureRequest) -> Path:
     """Where the phantoms of the demo lie: `data/` where `make tutorial` has drawn them, else pytest's cache, for good."""
@@ -131,19 +150,59 @@ def drawn_folder(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_folder(common_folder: Path) -> Path:
     """A data root, shared by all tests (copy it to change it): 64 grey JPEGs of 64x48 pixels,
     `<split>/<class>/<class>-<patient>-<scan>.jpeg`, no patient on two sides.
 
     4 classes that differ to the eye; each of 8 patients (4 train, 2 val, 2 test) has 2 scans of each class.
     """
-    root = tmp_path_factory.mktemp("data") / "tiny"
-    for split, patients in TINY_PATIENTS.items():
-        for label in TINY_CLASSES:
+
+    def draw(root: Path) -> None:
+        for split, label in product(TINY_PATIENTS, TINY_CLASSES):
             (root / split / label).mkdir(parents=True)
-            for patient in patients:
-                for scan in (1, 2):
-                    draw_tiny(label, seed=100 * patient + scan).save(
-                        root / split / label / f"{label}-{1000 + patient}-{scan}.jpeg", quality=90
-                    )
-    return root
+            for patient, scan in product(TINY_PATIENTS[split], (1, 2)):
+                draw_tiny(label, seed=100 * patient + scan).save(
+                    root / split / label / f"{label}-{1000 + patient}-{scan}.jpeg", quality=90
+                )
+
+    return once(common_folder / "tiny", draw)
+
+
+@pytest.fixture(scope="session")
+def two_classes(tiny_folder: Path, common_folder: Path) -> Path:
+    """The images for training and testing of two of these classes, shared by all tests."""
+
+    def copy(root: Path) -> None:
+        for split, label in product(("train", "test"), ("CNV", "NORMAL")):
+            shutil.copytree(tiny_folder / split / label, root / split / label)
+
+    return once(common_folder / "two", copy)
+
+
+def once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """The folder, made by the worker that asks first; the others wait until it is whole."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(part := folder.with_name(f"{folder.name}.part"))
+            part.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(common_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
+    """`trained(data, recipe)`: a finished run, which one worker trains for all.
+
+    Each caller has a copy of its own; a test that changes files of one that others read copies it again.
+    """
+    from small_runs import small, train
+
+    from tlutils.runs.folder import Run
+
+    def run(data: Path, recipe: Recipe | None = None) -> Run:
+        recipe = recipe or small()
+        asked = hashlib.sha256(f"{data} {recipe}".encode()).hexdigest()[:8]
+        name = f"{recipe.name}-{asked}"
+        whole = once(common_folder / name, lambda out: train(data, out, recipe))
+        return Run.load(shutil.copytree(whole, tmp_path_factory.mktemp("runs") / "run"))
+
+    return run

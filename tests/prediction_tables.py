@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 
 def table(labels, scores, classes, patients=None, split="test"):
-    """Predictions with the given probabilities (n, classes)."""
+    """Predictions with the given probabilities (n, classes); a label may be "" for one that is not known."""
     scores = np.asarray(scores, dtype=float)
-    truth = [classes.index(label) for label in labels]
+    truth = [classes.index(label or classes[0]) for label in labels]
     made = pd.DataFrame(
         {
             "split": split,

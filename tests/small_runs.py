@@ -1,6 +1,7 @@
 """Small, quick runs, as several tests make them."""
 
-import warnings
+import json
+from contextlib import contextmanager
 
 from tlutils.runs import recipes
 from tlutils.runs import train as training
@@ -11,17 +12,22 @@ CPU = {"device": "cpu", "precision": "fp32", "show": False}
 
 
 def small(name="oct-vgg16", **changes):
+    """A recipe of which a run takes about a second."""
     return recipes.get(name).changed({**SMALL, **changes})
 
 
+# Two classes, one logit, a threshold of its own.
+BINARY = small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3", epochs="1")
+
+
 def train(data, out, recipe=None, **more):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the validation set has")
-        how = {"weights": "random", "log": None, **CPU, **more}
-        return training.train(recipe or small(), data, out, **how)
+    """A run from beginning to end; the fixture `trained` makes one that tests only read."""
+    how = {"weights": "random", "log": None, **CPU, **more}
+    return training.train(recipe or small(), data, out, **how)
 
 
 def begin(data, out, recipe=None, **more):
+    """A run that has not trained yet."""
     how = {"weights": "random", "show": False, "log": None, **more}
     return prepare(recipe or small(), data, out, **how)
 
@@ -34,4 +40,13 @@ def command(data, out, *more):
 
 
 def first(data, part="train/CNV"):
+    """The first image of a part."""
     return sorted((data / part).iterdir())[0]
+
+
+@contextmanager
+def edited(file):
+    """What a JSON file holds, to be changed in place."""
+    content = json.loads(file.read_text())
+    yield content
+    file.write_text(json.dumps(content))

@@ -5,13 +5,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import dicom_files
 import pandas as pd
 import pytest
 from PIL import Image
+from processes import python, start
 from small_runs import command
 
 from tlutils.__main__ import main
@@ -24,22 +23,9 @@ def train(data, out, *more):
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_folder, tmp_path_factory):
+def finished(tiny_folder, trained):
     """A run that several tests read; one that changes it copies it."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    assert train(tiny_folder, out) == 0
-    return out
-
-
-@pytest.fixture
-def said(capsys):
-    """What was printed since: (standard output, the error text on one line)."""
-
-    def read():
-        out, err = capsys.readouterr()
-        return out, " ".join(err.split())
-
-    return read
+    return trained(tiny_folder).folder
 
 
 def test_doctor_says_what_was_chosen_and_why(said):
@@ -122,12 +108,7 @@ def audited(data, folder):
 
 
 def test_the_module_runs_as_a_command(tiny_folder, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "tlutils", *command(tiny_folder, tmp_path / "run")],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-m", "tlutils", *command(tiny_folder, tmp_path / "run"))
     assert (
         sum(line.startswith("epoch") for line in done.stdout.splitlines()) == 1
         and "\r" not in done.stderr
@@ -277,10 +258,11 @@ def test_wrong_use_and_missing_things_are_told_apart(
 
 def test_a_checkpoint_of_another_architecture_is_refused(finished, tiny_folder, tmp_path, said):
     shutil.copytree(finished, tmp_path / "a")
-    assert train(tiny_folder, tmp_path / "b", "--set", "head=gap") == 0
+    same = ("--epochs", "2", "--set", "views=2")
+    assert train(tiny_folder, tmp_path / "b", *same, "--set", "head=gap") == 0
     shutil.copy(tmp_path / "b" / "last.pt", tmp_path / "a" / "last.pt")
     (tmp_path / "a" / "metrics.json").unlink()
-    assert train(tiny_folder, tmp_path / "a") == 2
+    assert train(tiny_folder, tmp_path / "a", *same) == 2
     assert "head was 'gap'" in said()[1]
 
 
@@ -306,7 +288,7 @@ def test_a_command_imports_no_more_than_it_needs(words, lacks, said, tiny_folder
         "except SystemExit: pass\n"
         f"print(sorted(set({list(lacks)}) & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    done = python("-c", script)
     assert said in done.stdout + done.stderr and done.stdout.endswith("[]\n"), done
 
 
@@ -386,15 +368,8 @@ def test_export_writes_a_model_that_its_script_asks_and_none_that_answers_otherw
     assert main(["export", str(finished), "--to", str(model)]) == 0
     out, _ = said()
     assert str(model) in out and "compared with the run on 100 images" in out
-    asked = [
-        sys.executable,
-        str(script),
-        str(tiny_folder / "test"),
-        "--out",
-        str(tmp_path / "p.csv"),
-    ]
-    done = subprocess.run(asked, capture_output=True, text=True)
-    assert done.returncode == 0 and "16 answers are in" in done.stdout, done.stderr
+    done = python(script, tiny_folder / "test", "--out", tmp_path / "p.csv")
+    assert "16 answers are in" in done.stdout
     assert len(pd.read_csv(tmp_path / "p.csv")) == 16
     model.unlink()
     monkeypatch.setattr(export, "_LARGEST_DIFFERENCE", -1)
@@ -406,44 +381,30 @@ def test_export_writes_a_model_that_its_script_asks_and_none_that_answers_otherw
 LONG = ["--epochs", "8", "--set", "views=0", "--set", "patience=0", "--set", "freeze=none"]
 
 
-def start(data, out):
-    """The training of LONG as its own process, that obeys Ctrl-C also where the tests were begun in the background."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tlutils", *command(data, out, *LONG)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-
-
 @pytest.fixture(scope="module")
 def unbroken(tiny_folder, tmp_path_factory):
+    """What a training of LONG that nobody stops has learned."""
     out = tmp_path_factory.mktemp("unbroken") / "run"
-    with start(tiny_folder, out) as job:
-        said, err = job.communicate(timeout=300)
-    assert job.returncode == 0 and "epoch  8" in said, err
+    assert train(tiny_folder, out, *LONG) == 0
     return checkpoints.load(out / "best.pt")["state"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signals of POSIX")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(
-    sent, code, unbroken, tiny_folder, tmp_path
+    sent, code, unbroken, tiny_folder, tmp_path, said
 ):
-    with start(tiny_folder, tmp_path / "run") as job:
+    words = command(tiny_folder, tmp_path / "run", *LONG)
+    with start("-m", "tlutils", *words, env={"PYTHONUNBUFFERED": "1"}) as job:
         while not job.stdout.readline().startswith("epoch  2"):
             assert job.poll() is None, job.stderr.read()
         job.send_signal(sent)
-        said, err = job.communicate(timeout=120)
+        out, err = job.communicate(timeout=120)
     assert job.returncode == code, err
     assert "the same command goes on from what is whole" in err and "Traceback" not in err
-    assert "epoch  8" not in said and not (tmp_path / "run" / "best.pt").exists()
+    assert "epoch  8" not in out and not (tmp_path / "run" / "best.pt").exists()
     assert not list((tmp_path / "run").glob(".*.part"))
-    with start(tiny_folder, tmp_path / "run") as job:
-        said, err = job.communicate(timeout=300)
-    assert job.returncode == 0 and "going on after epoch" in said, err
+    assert main(words) == 0 and "going on after epoch" in said()[0]
     state = checkpoints.load(tmp_path / "run" / "best.pt")["state"]
     assert all((state[key] == unbroken[key]).all() for key in unbroken)
 

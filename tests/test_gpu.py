@@ -1,20 +1,15 @@
 """What only a CUDA device can show."""
 
 import json
-import os
-import subprocess
-import sys
-import warnings
 
 import numpy as np
-import pandas as pd
+import patches
 import pytest
 import torch
 import two_processes
-from PIL import Image
+from processes import python, torchrun
 
 from tlutils.core import devices
-from tlutils.data import loaders
 from tlutils.data.augment import Augmentation
 from tlutils.evaluation.predict import predict
 from tlutils.models import checkpoints
@@ -31,27 +26,14 @@ VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5, brightness=0.1)
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """Loaders of two classes of noise, one with a bright patch."""
-    folder, draw, rows = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
-    for i in range(96):
-        pixels = draw.integers(0, 120, (64, 64))
-        pixels[16:40, 16:40] += 90 * (i % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-        rows.append({"path": f"{i}.png", "label": "patch" if i % 2 else "noise"})
-    table = pd.DataFrame(rows)
-    return {
-        "train": loaders.make(
-            table[:64], folder, ["noise", "patch"], 64, batch_size=16, shuffle=True, workers=0
-        ),
-        "val": loaders.make(table[64:], folder, ["noise", "patch"], 64, batch_size=16, workers=0),
-    }
+    folder = tmp_path_factory.mktemp("images")
+    return patches.parts(folder, patches.draw(folder, 96, 64, noise=(0, 120)), 64, at=64)
 
 
 def train(parts, machine, freeze="all", head="linear", epochs=3, **more):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the validation set has")
-        model = build("resnet18", 2, head, freeze=freeze)
-        options = Options(epochs=epochs, views=2, augmentation=VIEWS, patience=0)
-        return fit(model, parts, options, machine=machine, show=False, log=None, **more)
+    model = build("resnet18", 2, head, freeze=freeze)
+    options = Options(epochs=epochs, views=2, augmentation=VIEWS, patience=0)
+    return fit(model, parts, options, machine=machine, show=False, log=None, **more)
 
 
 @pytest.mark.parametrize("freeze", ["all", "none"])
@@ -218,14 +200,13 @@ def test_with_deterministic_algorithms_two_trainings_are_bit_for_bit_the_same(tm
         from pathlib import Path
         import torch
         torch.use_deterministic_algorithms(True)
-        sys.path.insert(0, sys.argv[1])
         import two_processes
         from tlutils.core import devices
         from tlutils.data import loaders
         from tlutils.models.build import build
         from tlutils.training.loop import fit
         warnings.simplefilter("ignore")
-        folder = Path(sys.argv[2]) / "images"
+        folder = Path(sys.argv[1]) / "images"
         table = two_processes.images(folder)
         parts = {name: loaders.make(table, folder, ["noise", "patch"], 64, batch_size=13, workers=0)
                  for name in ("train", "val")}
@@ -237,39 +218,15 @@ def test_with_deterministic_algorithms_two_trainings_are_bit_for_bit_the_same(tm
         for value in model.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
         print(digest.hexdigest())"""
-    command = [sys.executable, "-c", script, os.path.dirname(__file__), str(tmp_path)]
-    said = [
-        subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=True,
-            env={**os.environ, "CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
-        ).stdout
-        for _ in range(2)
-    ]
+    env = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+    said = [python("-c", script, tmp_path, env=env).stdout for _ in range(2)]
     assert said[0] == said[1] and len(said[0].strip()) == 64
 
 
 def test_as_many_processes_as_gpus_give_what_one_gives(tmp_path):
     """nccl, in the same checks as gloo (see test_distributed.py); with one GPU, one process through torchrun."""
     n = torch.cuda.device_count()
-    launch = [
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        str(n),
-        two_processes.__file__,
-    ]
-    done = subprocess.run(
-        [sys.executable, *launch, "cuda", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    python(*torchrun(two_processes.__file__, "cuda", tmp_path, processes=n))
     found = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(n)]
     for one in found:
         losses = one["parts_of_a_batch"]

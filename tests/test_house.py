@@ -7,15 +7,14 @@ import doctest
 import importlib
 import inspect
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
+import processes
 import pytest
 from numpydoc.validate import validate
 
@@ -72,15 +71,8 @@ CHECKS = {"GL06", "GL07", "GL08", "PR01", "PR02", "PR03", "PR10", "RT01", "YD01"
 
 def python(code: str, folder: Path = ROOT, **environment: str) -> str:
     """What a fresh Python prints that runs some code in a folder."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(folder), **environment},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip()
+    env = {"PYTHONPATH": str(folder), **environment}
+    return processes.python("-c", code, cwd=folder, env=env).stdout.strip()
 
 
 def loaded(code: str, *heavy: str) -> list[str]:
@@ -93,13 +85,8 @@ def loaded(code: str, *heavy: str) -> list[str]:
 
 
 def test_the_import_contracts_hold():
-    done = subprocess.run(
-        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    code = "from importlinter.cli import lint_imports_command as c; c()"
+    done = processes.python("-c", code, cwd=ROOT, check=False)
     assert done.returncode == 0 and " 0 broken" in done.stdout, done.stdout + done.stderr
 
 
@@ -243,14 +230,8 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def fork() -> Iterator[Callable[[str, Path], str]]:
     """Run code in a folder, in a process that has imported the packages but nothing of ours; its error, or ""."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", FORKING],
-        cwd="/",
-        env={**os.environ, "PYTHONPATH": "", "MPLBACKEND": "Agg"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    env, pipes = {"PYTHONPATH": ""}, {"stdin": subprocess.PIPE, "stderr": None}
+    server = processes.start("-c", FORKING, cwd="/", env=env, **pipes)
 
     def run(code: str, folder: Path) -> str:
         server.stdin.write(json.dumps([str(folder), code]) + "\n")

@@ -22,7 +22,6 @@ from tlutils.training.batches import Batches
 from tlutils.training.loop import State, fit, step
 from tlutils.training.options import Options
 
-pytestmark = pytest.mark.filterwarnings("ignore:the validation set has")
 HERE, OTHER = devices.Machine(torch.device("cpu")), devices.Machine(NAME)
 VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5, brightness=0.1)
 

@@ -8,16 +8,15 @@ writes FOLDER/rank-<number>.json with what each check gave.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import patches
 import torch
 import torch.distributed as dist
-from PIL import Image
 from torch import nn
 
 from tlutils.core import devices
@@ -32,22 +31,9 @@ from tlutils.training.options import Options
 DEVICE = "cpu"
 
 
-def images(folder: Path, n: int = 26) -> pd.DataFrame:
-    """Two classes of noise, one with a bright patch; written once, by whoever comes first."""
-    folder.mkdir(exist_ok=True)
-    for i in range(n):
-        pixels = np.random.default_rng(i).integers(40, 80, (16, 16))
-        pixels[4:12, 4:12] += 90 * (i % 2)
-        part = folder / f"{i}-{os.getpid()}.part"
-        Image.fromarray(pixels.astype(np.uint8)).save(part, "PNG")
-        part.replace(folder / f"{i}.png")
-    return pd.DataFrame(
-        {
-            "path": [f"{i}.png" for i in range(n)],
-            "label": ["noise", "patch"] * (n // 2),
-            "patient": [str(i) for i in range(n)],
-        }
-    )
+def images(folder: Path) -> pd.DataFrame:
+    """26 images; written once, by whoever comes first."""
+    return patches.draw(folder, 26, 16)
 
 
 def net(norm: bool = False) -> nn.Sequential:

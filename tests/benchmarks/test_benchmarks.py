@@ -2,19 +2,17 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import python
 
 FOLDER = Path(__file__).parent
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(FOLDER / "run.py"), *arguments], capture_output=True, text=True
-    )
+    return python(FOLDER / "run.py", *arguments, check=False)
 
 
 def test_every_script_is_listed():

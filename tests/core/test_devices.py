@@ -2,11 +2,10 @@
 
 import os
 import platform
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import python
 
 from tlutils.core import devices
 
@@ -87,10 +86,14 @@ def test_fp32_is_not_rounded_to_tf32_and_the_record_says_so():
         torch.set_float32_matmul_precision("high")
         print(devices.Machine(torch.device("cpu")).describe()["tf32"])
         print(devices.choose("cpu", "fp32").describe()["tf32"])"""
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stdout.split() == ["True", "False", "False", "False", "True", "False"]
+    assert python("-c", script).stdout.split() == [
+        "True",
+        "False",
+        "False",
+        "False",
+        "True",
+        "False",
+    ]
 
 
 def test_only_a_cuda_gpu_is_sent_copies_that_nobody_waits_for():
@@ -111,7 +114,7 @@ def test_channels_last_is_for_images_only():
 @pytest.mark.parametrize(
     ("setting", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "0"}, False)]
 )
-def test_freed_memory_is_kept_unless_the_user_says_otherwise(setting, kept):
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(setting, kept, monkeypatch):
     script = """if True:
         import resource, torch
         from tlutils.core import devices
@@ -121,20 +124,9 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise(setting, kept):
                 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             torch.ones(2**25)
         print(said, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"""
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("MALLOC_", "GLIBC_"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=environment | setting,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    said, faults = done.stdout.split()
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
+    said, faults = python("-c", script, env=setting).stdout.split()
     assert said == str(kept)
     assert not kept or int(faults) < 320  # 1.3 GB are 327,680 pages of 4 KiB, 640 of 2 MiB
 

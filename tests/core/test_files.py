@@ -3,11 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
+from processes import holding, python
 
 from tlutils.core import files
 
@@ -49,20 +48,11 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
 
 
-HOLD = (
-    "import sys, time; from tlutils.core import files\n"
-    "with files.locked(sys.argv[1], 'it'): print('held', flush=True); time.sleep(60)"
-)
-
-
 @pytest.fixture
 def holder(tmp_path):
     """Another process that holds the lock tmp_path/.lock."""
-    command = [sys.executable, "-c", HOLD, str(tmp_path / ".lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
-        assert job.stdout.readline() == "held\n"
+    with holding(tmp_path / ".lock") as job:
         yield job
-        job.kill()
 
 
 def test_one_process_at_a_time_and_a_killed_one_holds_nothing(holder, tmp_path):
@@ -85,10 +75,8 @@ def test_a_thread_may_hold_a_lock_twice_and_lets_go_of_it_also_after_an_error(tm
     lock = tmp_path / ".lock"
     with pytest.raises(ZeroDivisionError), files.locked(lock, "it"), files.locked(lock, "it"):
         raise ZeroDivisionError
-    said = subprocess.run(
-        [sys.executable, "-c", HOLD.replace("60", "0"), str(lock)], capture_output=True, text=True
-    )
-    assert said.stdout == "held\n", said.stderr
+    with holding(lock):
+        pass
 
 
 @pytest.mark.skipif(os.name == "nt", reason="asks after a process as POSIX does")
@@ -100,7 +88,7 @@ def test_what_a_killed_process_left_of_a_write_goes_with_the_next_one_and_what_l
         "    part.write_text('half a')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     for name in ("a.json", "b.json", "a.json"):
-        subprocess.run([sys.executable, "-c", write, str(tmp_path / name)])
+        python("-c", write, tmp_path / name, check=False)
     assert len(os.listdir(tmp_path)) == 2  # one write of each was under way
     with files.replacing(tmp_path / "a.json") as part:
         part.write_text("first")

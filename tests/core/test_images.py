@@ -15,24 +15,13 @@ import torch
 from PIL import Image
 from PIL.ExifTags import Base
 from torch import nn
-from troubled_files import tiff_of
+from troubled_files import AS_STORED, tiff_of
 
 import tlutils
 from tlutils.core import devices
 from tlutils.core.images import UnreadableImage, read
 from tlutils.data import loaders, near_duplicates, records
 from tlutils.evaluation.predict import predict
-
-AS_STORED = {
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.T,
-    6: lambda a: np.rot90(a),
-    7: lambda a: a[::-1, ::-1].T,
-    8: lambda a: np.rot90(a, -1),
-}  # how a camera held so stores what a viewer turns back
 
 
 def scene() -> np.ndarray:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ast
-import os
 import shutil
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pandas as pd
+import processes
 import pytest
 import yaml
 from PIL import Image
@@ -27,15 +25,8 @@ WHERE = "import tlutils, torch\ntorch.set_num_threads(1)\nprint(tlutils.__file__
 
 
 def python(*words: str, folder: Path, path: str = "") -> str:
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    """What a Python says that finds tlutils in its own folder, or along a path."""
+    return processes.python(*words, cwd=folder, env={"PYTHONPATH": path}).stdout
 
 
 def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_path):

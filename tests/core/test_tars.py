@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
-import sys
 import tarfile
 import threading
 from pathlib import Path
 
+import processes
 import pytest
+from archives import make_tar, special
 from data_builders import JPEG
 
 from tlutils.core import images, tars
 
 
-def tarred(path: Path, *items: tarfile.TarInfo | str, form: int = tarfile.PAX_FORMAT) -> Path:
+def tarred(path: Path, *items: tarfile.TarInfo | str, **how: int) -> Path:
     """A tar file of JPEGs under these names, or of whatever a TarInfo says."""
-    with tarfile.open(path, "w", format=form) as tar:
-        for item in items:
-            info = tarfile.TarInfo(item) if isinstance(item, str) else item
-            if info.isreg():
-                info.size = len(JPEG)
-            tar.addfile(info, io.BytesIO(JPEG))
-    return path
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
+    return make_tar(path, [(item, JPEG) for item in items], **how)
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -161,7 +149,7 @@ def test_a_process_killed_while_it_writes_an_index_leaves_none_and_the_next_make
         "os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"tars.members({str(shard)!r})"
     )
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": "."})
+    done = processes.python("-c", code, check=False)
     left = [path.name for path in tmp_path.iterdir() if path.suffix == ".part"]
     assert done.returncode == -9 and len(left) == 1 and not Path(f"{shard}.csv").exists()
     assert [member.name for member in tars.members(shard)] == ["a.jpg"]

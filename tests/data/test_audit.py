@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -18,7 +15,9 @@ import pytest
 import yaml
 from data_builders import OCT, PATIENT_RULES, finding, patients, random_patients, table
 from PIL import Image
+from processes import python
 
+from tlutils.__main__ import main
 from tlutils.data import audit, near_duplicates, records
 from tlutils.data.audit import (
     assert_no_leak,
@@ -511,20 +510,17 @@ def test_neither_patients_nor_contents_known_is_no_pass_either(tmp_path):
 
 
 @pytest.mark.parametrize("leak", [False, True], ids=["clean", "leaking"])
-def test_the_examples_of_a_test_and_of_a_hook_do_as_they_say(leak, tmp_path):
+def test_the_examples_of_a_test_and_of_a_hook_do_as_they_say(leak, tmp_path, monkeypatch, said):
     films(divided(tmp_path / "data/scans"), *["test/B/2_9.png"] * leak)
     blocks = textwrap.dedent(assert_no_leak.__doc__.partition("\n")[2]).split("::\n\n")
     test, hook = (textwrap.dedent(re.split(r"\n(?=\S)", block)[0]) for block in blocks[1:])
     (tmp_path / "test_split.py").write_text(test)
-    entry = yaml.safe_load(hook)["repos"][0]["hooks"][0]["entry"]
-    commands = {
-        "test": [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_split.py"],
-        "hook": [sys.executable, *shlex.split(entry)[1:]],
-    }
-    for command in commands.values():
-        environment = {**os.environ, "PYTHONPATH": str(Path(audit.__file__).parents[2])}
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == int(leak), done.stdout + done.stderr
-        assert ("LEAK: 1 of 3 test images share a patient" in done.stdout) is leak
+    quiet = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_split.py"]
+    done = python(*quiet, cwd=tmp_path, check=False)
+    assert done.returncode == int(leak), done.stdout + done.stderr
+    told = "LEAK: 1 of 3 test images share a patient"
+    assert (told in done.stdout) is leak
+    words = shlex.split(yaml.safe_load(hook)["repos"][0]["hooks"][0]["entry"])
+    monkeypatch.chdir(tmp_path)
+    assert words[:3] == ["python", "-m", "tlutils"] and main(words[3:]) == int(leak)
+    assert (told in said()[0]) is leak

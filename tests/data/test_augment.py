@@ -1,11 +1,9 @@
 """A view is a pure function of (image, seed, view number)."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torchvision.transforms.v2 import functional as tv
 
 from tlutils.data import augment
@@ -60,11 +58,7 @@ def test_a_view_is_the_same_in_another_process(images, keys):
         f"v = augment.{EVERYTHING!r}.view(i, torch.arange(9) * 1234567891011 + 5, 2, 4); "
         "print(v.long().mul(torch.arange(v.numel()).view_as(v)).sum().item())"
     )
-    there = int(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-    )
+    there = int(python("-c", code).stdout)
     here = EVERYTHING.view(images, keys, 2, 4)
     assert there == here.long().mul(torch.arange(here.numel()).view_as(here)).sum().item()
 

@@ -12,17 +12,18 @@ import random
 import shutil
 import struct
 import subprocess
-import sys
 import tarfile
-import threading
 import time
 import tracemalloc
 import zipfile
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import processes
 import pytest
+from archives import make_tar, make_zip, special, tarred, zipped
+from servers import serving
 
 from tlutils.data import downloads
 from tlutils.data.downloads import ArchiveError, DownloadError, download, unpack
@@ -149,17 +150,9 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(downloads, "_WAITS", (0.0, 0.0))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.asked, server.over, server.daemon_threads = [], threading.Event(), True
-    server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as server:
+        yield server
 
 
 def names(folder: Path) -> list[str]:
@@ -470,10 +463,7 @@ def test_a_file_may_bear_any_name(server, tmp_path, name):
 
 def fetch_alone(server, folder: Path, path: str) -> subprocess.Popen:
     code = f"from tlutils.data.downloads import download; download('{server.url}/{path}', 'file.bin', '{SHA256}')"
-    environment = {**os.environ, "PYTHONPATH": str(Path(downloads.__file__).parents[2])}
-    return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
-    )
+    return processes.start("-c", code, cwd=folder)
 
 
 def until_asked(server) -> None:
@@ -511,34 +501,6 @@ def test_the_lock_of_a_killed_process_is_no_obstacle(server, tmp_path):
 # -------------------------------------------------------------------------------------------------- archives
 
 NOISE = os.urandom(300_000)
-
-
-Members = dict[str, bytes] | list[tuple[str, bytes]]
-
-
-def make_zip(path: Path, members: Members) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
-        for name, content in members.items() if isinstance(members, dict) else members:
-            bundle.writestr(name, content)
-    return path
-
-
-def make_tar(path: Path, members: Members, *others: tarfile.TarInfo) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as bundle:
-        for name, content in members.items() if isinstance(members, dict) else members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            info.type = tarfile.DIRTYPE if name.endswith("/") else tarfile.REGTYPE
-            bundle.addfile(info, io.BytesIO(content))
-        for info in others:
-            bundle.addfile(info)
-    return path
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -900,7 +862,7 @@ def test_one_packed_file_is_no_archive_and_is_not_unpacked(tmp_path, pack):
 
 
 def test_archives_in_an_archive_stay_files(tmp_path):
-    inner = make_zip(tmp_path / "inner.zip", {"zeros": bytes(1_000_000)}).read_bytes()
+    inner = zipped({"zeros": bytes(1_000_000)})
     archive = make_zip(tmp_path / "42.zip", {f"lib {i}.zip": inner for i in range(16)})
     assert files(unpack(archive, tmp_path / "to")) == {f"lib {i}.zip": inner for i in range(16)}
 
@@ -982,7 +944,7 @@ def test_a_damaged_archive_leaves_nothing_that_looks_complete(tmp_path, name):
 
 
 def test_a_tar_whose_last_member_is_a_zip_unpacks_as_a_tar(tmp_path):
-    inner = make_zip(tmp_path / "inner.zip", {"inner.txt": b"inner"}).read_bytes()
+    inner = zipped({"inner.txt": b"inner"})
     archive = make_tar(tmp_path / "a.tar", {"1.png": b"1", "2.png": b"2", "inner.zip": inner})
     assert files(unpack(archive, tmp_path / "to")) == {
         "1.png": b"1",
@@ -991,25 +953,24 @@ def test_a_tar_whose_last_member_is_a_zip_unpacks_as_a_tar(tmp_path):
     }
 
 
-def zip_in_zip(folder: Path) -> bytes:
-    inner = make_zip(folder / "inner.zip", {"inner.txt": b"inner"}).read_bytes()
-    outer = io.BytesIO()
+def zip_in_zip() -> bytes:
+    inner, outer = zipped({"inner.txt": b"inner"}), io.BytesIO()
     with zipfile.ZipFile(outer, "w") as bundle:
         bundle.writestr("1.png", b"1")
         bundle.writestr("inner.zip", inner)
     return outer.getvalue()[: outer.getvalue().index(inner) + len(inner)]
 
 
-def lacks_a_member(folder: Path) -> bytes:
+def lacks_a_member() -> bytes:
     """A zip whose directory takes the entry of its second member for a comment on the first."""
-    whole = bytearray(make_zip(folder / "b.zip", {"1.png": b"1", "2.png": b"2"}).read_bytes())
+    whole = bytearray(zipped({"1.png": b"1", "2.png": b"2"}))
     first, second = whole.index(b"PK\1\2"), whole.rindex(b"PK\1\2")
     struct.pack_into("<H", whole, first + 32, whole.index(b"PK\5\6") - second)
     return bytes(whole)
 
 
-def tar_of(folder: Path, **members: bytes) -> bytes:
-    return make_tar(folder / "b.tar", members).read_bytes()
+def tar_of(**members: bytes) -> bytes:
+    return tarred(members)
 
 
 def spoiled(content: bytes, at: int) -> bytes:
@@ -1018,33 +979,24 @@ def spoiled(content: bytes, at: int) -> bytes:
 
 PARTS = {
     "a zip cut off behind a zip in it": zip_in_zip,
-    "a zip behind another": lambda folder: (
-        make_zip(folder / "b", {"1": b"1"}).read_bytes()
-        + make_zip(folder / "c", {"2": b"2"}).read_bytes()
-    ),
+    "a zip behind another": lambda: zipped({"1": b"1"}) + zipped({"2": b"2"}),
     "a directory that lacks a member": lacks_a_member,
-    "a tar with a damaged header": lambda folder: spoiled(
-        tar_of(folder, a=b"1", b=b"2", c=b"3"), 1024 + 3
-    ),
-    "a tar cut off between members": lambda folder: tar_of(folder, a=b"1", b=b"2")[:1024],
-    "a tar cut off in a header": lambda folder: tar_of(folder, a=b"1", b=b"2")[: 1024 + 100],
-    "a tar cut off before its end": lambda folder: tar_of(folder, a=b"1")[:1024],
-    "a tar cut off in the zeros of a header": lambda folder: tar_of(folder, a=b"1")[: 1024 + 300],
-    "a tar behind another": lambda folder: tar_of(folder, a=b"1") + tar_of(folder, b=b"2"),
-    "a tar with zeros in its middle": lambda folder: (
-        tar_of(folder, a=b"1")[:1024] + bytes(512) + tar_of(folder, b=b"2")
-    ),
-    "a tar of nothing": lambda folder: bytes(10240),
-    "a zip of nothing": lambda folder: make_zip(folder / "b", {}).read_bytes(),
-    "a zip of what macOS left": lambda folder: make_zip(
-        folder / "b", {"__MACOSX/._a": b""}
-    ).read_bytes(),
+    "a tar with a damaged header": lambda: spoiled(tar_of(a=b"1", b=b"2", c=b"3"), 1024 + 3),
+    "a tar cut off between members": lambda: tar_of(a=b"1", b=b"2")[:1024],
+    "a tar cut off in a header": lambda: tar_of(a=b"1", b=b"2")[: 1024 + 100],
+    "a tar cut off before its end": lambda: tar_of(a=b"1")[:1024],
+    "a tar cut off in the zeros of a header": lambda: tar_of(a=b"1")[: 1024 + 300],
+    "a tar behind another": lambda: tar_of(a=b"1") + tar_of(b=b"2"),
+    "a tar with zeros in its middle": lambda: tar_of(a=b"1")[:1024] + bytes(512) + tar_of(b=b"2"),
+    "a tar of nothing": lambda: bytes(10240),
+    "a zip of nothing": lambda: zipped({}),
+    "a zip of what macOS left": lambda: zipped({"__MACOSX/._a": b""}),
 }
 
 
 @pytest.mark.parametrize("build", PARTS.values(), ids=PARTS)
 def test_a_part_is_not_taken_for_the_whole(tmp_path, build):
-    content = build(tmp_path)
+    content = build()
     for packed in [content] if content.startswith(b"PK") else [content, gzip.compress(content)]:
         (tmp_path / "a").write_bytes(packed)
         with pytest.raises(ArchiveError):
@@ -1087,16 +1039,7 @@ def test_a_folder_removed_while_it_is_filled_is_not_taken_for_whole(tmp_path):
 def test_two_processes_that_unpack_into_one_folder_do_not_mix(tmp_path):
     make_tar(tmp_path / "a.tar", {f"{i}.png": b"a" for i in range(500)})
     code = "from tlutils.data.downloads import unpack; unpack('a.tar', 'to')"
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=tmp_path,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(downloads.__file__).parents[2])},
-        )
-        for _ in range(2)
-    ]
+    both = [processes.start("-c", code, cwd=tmp_path) for _ in range(2)]
     said = [process.communicate()[1] for process in both]
     assert sorted(process.returncode for process in both) == [
         0,

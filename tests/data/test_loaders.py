@@ -3,14 +3,13 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from processes import python
 
 from tlutils.core import devices, images
 from tlutils.data import loaders
@@ -296,13 +295,7 @@ def test_a_loader_whose_workers_died_of_ctrl_c_is_as_good_as_new(tmp_path):
                 loader._loader._iterator._workers[0].join()
             print(sum(len(batch.rows) for batch in loader))"""
     (tmp_path / "script.py").write_text(script)
-    done = subprocess.run(
-        [sys.executable, tmp_path / "script.py"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        start_new_session=True,
-    )
+    done = python(tmp_path / "script.py", check=False, start_new_session=True)
     assert done.stdout.strip() == "12", done.stderr[-2000:]
 
 

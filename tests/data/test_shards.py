@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tarfile
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_runs
+from archives import make_tar
 from data_builders import JPEG, OCT, finding, image_names, table
 from data_builders import write as write_files
 from tiny_images import TINY_CLASSES, draw_tiny
@@ -53,17 +53,6 @@ def sharded(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("sharded") / "shards"
     shards.write(records.inspect(records.scan(folder), folder), folder, out, 20)
     return out
-
-
-def tarred(path: Path, members: dict[str, bytes | str]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, value in members.items():
-            info = tarfile.TarInfo(name)
-            value = value.encode() if isinstance(value, str) else value
-            info.size = len(value)
-            tar.addfile(info, io.BytesIO(value))
-    return path
 
 
 def of(found: pd.DataFrame, *columns: str) -> list[tuple]:
@@ -213,7 +202,7 @@ def test_the_label_is_told_beside_an_image_or_by_its_folder(beside, told, tmp_pa
         "DME/CNV-12-1.jpg": JPEG,
         **{f"DME/CNV-12-1.{end}": text for end, text in beside.items()},
     }
-    tarred(
+    make_tar(
         tmp_path / "train-000000.tar",
         {**members, "NORMAL/CNV-13-1.jpg": JPEG, "CNV/CNV-14-1.jpg": JPEG},
     )
@@ -236,7 +225,7 @@ def test_the_label_is_told_beside_an_image_or_by_its_folder(beside, told, tmp_pa
 )
 def test_the_split_is_told_by_folders_or_by_the_name_of_a_shard(shard, prefix, split, tmp_path):
     names = [f"{label}/{label}-{i}-1.jpeg" for label in ("CNV", "DME") for i in range(2)]
-    tarred(tmp_path / shard, {prefix + name: JPEG for name in names})
+    make_tar(tmp_path / shard, {prefix + name: JPEG for name in names})
     assert layouts.find_root(tmp_path) == sources.get(tmp_path) == tmp_path
     found = records.scan(tmp_path)
     assert set(found["split"]) == {split} and set(found["label"]) == {"CNV", "DME"}
@@ -244,47 +233,47 @@ def test_the_split_is_told_by_folders_or_by_the_name_of_a_shard(shard, prefix, s
 
 
 def test_two_splits_for_one_image_and_an_unknown_one_are_refused(tmp_path):
-    tarred(tmp_path / "a" / "val-0.tar", {"train/A/1.jpg": JPEG, "train/B/1.jpg": JPEG})
+    make_tar(tmp_path / "a" / "val-0.tar", {"train/A/1.jpg": JPEG, "train/B/1.jpg": JPEG})
     with pytest.raises(ValueError, match="'train and val' of an image"):
         records.scan(tmp_path / "a")
     about = '{"label": "A", "split": "fold 3"}'
-    tarred(tmp_path / "b" / "x.tar", {"1.jpg": JPEG, "1.json": about})
+    make_tar(tmp_path / "b" / "x.tar", {"1.jpg": JPEG, "1.json": about})
     with pytest.raises(ValueError, match="the split 'fold 3'"):
         records.scan(tmp_path / "b")
 
 
 def test_images_without_a_label_are_left_out_by_name(tmp_path):
-    tarred(tmp_path / "x.tar", {"A/1.jpg": JPEG, "B/1.jpg": JPEG, "loose.jpg": JPEG})
+    make_tar(tmp_path / "x.tar", {"A/1.jpg": JPEG, "B/1.jpg": JPEG, "loose.jpg": JPEG})
     with pytest.warns(UserWarning, match=r"1 image without a label \(x\.tar/loose\.jpg\)"):
         assert len(records.scan(tmp_path)) == 2
-    tarred(tmp_path / "x.tar", {"loose.jpg": JPEG})
+    make_tar(tmp_path / "x.tar", {"loose.jpg": JPEG})
     with pytest.raises(ValueError, match="without a label"):
         records.scan(tmp_path)
 
 
 def test_members_that_take_no_part_are_named(tmp_path):
     good = {"A/1.jpg": JPEG, "B/1.jpg": JPEG, "__MACOSX/A/1.jpg": JPEG, "A/._1.jpg": b""}
-    tarred(tmp_path / "x.tar", {**good, "../A/2.jpg": JPEG})
+    make_tar(tmp_path / "x.tar", {**good, "../A/2.jpg": JPEG})
     with pytest.warns(UserWarning, match="leads out of the folder"):
         assert records.scan(tmp_path)["path"].tolist() == ["x.tar/A/1.jpg", "x.tar/B/1.jpg"]
 
 
 def test_a_cut_shard_and_masks_and_a_bad_json_are_refused_by_name(tmp_path):
-    cut = tarred(tmp_path / "a" / "x.tar", {"A/1.jpg": JPEG, "B/1.jpg": JPEG})
+    cut = make_tar(tmp_path / "a" / "x.tar", {"A/1.jpg": JPEG, "B/1.jpg": JPEG})
     cut.write_bytes(cut.read_bytes()[:1300])
     with pytest.raises(ValueError, match=r"x\.tar is no whole"):
         records.scan(tmp_path / "a")
-    tarred(tmp_path / "b" / "x.tar", {"1.jpg": JPEG, "1.seg.jpg": JPEG, "1.cls": "3"})
+    make_tar(tmp_path / "b" / "x.tar", {"1.jpg": JPEG, "1.seg.jpg": JPEG, "1.cls": "3"})
     with pytest.raises(ValueError, match="masks beside their images"):
         records.scan(tmp_path / "b")
-    tarred(tmp_path / "c" / "x.tar", {"1.jpg": JPEG, "1.json": "[1, 2"})
+    make_tar(tmp_path / "c" / "x.tar", {"1.jpg": JPEG, "1.json": "[1, 2"})
     with pytest.raises(ValueError, match=r"x\.tar/1\.json is no JSON object"):
         records.scan(tmp_path / "c")
 
 
 def test_a_patient_rule_sees_what_stands_behind_the_name_of_the_shard(tmp_path):
     names = [f"{label}/{n}_1.jpg" for label in "AB" for n in (5, 6)]
-    tarred(tmp_path / "shard_0001_of_2.tar", dict.fromkeys(names, JPEG))
+    make_tar(tmp_path / "shard_0001_of_2.tar", dict.fromkeys(names, JPEG))
     assert records.scan(tmp_path, patient=r"(?P<patient>\d+)_")["patient"].tolist() == list("5656")
 
 

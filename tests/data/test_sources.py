@@ -9,20 +9,17 @@ import os
 import random
 import shlex
 import shutil
-import subprocess
-import sys
-import tarfile
-import threading
 import tracemalloc
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import archives
 import numpy as np
+import processes
 import pytest
 from data_builders import JPEG, image_names, write
 from PIL import Image
+from servers import serving_files
 
 from tlutils.data import downloads, records, sources
 from tlutils.data.downloads import DownloadError
@@ -30,29 +27,12 @@ from tlutils.data.layouts import find_root
 from tlutils.data.sources import SOURCES, fetch, get
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        super().do_GET()
-
-    def log_message(self, *args) -> None:
-        pass
-
-
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A folder and a server of its files, known to fetch as the mirror."""
-    for key in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(key, raising=False)
-    (tmp_path / "mirror").mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "mirror"))
-    server.asked, server.folder = [], tmp_path / "mirror"
-    server.url = f"http://127.0.0.1:{server.server_address[1]}"
-    monkeypatch.setenv("TLUTILS_MIRROR", server.url + "/")
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving_files(tmp_path / "mirror") as server:
+        monkeypatch.setenv("TLUTILS_MIRROR", server.url + "/")
+        yield server
 
 
 def offer(mirror, monkeypatch, name: str, content: bytes, known: bool = True) -> None:
@@ -64,21 +44,7 @@ def offer(mirror, monkeypatch, name: str, content: bytes, known: bool = True) ->
 
 
 def zipped(names: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as bundle:
-        for name in names:
-            bundle.writestr(name, JPEG)
-    return buffer.getvalue()
-
-
-def tarred(names: list[str]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as bundle:
-        for name in names:
-            info = tarfile.TarInfo(name)
-            info.size = len(JPEG)
-            bundle.addfile(info, io.BytesIO(JPEG))
-    return buffer.getvalue()
+    return archives.zipped(dict.fromkeys(names, JPEG))
 
 
 def medmnist(n: int = 6, size: int = 28, n_classes: int = 2, **replaced) -> bytes:
@@ -145,7 +111,7 @@ def test_the_oct_archive_is_fetched_too_and_says_that_only_its_size_is_known(
     mirror, monkeypatch, tmp_path
 ):
     names = image_names("OCT2017/train", "OCT2017/test", classes=("CNV", "DME", "DRUSEN", "NORMAL"))
-    content = tarred(names)
+    content = archives.tarred(dict.fromkeys(names, JPEG), mode="w:gz")
     (mirror.folder / "OCT2017.tar.gz").write_bytes(content)
     small = dataclasses.replace(SOURCES["kermany-oct"], bytes=len(content))
     monkeypatch.setitem(SOURCES, "kermany-oct", small)
@@ -364,10 +330,7 @@ def test_a_fetch_killed_while_it_unpacks_is_begun_anew(mirror, monkeypatch, tmp_
         f"sources.SOURCES['kermany-chest'] = dataclasses.replace(source, sha256=None, bytes={len(content)})\n"
         "sources.fetch('kermany-chest', 'data')"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(sources.__file__).parents[2])}
-    killed = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True
-    )
+    killed = processes.python("-c", code, cwd=tmp_path, check=False)
     assert killed.returncode == -9, killed.stderr
     left = tmp_path / "data" / "kermany-chest.unfinished"
     assert (

@@ -14,15 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from small_runs import CPU, small, train
 from tiny_images import draw_tiny
 from troubled_files import EITHER, KINDS, LISTED, PASSED, READ, scene, write, write_all
 
 from tlutils.__main__ import main
 from tlutils.core import images
 from tlutils.data import loaders, records
-from tlutils.runs import recipes
 from tlutils.runs.folder import Run, read_predictions
-from tlutils.runs.train import train
 from tlutils.runs.use import evaluate, predict
 
 pytestmark = pytest.mark.skipif(
@@ -120,21 +119,10 @@ def wrong(become: dict[str, str], unlisted: str = LISTED) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory) -> Run:
-    recipe = recipes.get("oct-vgg16").changed(
-        {"backbone": "squeezenet1_1", "size": "32", "epochs": "1", "batch_size": "16", "views": "1"}
-    )
+    recipe = small(epochs="1", views="1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return train(
-            recipe,
-            folder[0],
-            tmp_path_factory.mktemp("runs") / "run",
-            weights="random",
-            log=None,
-            show=False,
-            device="cpu",
-            precision="fp32",
-        )
+        return train(folder[0], tmp_path_factory.mktemp("runs") / "run", recipe)
 
 
 def test_all_of_them_at_once_do_not_keep_a_run_from_its_end(run, folder):
@@ -148,7 +136,7 @@ def test_all_of_them_are_evaluated_or_left_out(run, folder):
     root, made = folder
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        evaluate(run.folder, root, device="cpu", precision="fp32", show=False)
+        evaluate(run.folder, root, **CPU)
     found = read_predictions(next((run.folder / "evaluations").glob("*.csv")))
     assert not wrong(fates(found, root, made), unlisted=PASSED)
     assert set(found["path"]) == set(records.readable(run.records)["path"])
@@ -160,7 +148,7 @@ def test_all_of_them_are_predicted_or_named(run, folder, tmp_path):
     with pytest.warns(
         UserWarning, match=f"left out {unreadable} of {len(run.records)} images that cannot be read"
     ):
-        predict(run.folder, [root], tmp_path / "p.csv", device="cpu", precision="fp32", show=False)
+        predict(run.folder, [root], tmp_path / "p.csv", **CPU)
     found = read_predictions(tmp_path / "p.csv")
     assert {os.path.relpath(path, root) for path in found["path"]} == set(
         records.readable(run.records)["path"]

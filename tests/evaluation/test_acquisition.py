@@ -1,12 +1,11 @@
 """The battery of changes of acquisition, and how it is dealt over images."""
 
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torchvision.transforms.v2 import functional as tv
 
 from tlutils.evaluation import acquisition
@@ -87,7 +86,7 @@ def test_a_view_is_the_same_pixels_in_any_batch_order_and_process(images, keys):
         "v = Acquisition().view(i, torch.arange(5) * 1234567891011 + 5, 2, 7); "
         "print(v.long().mul(torch.arange(v.numel()).view_as(v)).sum().item())"
     )
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    there = python("-c", code)
     drawn = torch.randint(
         0, 256, (5, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )

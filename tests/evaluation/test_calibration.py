@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import prediction_tables
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,17 +18,10 @@ NAMES = ["A", "B", "C"]
 
 
 def table(logits, labels, split="val"):
+    """Predictions by the softmax of logits; of a label below 0 nothing is known."""
     scores = torch.softmax(torch.as_tensor(logits, dtype=torch.float64), 1).numpy()
-    made = pd.DataFrame(scores, columns=[f"p_{name}" for name in NAMES[: scores.shape[1]]])
-    made.insert(0, "split", split)
-    made["path"], made["patient"] = (
-        [str(i) for i in range(len(made))],
-        [f"p{i}" for i in range(len(made))],
-    )
-    made["label"] = [NAMES[i] if i >= 0 else "" for i in labels]
-    made["predicted"] = [NAMES[i] for i in scores.argmax(1)]
-    true = scores[np.arange(len(made)), np.maximum(labels, 0)]
-    return made.assign(loss=-np.log(np.maximum(true, 1e-300)))
+    names = [NAMES[i] if i >= 0 else "" for i in labels]
+    return prediction_tables.table(names, scores, NAMES[: scores.shape[1]], split=split)
 
 
 @pytest.fixture(scope="module")

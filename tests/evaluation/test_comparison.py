@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+import prediction_tables
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,19 +18,11 @@ from tlutils.evaluation.metrics import compute_metrics, resampled
 
 def table(scores, labels, patients=None, split="test"):
     """Predictions of two classes from the scores of the second."""
-    scores, n = np.asarray(scores, float), len(scores)
-    made = pd.DataFrame(
-        {
-            "split": split,
-            "path": [f"{i:04d}.png" for i in range(n)],
-            "patient": [f"p{i}" for i in (range(n) if patients is None else patients)],
-            "label": np.where(labels, "ILL", "ALL RIGHT"),
-            "predicted": np.where(scores > 0.5, "ILL", "ALL RIGHT"),
-            "p_ALL RIGHT": 1 - scores,
-            "p_ILL": scores,
-        }
+    scores, names = np.asarray(scores, float), ["ALL RIGHT", "ILL"]
+    both = np.stack([1 - scores, scores], 1)
+    return prediction_tables.table(
+        np.where(labels, "ILL", "ALL RIGHT"), both, names, patients, split
     )
-    return made.assign(loss=-np.log(np.where(labels, scores, 1 - scores).clip(1e-9)))
 
 
 def answers(right, labels):
@@ -83,7 +76,7 @@ def drawn_again(pair):
     """Both tables 60 times, each time of 50 patients drawn anew, their rows put together plainly."""
     drawn = np.random.default_rng(2).integers(50, size=(60, 50))
     rows = [dict(list(one.groupby("patient"))) for one in pair]
-    return [[pd.concat([of[f"p{i}"] for i in patients]) for of in rows] for patients in drawn]
+    return [[pd.concat([of[str(i)] for i in patients]) for of in rows] for patients in drawn]
 
 
 def test_the_bootstrap_is_the_difference_on_the_same_drawn_patients(pair):
@@ -209,9 +202,9 @@ def test_rates_that_nobody_defines_are_nan():
 
 
 def test_tables_of_other_images_or_labels_are_refused(pair):
-    with pytest.raises(ValueError, match="150 and 149 images.*0000.png"):
+    with pytest.raises(ValueError, match=r"150 and 149 images.*\b0.jpeg"):
         comparison.mcnemar(pair[0], pair[1].iloc[1:])
-    with pytest.raises(ValueError, match="disagree about labels, e.g. of 0003.png"):
+    with pytest.raises(ValueError, match="disagree about labels, e.g. of 3.jpeg"):
         comparison.mcnemar(
             pair[0],
             pair[1].assign(
@@ -478,13 +471,13 @@ def test_an_image_that_occurs_twice_is_never_paired_with_another(pair):
     one, two = (
         table_.iloc[rows].assign(label="ILL") for table_, rows in zip(pair, ([0, 0, 1], [0, 1, 1]))
     )
-    with pytest.raises(ValueError, match="1 of 3 rows repeat an image, e.g. 0000.png"):
+    with pytest.raises(ValueError, match="1 of 3 rows repeat an image, e.g. 0.jpeg"):
         comparison.mcnemar(one, two)
 
 
 def test_tables_that_disagree_about_patients_are_refused(pair):
     """Each would draw its own patients, and the difference would not be paired any more."""
-    with pytest.raises(ValueError, match="disagree about patients, e.g. of 0000.png"):
+    with pytest.raises(ValueError, match="disagree about patients, e.g. of 0.jpeg"):
         comparison.paired_bootstrap(pair[0].assign(patient="p7"), pair[1])
     nobody, nan = (one.assign(patient=nothing) for one, nothing in zip(pair, ("", np.nan)))
     assert comparison.paired_bootstrap(nobody, nan, repeats=5)["value"] is not None

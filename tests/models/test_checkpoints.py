@@ -79,12 +79,12 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(tmp_path):
 
 
 def test_the_command_line_refuses_a_checkpoint_that_would_run_code_with_exit_code_2(
-    tiny_folder, tmp_path, capsys
+    tiny_folder, tmp_path, said
 ):
     begin(tiny_folder, tmp_path, small(views="1"))
     torch.save({"settings": {}, "history": Evil(tmp_path / "ran")}, tmp_path / "last.pt")
     assert __main__.main(command(tiny_folder, tmp_path, "--store", "none")) == 2
-    message = " ".join(capsys.readouterr().err.split())
+    message = said()[1]
     assert (
         "last.pt cannot be loaded" in message
         and "could run code and is refused" in message

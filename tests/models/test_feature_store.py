@@ -7,16 +7,14 @@ import hashlib
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from processes import python, torchrun
 from torch import nn
 
 from tlutils.core import devices
@@ -33,9 +31,6 @@ FP32 = devices.choose("cpu", "fp32")
 
 
 VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5)
-
-
-ELSEWHERE = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
 
 
 @pytest.fixture
@@ -740,7 +735,6 @@ JOB = """
 import sys, time
 from pathlib import Path
 import numpy as np
-import subprocess
 import test_feature_store as t
 from tlutils.core import devices
 from tlutils.data import loaders
@@ -771,7 +765,7 @@ with devices.processes("cpu"):
             return look()
         found = look()
         if not (data / "written").exists():  # rank 0 has looked: now the other run completes a chunk
-            subprocess.run([sys.executable, __file__, str(data), "alone"], check=True, env=t.ELSEWHERE)
+            t.python(__file__, data, "alone")
             (data / "written").touch()
         return found
     store.marks = marks
@@ -786,21 +780,7 @@ def test_processes_share_the_work_as_one_of_them_sees_it(table, resnet, tmp_path
     whole = store_of(tmp_path / "whole", split(resnet).prefix, images)
     whole.fill(0)
     (tmp_path / "job.py").write_text(JOB)
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            str(tmp_path / "job.py"),
-            str(tmp_path),
-        ],
-        check=True,
-        env=ELSEWHERE,
-        timeout=300,
-    )
+    python(*torchrun(tmp_path / "job.py", tmp_path))
     for rank in range(2):
         there = torch.from_numpy(np.load(tmp_path / f"rank{rank}.npy"))
         assert torch.equal(there, whole.read(0, np.arange(150)))

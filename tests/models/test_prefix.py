@@ -2,14 +2,11 @@
 
 import copy
 import functools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from torch import nn
 
 from tlutils.core import devices
@@ -189,17 +186,8 @@ def keys_of_nets():
 
 
 def test_the_key_is_the_same_for_a_copy_and_in_another_process():
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     here, code = keys_of_nets(), "import test_prefix; print(*test_prefix.keys_of_nets())"
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    there = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"},
-    )
-    assert there.stdout.split() == here
+    assert python("-c", code, env={"PYTHONHASHSEED": "7"}).stdout.split() == here
     net = Net().eval()
     assert fingerprint(split(copy.deepcopy(net)).prefix) == here[0]
 

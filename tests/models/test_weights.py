@@ -13,15 +13,13 @@ import random
 import runpy
 import socket
 import subprocess
-import threading
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from servers import PROXIES, nowhere, serving_files
 from torchvision import models
 
 from tlutils.data.downloads import digest
@@ -35,8 +33,7 @@ BACKBONE = "squeezenet1_1"
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """torch's own cache folder, empty; nothing of this machine's is seen."""
-    proxies = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
-    for key in ("XDG_CACHE_HOME", "TLUTILS_WEIGHTS", *proxies):
+    for key in ("XDG_CACHE_HOME", "TLUTILS_WEIGHTS", *PROXIES):
         monkeypatch.delenv(key, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -63,23 +60,8 @@ def save(state: dict, folder: Path) -> Path:
 def served(tmp_path):
     """A folder and the address under which it is served."""
 
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args) -> None:
-            pass
-
-    (tmp_path / "served").mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path / "served"))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield tmp_path / "served", f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-
-
-def nowhere() -> str:
-    """An address at which nobody listens."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
+    with serving_files(tmp_path / "served") as server:
+        yield server.folder, server.url
 
 
 def same(a: dict, b: dict) -> bool:

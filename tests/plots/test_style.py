@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -38,6 +36,7 @@ from pictures import (
     table_of,
     words,
 )
+from processes import python
 
 from tlutils.plots import of_data, of_images, of_results, of_training
 from tlutils.plots.style import VERDICTS, class_colors, ink, readable_on, style
@@ -368,4 +367,4 @@ def test_a_copy_of_the_folder_draws_without_the_library_and_without_torch(tmp_pa
         "of_images.grid([numpy.zeros((8, 8), numpy.uint8)])\n"
         "assert not {'torch', 'tlutils'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    python("-c", code, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)})

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from finished_runs import (
-    copied_run,  # noqa: F401
-    edited,
-    four_classes,  # noqa: F401
-)
+from small_runs import edited
 
 from tlutils.data.audit import audit_splits
 from tlutils.report import caveats

@@ -5,25 +5,16 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import shutil
-import warnings
 from pathlib import Path
 
 import pytest
-from finished_runs import (
-    QUIET,
-    SMALL,
-    copied_run,  # noqa: F401
-    edited,
-    four_classes,  # noqa: F401
-    two_classes,  # noqa: F401
-)
+from small_runs import edited, small, train
 
 from tlutils import __main__ as cli
 from tlutils.data import cleaning, records
 from tlutils.models import checkpoints
 from tlutils.report import facts
 from tlutils.runs import recipes
-from tlutils.runs import train as training
 from tlutils.runs.folder import Run
 from tlutils.runs.recipes import Recipe
 
@@ -82,23 +73,17 @@ ODD = {
 }
 
 
-def odd_run(data: Path, where: Path, **more) -> Run:
+def odd_run(data: Path, where: Path, **more: str) -> Run:
     """A run whose every word wants quoting, begun in the folder `where`."""
     cleaning.write(records.scan(data).iloc[4:], data, where / MANIFEST)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        recipe, patient = (
-            recipes.get("oct-vgg16").changed(SMALL | ODD),
-            r"-(?P<patient>\d+)-\d+\.jpeg$",
-        )
-        return training.train(
-            recipe, MANIFEST, "-a run", limit=40, patient=patient, **QUIET, **more
-        )
+    patient = r"-(?P<patient>\d+)-\d+\.jpeg$"
+    return train(MANIFEST, "-a run", small(**ODD), limit=40, patient=patient, **more)
 
 
+@pytest.mark.filterwarnings("ignore:the test images lack")
 def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    done = odd_run(tiny_folder, tmp_path)
+    done = odd_run(tiny_folder, tmp_path, precision="auto")
     given = cli._parser().parse_args(asked_for(done))
     assert (given.data, given.weights, given.limit) == (MANIFEST, "random", 40)
     assert given.patient == done.about["data"]["patient"]
@@ -106,9 +91,10 @@ def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, 
     assert recipes.get(given.recipe).changed(dict(map(cli._assignment, given.set))) == done.recipe
 
 
+@pytest.mark.filterwarnings("ignore:the test images lack")
 def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    done = odd_run(tiny_folder, tmp_path, precision="fp32")
+    done = odd_run(tiny_folder, tmp_path)
     assert cli.main(asked_for(done)) == 0, capsys.readouterr().err
     again = Run.load("-a run-again")
     assert again.about["data"] == done.about["data"]

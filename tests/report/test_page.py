@@ -12,15 +12,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from browsers import browser_path
-from finished_runs import (
-    copied_run,  # noqa: F401
-    edited,
-    four_classes,  # noqa: F401
-    train,
-    two_classes,  # noqa: F401
-)
-from small_runs import CPU
+from browsers import chromium
+from small_runs import CPU, edited, small, train
 
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.metrics import compute_metrics
@@ -329,7 +322,7 @@ def test_a_run_without_validation_is_reported_and_says_so(tiny_folder, tmp_path)
     data = tmp_path / "data"
     for part in ("train", "test"):
         shutil.copytree(tiny_folder / part, data / part)
-    done = train(data, tmp_path / "run", val="0")
+    done = train(data, tmp_path / "run", small(val="0"))
     assert "val" not in done.metrics
     seen = written(done, tmp_path)
     assert "There was no validation set" in seen.sections["what-this-does-not-say"]
@@ -356,13 +349,8 @@ def test_the_same_run_gives_the_same_page_and_leaves_no_figure_open(run, tmp_pat
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [360, 1200])
 def test_a_browser_shows_it_whole_at_any_width_and_asks_for_nothing(run, width, tmp_path):
-    from playwright.sync_api import sync_playwright
-
     file, asked, said = write(run, tmp_path / "page.html"), [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
+    with chromium() as browser:
         shown = browser.new_page(viewport={"width": width, "height": 800})
         shown.on("request", lambda request: asked.append(request.url))
         shown.on("console", lambda message: said.append(message.text))
@@ -371,5 +359,4 @@ def test_a_browser_shows_it_whole_at_any_width_and_asks_for_nothing(run, width, 
         assert shown.evaluate(
             "[...document.images].every(image => image.complete && image.naturalWidth > 0)"
         )
-        browser.close()
     assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()] and not said

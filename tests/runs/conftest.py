@@ -4,23 +4,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import begin, train
+from small_runs import begin
 
 
 @pytest.fixture(scope="session")
-def run(tiny_folder, tmp_path_factory):
+def run(tiny_folder, trained):
     """A finished run; a test that changes its files copies it."""
-    return train(tiny_folder, tmp_path_factory.mktemp("runs") / "oct")
-
-
-@pytest.fixture(scope="session")
-def two_classes(tiny_folder, tmp_path_factory):
-    """The images of two of the classes."""
-    data = tmp_path_factory.mktemp("two") / "two"
-    for split in ("train", "test"):
-        for label in ("CNV", "NORMAL"):
-            shutil.copytree(tiny_folder / split / label, data / split / label)
-    return data
+    return trained(tiny_folder)
 
 
 @pytest.fixture

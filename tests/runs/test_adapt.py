@@ -1,10 +1,7 @@
 """A run's threshold and temperature for another place: chosen, written, and answered by."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -12,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from small_runs import CPU, small, train
+from processes import python, torchrun
+from small_runs import BINARY, CPU
 from tiny_images import draw_tiny
 
 from tlutils.evaluation import calibration, thresholds
@@ -43,10 +41,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def home(two_classes, tmp_path_factory):
+def home(two_classes, trained):
     """A run of two classes with a threshold of its own."""
-    recipe = small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3", epochs="1")
-    return train(two_classes, tmp_path_factory.mktemp("home") / "run", recipe)
+    return trained(two_classes, BINARY)
 
 
 @pytest.fixture(scope="module")
@@ -278,19 +275,11 @@ def close(one: object, two: object) -> bool:
     return one == (pytest.approx(two, rel=1e-4) if isinstance(one, float) else two)
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
 def test_two_processes_choose_what_one_chooses(home, place, tmp_path):
     copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
-    words = ["-m", "tlutils", "adapt", str(copy), "--data", str(place), "--name", "two"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    device = ["--device", "cpu", "--precision", "fp32"]
-    done = subprocess.run(
-        [*TORCHRUN, *words, *device], capture_output=True, text=True, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("The run is as it was") == 1
+    words = ["-m", "tlutils", "adapt", copy, "--data", place, "--name", "two"]
+    said = python(*torchrun(*words, "--device", "cpu", "--precision", "fp32")).stdout
+    assert said.count("The run is as it was") == 1
     one = adapt(home.folder, place, name="one", **CPU)
     two = json.loads((copy / "adaptations" / "two.json").read_text())
     same = ("threshold", "temperature", "before", "after", "steady", "used")

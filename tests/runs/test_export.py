@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,8 @@ import onnx
 import pandas as pd
 import pytest
 from PIL import Image
-from small_runs import CPU, small, train
+from processes import python
+from small_runs import CPU, small
 from tiny_images import draw_tiny
 from troubled_files import encoded, write_all
 
@@ -51,7 +50,7 @@ np.savez(out, **found)
 
 
 def alone(code, *words):
-    return subprocess.run([sys.executable, "-I", "-c", code, *map(str, words)], capture_output=True, text=True)  # fmt: skip
+    return python("-I", "-c", code, *words, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +133,11 @@ def test_predict_py_has_the_same_pixels_and_the_same_reasons(exported, all_kinds
 
 
 @pytest.fixture(scope="module")
-def home(two_classes, tmp_path_factory):
+def home(two_classes, trained, tmp_path_factory):
     """A run of one logit and in color that answers by a threshold of its own, and an adaptation of it."""
     changes = {"threshold": "specificity>=0.9", "val": "0.3", "epochs": "1", "resize": "pad"}
     recipe = small("chest-vgg16-gap", **changes, **TINY_NET, channels=3)
-    run = train(two_classes, tmp_path_factory.mktemp("home") / "run", recipe)
+    run = trained(two_classes, recipe)
     place = tmp_path_factory.mktemp("site") / "images"
     for label, first in (("CNV", 20), ("NORMAL", 120)):
         (place / label).mkdir(parents=True)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -18,24 +17,25 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import small_runs
 import torch
+from processes import python
+from processes import torchrun as job
+from small_runs import small
 from tqdm import tqdm
 
 from tlutils.__main__ import main
 from tlutils.models import checkpoints
 from tlutils.runs import recipes
-from tlutils.runs import train as train_module
 
-SMALL = {
-    "size": "32",
-    "batch_size": "16",
-    "backbone": "squeezenet1_1",
-    "epochs": "3",
-    "patience": "0",
-}
-KEPT = recipes.get("oct-vgg16").changed({**SMALL, "views": "2"})
-FROM_FILES = recipes.get("chest-resnet18-finetune").changed(
-    {**SMALL, "backbone": "shufflenet_v2_x0_5", "epochs": "2", "head_epochs": "1"}
+KEPT = small(epochs="3", patience="0")
+FROM_FILES = small(
+    "chest-resnet18-finetune",
+    backbone="shufflenet_v2_x0_5",
+    epochs="2",
+    head_epochs="1",
+    patience="0",
+    views="0",
 )
 TIMES = {"seconds", "images_per_second", "store_seconds", "started"}
 ORDER = (
@@ -89,9 +89,7 @@ def train(recipe: recipes.Recipe, data: Path, out: Path, change: int) -> None:
         threading.RLock()
     )  # its own, between processes, would be said to be lost when this one is killed
     warnings.simplefilter("ignore")  # the images are few
-    train_module.train(
-        recipe, data, out, weights="random", device="cpu", precision="fp32", show=False, log=None
-    )
+    small_runs.train(data, out, recipe)
 
 
 def was_killed(
@@ -207,26 +205,14 @@ def in_a_job(data: str, out: str, victim: str, phase: str) -> int:
     number = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) if victim == "a process" else int(phase)
     if os.environ["RANK"] == "0" and number < len(PHASES):
         die_at(2, Path(out), PHASES[number], victims[victim])
-    quick = "--weights random --epochs 3 --device cpu --precision fp32 --set size=32"
-    quick += " --set batch_size=16 --set patience=0 --set backbone=squeezenet1_1 --set views=2"
-    return main(["train", "oct-vgg16", "--data", data, "--out", out, *quick.split()])
+    longer = ["--epochs", "3", "--set", "patience=0", "--set", "views=2"]
+    return main(small_runs.command(data, out, *longer))
 
 
 def torchrun(*arguments: object, restarts: int = 0) -> int:
     """The exit code of a job of two processes, which may be started again so many times."""
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "--max-restarts",
-        str(restarts),
-        __file__,
-        *map(str, arguments),
-    ]
-    return subprocess.run(line, capture_output=True, timeout=600).returncode
+    words = job(__file__, *arguments, restarts=restarts)
+    return python(*words, check=False, timeout=600).returncode
 
 
 @pytest.fixture(scope="module")

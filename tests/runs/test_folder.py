@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from small_runs import begin, first, small, train
+from processes import holding
+from small_runs import begin, edited, first, small, train
 
 from tlutils.core import files
 from tlutils.data import cleaning, records
@@ -23,24 +22,14 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
         Run.load(tmp_path / "my run")
 
 
-HOLD = (
-    "import sys, time; from tlutils.runs.folder import reserved\n"
-    "with reserved(sys.argv[1]): print('held', flush=True); time.sleep(60)"
-)
-
-
 def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_folder, tmp_path):
     out = Path(shutil.copytree(run.folder, tmp_path / "run"))
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
+    with holding(out / ".lock"):
         with pytest.raises(files.Busy, match="at work on the run"):
             train(tiny_folder, out, small(epochs="3"))
         with pytest.raises(files.Busy):
             fit(Run.load(out), run.model(), make_loaders(run), show=False, log=None)
         assert evaluate(out, device="cpu", precision="fp32", show=False) == run.metrics["test"]
-        other.kill()
     assert len(train(tiny_folder, out, small(epochs="3")).history) == 3
 
 
@@ -77,10 +66,10 @@ def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_pa
     assert train(data, tmp_path / "run", **asked).metrics == run.metrics
 
 
-def edited(name, change):
+def changed(change):
     def edit(folder):
-        about = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps(change(about) or about))
+        with edited(folder / "recipe.json") as about:
+            change(about)
 
     return edit
 
@@ -94,20 +83,14 @@ STRANGE = {
     "not UTF-8": lambda folder: (folder / "recipe.json").write_bytes(b"\xff\xfe{}"),
     "a list": lambda folder: (folder / "recipe.json").write_text("[1]"),
     "nested without end": lambda folder: (folder / "recipe.json").write_text("[" * 100_000),
-    "no recipe": edited("recipe.json", lambda about: about.pop("recipe") and None),
-    "no data": edited("recipe.json", lambda about: about.update(data=3)),
-    "classes no texts": edited("recipe.json", lambda about: about["data"].update(classes=[1, 2])),
-    "root a number": edited("recipe.json", lambda about: about["data"].update(root=5)),
-    "limit a text": edited("recipe.json", lambda about: about.update(limit="9")),
-    "unknown field": edited(
-        "recipe.json", lambda about: about["recipe"].update(evil="__import__('os')")
-    ),
-    "field of another kind": edited(
-        "recipe.json", lambda about: about["recipe"].update(size="224")
-    ),
-    "augmentation a list": edited(
-        "recipe.json", lambda about: about["recipe"].update(augmentation=[])
-    ),
+    "no recipe": changed(lambda about: about.pop("recipe")),
+    "no data": changed(lambda about: about.update(data=3)),
+    "classes no texts": changed(lambda about: about["data"].update(classes=[1, 2])),
+    "root a number": changed(lambda about: about["data"].update(root=5)),
+    "limit a text": changed(lambda about: about.update(limit="9")),
+    "unknown field": changed(lambda about: about["recipe"].update(evil="__import__('os')")),
+    "field of another kind": changed(lambda about: about["recipe"].update(size="224")),
+    "augmentation a list": changed(lambda about: about["recipe"].update(augmentation=[])),
     "path above": replaced("records.csv", "train/CNV/CNV-1001-1.jpeg", "../../secret.jpeg"),
     "whole path": replaced("records.csv", "train/CNV/CNV-1001-1.jpeg", "/etc/secret.jpeg"),
     "a column less": replaced("records.csv", "problem", "trouble"),

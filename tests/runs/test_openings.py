@@ -1,15 +1,13 @@
 """How often a run's own test images were scored is counted, whoever scores them."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import holding, python, start, torchrun
 from small_runs import CPU, small, train
 
 from tlutils.runs import openings
@@ -159,24 +157,13 @@ def test_a_look_that_cannot_be_written_down_is_said(own, monkeypatch):
         assert evaluate(own, **CPU)["n"] == 16
 
 
-HOLD = """
-import sys; from tlutils.core import files
-with files.locked(sys.argv[1], "the count"): input(print("held", flush=True) or "")
-"""
-
-
 def test_a_look_while_another_process_holds_the_count_is_said_and_keeps_its_numbers(
     own, monkeypatch
 ):
     monkeypatch.setattr(openings, "_PATIENCE", 0.1)
-    words = [sys.executable, "-c", HOLD, str(own / ".openings.lock")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen(words, **pipes, env=environment) as job:
-        assert job.stdout.readline() == "held\n"
-        with pytest.warns(UserWarning, match="could not be counted: another process"):
-            assert evaluate(own, **CPU)["n"] == 16
-        job.communicate("\n")
+    told = pytest.warns(UserWarning, match="could not be counted: another process")
+    with holding(own / ".openings.lock"), told:
+        assert evaluate(own, **CPU)["n"] == 16
     assert counted(own) == ONCE
 
 
@@ -187,24 +174,16 @@ for _ in range(5): openings.record(Run.load(sys.argv[1]), "evaluate", openings.s
 
 
 def test_processes_that_look_at_the_same_time_are_all_counted(own):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    jobs = [
-        subprocess.Popen([sys.executable, "-c", COUNT, str(own)], env=environment) for _ in range(2)
-    ]
+    jobs = [start("-c", COUNT, own) for _ in range(2)]
     assert [job.wait() for job in jobs] == [0, 0]
     assert counted(own) == {"times": 11, "settings": 1} and len(rows_of(own)) == 11
 
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-
-
 @pytest.mark.slow
 def test_several_processes_are_one_look(own):
-    words = ["-m", "tlutils", "evaluate", str(own), "--device", "cpu", "--precision", "fp32"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*TORCHRUN, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert counted(own)["times"] == 2 and done.stdout.count("scored 2 times") == 1
+    words = ["-m", "tlutils", "evaluate", own, "--device", "cpu", "--precision", "fp32"]
+    said = python(*torchrun(*words)).stdout
+    assert counted(own)["times"] == 2 and said.count("scored 2 times") == 1
 
 
 def test_a_stopped_run_is_counted_once_when_it_is_finished(tiny_folder, tmp_path, monkeypatch):

@@ -22,9 +22,9 @@ from tlutils.runs.use import evaluate, predict, predict_records
 
 
 @pytest.fixture(scope="module")
-def run(tiny_folder, tmp_path_factory):
+def run(tiny_folder, trained):
     """A finished run of a network whose random features tell images apart: a ResNet."""
-    return train(tiny_folder, tmp_path_factory.mktemp("runs") / "oct", small(backbone="resnet18"))
+    return trained(tiny_folder, small(backbone="resnet18"))
 
 
 @pytest.fixture

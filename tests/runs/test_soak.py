@@ -2,16 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 
 import pytest
+from processes import start
+from small_runs import small, train
 
-from tlutils.runs import recipes
 from tlutils.runs.folder import Run
-from tlutils.runs.train import train
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,31 +39,14 @@ def rss() -> int:
 @pytest.fixture(scope="module")
 def trained(tiny_folder, tmp_path_factory) -> tuple[Run, list[int]]:
     """A run of many short epochs, and the memory after each."""
-    recipe = recipes.get("oct-vgg16").changed(
-        {
-            "size": 32,
-            "backbone": "squeezenet1_1",
-            "head": "linear",
-            "views": 1,
-            "loss": "cross_entropy",
-            "batch_size": 16,
-            "patience": 0,
-            "epochs": EPOCHS,
-        }
-    )
+    changes = {"head": "linear", "views": 1, "loss": "cross_entropy", "patience": 0}
     memory = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the validation set is small
-        run = train(
-            recipe,
-            tiny_folder,
-            tmp_path_factory.mktemp("soak") / "run",
-            weights="random",
-            show=False,
-            device="cpu",
-            precision="fp32",
-            log=lambda line: memory.append(rss()) if line.startswith("epoch") else None,
-        )
+    run = train(
+        tiny_folder,
+        tmp_path_factory.mktemp("soak") / "run",
+        small(**changes, epochs=EPOCHS),
+        log=lambda line: memory.append(rss()) if line.startswith("epoch") else None,
+    )
     return run, memory
 
 
@@ -87,20 +67,8 @@ def test_hundreds_of_predictions_at_once_agree_and_need_no_more_memory_than_tens
     trained, tiny_folder
 ):
     run, _ = trained
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        "OMP_NUM_THREADS": "1",
-    }
-    jobs = [
-        subprocess.Popen(
-            [sys.executable, "-c", PREDICT, str(run.folder), str(tiny_folder / "test"), str(CALLS)],
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for _ in range(PROCESSES)
-    ]
+    words, env = (PREDICT, run.folder, tiny_folder / "test", CALLS), {"OMP_NUM_THREADS": "1"}
+    jobs = [start("-c", *words, env=env, stderr=None) for _ in range(PROCESSES)]
     said = [json.loads(job.communicate(timeout=600)[0].splitlines()[-1]) for job in jobs]
     answers = {answer for found, *_ in said for answer in found}
     assert len(answers) == 1

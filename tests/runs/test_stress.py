@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import CPU, first, small, train
+from small_runs import BINARY, CPU, first, small, train
 from tiny_images import draw_tiny
 
 from tlutils.core import files
@@ -21,10 +21,9 @@ FEW = ("mirrored", "noise", "top_25")
 
 
 @pytest.fixture(scope="module")
-def binary(two_classes, tmp_path_factory):
+def binary(two_classes, trained):
     """A run that answers by a threshold, and the table of the whole battery."""
-    recipe = small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3")
-    run = train(two_classes, tmp_path_factory.mktemp("stressed") / "run", recipe)
+    run = trained(two_classes, BINARY)
     return run, stress(run.folder, **CPU)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
 import sys
 import textwrap
 import warnings
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from processes import python
 from small_runs import CPU, begin, first, small, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -122,8 +122,8 @@ def test_the_same_recipe_gives_the_same_numbers(run, tiny_folder, tmp_path):
     assert again.metrics["test"] == run.metrics["test"]
 
 
-def test_a_binary_recipe_with_one_logit_runs(two_classes, tmp_path):
-    run = train(two_classes, tmp_path / "run", small("chest-vgg16-gap"))
+def test_a_binary_recipe_with_one_logit_runs(two_classes, trained):
+    run = trained(two_classes, small("chest-vgg16-gap"))
     assert {"sensitivity", "specificity", "threshold"} <= run.metrics[
         "test"
     ].keys() and run.threshold is None
@@ -709,10 +709,8 @@ except ValueError as error:
 
 
 def test_torchvision_is_not_loaded_before_a_backbone_is_looked_up():
-    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True)
-    assert done.stdout.startswith("backbone is 'vgg61'; it wants the name of a network"), (
-        done.stderr
-    )
+    said = python("-c", LIGHT).stdout
+    assert said.startswith("backbone is 'vgg61'; it wants the name of a network")
 
 
 def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path, monkeypatch):
@@ -745,9 +743,7 @@ def test_the_steps_of_a_training_go_on_in_the_precision_that_it_began_in(tiny_fo
     train(tiny_folder, tmp_path / "run", small(epochs=1), precision=began, limit=24)
     run = training.prepare(small(epochs=2), tiny_folder, tmp_path / "run", **how)
     model, parts = make_model(run), make_loaders(run)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the validation set has")
-        fit(run, model, parts, show=False, log=None)
+    fit(run, model, parts, show=False, log=None)
     assert Run.load(run.folder).about["machine"]["precision"] == began
 
 

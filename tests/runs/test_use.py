@@ -22,7 +22,7 @@ from tlutils.runs.use import (
 
 
 def test_the_saved_model_gives_the_saved_predictions(run):
-    metrics = evaluate(run.folder, device="cpu", precision="fp32", show=False)
+    metrics = evaluate(run.folder, **CPU)
     assert metrics["confusion"] == run.metrics["test"]["confusion"]
 
 
@@ -32,9 +32,7 @@ def test_new_images_are_predicted_as_the_run_saw_them(run, tmp_path):
         run.folder,
         [run.root / path for path in some],
         tmp_path / "p.csv",
-        device="cpu",
-        precision="fp32",
-        show=False,
+        **CPU,
     )
     known = run.predictions.set_index("path").loc[some]
     assert new["predicted"].tolist() == known["predicted"].tolist()
@@ -75,20 +73,17 @@ def test_an_image_is_seen_in_the_same_views_wherever_it_lies(run, tmp_path):
     tested = run.part("test")
     for i, path in enumerate(tested["path"]):
         shutil.copy(run.root / path, tmp_path / f"{i:02d}.jpeg")
-    columns, where = (
-        [f"p_{name}" for name in run.classes],
-        CPU,
-    )
+    columns = [f"p_{name}" for name in run.classes]
     machine = devices.choose("cpu", "fp32")
     known = predict_records(run, run.model(), tested, "test", machine, False, views=2).set_index(
         "path"
     )
-    there = predict(run.folder, [tmp_path], views=2, **where)
+    there = predict(run.folder, [tmp_path], views=2, **CPU)
     assert np.allclose(
         known.loc[tested["path"], columns], there.sort_values("path")[columns], atol=1e-6
     )
     assert not np.allclose(
-        there[columns], predict(run.folder, [tmp_path], views=0, **where)[columns], atol=1e-3
+        there[columns], predict(run.folder, [tmp_path], views=0, **CPU)[columns], atol=1e-3
     )
 
 
@@ -96,7 +91,7 @@ def test_evaluating_again_reads_the_store_and_not_the_images(tiny_folder, tmp_pa
     data = shutil.copytree(tiny_folder, tmp_path / "data")
     done = train(data, tmp_path / "run")
     shutil.rmtree(data)
-    said = evaluate(done.folder, device="cpu", precision="fp32", show=False)
+    said = evaluate(done.folder, **CPU)
     assert said == done.metrics["test"]
 
 
@@ -148,7 +143,6 @@ def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_fol
     )
     for site in ("siteA", "siteB"):
         shutil.copytree(tiny_folder / "test", tmp_path / site / "images")
-    where = CPU
     for site, more in (
         ("siteA", {}),
         ("siteB", {}),
@@ -157,7 +151,7 @@ def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_fol
         ("siteA", {"calibrated": True}),
         ("siteA", {}),
     ):
-        evaluate(copy.folder, tmp_path / site / "images", **more, **where)
+        evaluate(copy.folder, tmp_path / site / "images", **more, **CPU)
     found = sorted((copy.folder / "evaluations").glob("*.json"))
     assert len(found) == 5 and [path.name.split("-")[0] for path in found] == 4 * ["siteA"] + [
         "siteB"
@@ -181,7 +175,7 @@ def test_predictions_for_people_hold_no_formula_and_paths_that_open(run, tmp_pat
     names = ["=1+1.png", "+a.png", "-b.png", "@c.png", "\td.png", "plain.png"]
     for name in names:
         shutil.copy(run.root / run.part("test")["path"].iloc[0], name)
-    said = predict(run.folder, names, "out.csv", device="cpu", precision="fp32", show=False)
+    said = predict(run.folder, names, "out.csv", **CPU)
     assert set(said["path"]) == set(names)
     written = read_predictions("out.csv")
     assert set(written["path"]) == {f"./{name}" for name in names[:-1]} | {"plain.png"}

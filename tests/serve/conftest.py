@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from serving import serving
-from small_runs import CPU, small, train
+from small_runs import BINARY, CPU, small
 
 from tlutils.runs.folder import Run
 from tlutils.serve.answers import Answerer
 
 
 @pytest.fixture(scope="session")
-def run(tiny_folder, tmp_path_factory) -> Run:
+def run(tiny_folder, trained) -> Run:
     """Four classes; its last convolution has 2 x 2 places."""
-    recipe = small(size="64", freeze="none")
-    return train(tiny_folder, tmp_path_factory.mktemp("runs") / "four", recipe)
+    return trained(tiny_folder, small(size="64", freeze="none"))
 
 
 @pytest.fixture(scope="session")
-def binary(tiny_folder, tmp_path_factory) -> Run:
+def binary(two_classes, trained) -> Run:
     """Two classes, a network of one output, a threshold chosen on validation images."""
-    data = tmp_path_factory.mktemp("data") / "two"
-    for part in ("train", "val", "test"):
-        for label in ("CNV", "NORMAL"):
-            shutil.copytree(tiny_folder / part / label, data / part / label)
-    recipe = small("chest-vgg16-gap", threshold="sensitivity>=0.9")
-    return train(data, tmp_path_factory.mktemp("runs") / "two", recipe)
+    return trained(two_classes, BINARY)
 
 
 @pytest.fixture(scope="session")

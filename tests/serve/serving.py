@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from processes import start
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, subprocess.Popen]]:
     """The command, as a person starts it: the address that it prints, and its process."""
     words = ["serve", str(folder), "--port", "0", "--device", "cpu", "--precision", "fp32"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "tlutils", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as server:
+    with start("-m", "tlutils", *words) as server:
         try:
             assert server.stdout.readline().startswith("loading "), server.stderr.read()
             line = server.stdout.readline()

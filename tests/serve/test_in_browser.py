@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bombs import png, whole_png
-from browsers import browser_path
+from browsers import chromium
 from contrast import GRAPHICS, WORDS, contrast, css_colors
 from small_runs import first
 
@@ -37,14 +37,8 @@ def test_the_page_has_the_colors_of_the_report_and_its_own_pairs_can_be_told_apa
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield chromium
-        chromium.close()
+    with chromium() as one:
+        yield one
 
 
 @pytest.fixture

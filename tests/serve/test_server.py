@@ -238,11 +238,11 @@ def test_an_upload_that_does_not_come_makes_room_for_others(answerer, scan, monk
         thread.join(300)
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run, capsys):
+def test_a_port_that_is_taken_is_an_error_that_says_what_to_do(run, said):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", str(run.folder), "--port", str(port)]) == 3
-    error = " ".join(capsys.readouterr().err.split())
+    error = said()[1]
     assert f"cannot listen on port {port} of 127.0.0.1" in error and "--port" in error
 
 
@@ -253,10 +253,10 @@ def test_wrong_use_is_told(words, code, run, capsys):
 
 
 @pytest.mark.parametrize("module", ["uvicorn", "starlette"])
-def test_a_package_that_is_missing_is_named_with_what_to_install(module, run, capsys, monkeypatch):
+def test_a_package_that_is_missing_is_named_with_what_to_install(module, run, said, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     assert main(["serve", str(run.folder), "--port", "0"]) == 3
-    assert "pip install starlette uvicorn" in " ".join(capsys.readouterr().err.split())
+    assert "pip install starlette uvicorn" in said()[1]
 
 
 def test_a_host_that_others_reach_is_warned_of():

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -13,30 +12,28 @@ import pytest
 import small_runs
 import torch
 import two_processes
+from processes import python, start, torchrun
 
+from tlutils.__main__ import main
 from tlutils.core import files
 from tlutils.models import checkpoints
-
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 def command(data, out, *more):
     fixed = ["--epochs", "4", "--set", "views=2", "--set", "dropout=0", "--set", "patience=0"]
-    return ["-m", "tlutils", *small_runs.command(data, out, *fixed, *more)]
+    return small_runs.command(data, out, *fixed, *more)
 
 
-def run(arguments):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+def in_two(data, out, *more):
+    """The words after `python` for such a training in two processes."""
+    return torchrun("-m", "tlutils", *command(data, out, *more))
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """What the checks of two_processes.py gave in each of two processes, by one start of them."""
     folder = tmp_path_factory.mktemp("both")
-    run([*TORCHRUN, two_processes.__file__, "cpu", str(folder)])
+    python(*torchrun(two_processes.__file__, "cpu", folder))
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -99,8 +96,8 @@ def test_processes_wait_for_hours_while_one_fetches_data(both):
 
 @pytest.mark.parametrize("store", ["auto", pytest.param("none", marks=pytest.mark.slow)])
 def test_two_processes_give_what_one_gives(tiny_folder, tmp_path, store):
-    run([sys.executable, *command(tiny_folder, tmp_path / "one", "--store", store)])
-    said = run([*TORCHRUN, *command(tiny_folder, tmp_path / "two", "--store", store)])
+    assert main(command(tiny_folder, tmp_path / "one", "--store", store)) == 0
+    said = python(*in_two(tiny_folder, tmp_path / "two", "--store", store)).stdout
     assert sum(line.startswith("epoch") for line in said.splitlines()) == 4  # one process speaks
     one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
     for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -111,24 +108,21 @@ def test_two_processes_give_what_one_gives(tiny_folder, tmp_path, store):
     assert p["path"].tolist() == q["path"].tolist() and np.allclose(p["loss"], q["loss"], atol=1e-3)
 
 
+def workers(job, run):
+    """The process ids of a training in several processes, once it has kept an epoch."""
+    while not (run / "last.pt").exists() and job.poll() is None:
+        time.sleep(0.2)
+    ps = ["ps", "-o", "pid=,args=", "--ppid", str(job.pid)]
+    children = subprocess.run(ps, capture_output=True, text=True).stdout.splitlines()
+    return [int(line.split()[0]) for line in children if "tlutils" in line]
+
+
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp_path):
     """Kill one process of a longer training; torchrun restarts both and they finish from last.pt."""
     more = command(tiny_folder, tmp_path / "run", "--set", "epochs=200", "--epochs", "200")
-    job = subprocess.Popen(
-        [*TORCHRUN, "--max-restarts", "1", *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
-        time.sleep(0.2)
-    children = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(job.pid)], capture_output=True, text=True
-    ).stdout
-    worker = next(int(line.split()[0]) for line in children.splitlines() if "tlutils" in line)
-    os.kill(worker, signal.SIGKILL)
+    job = start(*torchrun("-m", "tlutils", *more, restarts=1), stderr=subprocess.STDOUT)
+    os.kill(workers(job, tmp_path / "run")[0], signal.SIGKILL)
     said, _ = job.communicate(timeout=300)
     assert job.returncode == 0, said[-3000:]
     assert "going on after epoch" in said
@@ -157,9 +151,8 @@ assert group() is None, "the group lives on, with threads that may abort the pro
 def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder, tmp_path):
     (tmp_path / "late.py").write_text(LATE)
     for seconds in ("6", "0"):
-        said = run(
-            [*TORCHRUN, str(tmp_path / "late.py"), str(tiny_folder), str(tmp_path / "run"), seconds]
-        )
+        words = (tmp_path / "late.py", tiny_folder, tmp_path / "run", seconds)
+        said = python(*torchrun(*words)).stdout
         mine, other = sorted(line for line in said.splitlines() if line.startswith("rank"))
         assert (
             mine.removeprefix("rank 0") == other.removeprefix("rank 1")
@@ -167,31 +160,24 @@ def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder
         )
 
 
-def ended(arguments):
+def ended(words):
     """What a job that must fail said; that it fails soon is the point, as the others would wait for the first."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, timeout=120)
+    done = python(*words, check=False, timeout=120)
     assert done.returncode != 0
     return " ".join(done.stderr.split())
 
 
 def test_what_the_first_process_finds_wrong_ends_all_of_them(tiny_folder, tmp_path):
-    assert "nowhere is neither a folder" in ended(
-        [*TORCHRUN, *command(tmp_path / "nowhere", tmp_path / "run")]
-    )
-    assert "outputs is 3" in ended(
-        [*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--set", "outputs=3")]
-    )
-    assert "nowhere.pth" in ended(
-        [*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--weights", "nowhere.pth")]
-    )
+    run = tmp_path / "run"
+    assert "nowhere is neither a folder" in ended(in_two(tmp_path / "nowhere", run))
+    assert "outputs is 3" in ended(in_two(tiny_folder, run, "--set", "outputs=3"))
+    assert "nowhere.pth" in ended(in_two(tiny_folder, run, "--weights", "nowhere.pth"))
 
 
 def test_a_folder_that_is_in_use_is_refused_by_all_processes(tiny_folder, tmp_path):
     with files.locked(tmp_path / "run" / ".lock", "it"):
-        assert "another process is at work on the run" in ended(
-            [*TORCHRUN, *command(tiny_folder, tmp_path / "run")]
-        )
+        said = ended(in_two(tiny_folder, tmp_path / "run"))
+    assert "another process is at work on the run" in said
     assert os.listdir(tmp_path / "run") == [".lock"]
 
 
@@ -226,30 +212,17 @@ with devices.processes("cpu"):
 
 def test_the_first_process_decides_for_all_and_its_errors_are_everybodys(tmp_path):
     (tmp_path / "first.py").write_text(BY_FIRST)
-    assert run([*TORCHRUN, str(tmp_path / "first.py")]).count("fine") == 2
+    assert python(*torchrun(tmp_path / "first.py")).stdout.count("fine") == 2
 
 
 def test_a_job_that_is_told_to_stop_ends_whole(tiny_folder, tmp_path):
-    job = subprocess.Popen(
-        [*TORCHRUN, *command(tiny_folder, tmp_path / "run", "--epochs", "4000")],
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    while not (tmp_path / "run" / "last.pt").exists() and job.poll() is None:
-        time.sleep(0.2)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True
-    )
-    workers = children.stdout.split()
+    job = start(*in_two(tiny_folder, tmp_path / "run", "--epochs", "4000"))
+    both = workers(job, tmp_path / "run")
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=60)
-    assert job.returncode != 0 and len(workers) == 2
+    assert job.returncode != 0 and len(both) == 2
     assert "stopped; the same command goes on" in err
-    alive = subprocess.run(
-        ["ps", "-o", "args=", "-p", ",".join(workers)], capture_output=True, text=True
-    ).stdout
-    assert "tlutils" not in alive
+    ps = ["ps", "-o", "args=", "-p", ",".join(map(str, both))]
+    assert "tlutils" not in subprocess.run(ps, capture_output=True, text=True).stdout
     assert checkpoints.read(tmp_path / "run" / "last.pt")["history"]
     assert not list((tmp_path / "run").glob(".*.part"))

@@ -9,9 +9,9 @@ import weakref
 
 import numpy as np
 import pandas as pd
+import patches
 import pytest
 import torch
-from PIL import Image
 
 from tlutils.core import devices
 from tlutils.data import loaders
@@ -30,25 +30,13 @@ VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Two classes of noise, one with a bright patch, in a folder; and its table."""
-    folder, draw, rows = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
-    for i in range(72):
-        pixels = draw.integers(40, 80, (32, 32))
-        if i % 2:
-            pixels[8:20, 8:20] += 90
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-        rows.append({"path": f"{i}.png", "label": "patch" if i % 2 else "noise"})
-    return folder, pd.DataFrame(rows)
+    folder = tmp_path_factory.mktemp("images")
+    return folder, patches.draw(folder, 72, 32)
 
 
 @pytest.fixture
 def parts(data):
-    folder, table = data
-    return {
-        "train": loaders.make(
-            table[:48], folder, ["noise", "patch"], 32, batch_size=16, shuffle=True, workers=0
-        ),
-        "val": loaders.make(table[48:], folder, ["noise", "patch"], 32, batch_size=16, workers=0),
-    }
+    return patches.parts(*data, 32, at=48)
 
 
 def resnet(freeze="all", head="gap", **more):
@@ -56,11 +44,7 @@ def resnet(freeze="all", head="gap", **more):
 
 
 def quiet_fit(model, parts, **settings):
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="the validation set has")
-        return fit(
-            model, parts, machine=settings.pop("machine", FP32), log=None, show=False, **settings
-        )
+    return fit(model, parts, **{"machine": FP32, "log": None, "show": False, **settings})
 
 
 def same(a, b):
@@ -622,7 +606,6 @@ class Stopped(Hungry):
         return self.layer(x.mean((2, 3)))
 
 
-@pytest.mark.filterwarnings("ignore:the validation set has")
 @pytest.mark.parametrize("checkpoint", ["last.pt", None])
 def test_a_run_stopped_by_hand_leaves_its_best_epoch_and_says_how_to_go_on(
     parts, tmp_path, checkpoint

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pandas as pd
+import patches
 import pytest
 import torch
-from PIL import Image
 
 from tlutils.core import devices
 from tlutils.data import loaders
@@ -20,19 +20,8 @@ FP32 = devices.choose("cpu", "fp32")
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """Loaders of two classes of noise, one with a bright patch."""
-    folder, draw, rows = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
-    for i in range(64):
-        pixels = draw.integers(0, 120, (32, 32))
-        pixels[8:20, 8:20] += 90 * (i % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-        rows.append({"path": f"{i}.png", "label": "patch" if i % 2 else "noise"})
-    table = pd.DataFrame(rows)
-    return {
-        "train": loaders.make(
-            table[:48], folder, ["noise", "patch"], 32, batch_size=16, shuffle=True, workers=0
-        ),
-        "val": loaders.make(table[48:], folder, ["noise", "patch"], 32, batch_size=16, workers=0),
-    }
+    folder = tmp_path_factory.mktemp("images")
+    return patches.parts(folder, patches.draw(folder, 64, 32, noise=(0, 120)), 32, at=48)
 
 
 def resnet(freeze: str = "none"):
@@ -79,19 +68,22 @@ def test_the_finder_rises_by_a_constant_factor_and_suggests_one_rate(parts):
     assert suggested < curve.loc[curve["smoothed"].iloc[4:].idxmin(), "learning_rate"]
 
 
-def test_one_lucky_batch_at_the_start_is_no_suggestion(parts, monkeypatch):
+@pytest.fixture
+def after_a_lucky_batch(parts, monkeypatch):
+    """What is found where the first batch alone had a low loss."""
     losses = [0.1] + [1.0] * 12 + [0.9, 0.8, 0.5, 0.4, 0.4, 0.6, 1.0]
     table = pd.DataFrame({"learning_rate": np.geomspace(1e-6, 1, 20), "loss": losses})
     monkeypatch.setattr(tuning, "_rising", lambda *_: table)
-    found = find(resnet(), parts)
+    return find(resnet(), parts)
+
+
+def test_one_lucky_batch_at_the_start_is_no_suggestion(after_a_lucky_batch):
+    found = after_a_lucky_batch
     assert 1e-3 < found.loc[found["suggested"], "learning_rate"].item() < 1e-1
 
 
-def test_the_smoothed_loss_that_is_shown_is_lowest_where_the_suggestion_says(parts, monkeypatch):
-    losses = [0.1] + [1.0] * 12 + [0.9, 0.8, 0.5, 0.4, 0.4, 0.6, 1.0]
-    table = pd.DataFrame({"learning_rate": np.geomspace(1e-6, 1, 20), "loss": losses})
-    monkeypatch.setattr(tuning, "_rising", lambda *_: table)
-    found = find(resnet(), parts)
+def test_the_smoothed_loss_that_is_shown_is_lowest_where_the_suggestion_says(after_a_lucky_batch):
+    found = after_a_lucky_batch
     lowest = found.loc[found["smoothed"].idxmin(), "learning_rate"]
     suggested = found.loc[found["suggested"], "learning_rate"].item()
     assert found["smoothed"].isna().sum() == 6
@@ -107,7 +99,6 @@ def test_the_finder_is_repeatable(parts):
     assert find(resnet(), parts, steps=6).equals(find(resnet(), parts, steps=6))
 
 
-@pytest.mark.filterwarnings("ignore:the validation set has")
 def test_the_head_is_trained_first_and_then_the_rest(parts, tmp_path):
     model = resnet("up to layer1")
     before = checkpoints.copy_of_state(model)
@@ -131,7 +122,6 @@ def test_the_head_is_trained_first_and_then_the_rest(parts, tmp_path):
     assert model.tl["freeze"] == "up to layer1"
 
 
-@pytest.mark.filterwarnings("ignore:the validation set has")
 def test_the_best_epoch_of_either_part_is_kept(parts):
     ruinous = Options(epochs=1, learning_rate=0.5, views=1)
     model = resnet()

@@ -1,0 +1,31 @@
+"""Runs that the tests of this folder share."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from small_runs import small
+
+from tlutils.runs.folder import Run
+
+
+@pytest.fixture(scope="session")
+def run(tiny_folder, trained) -> Run:
+    """Four classes."""
+    return trained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def binary(two_classes, trained) -> Run:
+    """Two classes, a network of one output."""
+    return trained(two_classes, small("chest-vgg16-gap"))
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    """The run of four classes in a folder that a test may change."""
+    return shutil.copytree(
+        run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("*.pt", "features", "*.html")
+    )
