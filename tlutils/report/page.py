@@ -15,7 +15,7 @@ import pandas as pd
 from ..core import files
 from ..core.images import UnreadableImage
 from ..core.words import many
-from ..data import loaders, records
+from ..data import layouts, loaders, records
 from ..data.audit import audit_all
 from ..evaluation import calibration, metrics, robustness, thresholds
 from ..inspection import errors
@@ -121,7 +121,7 @@ def _title(run: Run) -> str:
     used, asked = run.recipe, Path(run.about["data"]["requested"])
     named = RECIPES.get(used.name, used)
     network = "" if used.backbone == named.backbone else f" with {used.backbone}"
-    data = asked.name if asked.suffix.lower() in records.TABLES else run.root.name
+    data = asked.name if asked.suffix.lower() in layouts.TABLES else run.root.name
     return f"{used.name}{network} on {data}"
 
 
