@@ -239,6 +239,7 @@ def _train(given: _Arguments) -> int:
         raise ValueError(f"--seeds is {given.seeds}; it wants a whole number of runs, 1 or more")
     how = {"device": given.device, "precision": given.precision, "compiled": given.compile}
     how["store"] = None if given.store == "none" else given.store
+    how["log"] = _say
     of = {"weights": given.weights, "limit": given.limit, "patient": given.patient}
     run = train(recipe, given.data, given.out, **of, **how)
     runs = train_seeds(run, given.seeds, **how) if given.seeds > 1 else [run]
@@ -374,7 +375,7 @@ def _serve(given: _Arguments) -> int:
     where = {"host": given.host, "port": given.port, "adapted": given.adapted}
     how = {"device": given.device, "precision": given.precision}
     try:
-        serve(given.run, **where, **how, log=functools.partial(print, flush=True))
+        serve(given.run, **where, **how, log=_say)
     except KeyboardInterrupt as stop:
         return _stopped(stop, "the page is closed")
     return _DONE
@@ -390,6 +391,11 @@ def _export(given: _Arguments) -> int:
     except AnswersDiffer as error:
         return _complain(error, _BAD_NEWS)
     return _DONE
+
+
+def _say(line: str) -> None:
+    """Print a line at once: a file that the output goes to would else show it at the end."""
+    print(line, flush=True)
 
 
 def _assignment(text: str) -> tuple[str, str]:
