@@ -326,7 +326,7 @@ def _predict(given: _Arguments) -> int:
 def _stress(given: _Arguments) -> int:
     """Say what changes of acquisition cost a run's model, and which cost most."""
     from .core import devices
-    from .evaluation.robustness import for_people, in_words, worst
+    from .evaluation.robustness import for_people, in_words, where_none_costs, worst
     from .runs.folder import Run
     from .runs.stress import stress
 
@@ -337,7 +337,7 @@ def _stress(given: _Arguments) -> int:
         return _DONE
     print(for_people(table).to_string(), end="\n\n")
     found = [in_words(row) for row in worst(table).to_dict("records")]
-    print("\n".join(["what costs most:", *found] if found else ["none of them costs anything"]))
+    print("\n".join(["what costs most:", *found] if found else [where_none_costs(table)]))
     print("\n".join(["", *lines, f"({Run.load(given.run).caption})"]))
     return _DONE
 

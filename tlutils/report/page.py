@@ -331,8 +331,8 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     words = "Each change with its intervals, beside the unchanged images. The table has the numbers"
     return text(
         tag("p", sentence),
-        tag("h3", "What costs most" if worst else "None of them costs anything"),
-        tag("ul", worst) if worst else None,
+        tag("h3", "What costs most"),
+        tag("ul", worst or tag("li", robustness.where_none_costs(found))),
         tag("div", chart(lambda: of_results.stress(found), words), class_="charts"),
         table(shown, ["change", *(_MEASURES[name] for name in names)]),
     )
