@@ -136,7 +136,7 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
         "header",
         tag("small", began),
         tag("h1", title),
-        tag("p", run.recipe.title, class_="soft"),
+        tag("p", facts.made_for(run.recipe), class_="soft"),
         tag("p", sentence, class_=f"verdict {tone}"),
         tag("ul", [tag("li", note, class_=tone) for note, tone in tones], class_="notes"),
         tag("p", "Teaching and research software. Not a medical device.", class_="soft"),
