@@ -245,6 +245,11 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
             "no field 'lr'",
         ),
         (
+            ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "backbone=resnet"],
+            2,
+            "such as resnet18",
+        ),
+        (
             ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "epochs"],
             2,
             "FIELD=VALUE",
@@ -260,6 +265,7 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
             3,
             "nowhere.pth",
         ),
+        (["train", "oct-vgg16", "--data", "DATA", "--out", __file__], 2, "which is a file"),
         (["evaluate", "OUT"], 3, "no run"),
         (["predict", "OUT", "x.jpeg"], 3, "no run"),
         (["audit", "nowhere"], 3, "nowhere"),

@@ -456,7 +456,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, help="at most so many (default: the recipe's)")
     add("--limit", type=int, default=0, help="use about so many images (default: all)")
     add("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
-    about = "change a field of the recipe"
+    about = (
+        "change a field of the recipe, such as backbone=resnet18, size=112 or learning_rate=1e-4; "
+        "a name that is none, such as help=, lists them all; may be given several times"
+    )
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
     about = (
         "folder for the frozen part's outputs, or none (default: features/ in the run); runs that "
