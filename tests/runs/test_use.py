@@ -44,6 +44,11 @@ def test_new_images_are_predicted_as_the_run_saw_them(run, tmp_path):
     assert len(pd.read_csv(tmp_path / "p.csv")) == 3
 
 
+def test_a_folder_in_place_of_the_csv_is_refused_before_anything_is_predicted(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        predict(tmp_path / "no run", [tmp_path], tmp_path)
+
+
 def test_a_folder_of_new_images_with_a_broken_one_is_predicted_without_it(run, tmp_path):
     shutil.copy(run.root / run.part("test")["path"].iloc[0], tmp_path / "good.jpeg")
     (tmp_path / "bad.jpeg").write_bytes(b"no image")

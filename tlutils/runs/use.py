@@ -441,6 +441,8 @@ def predict(
         names those that do. Both are empty where it cannot be told: with a warning that says why,
         or as the run has too few training or no validation images, which its training has said.
     """
+    if out is not None:
+        files.refuse_folder(out)
     run = Run.load(folder)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
