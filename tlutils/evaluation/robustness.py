@@ -208,12 +208,12 @@ def where_none_costs(table: pd.DataFrame) -> str:
     -------
     str
     """
-    said = "none of them costs balanced accuracy"
+    text = "none of them costs balanced accuracy"
     lost = table["auc_difference"]
     if not (lost < 0).any():
-        return said
+        return text
     row = table.loc[lost.idxmin()]
-    return f"{said}; {_name(row)}: {_told('auc', row['auc'], row['auc_difference'])}"
+    return f"{text}; {_name(row)}: {_told('auc', row['auc'], row['auc_difference'])}"
 
 
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
