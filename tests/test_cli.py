@@ -414,11 +414,14 @@ LONG = ["--epochs", "8", "--set", "views=0", "--set", "patience=0", "--set", "fr
 
 def start(data, out):
     """The training of LONG as its own process, that obeys Ctrl-C also where the tests were begun in the background."""
+    # As most have it: Python holds back what is printed into a pipe, unless the program says otherwise.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.Popen(
         [sys.executable, "-m", "tlutils", *command(data, out, *LONG)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=env,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
