@@ -226,6 +226,11 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
             "no field 'lr'",
         ),
         (
+            ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "backbone=resnet"],
+            2,
+            "such as resnet18",
+        ),
+        (
             ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "epochs"],
             2,
             "FIELD=VALUE",
@@ -241,6 +246,7 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
             3,
             "nowhere.pth",
         ),
+        (["train", "oct-vgg16", "--data", "DATA", "--out", __file__], 2, "which is a file"),
         (["evaluate", "OUT"], 3, "no run"),
         (["predict", "OUT", "x.jpeg"], 3, "no run"),
         (["audit", "nowhere"], 3, "nowhere"),
@@ -395,7 +401,8 @@ def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(
     sent, code, unbroken, tiny_folder, tmp_path, said
 ):
     words = command(tiny_folder, tmp_path / "run", *LONG)
-    with start("-m", "tlutils", *words, env={"PYTHONUNBUFFERED": "1"}) as job:
+    # As most have it: Python holds back what is printed into a pipe, unless the program says otherwise.
+    with start("-m", "tlutils", *words, env={"PYTHONUNBUFFERED": ""}) as job:
         while not job.stdout.readline().startswith("epoch  2"):
             assert job.poll() is None, job.stderr.read()
         job.send_signal(sent)

@@ -239,6 +239,7 @@ def _train(given: _Arguments) -> int:
         raise ValueError(f"--seeds is {given.seeds}; it wants a whole number of runs, 1 or more")
     how = {"device": given.device, "precision": given.precision, "compiled": given.compile}
     how["store"] = None if given.store == "none" else given.store
+    how["log"] = _say
     of = {"weights": given.weights, "limit": given.limit, "patient": given.patient}
     run = train(recipe, given.data, given.out, **of, **how)
     runs = train_seeds(run, given.seeds, **how) if given.seeds > 1 else [run]
@@ -325,7 +326,7 @@ def _predict(given: _Arguments) -> int:
 def _stress(given: _Arguments) -> int:
     """Say what changes of acquisition cost a run's model, and which cost most."""
     from .core import devices
-    from .evaluation.robustness import for_people, in_words, worst
+    from .evaluation.robustness import for_people, in_words, where_none_costs, worst
     from .runs.folder import Run
     from .runs.stress import stress
 
@@ -336,7 +337,7 @@ def _stress(given: _Arguments) -> int:
         return _DONE
     print(for_people(table).to_string(), end="\n\n")
     found = [in_words(row) for row in worst(table).to_dict("records")]
-    print("\n".join(["what costs most:", *found] if found else ["none of them costs anything"]))
+    print("\n".join(["what costs most:", *found] if found else [where_none_costs(table)]))
     print("\n".join(["", *lines, f"({Run.load(given.run).caption})"]))
     return _DONE
 
@@ -374,7 +375,7 @@ def _serve(given: _Arguments) -> int:
     where = {"host": given.host, "port": given.port, "adapted": given.adapted}
     how = {"device": given.device, "precision": given.precision}
     try:
-        serve(given.run, **where, **how, log=functools.partial(print, flush=True))
+        serve(given.run, **where, **how, log=_say)
     except KeyboardInterrupt as stop:
         return _stopped(stop, "the page is closed")
     return _DONE
@@ -390,6 +391,11 @@ def _export(given: _Arguments) -> int:
     except AnswersDiffer as error:
         return _complain(error, _BAD_NEWS)
     return _DONE
+
+
+def _say(line: str) -> None:
+    """Print a line at once: a file that the output goes to would else show it at the end."""
+    print(line, flush=True)
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -450,7 +456,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, help="at most so many (default: the recipe's)")
     add("--limit", type=int, default=0, help="use about so many images (default: all)")
     add("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
-    about = "change a field of the recipe"
+    about = (
+        "change a field of the recipe, such as backbone=resnet18, size=112 or learning_rate=1e-4; "
+        "a name that is none, such as help=, lists them all; may be given several times"
+    )
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
     about = (
         "folder for the frozen part's outputs, or none (default: features/ in the run); runs that "

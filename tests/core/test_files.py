@@ -20,6 +20,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
 
 
+def test_a_folder_where_a_file_is_to_be_written_is_refused_as_one(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        files.write_text(tmp_path, "new")
+    assert not list(tmp_path.parent.glob(".*.part"))
+
+
 def test_a_folder_that_is_missing_is_made(tmp_path):
     files.write_text(tmp_path / "a" / "b" / "text.txt", "ä")
     assert (tmp_path / "a" / "b" / "text.txt").read_bytes() == b"\xc3\xa4"

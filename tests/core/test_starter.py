@@ -53,6 +53,12 @@ def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_p
     assert len(answers) == 1 + len(list((home / "images" / "test").rglob("*.jpeg")))
 
 
+def test_a_file_is_no_place_for_a_project(tmp_path):
+    (tmp_path / "project").write_text("mine")
+    with pytest.raises(ValueError, match="project is a file; give the name of a folder"):
+        starter.write(tmp_path / "project")
+
+
 def test_what_is_there_is_named_and_stays_as_it_is(tmp_path):
     (tmp_path / "params.yaml").write_text("mine: 1")
     (tmp_path / "tlutils").symlink_to("nowhere")

@@ -191,6 +191,18 @@ def test_images_beside_the_class_folders_are_left_out_and_named(tmp_path):
     assert len(found) == 2
 
 
+def test_dicom_files_without_their_ending_are_named(tmp_path):
+    touch(tmp_path, "A/1.png", "B/2.png", "LICENSE", "B/notes.txt")
+    for name in ("A/IM0001", "B/1.2.840.10008"):
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    with pytest.warns(UserWarning, match=r"2 DICOM files .*\(A/IM0001, B/1\.2\.840\.10008\)"):
+        assert layouts.images_in(tmp_path) == ["A/1.png", "B/2.png"]
+    (tmp_path / "A" / "1.png").unlink()
+    (tmp_path / "B" / "2.png").unlink()
+    with pytest.raises(ValueError, match=r"found no image.*2 DICOM files"):
+        layouts.find_root(tmp_path)
+
+
 def test_names_that_are_no_text_are_left_out_and_named(tmp_path):
     touch(tmp_path, "A/1.png", "B/2.png")
     try:
@@ -440,8 +452,9 @@ def test_a_link_is_followed_and_not_counted_twice(tmp_path):
     "names, said",
     [
         (["train/CNV/1.jpeg"], r"one class folder only \(CNV\)"),
-        (["CNV/1.jpeg"], "no class folders.*above"),
-        (["1.jpeg", "2.jpeg"], "no class folders"),
+        (["CNV/1.jpeg"], r"one class folder only \(CNV\) in (?!.*CNV; ).*above"),
+        (["scans/CNV/1.jpeg"], r"one class folder only \(CNV\) in .*scans; (?!.*above)"),
+        (["1.jpeg", "2.jpeg"], "no class folders.*above"),
         (["train/1.jpeg", "test/2.jpeg"], "no class folders"),
         (["1.jpeg", "CNV/1.jpeg"], "one class folder only"),
         (["notes.txt"], "found no image"),

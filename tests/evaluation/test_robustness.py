@@ -86,6 +86,17 @@ def test_a_model_that_calls_all_ill_is_told_in_words():
     assert said.endswith(f"specificity 0.000 (lower by {before:.3f})")
 
 
+def test_an_auc_that_is_lost_is_told_where_no_balanced_accuracy_is():
+    ill = all_called_positive(BINARY)
+    turned = ill.assign(p_NORMAL=ill["p_PNEUMONIA"], p_PNEUMONIA=ill["p_NORMAL"])
+    found = robustness.measure(under(ill, same=ill, inverted=turned), repeats=20)
+    assert robustness.worst(found).empty
+    said = robustness.where_none_costs(found)
+    assert said.startswith("none of them costs balanced accuracy; inverted: AUC 0.")
+    same = robustness.where_none_costs(found[found["change"] != "inverted"])
+    assert same == "none of them costs balanced accuracy"
+
+
 def test_for_people_there_is_a_row_a_change_with_the_differences():
     found = robustness.for_people(
         robustness.measure(under(FOUR, noise=other_answers(FOUR, 1)), repeats=20)

@@ -110,6 +110,11 @@ def test_the_page_lies_in_the_run_unless_told_otherwise(copy, tmp_path):
     assert write(Run.load(copy), tmp_path / "sub" / "x.html") == tmp_path / "sub" / "x.html"
 
 
+def test_below_its_title_the_page_says_that_a_recipe_was_changed(run, tmp_path):
+    said = f"recipe: {run.recipe.title}; changed here: backbone, "
+    assert f'<p class="soft">{said}' in written(run, tmp_path).source
+
+
 def test_the_page_needs_nothing_outside_it(run, binary, tmp_path):
     for one in (run, binary):
         seen = written(one, tmp_path)

@@ -15,6 +15,7 @@ from small_runs import CPU, small
 from tiny_images import draw_tiny
 from troubled_files import encoded, write_all
 
+from tlutils.core import devices
 from tlutils.core.images import UnreadableImage
 from tlutils.data import layouts, loaders
 from tlutils.models import predict_onnx, to_onnx
@@ -93,7 +94,9 @@ def test_the_file_says_what_it_is_and_takes_any_number_of_images(exported, run):
     assert sizes[0].dim_param and [size.dim_value for size in sizes[1:]] == [1, 32, 32]
     assert sum(found["compared"].values()) == 100 and found["compared"]["val"] > 0
     assert found["difference"] < 1e-5 and found["bytes"] == found["model"].stat().st_size
-    assert "compared with the run on 100 images" in said[0] and "predict.py" in said[1]
+    assert "compared with the run on 100 images" in said[0] and "both in fp32" in said[0]
+    assert "predict.py" in said[1]
+    assert ("--precision fp32" in said[-1]) == (devices.choose().precision != "fp32")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files

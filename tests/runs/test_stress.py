@@ -112,7 +112,8 @@ def test_other_images_are_measured_beside_the_run(run, data, tmp_path):
 
 
 def test_the_runs_own_test_images_are_refused_wherever_they_lie(run, tiny_folder, tmp_path):
-    copy = shutil.copytree(run.folder, tmp_path / "run")
+    none = shutil.ignore_patterns("evaluations")  # of tests that ran before
+    copy = shutil.copytree(run.folder, tmp_path / "run", ignore=none)
     elsewhere = shutil.copytree(tiny_folder / "test", tmp_path / "elsewhere")
     for split, other in (("test", tiny_folder), ("val", elsewhere)):
         with pytest.raises(ValueError, match="the run's own test images, which are kept"):

@@ -351,6 +351,12 @@ def test_an_image_size_that_the_network_cannot_take_is_refused_before_any_work(
     assert not (tmp_path / "run" / "recipe.json").exists()
 
 
+def test_weights_that_cannot_be_had_leave_no_folder_that_refuses_others(tiny_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
+        train(tiny_folder, tmp_path / "run", small(epochs="1"), weights="nowhere.pth")
+    assert begin(tiny_folder, tmp_path / "run").weights == "random"
+
+
 def test_a_run_can_begin_with_the_backbone_of_another_and_says_so(run, tiny_folder, tmp_path):
     file = run.folder / "best.pt"
     second = train(tiny_folder, tmp_path / "run", small(epochs="1"), weights=str(file))

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 from small_runs import CPU, small, train
 
 from tlutils.core import devices
+from tlutils.data import records
 from tlutils.models import checkpoints
 from tlutils.runs.folder import Run, read_predictions
 from tlutils.runs.use import (
     _for_spreadsheets,
     evaluate,
     frozen_features,
+    other_images,
     predict,
     predict_records,
 )
@@ -42,12 +45,33 @@ def test_new_images_are_predicted_as_the_run_saw_them(run, tmp_path):
     assert len(pd.read_csv(tmp_path / "p.csv")) == 3
 
 
+def test_a_folder_in_place_of_the_csv_is_refused_before_anything_is_predicted(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+        predict(tmp_path / "no run", [tmp_path], tmp_path)
+
+
 def test_a_folder_of_new_images_with_a_broken_one_is_predicted_without_it(run, tmp_path):
     shutil.copy(run.root / run.part("test")["path"].iloc[0], tmp_path / "good.jpeg")
     (tmp_path / "bad.jpeg").write_bytes(b"no image")
     with pytest.warns(UserWarning, match="bad.jpeg"):
         new = predict(run.folder, [tmp_path], device="cpu", show=False)
     assert len(new) == 1
+
+
+def test_other_images_of_unknown_patients_are_said_to_be_so(run, tiny_folder, tmp_path):
+    for i, path in enumerate(sorted((tiny_folder / "test").rglob("*.jpeg"))):
+        to = tmp_path / "other" / path.parent.name / f"{i}.jpeg"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, to)
+    for told in (False, True):
+        other = records.scan(tmp_path / "other")
+        if told:
+            other["patient"] = [str(number) for number in range(len(other))]
+            records.save(other, tmp_path / "other" / "told.csv")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            other_images(run, tmp_path / "other" / ("told.csv" if told else ""), None, show=False)
+        assert told != any("each counts as one of its own" in str(one.message) for one in said)
 
 
 def test_other_labelled_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):

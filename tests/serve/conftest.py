@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from serving import serving
-from small_runs import BINARY, CPU, small
+from small_runs import CPU, small
 
 from tlutils.runs.folder import Run
 from tlutils.serve.answers import Answerer
@@ -23,7 +23,7 @@ def run(tiny_folder, trained) -> Run:
 @pytest.fixture(scope="session")
 def binary(two_classes, trained) -> Run:
     """Two classes, a network of one output, a threshold chosen on validation images."""
-    return trained(two_classes, BINARY)
+    return trained(two_classes, small("chest-vgg16-gap", threshold="sensitivity>=0.9"))
 
 
 @pytest.fixture(scope="session")

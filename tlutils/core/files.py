@@ -78,6 +78,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Raises
     ------
+    ValueError
+        Where a folder is there.
     OSError
         Where the disk is full or the folder is closed; what stood there before still does.
 
@@ -94,6 +96,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     1 2 3 1
     """
     path = Path(path)
+    refuse_folder(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
     mark = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -112,6 +115,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def refuse_folder(path: str | Path) -> None:
+    """Refuse a folder where a file is to be written, best before what the file holds is computed.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    ValueError
+        Where a folder is there.
+    """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; give the name of a file to write in it")
 
 
 def _sweep(path: Path) -> None:

@@ -41,7 +41,7 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
     Raises
     ------
     ValueError
-        For an unknown package, and where something of these names lies there already.
+        For an unknown package, and where a file or something of these names lies there already.
 
     Examples
     --------
@@ -63,6 +63,8 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
             f"{folder.absolute()} has {', '.join(there)} already, and nothing is overwritten; "
             "choose another folder, or move that away first"
         )
+    if folder.is_file():
+        raise ValueError(f"{folder.absolute()} is a file; give the name of a folder")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tlutils-", dir=folder) as part:
         copy = Path(part) / "tlutils"

@@ -124,12 +124,17 @@ def find_root(folder: str | Path) -> Path:
         return folder
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
+        dicom = _unnamed_dicom(
+            folder, [str(path.relative_to(folder)) for path in folder.rglob("*")]
+        )
         todo = "Check that this is the folder that holds the images."
+        todo = f"Left out: {dicom}." if dicom else todo
         raise ValueError(
             f"found no image in {folder.absolute()} (looked for {', '.join(_ENDINGS)}); "
             f"expected {LAYOUT}. {_how_to_unpack(packed[0]) if packed else todo}"
         )
     roots = _split_roots(folders)
+    divided = bool(roots)
     if not roots:  # where the ways to the images part: its subfolders must be the classes
         at = os.path.commonprefix([*folders])
         roots = {at: _below(folders, at)}
@@ -137,11 +142,13 @@ def find_root(folder: str | Path) -> Path:
     labels = [[part for part in parts if not split_of(part)] for parts in roots[root]]
     classes = sorted({parts[0] for parts in labels if parts})
     if len(classes) < 2:
+        if root and not classes and not divided:  # a single folder holds all images
+            root, classes = root[:-1], [root[-1]]
         what = f"one class folder only ({classes[0]})" if classes else "images but no class folders"
         here = folder.joinpath(*root).absolute()
+        todo = "" if root else f" Perhaps the folder above, {here.parent}, is meant."
         raise ValueError(
-            f"found {what} in {here}; expected at least two classes in {LAYOUT}. Perhaps the "
-            f"folder above, {here.parent}, is meant."
+            f"found {what} in {here}; expected at least two classes in {LAYOUT}.{todo}"
         )
     return folder.joinpath(*root)
 
@@ -339,7 +346,8 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
     Names that are no text and folders that nobody may look into are left out with a warning.
     """
-    files, folders, lost, todo = [], [], [], [("", (os.path.realpath(root),))]
+    files, folders, others, lost = [], [], [], []
+    todo = [("", (os.path.realpath(root),))]
     while todo:
         folder, above = todo.pop()
         try:
@@ -352,7 +360,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
-                files += [name] if _is_image(name) else []
+                (files if _is_image(name) else others).append(name)
             elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
                 folders.append(name)
                 todo.append((name + "/", (*above, real)))
@@ -363,7 +371,30 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             "right to read the rest",
             stacklevel=4,
         )
+    if dicom := _unnamed_dicom(root, others):
+        warnings.warn(f"left out of {root}: {dicom}", stacklevel=4)
     return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
+
+
+def _unnamed_dicom(root: Path, names: Iterable[str]) -> str:
+    """What to do with DICOM files that do not say so by their ending, or nothing.
+
+    Archives and CDs name them IM0001 or 1.2.840.10008.5.1; other names are not looked into.
+    """
+    looked = [name for name in names if re.fullmatch(r"[^.]+|.*\.\d+", os.path.basename(name))]
+    found = [name for name in looked if _is_text(name) and _is_dicom(root / name)]
+    files = many(len(found), "DICOM file")
+    return f"{files} without the ending .dcm ({some(sorted(found))}); add it" if found else ""
+
+
+def _is_dicom(file: Path) -> bool:
+    try:
+        if not file.is_file():  # a pipe would never end
+            return False
+        with open(file, "rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

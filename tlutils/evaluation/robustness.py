@@ -195,6 +195,27 @@ def _told(name: str, value: float, difference: float) -> str:
     return f"{words} {value:.3f} ({side} by {abs(difference):.3f})"
 
 
+def where_none_costs(table: pd.DataFrame) -> str:
+    """What is said where `worst` is empty: the AUC may be lost where no answer changes.
+
+    A model that calls all ill has a balanced accuracy of one half whatever becomes of its images.
+
+    Parameters
+    ----------
+    table : DataFrame, of `measure`
+
+    Returns
+    -------
+    str
+    """
+    text = "none of them costs balanced accuracy"
+    lost = table["auc_difference"]
+    if not (lost < 0).any():
+        return text
+    row = table.loc[lost.idxmin()]
+    return f"{text}; {_name(row)}: {_told('auc', row['auc'], row['auc_difference'])}"
+
+
 def for_people(table: pd.DataFrame) -> pd.DataFrame:
     """The main numbers as text, each with its interval and what the change made of it.
 

@@ -209,6 +209,26 @@ def recipe(run: Run) -> dict[str, str]:
     return {**phrases, "changed": changed}
 
 
+def made_for(used: Recipe) -> str:
+    """Say what a recipe is for, and in what it was changed: the title alone would be untrue then.
+
+    Parameters
+    ----------
+    used : Recipe
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> made_for(RECIPES["oct-vgg16"].changed({"backbone": "resnet18"}))
+    'recipe: retinal OCT, VGG16 frozen, new head; changed here: backbone'
+    """
+    changed = ", ".join(_changed(used) or ())
+    return f"recipe: {used.title}{'; changed here: ' * bool(changed)}{changed}"
+
+
 def _network(run: Run) -> dict[str, str]:
     used = run.recipe
     arguments = used.model_arguments(len(run.classes))
@@ -234,7 +254,8 @@ def _course(used: Recipe) -> dict[str, str]:
         f"schedule {used.schedule}{momentum}",
         "epochs": f"at most {used.epochs}, the best by {used.monitor} is kept{stop}",
         "batches": f"{images(used.batch_size)}{balanced}",
-        "images": f"{used.data}, {used.size} × {used.size} pixels, {used.resize}, {kind}",
+        "images": f"{used.size} × {used.size} pixels, {used.resize}, {kind}; the recipe is for "
+        f"{used.data} images",
         "augmentation": _augmentation(used),
     }
 

@@ -146,7 +146,7 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
         "header",
         tag("small", began),
         tag("h1", title),
-        tag("p", run.recipe.title, class_="soft"),
+        tag("p", facts.made_for(run.recipe), class_="soft"),
         tag("p", sentence, class_=f"verdict {tone}"),
         tag("ul", [tag("li", note, class_=tone) for note, tone in tones], class_="notes"),
         tag("p", "Teaching and research software. Not a medical device.", class_="soft"),
@@ -341,8 +341,8 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     words = "Each change with its intervals, beside the unchanged images. The table has the numbers"
     return text(
         tag("p", sentence),
-        tag("h3", "What costs most" if worst else "None of them costs anything"),
-        tag("ul", worst) if worst else None,
+        tag("h3", "What costs most"),
+        tag("ul", worst or tag("li", robustness.where_none_costs(found))),
         tag("div", chart(lambda: of_results.stress(found), words), class_="charts"),
         table(shown, ["change", *(_MEASURES[name] for name in names)]),
     )

@@ -119,13 +119,6 @@ def _local_images(
     _refuse_own_images(run, table)
     table = table[is_readable(table)].reset_index(drop=True)
     adaptation.check_enough(table, run.classes)
-    if unknown := int(records.unknown_patient(table).sum()):
-        warnings.warn(
-            f"the patients of {unknown} of {len(table)} images are unknown, so each counts as one "
-            "of its own; if some are of one person, the intervals are too narrow and the figures "
-            "too good",
-            stacklevel=5,
-        )
     used = {
         "data": str(source),
         "requested": str(data),

@@ -127,6 +127,11 @@ def export(
     found |= {"difference": difference, "compared": compared}
     for line in _told(found) if log else ():
         log(line)
+    if log and (used := devices.choose().precision) != "fp32":
+        log(
+            f"`predict` computes in {used} on this machine, whose rounding moves probabilities "
+            "more, and most where a temperature sharpens them; `predict --precision fp32` agrees"
+        )
     return found
 
 
@@ -213,8 +218,8 @@ def _told(found: dict) -> list[str]:
     )
     return [
         f"{found['model']} ({found['bytes'] / 1e6:.1f} MB, ONNX opset {to_onnx.OPSET}): compared "
-        f"with the run on {many(sum(found['compared'].values()))} ({kinds}), probabilities "
-        f"differ by at most {found['difference']:.1g}",
+        f"with the run on {many(sum(found['compared'].values()))} ({kinds}), both in fp32; "
+        f"probabilities differ by at most {found['difference']:.1g}",
         f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone: "
         f"python {shlex.quote(str(found['script']))} IMAGE_OR_FOLDER --out answers.csv",
     ]

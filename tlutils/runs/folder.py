@@ -466,7 +466,13 @@ def reserved(folder: str | Path) -> Iterator[None]:
     ------
     files.Busy
         In every process, where another training is at work there.
+    ValueError
+        Where it is a file.
     """
+    if Path(folder).is_file():
+        raise ValueError(
+            f"the run's folder would be {folder}, which is a file; choose another name"
+        )
     lock = files.locked(Path(folder) / ".lock", f"the run {folder}")
     with contextlib.ExitStack() as held:
         devices.by_first(lambda: held.enter_context(lock))

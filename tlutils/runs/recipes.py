@@ -320,7 +320,11 @@ def _rules() -> dict[str, _Rule]:
         **each("weight_decay min_delta", number),
         "threshold": _or(text, ""),
         "window": _or(_Rule(_is_window, "two numbers, low,high"), ""),
-        "backbone": _Rule(_is_backbone, "the name of a network that torchvision has"),
+        "backbone": _Rule(
+            _is_backbone,
+            "the name of a network that torchvision has, such as resnet18; all of them by "
+            "`python -c 'from torchvision import models; print(models.list_models(models))'`",
+        ),
         "head": _one_of(*HEADS),
         "split": _one_of("patient", "image", "official"),
         "resize": _one_of(*RESIZES),

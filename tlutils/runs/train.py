@@ -41,7 +41,7 @@ from ..evaluation.metrics import compute_metrics, headline
 from ..models import checkpoints, prefix
 from ..models.build import build, check_size, count, normalization, train_mode
 from ..models.feature_store import Store, open_store
-from ..models.weights import describe
+from ..models.weights import describe, resolve
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
 from . import openings, recipes, reference
@@ -356,6 +356,9 @@ def _begin_or_go_on(
         _refuse_other_run(run, wanted)
     found = records.scan(source, patient=about["data"]["patient"])
     found = splits.sample(found, about["limit"], recipe.seed)
+    if run is None:
+        # Now, so that weights that cannot be had leave no folder that refuses others.
+        resolve(recipe.backbone, wanted.weights)
     wanted.records = records.inspect(found, wanted.root, decode=run is None, progress=show)
     if run is None:
         return _begin(wanted, log)

@@ -333,7 +333,7 @@ def readable_name(source: Path) -> str:
 def other_images(
     run: Run, data: str | Path, split: str | None, show: bool | None = None
 ) -> tuple[pd.DataFrame, Path, Path]:
-    """Labelled images that are not the run's own.
+    """Labelled images that are not the run's own; a warning says whose patients are unknown.
 
     Parameters
     ----------
@@ -361,7 +361,17 @@ def other_images(
     root = records.root_of(source)
     if (table["split"] == split).any():
         table = table[table["split"] == split].reset_index(drop=True)
-    return records.inspect(table, root, decode=True, progress=show), root, source
+    table = records.inspect(table, root, decode=True, progress=show)
+    good = records.readable(table)
+    if unknown := int(records.unknown_patient(good).sum()):
+        warnings.warn(
+            f"the patients of {unknown} of {len(good)} images are unknown, so each counts as one "
+            "of its own; if some are of one person, the intervals are too narrow, and what is "
+            "chosen on them looks too good. Give a CSV manifest with a column patient; where file "
+            "names tell it, `audit DATA --patient RULE --fix CLEAN.csv` writes one",
+            stacklevel=3,
+        )
+    return table, root, source
 
 
 def checked_views(run: Run, views: int | None, chosen: dict | None = None) -> int:
@@ -441,6 +451,8 @@ def predict(
         names those that do. Both are empty where it cannot be told: with a warning that says why,
         or as the run has too few training or no validation images, which its training has said.
     """
+    if out is not None:
+        files.refuse_folder(out)
     run = Run.load(folder)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
