@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,8 +22,12 @@ def run(tiny_folder, trained) -> Run:
 
 
 @pytest.fixture(scope="session")
-def binary(two_classes, trained) -> Run:
+def binary(tiny_folder, tmp_path_factory, trained) -> Run:
     """Two classes, a network of one output, a threshold chosen on validation images."""
+    data = tmp_path_factory.mktemp("data") / "two"
+    for part in ("train", "val", "test"):
+        for label in ("CNV", "NORMAL"):
+            shutil.copytree(tiny_folder / part / label, data / part / label)
     return trained(two_classes, small("chest-vgg16-gap", threshold="sensitivity>=0.9"))
 
 
