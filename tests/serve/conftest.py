@@ -28,7 +28,7 @@ def binary(tiny_folder, tmp_path_factory, trained) -> Run:
     for part in ("train", "val", "test"):
         for label in ("CNV", "NORMAL"):
             shutil.copytree(tiny_folder / part / label, data / part / label)
-    return trained(two_classes, small("chest-vgg16-gap", threshold="sensitivity>=0.9"))
+    return trained(data, small("chest-vgg16-gap", threshold="sensitivity>=0.9"))
 
 
 @pytest.fixture(scope="session")
