@@ -114,6 +114,11 @@ def test_a_known_patient_gives_the_name_to_an_unknown_one():
     assert cleaning.clean(found).records.set_index("sha256")["patient"]["0-0"] == "p01"
 
 
+def test_where_there_are_no_splits_none_is_said_to_stay():
+    cleaned = cleaning.clean(table(clean_split()).assign(split=""))
+    assert "no splits yet" in told(cleaned, "split anew")
+
+
 def test_leaking_splits_are_drawn_anew_with_the_sides_they_had():
     found = table(clean_split())
     found["patient"] = [f"p{int(patient[1:]) % 12}" for patient in found["patient"]]

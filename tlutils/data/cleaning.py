@@ -118,6 +118,8 @@ def _joined(records: pd.DataFrame, pairs: pd.DataFrame | None) -> pd.Series:
 
 def _split(once: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The records with splits that do not leak, and what was done."""
+    if not once["split"].any():
+        return once, "changed sides; there are no splits yet"
     found = audit_splits(once)
     if not leaks(found):
         return once, "changed sides; the splits do not leak and stay"

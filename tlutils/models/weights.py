@@ -339,8 +339,8 @@ def _pretrained(backbone: str, chosen: Enum, url: str, timeout: float) -> Path:
             f"{_megabytes(chosen)}, sha256 beginning with {_hash(name)}. Searched "
             f"{', '.join(map(str, folders()))}; then {reason}. Ways out: fetch {url} elsewhere and "
             f"place it at {to}; or pass weights=<path of a file that you have>; or pass "
-            'weights="random", which is not pretrained: the backbone then knows nothing of '
-            "pictures, and every result says so."
+            'weights="random" (on the command line --weights random), which is not pretrained: the '
+            "backbone then knows nothing of pictures, and every result says so."
         ) from error
 
 

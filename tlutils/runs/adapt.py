@@ -192,7 +192,7 @@ def _choose(
     records.save(predictions.assign(sha256=content).join(judged), f"{target}.csv")
     files.write_json(f"{target}.json", found)
     steady = found["steady"]
-    if steady and steady["patients"] is None:
+    if steady and steady["patients"] is None and not log:  # the lines say it, too
         warnings.warn(adaptation.in_words(found), stacklevel=5)
     for line in _told(found, str(target)) if log else ():
         log(line)
