@@ -19,6 +19,7 @@ from common import FOLDER, machine_facts
 
 from tlutils.data import cleaning, loaders, records, sources, splits
 from tlutils.evaluation.acquisition import Acquisition
+from tlutils.evaluation.comparison import paired_bootstrap
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.evaluation.thresholds import apply_threshold, choose_threshold, split_rule
 from tlutils.runs import recipes
@@ -52,6 +53,7 @@ CANDIDATES: dict[str, dict] = {
     "crop 0.08-1, aspect 0.75-1.33": WIDE | {"augmentation.aspect": (0.75, 4 / 3)},
     "crop 0.08-1, jitter": WIDE | JITTER,
     "crop 0.08-1, jitter, sharpness and noise": WIDE | JITTER | GRAIN,
+    "crop 0.08-1, jitter, noise": WIDE | JITTER | {"augmentation.noise": 0.05},
     "crop 0.4-1, sharpness and noise": {CROP: (0.4, 1.0)} | GRAIN,
     "crop 0.2-1, jitter": {CROP: (0.2, 1.0)} | JITTER,
     "crop 0.08-1, jitter, balanced batches": WIDE
@@ -83,11 +85,13 @@ def main() -> None:
     manifest, held_out = divided(given)
     rows, thresholds = [], []
     for seed in range(given.seeds):
+        first = None
         for name in given.only:
             which = {"candidate": name, "seed": seed}
             run = trained(name, seed, manifest, given)
             answers = stressed(run)
-            rows.append(which | summed_up(run, answers))
+            first = answers if first is None else first
+            rows.append(which | summed_up(run, answers) | gained(first, answers))
             others = stressed(run, held_out)
             thresholds += [which | one for one in at_each_rule(answers, others)]
             about = described(records.load(manifest), records.load(held_out), given)
@@ -149,6 +153,16 @@ def summed_up(run: Run, answers: pd.DataFrame) -> dict:
     )
     balanced = each.groupby(["change", "label"])["right"].mean().unstack().mean(axis=1)
     return found | {"worst": balanced.idxmin(), "worst_balanced_accuracy": balanced.min()}
+
+
+def gained(first: pd.DataFrame, answers: pd.DataFrame) -> dict:
+    """The stressed AUC less that of the first candidate of the same seed, over the same patients."""
+    pair = [in_two(of)[1] for of in (first, answers)]
+    pair = [of.assign(path=of["change"] + " of " + of["path"]) for of in pair]
+    found = paired_bootstrap(*pair, metric="auc", repeats=200)
+    return {
+        f"stressed_auc_gain{end and '_'}{end}": found[end or "value"] for end in ("", "low", "high")
+    }
 
 
 def at_each_rule(answers: pd.DataFrame, others: pd.DataFrame) -> list[dict]:
