@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import shlex
+import shutil
 import warnings
 from pathlib import Path
 
@@ -201,6 +202,21 @@ def test_dicom_files_without_their_ending_are_named(tmp_path):
     (tmp_path / "B" / "2.png").unlink()
     with pytest.raises(ValueError, match=r"found no image.*2 DICOM files"):
         layouts.find_root(tmp_path)
+
+
+def test_what_is_no_scan_of_the_folder_is_not_told_to_be_named_dicom(tmp_path):
+    touch(tmp_path / "cd", "A/1.png", "B/2.png")
+    for name in ("cd/DICOMDIR", "cd/.git/IM1", "cd/__MACOSX/IM1", "disk/IM1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    assert layouts.images_in(tmp_path / "cd") == ["A/1.png", "B/2.png"]
+    shutil.rmtree(tmp_path / "cd" / "A")
+    shutil.rmtree(tmp_path / "cd" / "B")
+    with pytest.raises(ValueError, match="found no image.*Check that this is the folder"):
+        layouts.find_root(tmp_path / "cd")
+    (tmp_path / "cd" / "link").symlink_to(tmp_path / "disk")
+    with pytest.raises(ValueError, match=r"found no image.*1 DICOM file .*\(link/IM1\)"):
+        layouts.find_root(tmp_path / "cd")
 
 
 def test_names_that_are_no_text_are_left_out_and_named(tmp_path):

@@ -20,7 +20,7 @@ import re
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -55,6 +55,7 @@ _SIDES = {"left", "right", "l", "r", "od", "os"}
 _SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
 _GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
 _MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
+_UNNAMED = re.compile(r"(?!DICOMDIR$)[^.]+|.*\.\d+", re.IGNORECASE)
 _Folder = tuple[str, ...]  # its parts, relative to where we look
 _Folders = dict[_Folder, list[str]]  # folder -> names of its images
 
@@ -124,9 +125,8 @@ def find_root(folder: str | Path) -> Path:
         return folder
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
-        dicom = _unnamed_dicom(
-            folder, [str(path.relative_to(folder)) for path in folder.rglob("*")]
-        )
+        others = ["/".join([*parts, name]) for parts, names in _walked(folder) for name in names]
+        dicom = _unnamed_dicom(folder, others)
         todo = "Check that this is the folder that holds the images."
         todo = f"Left out: {dicom}." if dicom else todo
         raise ValueError(
@@ -178,17 +178,22 @@ def _how_to_unpack(archive: Path) -> str:
 
 
 def _image_folders(folder: Path) -> _Folders:
-    """The images of every folder that has some, without what systems and notebooks leave behind."""
-    found, seen = {}, set()
+    """The images of every folder that has some."""
+    images = ((parts, [*filter(_is_image, names)]) for parts, names in _walked(folder))
+    return {parts: names for parts, names in images if names}
+
+
+def _walked(folder: Path) -> Iterator[tuple[_Folder, list[str]]]:
+    """Every folder with its files' names, without what systems and notebooks leave behind."""
+    seen = set()
     for path, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(path)
         # a link to a folder found before would count it twice, one to a folder above never end
         inner[:] = [] if real in seen else sorted(name for name in inner if not _is_junk(name))
-        names = [name for name in files if _is_image(name) and not _is_junk(name)]
-        if names and real not in seen:
-            found[Path(path).relative_to(folder).parts] = names
+        if real not in seen:
+            names = [name for name in files if not _is_junk(name)]
+            yield Path(path).relative_to(folder).parts, names
         seen.add(real)
-    return found
 
 
 def _split_roots(folders: _Folders) -> dict[_Folder, _Folders]:
@@ -379,9 +384,10 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 def _unnamed_dicom(root: Path, names: Iterable[str]) -> str:
     """What to do with DICOM files that do not say so by their ending, or nothing.
 
-    Archives and CDs name them IM0001 or 1.2.840.10008.5.1; other names are not looked into.
+    Archives and CDs name them IM0001 or 1.2.840.10008.5.1; other names are not looked into. A CD's
+    DICOMDIR lists them and has no picture.
     """
-    looked = [name for name in names if re.fullmatch(r"[^.]+|.*\.\d+", os.path.basename(name))]
+    looked = [name for name in names if _UNNAMED.fullmatch(os.path.basename(name))]
     found = [name for name in looked if _is_text(name) and _is_dicom(root / name)]
     files = many(len(found), "DICOM file")
     return f"{files} without the ending .dcm ({some(sorted(found))}); add it" if found else ""
