@@ -20,9 +20,9 @@ def table(scores, labels, patients=None, split="test"):
     """Predictions of two classes from the scores of the second."""
     scores, names = np.asarray(scores, float), ["ALL RIGHT", "ILL"]
     both = np.stack([1 - scores, scores], 1)
-    return prediction_tables.table(
-        np.where(labels, "ILL", "ALL RIGHT"), both, names, patients, split
-    )
+    said = np.where(labels, "ILL", "ALL RIGHT")
+    made = prediction_tables.table(said, both, names, patients, split)
+    return made.assign(path=[f"{i:04d}.png" for i in range(len(made))])  # sorted as they stand
 
 
 def answers(right, labels):
@@ -202,9 +202,9 @@ def test_rates_that_nobody_defines_are_nan():
 
 
 def test_tables_of_other_images_or_labels_are_refused(pair):
-    with pytest.raises(ValueError, match=r"150 and 149 images.*\b0.jpeg"):
+    with pytest.raises(ValueError, match="150 and 149 images.*0000.png"):
         comparison.mcnemar(pair[0], pair[1].iloc[1:])
-    with pytest.raises(ValueError, match="disagree about labels, e.g. of 3.jpeg"):
+    with pytest.raises(ValueError, match="disagree about labels, e.g. of 0003.png"):
         comparison.mcnemar(
             pair[0],
             pair[1].assign(
@@ -471,13 +471,13 @@ def test_an_image_that_occurs_twice_is_never_paired_with_another(pair):
     one, two = (
         table_.iloc[rows].assign(label="ILL") for table_, rows in zip(pair, ([0, 0, 1], [0, 1, 1]))
     )
-    with pytest.raises(ValueError, match="1 of 3 rows repeat an image, e.g. 0.jpeg"):
+    with pytest.raises(ValueError, match="1 of 3 rows repeat an image, e.g. 0000.png"):
         comparison.mcnemar(one, two)
 
 
 def test_tables_that_disagree_about_patients_are_refused(pair):
     """Each would draw its own patients, and the difference would not be paired any more."""
-    with pytest.raises(ValueError, match="disagree about patients, e.g. of 0.jpeg"):
+    with pytest.raises(ValueError, match="disagree about patients, e.g. of 0000.png"):
         comparison.paired_bootstrap(pair[0].assign(patient="p7"), pair[1])
     nobody, nan = (one.assign(patient=nothing) for one, nothing in zip(pair, ("", np.nan)))
     assert comparison.paired_bootstrap(nobody, nan, repeats=5)["value"] is not None

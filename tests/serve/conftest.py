@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from serving import serving
-from small_runs import BINARY, CPU, small
+from sharing import two_of
+from small_runs import CPU, small
 
 from tlutils.runs.folder import Run
 from tlutils.serve.answers import Answerer
@@ -21,9 +22,10 @@ def run(tiny_folder, trained) -> Run:
 
 
 @pytest.fixture(scope="session")
-def binary(two_classes, trained) -> Run:
+def binary(tiny_folder, common_folder, trained) -> Run:
     """Two classes, a network of one output, a threshold chosen on validation images."""
-    return trained(two_classes, BINARY)
+    data = two_of(tiny_folder, common_folder / "two", "train", "val", "test")
+    return trained(data, small("chest-vgg16-gap", threshold="sensitivity>=0.9"))
 
 
 @pytest.fixture(scope="session")
