@@ -26,6 +26,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 import pytest
 from browsers import browser_path
 from filelock import FileLock
+from sharing import once
 from tiny_images import TINY_CLASSES, draw_tiny
 
 if TYPE_CHECKING:
@@ -166,26 +167,6 @@ def tiny_folder(common_folder: Path) -> Path:
                 )
 
     return once(common_folder / "tiny", draw)
-
-
-@pytest.fixture(scope="session")
-def two_classes(tiny_folder: Path, common_folder: Path) -> Path:
-    """The images for training and testing of two of these classes, shared by all tests."""
-
-    def copy(root: Path) -> None:
-        for split, label in product(("train", "test"), ("CNV", "NORMAL")):
-            shutil.copytree(tiny_folder / split / label, root / split / label)
-
-    return once(common_folder / "two", copy)
-
-
-def once(folder: Path, make: Callable[[Path], object]) -> Path:
-    """The folder, made by the worker that asks first; the others wait until it is whole."""
-    with FileLock(f"{folder}.lock"):
-        if not folder.exists():
-            make(part := folder.with_name(f"{folder.name}.part"))
-            part.rename(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -17,9 +17,9 @@ CLASSES = ["noise", "patch"]
 def draw(folder: Path, n: int, size: int, noise: tuple[int, int] = (40, 80)) -> pd.DataFrame:
     """Write the images, each of a patient of its own; of several processes each may. Returns their table."""
     folder.mkdir(exist_ok=True)
-    square = slice(size // 4, size * 5 // 8)
+    square, random = slice(size // 4, size * 5 // 8), np.random.default_rng(0)
     for i in range(n):
-        pixels = np.random.default_rng(i).integers(*noise, (size, size))
+        pixels = random.integers(*noise, (size, size))
         pixels[square, square] += 90 * (i % 2)
         part = folder / f"{i}-{os.getpid()}.part"
         Image.fromarray(pixels.astype(np.uint8)).save(part, "PNG")

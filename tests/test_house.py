@@ -230,7 +230,7 @@ for line in sys.stdin:
 @pytest.fixture(scope="module")
 def fork() -> Iterator[Callable[[str, Path], str]]:
     """Run code in a folder, in a process that has imported the packages but nothing of ours; its error, or ""."""
-    env, pipes = {"PYTHONPATH": ""}, {"stdin": subprocess.PIPE, "stderr": None}
+    env, pipes = {"PYTHONPATH": "", "MPLBACKEND": "Agg"}, {"stdin": subprocess.PIPE, "stderr": None}
     server = processes.start("-c", FORKING, cwd="/", env=env, **pipes)
 
     def run(code: str, folder: Path) -> str:

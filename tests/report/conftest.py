@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sharing import two_of
 from small_runs import small
 
 from tlutils.runs.folder import Run
@@ -18,9 +19,10 @@ def run(tiny_folder, trained) -> Run:
 
 
 @pytest.fixture(scope="session")
-def binary(two_classes, trained) -> Run:
+def binary(tiny_folder, common_folder, trained) -> Run:
     """Two classes, a network of one output."""
-    return trained(two_classes, small("chest-vgg16-gap"))
+    data = two_of(tiny_folder, common_folder / "two", "train", "val", "test")
+    return trained(data, small("chest-vgg16-gap"))
 
 
 @pytest.fixture

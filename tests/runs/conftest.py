@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from sharing import two_of
 from small_runs import begin
 
 
@@ -11,6 +12,12 @@ from small_runs import begin
 def run(tiny_folder, trained):
     """A finished run; a test that changes its files copies it."""
     return trained(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def two_classes(tiny_folder, common_folder):
+    """The images of two of the classes, none of them for validation."""
+    return two_of(tiny_folder, common_folder / "two-classes", "train", "test")
 
 
 @pytest.fixture

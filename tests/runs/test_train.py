@@ -122,8 +122,8 @@ def test_the_same_recipe_gives_the_same_numbers(run, tiny_folder, tmp_path):
     assert again.metrics["test"] == run.metrics["test"]
 
 
-def test_a_binary_recipe_with_one_logit_runs(two_classes, trained):
-    run = trained(two_classes, small("chest-vgg16-gap"))
+def test_a_binary_recipe_with_one_logit_runs(two_classes, tmp_path):
+    run = train(two_classes, tmp_path / "run", small("chest-vgg16-gap"))
     assert {"sensitivity", "specificity", "threshold"} <= run.metrics[
         "test"
     ].keys() and run.threshold is None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from serving import serving
+from sharing import two_of
 from small_runs import CPU, small
 
 from tlutils.runs.folder import Run
@@ -22,12 +22,9 @@ def run(tiny_folder, trained) -> Run:
 
 
 @pytest.fixture(scope="session")
-def binary(tiny_folder, tmp_path_factory, trained) -> Run:
+def binary(tiny_folder, common_folder, trained) -> Run:
     """Two classes, a network of one output, a threshold chosen on validation images."""
-    data = tmp_path_factory.mktemp("data") / "two"
-    for part in ("train", "val", "test"):
-        for label in ("CNV", "NORMAL"):
-            shutil.copytree(tiny_folder / part / label, data / part / label)
+    data = two_of(tiny_folder, common_folder / "two", "train", "val", "test")
     return trained(data, small("chest-vgg16-gap", threshold="sensitivity>=0.9"))
 
 
