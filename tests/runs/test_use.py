@@ -1,5 +1,6 @@
 """A finished run put to use: evaluated, asked about new images, looked into."""
 
+import contextlib
 import json
 import shutil
 import warnings
@@ -13,7 +14,9 @@ from small_runs import CPU, small, train
 from tlutils.core import devices
 from tlutils.data import records
 from tlutils.models import checkpoints
+from tlutils.runs.adapt import adapt
 from tlutils.runs.folder import Run, read_predictions
+from tlutils.runs.stress import stress
 from tlutils.runs.use import (
     _for_spreadsheets,
     evaluate,
@@ -72,6 +75,21 @@ def test_other_images_of_unknown_patients_are_said_to_be_so(run, tiny_folder, tm
             warnings.simplefilter("always")
             other_images(run, tmp_path / "other" / ("told.csv" if told else ""), None, show=False)
         assert told != any("each counts as one of its own" in str(one.message) for one in said)
+
+
+@pytest.mark.parametrize("ask", [evaluate, stress, adapt])
+def test_the_warning_of_unknown_patients_points_at_the_line_that_asks(ask, run, tmp_path):
+    copy, other = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "other"
+    for i, (path, label) in enumerate(zip(run.part("test")["path"], run.part("test")["label"])):
+        (other / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(run.root / path, other / label / f"{i}.jpeg")
+    # The run's own test images, which the others refuse.
+    refused = (
+        contextlib.nullcontext() if ask is evaluate else pytest.raises(ValueError, match="own")
+    )
+    with pytest.warns(UserWarning, match="each counts as one of its own") as seen, refused:
+        ask(copy, data=other, **CPU)
+    assert __file__ in [one.filename for one in seen if "of its own" in str(one.message)]
 
 
 def test_other_labelled_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):

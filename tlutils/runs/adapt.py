@@ -112,7 +112,7 @@ def _local_images(
     show: bool | None,
 ) -> tuple[pd.DataFrame, Path, dict, str]:
     """Records, the folder they start from, what is used, and the adaptation's name."""
-    table, root, source = other_images(run, data, split, show)
+    table, root, source = other_images(run, data, split, show, stacklevel=6)
     if split is not None and (table["split"] != split).any():
         raise ValueError(f"{data} has no {split!r} images; leave the split out to take all")
     name = _checked_name(run, readable_name(source) if name is None else name, source)

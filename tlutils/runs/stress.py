@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -101,7 +102,8 @@ def _images(
 ) -> tuple[pd.DataFrame, Path, list[Path]]:
     """Records, the folder that they start from, and where the results go."""
     if data is not None:
-        table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
+        others = partial(other_images, run, data, split, show, stacklevel=5)
+        table, root, source = devices.by_first(others)
         if has_test_images(run, table):
             raise ValueError(f"among the images of {data} are {_KEPT}")
         name = f"{source.stem[-40:]}-{split}-{records.fingerprint(table)[:12]}"

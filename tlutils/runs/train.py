@@ -313,6 +313,8 @@ def prepare(
     ------
     ValueError
         Where the folder holds another run, or the data do not suffice.
+    weights.WeightsMissing
+        Where a run is to begin with weights that are neither here nor to be had.
     files.Busy
         Where another process trains into it.
     """

@@ -225,7 +225,8 @@ def evaluate(
     if data is None:
         table, root, store = run.part(split, required=True), run.root, run.store()
     else:
-        table, root, source = devices.by_first(lambda: other_images(run, data, split, show))
+        others = partial(other_images, run, data, split, show, stacklevel=4)
+        table, root, source = devices.by_first(others)
         store = None
     if chosen:
         _warn_of_chosen_on(table, chosen, adapted)
@@ -331,7 +332,7 @@ def readable_name(source: Path) -> str:
 
 
 def other_images(
-    run: Run, data: str | Path, split: str | None, show: bool | None = None
+    run: Run, data: str | Path, split: str | None, show: bool | None = None, stacklevel: int = 2
 ) -> tuple[pd.DataFrame, Path, Path]:
     """Labelled images that are not the run's own; a warning says whose patients are unknown.
 
@@ -345,6 +346,8 @@ def other_images(
         Its images alone where there are such; None takes all.
     show : bool, optional
         Progress bar or not; None decides.
+    stacklevel : int
+        How far above stands the line that the warning points at, as for `warnings.warn`.
 
     Returns
     -------
@@ -369,7 +372,7 @@ def other_images(
             "of its own; if some are of one person, the intervals are too narrow, and what is "
             "chosen on them looks too good. Give a CSV manifest with a column patient; where file "
             "names tell it, `audit DATA --patient RULE --fix CLEAN.csv` writes one",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     return table, root, source
 
