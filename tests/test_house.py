@@ -97,6 +97,11 @@ def test_the_packages_are_those_listed_and_none_is_crowded():
         assert len(list((LIBRARY / package).glob("[!_]*.py"))) <= 12
 
 
+def test_no_file_of_tests_is_without_one():
+    files = [*(ROOT / "tests").rglob("test_*.py")]
+    assert files and not [file for file in files if "def test_" not in file.read_text("utf-8")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_imports_within_the_library_are_relative_and_without_aliases_of_modules(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

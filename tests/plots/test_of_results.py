@@ -205,6 +205,16 @@ def test_accuracy_against_count_sets_classes_of_the_same_count_side_by_side():
     assert places[0] == 180 and min(np.diff(places)) > 0 and places[-1] < ax.get_xlim()[1]
 
 
+def test_accuracy_against_count_keeps_the_names_of_rare_classes_off_the_axis():
+    counts = {"a rare class of the eye": 20, "another": 30, "NORMAL": 1000, "CNV": 1000}
+    ax = of_results.accuracy_against_count(
+        {name: {"n": 9, "recall": interval(0.8)} for name in counts}, counts
+    )
+    ax.figure.canvas.draw()
+    least = min(text.get_window_extent().x0 for text in ax.texts if text.get_text() in counts)
+    assert len(ax.texts) >= 4 and least > ax.get_window_extent().x0
+
+
 def test_score_distribution_has_a_panel_for_each_split_and_shares_that_sum_to_one():
     predictions = binary_predictions()
     axes = of_results.score_distribution(predictions, "PNEUMONIA", threshold=0.4)

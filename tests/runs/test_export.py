@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import python
-from small_runs import CPU, small
+from small_runs import CPU, edited, small
 from tiny_images import draw_tiny
 from troubled_files import encoded, write_all
 
@@ -95,8 +95,15 @@ def test_the_file_says_what_it_is_and_takes_any_number_of_images(exported, run):
     assert sum(found["compared"].values()) == 100 and found["compared"]["val"] > 0
     assert found["difference"] < 1e-5 and found["bytes"] == found["model"].stat().st_size
     assert "compared with the run on 100 images" in said[0] and "both in fp32" in said[0]
-    assert "predict.py" in said[1]
-    assert ("--precision fp32" in said[-1]) == (devices.choose().precision != "fp32")
+    assert "predict.py" in said[1] and len(said) == 2  # the run was trained in fp32
+
+
+def test_whose_run_answers_in_bf16_is_told_that_its_answers_are_rounded(run, tmp_path):
+    copy, said = shutil.copytree(run.folder, tmp_path / "run"), []
+    with edited(copy / "recipe.json") as about:
+        about["machine"]["precision"] = "bf16"
+    export(copy, tmp_path / "model.onnx", log=said.append, show=False)
+    assert ("--precision fp32" in said[-1]) == (devices.choose().precision == "bf16")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files

@@ -405,7 +405,8 @@ def accuracy_against_count(
         ax.plot(x, value, "o", color=color, markersize=8)
         if not np.isnan(value):
             crowded = any(x < other < x + 0.05 * end for other in places.values())
-            side = {"xytext": (-8, 0), "ha": "right"} if crowded else {"xytext": (8, 0)}
+            left = crowded and x > 0.3 * end  # further left, it would lie on the axis
+            side = {"xytext": (-8, 0), "ha": "right"} if left else {"xytext": (8, 0)}
             name = short_name(name, 24)
             ax.annotate(name, (x, value), textcoords="offset points", **side, **look)
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

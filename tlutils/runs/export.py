@@ -127,7 +127,7 @@ def export(
     found |= {"difference": difference, "compared": compared}
     for line in _told(found) if log else ():
         log(line)
-    if log and (used := devices.choose().precision) != "fp32":
+    if log and (used := run.machine().precision) != "fp32":
         log(
             f"`predict` computes in {used} on this machine, whose rounding moves probabilities "
             "more, and most where a temperature sharpens them; `predict --precision fp32` agrees"
