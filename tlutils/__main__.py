@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         return given.command(given)
     except (FileNotFoundError, ImportError) as error:
         return _complain(error, _MISSING)
-    except ValueError as error:
+    except (ValueError, IsADirectoryError) as error:
         return _complain(error, _WRONG_USE)
     except BrokenPipeError:  # the reader of a pipe has gone, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -113,7 +113,10 @@ def divided(given: argparse.Namespace) -> tuple[Path, Path]:
     parts["test"] = splits.sample(parts["test"], given.held_out, seed=0)
     table = pd.concat([parts["train"], parts["val"], parts["test"]], ignore_index=True)
     small = loaders.write_small(table, root, given.work / "images", given.size)
-    manifests = [small / f"{name}-{given.images}.csv" for name in ("candidates", "held-out")]
+    manifests = [
+        small / f"candidates-{given.images}.csv",
+        small / f"held-out-{given.held_out}.csv",
+    ]
     held_out = table["split"] == "test"
     cleaning.write(table[~held_out].reset_index(drop=True), small, manifests[0])
     others = table[held_out].assign(split="").reset_index(drop=True)

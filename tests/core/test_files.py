@@ -21,7 +21,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
 
 
 def test_a_folder_where_a_file_is_to_be_written_is_refused_as_one(tmp_path):
-    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
         files.write_text(tmp_path, "new")
     assert not list(tmp_path.parent.glob(".*.part"))
 

@@ -49,7 +49,7 @@ def test_new_images_are_predicted_as_the_run_saw_them(run, tmp_path):
 
 
 def test_a_folder_in_place_of_the_csv_is_refused_before_anything_is_predicted(tmp_path):
-    with pytest.raises(ValueError, match="is a folder; give the name of a file"):
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file"):
         predict(tmp_path / "no run", [tmp_path], tmp_path)
 
 

@@ -78,7 +78,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Raises
     ------
-    ValueError
+    IsADirectoryError
         Where a folder is there.
     OSError
         Where the disk is full or the folder is closed; what stood there before still does.
@@ -126,11 +126,11 @@ def refuse_folder(path: str | Path) -> None:
 
     Raises
     ------
-    ValueError
-        Where a folder is there.
+    IsADirectoryError
+        Where one is there.
     """
     if Path(path).is_dir():
-        raise ValueError(f"{path} is a folder; give the name of a file to write in it")
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file to write in it")
 
 
 def _sweep(path: Path) -> None:
