@@ -255,6 +255,18 @@ def test_the_glossary_is_in_order_and_each_term_is_used():
     assert set(re.findall(r"\]\((\w+\.ipynb)\)", text)) <= {path.name for path in NOTEBOOKS}
 
 
+def test_each_notebook_that_the_glossary_names_speaks_of_the_term():
+    plain = {path.name: re.sub(r"[\s_-]+", " ", words(path).lower()) for path in NOTEBOOKS}
+    entries = re.split(r"^## ", GLOSSARY.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    silent = [
+        (term, name)
+        for term, entry in (part.split("\n", 1) for part in entries)
+        for name in re.findall(r"\]\((\w+\.ipynb)\)", entry)
+        if term.lower().replace("-", " ") not in plain[name]
+    ]
+    assert not silent
+
+
 @pytest.mark.parametrize("name", sorted(PARAMS))
 def test_a_params_file_has_the_keys_of_the_demo_and_names_what_exists(name):
     from tlutils.data import sources
