@@ -5,8 +5,8 @@ python tests/benchmarks/chest_candidates.py --data chest_xray --weights mobilene
 Trained on patients of the training folder of Kermany et al. (2018) alone, judged on its validation patients alone; no
 official test image is read. Each candidate is the recipe `chest-best` with some fields changed. Rules for the threshold
 are applied to validation and measured on patients of the training folder that are held out of all this. Every run lies
-in --work, so that a stopped script goes on. Writes chest_candidates.csv and chest_thresholds.csv beside this file. Not
-one of the benchmarks of `run.py`: it measures no time.
+in --work, so that a stopped script goes on. Writes chest_candidates.csv and chest_candidates_thresholds.csv beside this
+file. Not one of the benchmarks of `run.py`: it measures no time.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def main() -> None:
             thresholds += [which | one for one in at_each_rule(answers, others)]
             about = described(records.load(manifest), records.load(held_out), given)
             write(pd.DataFrame(rows), about, given.out)
-            write(pd.DataFrame(thresholds), about, given.out.with_name("chest_thresholds.csv"))
+            write(
+                pd.DataFrame(thresholds), about, given.out.with_stem(f"{given.out.stem}_thresholds")
+            )
 
 
 def divided(given: argparse.Namespace) -> tuple[Path, Path]:

@@ -1,7 +1,7 @@
 """Run the benchmarks that this machine can, one after the other, and write results.json and results.md.
 
 python tests/benchmarks/run.py                    # all
-python tests/benchmarks/run.py --only memory      # some; the other rows of results.json stay
+python tests/benchmarks/run.py --only memory      # some; the other rows and other machines' stay
 python tests/benchmarks/run.py --quick            # a few images each: to try the scripts, figures mean nothing
 """
 
@@ -68,18 +68,19 @@ def measure(name: str, quick: bool, out: Path) -> bool:
 
 
 def write(out: Path, name: str, quick: bool, found: dict) -> None:
-    """Put the rows of one script in the place of its former ones."""
+    """Put the rows of one script in the place of those that the same kind of machine gave before."""
     file = out / "results.json"
     results = json.loads(file.read_text()) if file.exists() else {}
-    results[name] = {"quick": quick, **found}
-    file.write_text(
-        json.dumps({key: results[key] for key in ALL if key in results}, indent=1) + "\n"
-    )
-    (out / "results.md").write_text(table(json.loads(file.read_text())))
+    kind = "{device}, {cores} cores".format(**found["machine"])
+    here = results.get(kind, {}) | {name: {"quick": quick, **found}}
+    results[kind] = {key: here[key] for key in ALL if key in here}
+    file.write_text(json.dumps(results, indent=1) + "\n")
+    tables = [f"## {kind}\n\n{table(parts)}" for kind, parts in results.items()]
+    (out / "results.md").write_text("\n".join(["# Benchmarks\n", *tables]))
 
 
 def table(results: dict) -> str:
-    """The results as a table for people."""
+    """The results of one kind of machine as a table for people."""
     lines = [
         "| what | measured | goal | met | at the machine's rate of matrix products |",
         "|---|---|---|---|---|",
@@ -95,8 +96,7 @@ def table(results: dict) -> str:
                 f"| {most} |"
             )
     machines = {
-        f"{part['machine']['processor']}, {part['machine']['cores']} cores, {part['machine']['precision']}, "
-        f"torch {part['machine']['torch']}, {part['machine']['date']}"
+        f"{part['machine']['precision']}, torch {part['machine']['torch']}, {part['machine']['date']}"
         for part in results.values()
     }
     return "\n".join(lines) + "\n\n" + "\n".join(sorted(machines)) + "\n"
