@@ -32,7 +32,7 @@ RANDOM = (
     "No weights learned on photographs were loaded: scores say nothing about what those give.",
 )
 SETTINGS = ("data", "recipe", "weights", "size", "epochs", "limit", "seed")
-ZERO = {"epochs": "as the recipe says", "limit": "none"}  # what 0 means there, said in words
+ZERO = {"epochs": "as each page says", "limit": "none"}  # what 0 means there, said in words
 INJECTED = {"injected-parameters", "papermill-error-cell-tag"}  # cells of papermill, not ours
 LINK = re.compile(r"\[([^\]]*)\]\(([\w-]+)\.(?:ipynb|md)(#[^)]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\(([\w./-]+\.png)\)")

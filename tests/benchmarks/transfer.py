@@ -126,8 +126,8 @@ def write(found: pd.DataFrame, arms: dict, out: Path) -> None:
         "images": f"chest X-rays of Kermany et al. (2018), training folder only, {SIZE} px",
         "test": f"{len(one)} images of {one['patient'].nunique()} held-out patients",
         "baseline": f"{baseline:.4f}",
-        "training": f"{STEPS} steps of {COMMON['batch_size']} images, the last step's weights kept, "
-        f"{SEEDS} seeds",
+        "training": f"{STEPS} steps of {COMMON['batch_size']} images or a few more, to the end of an "
+        f"epoch; the last step's weights kept, {SEEDS} seeds",
         "learning rates": f"{rates}, chosen on {CHOOSING} other patients",
         **machine_facts(),
         "precision": "fp32",

@@ -309,6 +309,15 @@ def test_runs_that_are_always_right_have_the_interval_of_their_patients():
     assert found["value"] == found["high"] == 1 and 0.8 < found["low"] < 0.97
 
 
+def test_a_predictive_value_rests_on_the_patients_who_were_called_so():
+    """One of 15 healthy patients was called so: the npv is 1 in all draws, and says little."""
+    labels = np.arange(30) % 2 == 0
+    scores = np.where(np.arange(30) == 1, 0.1, 0.9)
+    called = [table(scores + i / 100, labels) for i in range(2)]
+    npv, recall = (comparison.mean_of_runs(called, name) for name in ("npv", "sensitivity"))
+    assert npv["value"] == recall["value"] == 1 and npv["low"] < 0.3 < 0.7 < recall["low"]
+
+
 def test_runs_that_all_agree_leave_the_error_of_the_patients(pair):
     """Seeds that change the probabilities by a trifle and no answer."""
     nudged = [[one.assign(**{"p_ILL": one["p_ILL"] + 1e-6 * i}) for i in range(3)] for one in pair]

@@ -262,6 +262,16 @@ def test_all_right_does_not_mean_sure():
     assert found["auc"]["low"] < found["accuracy"]["low"] and found["auc"]["high"] == 1
 
 
+def test_a_predictive_value_rests_on_those_who_were_called_so():
+    """All draws agree on an npv of 1: it was one patient whom the model called A, of 20 who are A."""
+    scores = [[0.9, 0.1], *[[0.2, 0.8]] * 39]
+    found = compute_metrics(table(["A"] * 20 + ["B"] * 20, scores, ["A", "B"]), repeats=50)
+    low = binomtest(1, 1).proportion_ci(method="wilson").low
+    assert found["npv"]["value"] == 1 and found["npv"]["low"] == pytest.approx(low)
+    low = binomtest(20, 20).proportion_ci(method="wilson").low
+    assert found["sensitivity"]["value"] == 1 and found["sensitivity"]["low"] == pytest.approx(low)
+
+
 def test_one_patient_says_little():
     found = compute_metrics(drawn(50, patients=1), repeats=50)
     assert found["patients"] == 1 and found["accuracy"]["high"] - found["accuracy"]["low"] > 0.6

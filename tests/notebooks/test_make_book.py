@@ -73,7 +73,7 @@ def test_the_front_page_says_in_words_what_0_means(tmp_path):
     executed(tmp_path, "01_a", epochs=0, limit=0, seed=0)
     executed(tmp_path, "02_b", epochs=3, limit=0, seed=0)
     front = book(tmp_path)["index"]
-    assert "epochs as the recipe says and 3 · limit none · seed 0" in front
+    assert "epochs as each page says and 3 · limit none · seed 0" in front
 
 
 def test_the_hero_is_the_tagged_picture_and_otherwise_the_first(tmp_path):

@@ -103,7 +103,7 @@ def paired_bootstrap(
     check_bootstrap(repeats, _LEVEL)
     first, second = _matched(first, second)
     (a, b), (of_a, of_b) = _resampled([first, second], metric, repeats, seed)
-    found = interval_of_difference(b - a, of_b - of_a, _patients(first, metric))
+    found = interval_of_difference(b - a, of_b - of_a, _patients([first, second], metric))
     if found["value"] is None:
         return found | {"second_better": None}
     kept = _defined(of_b - of_a)
@@ -276,7 +276,7 @@ def compare_recipes(
     value, kept = b.mean() - a.mean(), _defined(spreads[r:].mean(0) - spreads[:r].mean(0))
     if math.isnan(value) or not len(kept):
         return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
-    patients = _patients(tables[0], metric)
+    patients = _patients(tables, metric)
     found = _of_both_errors(value, _ends_of_difference(value, kept, patients), patients, (a, b))
     return {name: json_number(number) for name, number in found.items()}
 
@@ -332,7 +332,7 @@ def mean_of_runs(
     value, kept = values.mean(), _defined(spreads.mean(0))
     if math.isnan(value) or not len(kept):
         return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
-    patients = _patients(tables[0], metric)
+    patients = _patients(tables, metric)
     ends = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
     ends = ends if ends[0] < ends[1] else wilson(value * patients, patients, _LEVEL)
     found = _of_both_errors(value, ends, patients, (values,))
@@ -540,11 +540,16 @@ def _ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tupl
     return min(low, value), max(high, value)
 
 
-def _patients(predictions: pd.DataFrame, metric: str) -> int:
-    """Patients that a metric rests on: for all but accuracy those of the rarest class."""
-    patient = patients_of(predictions)
-    of_classes = patient.groupby(predictions["label"]).nunique()
-    return int(patient.nunique() if metric == "accuracy" else of_classes.min())
+def _patients(tables: Sequence[pd.DataFrame], metric: str) -> int:
+    """Patients that a metric of all tables rests on.
+
+    For predictive values those of the rarest answer; else, but for accuracy, of the rarest class.
+    """
+    patient = patients_of(tables[0])
+    if metric == "accuracy":
+        return patient.nunique()
+    by = [one["predicted"] for one in tables] if metric in ("ppv", "npv") else [tables[0]["label"]]
+    return int(min(patient.groupby(names.to_numpy()).nunique().min() for names in by))
 
 
 def _check_all_differ(tables: Sequence[pd.DataFrame]) -> None:

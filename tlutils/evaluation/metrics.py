@@ -274,7 +274,9 @@ def _with_intervals(
     values = _measured(coded, coded.once)
     spread = _measured(coded, coded.draws(repeats, seed))
     spreads = _overall(spread, coded, positive)
-    patients = pd.Series(coded.patient).groupby(coded.truth).nunique()  # of each class
+    patient = pd.Series(coded.patient)
+    patients = patient.groupby(coded.truth).nunique()  # of each class
+    called = patient.groupby(coded.predicted).nunique()  # by each class
     overall, per_class = {}, {}
     for name, value in _overall(values, coded, positive).items():
         trials = coded.patients if name == "accuracy" else patients.min()
@@ -283,7 +285,8 @@ def _with_intervals(
         per_class[name] = {"n": int(coded.counts[i])}
         for rate in _OF_A_CLASS:
             ends = values[rate][0, i], spread[rate][:, i]
-            per_class[name][rate] = interval(*ends, level, patients.get(i, 1))
+            behind = called if rate == "precision" else patients
+            per_class[name][rate] = interval(*ends, level, behind.get(i, 1))
     return overall, per_class
 
 
