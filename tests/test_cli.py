@@ -514,6 +514,15 @@ def test_adapt_chooses_for_a_place_and_evaluate_and_predict_answer_by_it(
     assert "chosen on, so what follows is too good" in said()[1]
     assert main(["evaluate", run, "--adapted", "elsewhere"]) == 2
     assert "it has site" in said()[1]
+    rule = ["--patient", r"(?P<patient>-5\d+)"]
+    for name, *more in (
+        ["evaluate"],
+        ["stress", "--change", "noise"],
+        ["adapt", "--name", "again"],
+    ):
+        assert main([name, run, "--data", str(place), *rule, *more]) == 0
+    kept = json.loads((tmp_path / "run" / "adaptations" / "again.json").read_text())
+    assert kept["used"]["patient"] == rule[1]
     assert main(["adapt", run, "--data", str(tiny_folder)]) == 2
     assert "knows by heart" in said()[1]
 

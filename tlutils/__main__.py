@@ -272,7 +272,7 @@ def _evaluate(given: _Arguments) -> int:
     from .runs.use import evaluate
 
     how = {**_how_to_use(given), "log": lambda line: print(f"{line}\n")}
-    metrics = evaluate(given.run, given.data, given.split, **how)
+    metrics = evaluate(given.run, given.data, given.split, patient=given.patient, **how)
     if devices.rank():
         return _DONE
     print(f"{given.split}: {headline(metrics)}\n")
@@ -294,7 +294,7 @@ def _adapt(given: _Arguments) -> int:
     from .runs.adapt import adapt
     from .runs.folder import Run
 
-    how = {"split": given.split, "views": given.tta, "log": print}
+    how = {"split": given.split, "patient": given.patient, "views": given.tta, "log": print}
     how |= {"device": given.device, "precision": given.precision}
     adapt(given.run, given.data, given.rule, given.name, **how)
     if devices.rank() == 0:
@@ -332,6 +332,7 @@ def _stress(given: _Arguments) -> int:
 
     lines: list[str] = []
     how = {"device": given.device, "precision": given.precision, "log": lines.append}
+    how["patient"] = given.patient
     table = stress(given.run, given.split, given.changes or None, given.data, **how)
     if devices.rank():
         return _DONE
@@ -475,6 +476,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run", type=Path)
     add("--data", help="other labelled images (default: the run's own)")
     add("--split", default="test", choices=("train", "val", "test"))
+    _add_patient(add, "run")
     _add_views(add)
     _add_device(add)
 
@@ -482,6 +484,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run", type=Path)
     add("--data", help="other labelled images (default: the run's own)")
     add("--split", default="val", choices=("train", "val", "test"))
+    _add_patient(add, "run")
     about = "one of the changes; may be given several times (default: all)"
     add("--change", dest="changes", action="append", metavar="NAME", help=about)
     _add_device(add)
@@ -496,6 +499,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", help="of the adaptation (default: the data's last two folders)")
     about = "choose on these alone, where the images are divided (default: all)"
     add("--split", choices=("train", "val", "test"), help=about)
+    _add_patient(add, "run")
     _add_tta(add)
     _add_device(add)
 
@@ -530,17 +534,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_patient(add: Callable) -> None:
+def _add_patient(add: Callable, default: str = "auto") -> None:
     about = (
         "how a file name tells its patient: a pattern with a group named patient, such as "
-        "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed (default: "
-        "PatientID of .dcm files, else the rules of the known data sets)"
+        "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed; or auto, "
+        "the PatientID of .dcm files, else the rules of the known data sets (default: "
+        f"{default if default == 'auto' else 'the rule of the run'})"
     )
 
     def rule(text: str) -> str | None:
         return None if text == "none" else text
 
-    add("--patient", default="auto", metavar="RULE", type=rule, help=about)
+    add("--patient", default=default, metavar="RULE", type=rule, help=about)
 
 
 def _add_tta(add: Callable) -> None:

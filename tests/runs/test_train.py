@@ -442,7 +442,7 @@ def test_a_run_does_not_go_on_with_another_patient_rule(begun, data, patient):
 
 
 def test_a_run_takes_no_rule_that_it_cannot_write_down(data, tmp_path):
-    with pytest.raises(ValueError, match="recipe.json cannot keep"):
+    with pytest.raises(ValueError, match="files cannot keep"):
         begin(data, tmp_path / "run", patient=records.patient_of)
 
 

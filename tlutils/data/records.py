@@ -254,7 +254,8 @@ def with_patients(
     found = [rule(name) if rule else None for name in names]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
-        todo = "correct the rule, or give none (in Python None) where patients are not known"
+        todo = "give another rule (--patient, in Python patient=...), or none (in Python None) "
+        todo += "where patients are not known"
         raise refusal("the paths", f"no patient by the rule {patient!r}", wanted, todo)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)

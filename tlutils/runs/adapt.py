@@ -21,7 +21,7 @@ from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, calibration, thresholds
 from ..evaluation.metrics import as_text, patients_of
 from .folder import Run, timestamp
-from .use import checked_views, other_images, predict_records, readable_name
+from .use import checked_views, other_images, patient_rule, predict_records, readable_name
 
 
 def adapt(
@@ -31,6 +31,7 @@ def adapt(
     name: str | None = None,
     *,
     split: str | None = None,
+    patient: str | None = "run",
     views: int | None = None,
     draws: int = 100,
     repeats: int = 1000,
@@ -61,6 +62,8 @@ def adapt(
     split : str, optional
         "train", "val" or "test", where the images are divided: those alone, so that the others are
         left to measure on. None takes all.
+    patient : str or None
+        How the images tell their patients (see `records.with_patients`); "run" is as the run's.
     views : int, optional
         Of test-time augmentation (see `use.predict_records`).
     draws, repeats : int
@@ -75,9 +78,9 @@ def adapt(
     Returns
     -------
     dict
-        name; used (data, split, views, images, patients, fingerprint of the data, weights, which
-        is that of the run's); rule (None for more than two classes); own_threshold; what
-        `adaptation.fit` gives; notes, time, tlutils (version).
+        name; used (data, split, patient rule, views, images, patients, fingerprint of the data,
+        weights, which is that of the run's); rule (None for more than two classes); own_threshold;
+        what `adaptation.fit` gives; notes, time, tlutils (version).
 
     Raises
     ------
@@ -89,9 +92,9 @@ def adapt(
     machine = run.machine(device, precision)
     rule = rule or thresholds.split_rule(run.recipe.threshold)[1] or "youden"
     thresholds.check_rule(rule)
-    views = checked_views(run, views)
+    views, patient = checked_views(run, views), patient_rule(run, patient, data)
     table, root, used, name = devices.by_first(
-        lambda: _local_images(run, data, name, split, views, show)
+        lambda: _local_images(run, data, name, split, patient, views, show)
     )
     model = run.model()
     found = predict_records(run, model, table, "local", machine, show, root, views=views)
@@ -108,11 +111,12 @@ def _local_images(
     data: str | Path,
     name: str | None,
     split: str | None,
+    patient: str | None,
     views: int,
     show: bool | None,
 ) -> tuple[pd.DataFrame, Path, dict, str]:
     """Records, the folder they start from, what is used, and the adaptation's name."""
-    table, root, source = other_images(run, data, split, show, stacklevel=6)
+    table, root, source = other_images(run, data, split, patient, show, stacklevel=6)
     if split is not None and (table["split"] != split).any():
         raise ValueError(f"{data} has no {split!r} images; leave the split out to take all")
     name = _checked_name(run, readable_name(source) if name is None else name, source)
@@ -123,6 +127,7 @@ def _local_images(
         "data": str(source),
         "requested": str(data),
         "split": split,
+        "patient": patient,
         "views": views,
         "images": len(table),
         "patients": int(patients_of(table).nunique()),

@@ -47,7 +47,7 @@ from ..training.loop import Fit
 from . import openings, recipes, reference
 from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
-from .use import predict_records
+from .use import checked_patient_rule, predict_records
 
 
 def train(
@@ -322,16 +322,11 @@ def prepare(
     machine, log = machine or devices.choose(), _log_of_rank_0(log)
     if limit < 0:
         raise ValueError(f"limit is {limit}; it wants a number of images, or 0 for all")
-    if not isinstance(patient, (str, type(None))):
-        raise ValueError(
-            f"patient is {patient!r}, which recipe.json cannot keep; give auto, None, or a pattern "
-            "with a group named patient"
-        )
     about = {
         "recipe": recipe.to_dict(),
         "weights": {"requested": str(weights)},
         "limit": limit,
-        "data": {"requested": str(data), "patient": patient},
+        "data": {"requested": str(data), "patient": checked_patient_rule(patient)},
         "machine": machine.describe(),
     }
     wanted = Run(Path(out), recipe, pd.DataFrame(), Path(), about)
