@@ -59,8 +59,11 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
     )
 
 
-def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(tmp_path, said):
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp_path, said):
     data, out = dicom_files.write_folder(tmp_path / "data"), tmp_path / "run"
+    for file in data.rglob("*.dcm"):
+        file.rename(file.with_suffix(ending))
     assert main(["audit", str(data)]) == 0
     assert "The patient of every image is known" in json.dumps(audited(data, tmp_path))
     assert train(data, out, "--patient", "dicom-hashed") == 0
@@ -75,7 +78,7 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(tmp_path, s
     assert len(pd.read_csv(out / "history.csv")) == 2
     assert train(data, out) == 2
     assert "patient was 'dicom-hashed' and is 'auto'" in said()[1]
-    scan = (data / "CNV" / "002.dcm").rename(tmp_path / "IM0001")
+    scan = (data / "CNV" / f"002{ending}").rename(tmp_path / "IM0001")
     csv = tmp_path / "p.csv"
     assert main(["predict", str(out), str(scan), str(data / "DME"), "--out", str(csv)]) == 0
     found = pd.read_csv(csv).set_index("path")

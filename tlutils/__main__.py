@@ -538,7 +538,7 @@ def _add_patient(add: Callable, default: str = "auto") -> None:
     about = (
         "how a file name tells its patient: a pattern with a group named patient, such as "
         "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed; or auto, "
-        "the PatientID of .dcm files, else the rules of the known data sets (default: "
+        "the PatientID of DICOM files, else the rules of the known data sets (default: "
         f"{default if default == 'auto' else 'the rule of the run'})"
     )
 
