@@ -77,7 +77,7 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp
     assert train(data, out, "--patient", "dicom-hashed", "--epochs", "2") == 0  # goes on
     assert len(pd.read_csv(out / "history.csv")) == 2
     assert train(data, out) == 2
-    assert "patient was 'dicom-hashed' and is 'auto'" in said()[1]
+    assert "patient: 'dicom-hashed' in the folder, 'auto' requested" in said()[1]
     scan = (data / "CNV" / f"002{ending}").rename(tmp_path / "IM0001")
     csv = tmp_path / "p.csv"
     assert main(["predict", str(out), str(scan), str(data / "DME"), "--out", str(csv)]) == 0
@@ -93,7 +93,7 @@ def test_a_window_is_part_of_the_run_and_of_what_its_store_is_known_by(tmp_path,
     other = tmp_path / "other"
     assert train(data, out, "--set", "window=900,1100") == train(data, other) == 0
     assert train(data, out) == 2
-    assert "window was '900,1100' and is ''" in said()[1]
+    assert "window: '900,1100' in the folder, '' requested" in said()[1]
     assert main(["predict", str(out), str(data), "--out", str(tmp_path / "p.csv")]) == 0
     found = pd.read_csv(tmp_path / "p.csv").set_index("path")["p_CNV"]
     then = pd.read_csv(out / "predictions.csv").set_index("path")["p_CNV"]
@@ -272,7 +272,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tiny_folder, 
     shutil.copy(tmp_path / "b" / "last.pt", tmp_path / "a" / "last.pt")
     (tmp_path / "a" / "metrics.json").unlink()
     assert train(tiny_folder, tmp_path / "a", *same) == 2
-    assert "head was 'gap'" in said()[1]
+    assert "head: 'gap' in the folder" in said()[1]
 
 
 HEAVY = ("numpy", "pandas", "torch", "sklearn", "matplotlib")

@@ -31,7 +31,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.words import many
+from ..core.words import differences, many
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
@@ -481,17 +481,19 @@ def _refuse_other_run(run: Run, wanted: Run) -> None:
 
     Images that have moved are told from others by their contents.
     """
-    then, now = run.recipe.to_dict(), wanted.recipe.to_dict()
-    free = ("epochs", "patience", "micro_batch")
-    pairs = {name: (then[name], now[name]) for name in now if name not in free}
-    pairs["weights"] = run.weights, wanted.weights
-    pairs["limit"] = run.about["limit"], wanted.about["limit"]
-    pairs["patient"] = tuple(one.about["data"].get("patient") for one in (run, wanted))
-    if run.root.exists():
-        pairs["data"] = str(run.root), str(wanted.root)
-    differing = [f"{name} was {a!r} and is {b!r}" for name, (a, b) in pairs.items() if a != b]
-    if differing:
+    then, now = map(_settled, (run, wanted))
+    if not run.root.exists():
+        del now["data"]
+    if differing := differences(then, now):
         raise _another_run(run.folder, differing)
+
+
+def _settled(run: Run) -> dict:
+    """What a run that goes on has to share with the run before."""
+    free, kept = ("epochs", "patience", "micro_batch"), run.recipe.to_dict()
+    kept = {name: value for name, value in kept.items() if name not in free}
+    kept |= {"weights": run.weights, "limit": run.about["limit"], "data": str(run.root)}
+    return kept | {"patient": run.about["data"].get("patient")}
 
 
 def _another_run(folder: Path, differing: list[str]) -> ValueError:
@@ -544,7 +546,7 @@ def _go_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
         return run
     by_length = wanted.schedule in ("cosine", "one-cycle")
     if wanted.epochs != run.recipe.epochs and by_length and (run.folder / "last.pt").is_file():
-        changed = f"epochs was {run.recipe.epochs} and is {wanted.epochs}"
+        (changed,) = differences({"epochs": run.recipe.epochs}, {"epochs": wanted.epochs})
         why = f"with the schedule {wanted.schedule!r} every rate depends on it"
         raise _another_run(run.folder, [f"{changed}, and {why}"])
     if run.finished:
