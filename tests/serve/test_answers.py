@@ -146,7 +146,7 @@ def test_it_answers_where_the_training_images_are_gone_and_says_so(tiny_folder, 
 
 def test_what_holds_for_every_answer_names_the_limits_of_the_run(run, answerer):
     about = answerer.about()
-    assert about["title"] == f"oct-vgg16 on {run.root.name}"
+    assert about["title"] == f"squeezenet1_1 on {run.root.name}"
     assert about["notes"][0] == {"text": run.about["notes"][0], "grave": True}
     assert {note["text"] for note in about["notes"]} == set(run.about["notes"])
     assert "The weights were random" in [limit["title"] for limit in about["limits"]]

@@ -30,7 +30,7 @@ from ..data.loaders import Batch
 from ..evaluation import calibration, thresholds
 from ..evaluation.predict import predict
 from ..inspection import attribution
-from ..report import caveats
+from ..report import caveats, facts
 from ..runs import reference
 from ..runs.folder import Run, as_this_version_writes
 from ..runs.use import checked_views, predict_records, temperature_in_use, threshold_in_use
@@ -96,7 +96,7 @@ class Answerer:
         run = self.run
         notes = [{"text": note, "grave": grave} for note, grave in run.remarks]
         return {
-            "title": f"{run.recipe.name} on {run.root.name}",
+            "title": facts.title(run),
             "rule": self._rule(),
             "notes": sorted(notes, key=lambda note: not note["grave"]),
             "limits": self._limits,
