@@ -129,6 +129,13 @@ def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
     assert "LEAK" in said()[0]
 
 
+def test_fetch_says_where_it_fetches_to_and_where_the_images_are(drawn_folder, said):
+    assert main(["fetch", "phantom-oct", "--to", str(drawn_folder)]) == 0
+    out, err = said()
+    assert out == f"{drawn_folder / 'phantom-oct'}\n"
+    assert err.startswith(f"phantom-oct goes into {drawn_folder}, unless it is there")
+
+
 def image(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (40, 40), len(str(path)) % 255).save(path)

@@ -139,6 +139,8 @@ def _fetch(given: _Arguments) -> int:
     """Fetch a source and print where its images lie."""
     from .data import sources
 
+    # The only sign of life where nobody sees a bar; stdout has the folder alone, for scripts.
+    print(f"{given.source} goes into {given.to}, unless it is there", file=sys.stderr, flush=True)
     print(sources.fetch(given.source, given.to))
     return _DONE
 
