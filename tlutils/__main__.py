@@ -362,7 +362,7 @@ def _init(given: _Arguments) -> int:
     if not given.packages:
         print(
             f"\nnext:\n  cd {shlex.quote(str(given.folder))}\n"
-            "  (put images into images/<class>/, or list them in manifest.csv; see START.md)\n"
+            "  (make images/<class>/ for your images, or list them in manifest.csv; see START.md)\n"
             "  python -m tlutils audit images\n"
             "  jupyter lab start.ipynb\n"
             "or, without a person:\n"
