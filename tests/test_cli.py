@@ -33,12 +33,15 @@ def test_doctor_says_what_was_chosen_and_why(said):
     out, _ = said()
     for word in ("torch", "device chosen", "precision chosen", "vgg16", "kermany-oct", "oct-vgg16"):
         assert word in out
+    assert re.search(r"oct-vgg16-small  .*for a few hundred images", out)
 
 
 def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, said):
     assert train(tiny_folder, tmp_path / "run") == 0
     out, _ = said()
     assert "random weights" in out and "accuracy" in out and "95 %" in out
+    assert "train: 40 images of 5 patients, val: 8 images of 1 patient, test: 16 images" in out
+    assert f"tlutils report {tmp_path / 'run'} makes a page of it" in out
     assert main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
     out, _ = said()
     assert "confusion" in out and "CNV" in out
@@ -121,6 +124,9 @@ def test_the_module_runs_as_a_command(tiny_folder, tmp_path):
 def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
     assert main(["audit", str(tiny_folder), "--json", str(tmp_path / "a.json")]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["leak"] is False
+    assert "train divides" not in said()[0]
+    assert main(["audit", str(tiny_folder / "train")]) == 0
+    assert "no two splits to compare; train divides the images, by patient" in said()[0]
     leaky = tmp_path / "leaky"
     shutil.copytree(tiny_folder, leaky)
     path = next((leaky / "train" / "CNV").iterdir())

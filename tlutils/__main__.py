@@ -131,7 +131,9 @@ def _doctor(given: _Arguments) -> int:
     for backbone in recipes.BACKBONES:
         print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
-    print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
+    print("\nrecipes (python -m tlutils train NAME), each for any images:")
+    for name, recipe in recipes.RECIPES.items():
+        print(f"{name:>26}  {recipe.title}")
     return _DONE
 
 
@@ -165,7 +167,8 @@ def _audit(given: _Arguments) -> int:
     print(counts.to_string(), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
-    print(f"\n{verdict}")
+    divided = (table["split"] != "").any()
+    print(f"\n{verdict}{'' if divided else '; train divides the images, by patient'}")
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
         told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
@@ -249,7 +252,8 @@ def _train(given: _Arguments) -> int:
         if len(runs) > 1:
             table = comparison.over_seeds([one.metrics["test"] for one in runs])
             print(table.round(4).to_string())
-        print(f"the run is in {run.folder}")
+        words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
+        print(f"the run is in {run.folder}; {words} makes a page of it")
     return _DONE
 
 
@@ -540,7 +544,8 @@ def _add_patient(add: Callable, default: str = "auto") -> None:
     about = (
         "how a file name tells its patient: a pattern with a group named patient, such as "
         "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed; or auto, "
-        "the PatientID of DICOM files, else the rules of the known data sets (default: "
+        "a manifest's column patient, the PatientID of DICOM files, else the rules of the known "
+        "data sets (default: "
         f"{default if default == 'auto' else 'the rule of the run'})"
     )
 

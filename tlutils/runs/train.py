@@ -392,6 +392,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
         run.records, recipe.split, recipe.val, recipe.test, recipe.division_seed
     )
     log(how)
+    log(_counted(run.records))
     classes = records.classes_of(run.records)
     if len(classes) < 2:
         raise ValueError(
@@ -440,6 +441,16 @@ def _readable(run: Run, log: Callable[[str], None]) -> pd.DataFrame:
             f"({problem}); records.csv names them all"
         )
     return records.readable(table)
+
+
+def _counted(table: pd.DataFrame) -> str:
+    """How many images and patients each split got."""
+    parts = [(split, table[table["split"] == split]) for split in splits.SPLITS]
+    return ", ".join(
+        f"{split}: {many(len(part))} of {many(part['patient'].nunique(), 'patient')}"
+        for split, part in parts
+        if len(part)
+    )
 
 
 def _own_splits(good: pd.DataFrame) -> str:
