@@ -33,12 +33,15 @@ def test_doctor_says_what_was_chosen_and_why(said):
     out, _ = said()
     for word in ("torch", "device chosen", "precision chosen", "vgg16", "kermany-oct", "oct-vgg16"):
         assert word in out
+    assert re.search(r"oct-vgg16-small  .*for a few hundred images", out)
 
 
 def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, said):
     assert train(tiny_folder, tmp_path / "run") == 0
     out, _ = said()
     assert "random weights" in out and "accuracy" in out and "95 %" in out
+    assert "train: 40 images of 5 patients, val: 8 images of 1 patient, test: 16 images" in out
+    assert f"tlutils report {tmp_path / 'run'} makes a page of it" in out
     assert main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
     out, _ = said()
     assert "confusion" in out and "CNV" in out
@@ -59,8 +62,11 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
     )
 
 
-def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(tmp_path, said):
+@pytest.mark.parametrize("ending", [".dcm", ""])
+def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp_path, said):
     data, out = dicom_files.write_folder(tmp_path / "data"), tmp_path / "run"
+    for file in data.rglob("*.dcm"):
+        file.rename(file.with_suffix(ending))
     assert main(["audit", str(data)]) == 0
     assert "The patient of every image is known" in json.dumps(audited(data, tmp_path))
     assert train(data, out, "--patient", "dicom-hashed") == 0
@@ -74,8 +80,8 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(tmp_path, s
     assert train(data, out, "--patient", "dicom-hashed", "--epochs", "2") == 0  # goes on
     assert len(pd.read_csv(out / "history.csv")) == 2
     assert train(data, out) == 2
-    assert "patient was 'dicom-hashed' and is 'auto'" in said()[1]
-    scan = (data / "CNV" / "002.dcm").rename(tmp_path / "IM0001")
+    assert "patient: 'dicom-hashed' in the folder, 'auto' requested" in said()[1]
+    scan = (data / "CNV" / f"002{ending}").rename(tmp_path / "IM0001")
     csv = tmp_path / "p.csv"
     assert main(["predict", str(out), str(scan), str(data / "DME"), "--out", str(csv)]) == 0
     found = pd.read_csv(csv).set_index("path")
@@ -90,7 +96,7 @@ def test_a_window_is_part_of_the_run_and_of_what_its_store_is_known_by(tmp_path,
     other = tmp_path / "other"
     assert train(data, out, "--set", "window=900,1100") == train(data, other) == 0
     assert train(data, out) == 2
-    assert "window was '900,1100' and is ''" in said()[1]
+    assert "window: '900,1100' in the folder, '' requested" in said()[1]
     assert main(["predict", str(out), str(data), "--out", str(tmp_path / "p.csv")]) == 0
     found = pd.read_csv(tmp_path / "p.csv").set_index("path")["p_CNV"]
     then = pd.read_csv(out / "predictions.csv").set_index("path")["p_CNV"]
@@ -118,12 +124,22 @@ def test_the_module_runs_as_a_command(tiny_folder, tmp_path):
 def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
     assert main(["audit", str(tiny_folder), "--json", str(tmp_path / "a.json")]) == 0
     assert json.loads((tmp_path / "a.json").read_text())["leak"] is False
+    assert "train divides" not in said()[0]
+    assert main(["audit", str(tiny_folder / "train")]) == 0
+    assert "no two splits to compare; train divides the images, by patient" in said()[0]
     leaky = tmp_path / "leaky"
     shutil.copytree(tiny_folder, leaky)
     path = next((leaky / "train" / "CNV").iterdir())
     shutil.copy(path, leaky / "test" / "CNV" / path.name)
     assert main(["audit", str(leaky)]) == 1
     assert "LEAK" in said()[0]
+
+
+def test_fetch_says_where_it_fetches_to_and_where_the_images_are(drawn_folder, said):
+    assert main(["fetch", "phantom-oct", "--to", str(drawn_folder)]) == 0
+    out, err = said()
+    assert out == f"{drawn_folder / 'phantom-oct'}\n"
+    assert err.startswith(f"phantom-oct goes into {drawn_folder}, unless it is there")
 
 
 def image(path):
@@ -269,7 +285,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(finished, tiny_folder, 
     shutil.copy(tmp_path / "b" / "last.pt", tmp_path / "a" / "last.pt")
     (tmp_path / "a" / "metrics.json").unlink()
     assert train(tiny_folder, tmp_path / "a", *same) == 2
-    assert "head was 'gap'" in said()[1]
+    assert "head: 'gap' in the folder" in said()[1]
 
 
 HEAVY = ("numpy", "pandas", "torch", "sklearn", "matplotlib")
@@ -514,6 +530,15 @@ def test_adapt_chooses_for_a_place_and_evaluate_and_predict_answer_by_it(
     assert "chosen on, so what follows is too good" in said()[1]
     assert main(["evaluate", run, "--adapted", "elsewhere"]) == 2
     assert "it has site" in said()[1]
+    rule = ["--patient", r"(?P<patient>-5\d+)"]
+    for name, *more in (
+        ["evaluate"],
+        ["stress", "--change", "noise"],
+        ["adapt", "--name", "again"],
+    ):
+        assert main([name, run, "--data", str(place), *rule, *more]) == 0
+    kept = json.loads((tmp_path / "run" / "adaptations" / "again.json").read_text())
+    assert kept["used"]["patient"] == rule[1]
     assert main(["adapt", run, "--data", str(tiny_folder)]) == 2
     assert "knows by heart" in said()[1]
 

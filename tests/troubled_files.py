@@ -169,6 +169,12 @@ def _dicom(**more: object) -> bytes:
 kind("a whole dicom", READ, _dicom, "whole.dcm")
 kind("a dicom that is deflated", READ, partial(_dicom, syntax=DeflatedExplicitVRLittleEndian))
 kind("a dicom cut short", LISTED, lambda: _dicom()[:-99], "cut.dcm")
+kind("a dicom without an ending", READ, _dicom, "IM000001")
+kind("a dicom named by its number", READ, _dicom, "1.2.840.113619.2.55.3")
+kind("a dicom cut to its first bytes", LISTED, lambda: _dicom()[:132], "IM000002")
+kind("a dicom cut before its mark", PASSED, lambda: _dicom()[:131], "IM000003")
+kind("a dicom that lists others", PASSED, _dicom, "DICOMDIR")
+kind("a dicom with a foreign ending", PASSED, _dicom, "IM000001.bak")
 kind("a dicom of two frames", LISTED, partial(_dicom, NumberOfFrames=2), "two.dicom")
 kind("text named dicom", LISTED, lambda: b"not here\n" * 50, "text.DCM")
 kind(

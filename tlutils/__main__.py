@@ -131,7 +131,9 @@ def _doctor(given: _Arguments) -> int:
     for backbone in recipes.BACKBONES:
         print(f"{backbone:>18}  {weights.locate(backbone)}")
     print(f"\nsources (python -m tlutils fetch NAME):\n{sources.table().to_string(index=False)}")
-    print(f"\nrecipes (python -m tlutils train NAME): {', '.join(recipes.RECIPES)}")
+    print("\nrecipes (python -m tlutils train NAME), each for any images:")
+    for name, recipe in recipes.RECIPES.items():
+        print(f"{name:>26}  {recipe.title}")
     return _DONE
 
 
@@ -139,6 +141,8 @@ def _fetch(given: _Arguments) -> int:
     """Fetch a source and print where its images lie."""
     from .data import sources
 
+    # The only sign of life where nobody sees a bar; stdout has the folder alone, for scripts.
+    print(f"{given.source} goes into {given.to}, unless it is there", file=sys.stderr, flush=True)
     print(sources.fetch(given.source, given.to))
     return _DONE
 
@@ -163,7 +167,8 @@ def _audit(given: _Arguments) -> int:
     print(counts.to_string(), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
-    print(f"\n{verdict}")
+    divided = (table["split"] != "").any()
+    print(f"\n{verdict}{'' if divided else '; train divides the images, by patient'}")
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
         told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
@@ -247,7 +252,8 @@ def _train(given: _Arguments) -> int:
         if len(runs) > 1:
             table = comparison.over_seeds([one.metrics["test"] for one in runs])
             print(table.round(4).to_string())
-        print(f"the run is in {run.folder}")
+        words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
+        print(f"the run is in {run.folder}; {words} makes a page of it")
     return _DONE
 
 
@@ -272,7 +278,7 @@ def _evaluate(given: _Arguments) -> int:
     from .runs.use import evaluate
 
     how = {**_how_to_use(given), "log": lambda line: print(f"{line}\n")}
-    metrics = evaluate(given.run, given.data, given.split, **how)
+    metrics = evaluate(given.run, given.data, given.split, patient=given.patient, **how)
     if devices.rank():
         return _DONE
     print(f"{given.split}: {headline(metrics)}\n")
@@ -294,7 +300,7 @@ def _adapt(given: _Arguments) -> int:
     from .runs.adapt import adapt
     from .runs.folder import Run
 
-    how = {"split": given.split, "views": given.tta, "log": print}
+    how = {"split": given.split, "patient": given.patient, "views": given.tta, "log": print}
     how |= {"device": given.device, "precision": given.precision}
     adapt(given.run, given.data, given.rule, given.name, **how)
     if devices.rank() == 0:
@@ -332,6 +338,7 @@ def _stress(given: _Arguments) -> int:
 
     lines: list[str] = []
     how = {"device": given.device, "precision": given.precision, "log": lines.append}
+    how["patient"] = given.patient
     table = stress(given.run, given.split, given.changes or None, given.data, **how)
     if devices.rank():
         return _DONE
@@ -359,7 +366,7 @@ def _init(given: _Arguments) -> int:
     if not given.packages:
         print(
             f"\nnext:\n  cd {shlex.quote(str(given.folder))}\n"
-            "  (put images into images/<class>/, or list them in manifest.csv; see START.md)\n"
+            "  (make images/<class>/ for your images, or list them in manifest.csv; see START.md)\n"
             "  python -m tlutils audit images\n"
             "  jupyter lab start.ipynb\n"
             "or, without a person:\n"
@@ -475,6 +482,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run", type=Path)
     add("--data", help="other labelled images (default: the run's own)")
     add("--split", default="test", choices=("train", "val", "test"))
+    _add_patient(add, "run")
     _add_views(add)
     _add_device(add)
 
@@ -482,6 +490,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run", type=Path)
     add("--data", help="other labelled images (default: the run's own)")
     add("--split", default="val", choices=("train", "val", "test"))
+    _add_patient(add, "run")
     about = "one of the changes; may be given several times (default: all)"
     add("--change", dest="changes", action="append", metavar="NAME", help=about)
     _add_device(add)
@@ -496,6 +505,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", help="of the adaptation (default: the data's last two folders)")
     about = "choose on these alone, where the images are divided (default: all)"
     add("--split", choices=("train", "val", "test"), help=about)
+    _add_patient(add, "run")
     _add_tta(add)
     _add_device(add)
 
@@ -530,17 +540,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_patient(add: Callable) -> None:
+def _add_patient(add: Callable, default: str = "auto") -> None:
     about = (
         "how a file name tells its patient: a pattern with a group named patient, such as "
-        "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed (default: "
-        "PatientID of .dcm files, else the rules of the known data sets)"
+        "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed; or auto, "
+        "a manifest's column patient, the PatientID of DICOM files, else the rules of the known "
+        "data sets (default: "
+        f"{default if default == 'auto' else 'the rule of the run'})"
     )
 
     def rule(text: str) -> str | None:
         return None if text == "none" else text
 
-    add("--patient", default="auto", metavar="RULE", type=rule, help=about)
+    add("--patient", default=default, metavar="RULE", type=rule, help=about)
 
 
 def _add_tta(add: Callable) -> None:

@@ -33,6 +33,8 @@ def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_p
     told = python("-m", "tlutils", "init", "my project", folder=tmp_path, path=str(ROOT))
     home = tmp_path / "my project"
     assert {path.name for path in home.iterdir()} == MADE and "cd 'my project'" in told
+    assert "make images/<class>/" in told  # as they are not made
+    assert "Make a folder `images`" in (home / "START.md").read_text(encoding="utf-8")
     shutil.copytree(tiny_folder, home / "images")
     assert "no patient" in python("-m", "tlutils", "audit", "images", folder=home)
 

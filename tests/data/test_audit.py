@@ -298,6 +298,13 @@ def test_a_width_that_goes_with_the_label_is_found_and_named():
     assert found.right > 0.8 * found.of
 
 
+def test_a_number_at_the_end_of_a_name_is_no_ending():
+    found = pd.DataFrame({"path": ["A/1.2.840.1", "A/1.2.840.2", "A/IM1", "A/a.dcm", "A/b.7z"]})
+    known = dict.fromkeys(("width", "height", "bytes"), pd.array([1] * 5, "Int64"))
+    table = audit._properties(found.assign(**known, mode="L"))
+    assert table["suffix"].tolist() == [-1, -1, -1, 1, 0]
+
+
 def test_properties_by_chance_are_no_finding():
     for seed in range(3):
         found = measure_shortcuts(inspected(seed=seed))

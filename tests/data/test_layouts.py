@@ -192,19 +192,26 @@ def test_images_beside_the_class_folders_are_left_out_and_named(tmp_path):
     assert len(found) == 2
 
 
-def test_dicom_files_without_their_ending_are_named(tmp_path):
-    touch(tmp_path, "A/1.png", "B/2.png", "LICENSE", "B/notes.txt")
+def test_dicom_files_without_an_ending_are_images_and_no_named_file_is_opened(
+    tmp_path, monkeypatch
+):
+    touch(tmp_path, "A/1.png", "B/2.txt", "LICENSE", "B/notes.txt", "A/2", "B/3.jpg.1")
     for name in ("A/IM0001", "B/1.2.840.10008"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
-    with pytest.warns(UserWarning, match=r"2 DICOM files .*\(A/IM0001, B/1\.2\.840\.10008\)"):
-        assert layouts.images_in(tmp_path) == ["A/1.png", "B/2.png"]
-    (tmp_path / "A" / "1.png").unlink()
-    (tmp_path / "B" / "2.png").unlink()
-    with pytest.raises(ValueError, match=r"found no image.*2 DICOM files"):
-        layouts.find_root(tmp_path)
+    opened, original = [], open
+
+    def noted(path, *mode):
+        opened.append(os.path.basename(path))
+        return original(path, *mode)
+
+    monkeypatch.setattr("builtins.open", noted)
+    assert layouts.images_in(tmp_path) == ["A/1.png", "A/IM0001", "B/1.2.840.10008"]
+    assert sorted(opened) == ["1.2.840.10008", "2", "3.jpg.1", "IM0001", "LICENSE"]
+    assert layouts.find_root(tmp_path) == tmp_path
+    assert records.scan(tmp_path)["label"].tolist() == ["A", "A", "B"]
 
 
-def test_what_is_no_scan_of_the_folder_is_not_told_to_be_named_dicom(tmp_path):
+def test_what_is_no_scan_of_the_folder_is_not_taken_for_dicom(tmp_path):
     touch(tmp_path / "cd", "A/1.png", "B/2.png")
     for name in ("cd/DICOMDIR", "cd/.git/IM1", "cd/__MACOSX/IM1", "disk/IM1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -215,7 +222,7 @@ def test_what_is_no_scan_of_the_folder_is_not_told_to_be_named_dicom(tmp_path):
     with pytest.raises(ValueError, match="found no image.*Check that this is the folder"):
         layouts.find_root(tmp_path / "cd")
     (tmp_path / "cd" / "link").symlink_to(tmp_path / "disk")
-    with pytest.raises(ValueError, match=r"found no image.*1 DICOM file .*\(link/IM1\)"):
+    with pytest.raises(ValueError, match=r"one class folder only \(link\)"):
         layouts.find_root(tmp_path / "cd")
 
 

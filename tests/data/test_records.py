@@ -164,6 +164,9 @@ def test_dicom_files_tell_their_patients_and_other_names_theirs(tmp_path):
     assert hashed[2:] == [*unknown, "?B/CNV-5-1.png"]
     with pytest.raises(ValueError, match="pass root"):
         records.with_patients(found, "dicom")
+    for name in "ab":
+        (root / "A" / f"{name}.dcm").rename(root / "A" / f"IM{name}")
+    assert sorted(records.scan(root)["patient"]) == ["007", "5", "7", *unknown]
 
 
 def test_a_manifests_patients_count_before_those_in_its_dicom_files(tmp_path):

@@ -290,6 +290,24 @@ def test_dicom_files_in_shards_tell_their_patients_as_they_do_outside(patient, t
     assert listed["patient"].tolist() == outside["patient"].tolist()
 
 
+def test_dicom_files_without_an_ending_are_found_in_shards_and_packed_under_one(tmp_path):
+    files = dicom_files.write_folder(tmp_path / "files", range(1, 3), ("CNV", "DME"))
+    for number, path in enumerate(sorted(files.rglob("*.dcm"))):
+        path.rename(path.with_name(f"1.2.840.{number}" if number % 2 else f"IM{number:06}"))
+    outside = records.scan(files)
+    (tmp_path / "foreign").mkdir()
+    with tarfile.open(tmp_path / "foreign" / "cd.tar", "w") as tar:
+        tar.add(files, ".")
+        tar.addfile(tarfile.TarInfo("CNV/README"))
+    inside = records.scan(tmp_path / "foreign")
+    assert inside["patient"].tolist() == outside["patient"].tolist() and len(inside) == 8
+    shards.write(records.inspect(outside, files), files, tmp_path / "packed")
+    packed = records.inspect(records.scan(tmp_path / "packed"), tmp_path / "packed")
+    assert packed["path"].str.endswith(".dcm").all() and packed["problem"].eq("").all()
+    assert sorted(packed["patient"]) == sorted(outside["patient"])
+    assert "images-000000.tar/CNV/1_2_840_1.dcm" in set(packed["path"])
+
+
 def test_a_tar_file_beside_images_is_not_looked_into(tmp_path):
     write_files(tmp_path, *image_names("train"))
     (tmp_path / "archive.tar").write_bytes(b"not read")

@@ -391,7 +391,8 @@ def test_a_run_whose_views_were_drawn_by_path_is_not_mixed_with_views_drawn_by_c
             assert len(fit(2).history) == 2
         else:
             with pytest.raises(
-                ValueError, match="views_drawn_by was None and is 'content'.*another folder"
+                ValueError,
+                match="views_drawn_by: None in the folder, 'content' requested.*another folder",
             ):
                 fit(2)
 

@@ -55,6 +55,19 @@ def test_further_seeds_are_in_the_verdict(copy):
     assert "12.3\u00a0%" in facts.summary(one)[0] and facts.over_seeds(one)["runs"] == 2
 
 
+def test_the_title_names_the_network_that_was_used_and_where_the_images_lie(run):
+    assert facts.title(run) == f"squeezenet1_1 on {run.root.name}"
+    own = dataclasses.replace(run, recipe=recipes.get("oct-vgg16"))
+    assert facts.title(own) == f"oct-vgg16 on {run.root.name}"
+    about = {**run.about, "data": {**run.about["data"], "requested": "lists/clean.csv"}}
+    listed = dataclasses.replace(own, about=about)
+    assert facts.title(listed) == f"oct-vgg16 on {run.root.name} (clean.csv)"
+    for start in ("scans/", "../scans/"):
+        moved = run.records.assign(path=start + run.records["path"])
+        found = dataclasses.replace(listed, records=moved)
+        assert facts.title(found) == "oct-vgg16 on scans (clean.csv)"
+
+
 def asked_for(run: Run) -> list[str]:
     """The words of the command that the page shows, after `python -m tlutils`."""
     return shlex.split(facts.command(run))[3:]

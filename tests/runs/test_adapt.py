@@ -172,8 +172,13 @@ def test_names_and_rules_are_checked_before_any_work(adapted, place, tmp_path):
     with pytest.raises(ValueError, match="cannot be chosen by 'magic'"):
         adapt(home.folder, place, "magic", **QUICK)
     other = shutil.copytree(place, tmp_path / "images")
-    with pytest.raises(ValueError, match="has an adaptation .* already, to .*another name"):
+    with pytest.raises(ValueError, match="has an adaptation .* already: data: .*another name"):
         adapt(home.folder, other, name=found["name"], **QUICK)
+    settings = {"rule": "youden", "views": 1, "patient": None}
+    for name, value in settings.items():
+        with pytest.raises(ValueError, match=f"already: {name}: .* in the folder, {value!r} req"):
+            adapt(home.folder, place, **{name: value}, **QUICK)
+    assert home.adaptation(found["name"])["rule"] == found["rule"]
     again = adapt(home.folder, place, name=found["name"], **QUICK)
     assert {**again, "time": ""} == {**found, "time": ""}
 
@@ -183,7 +188,7 @@ def test_a_rule_of_its_own_and_a_part_of_the_images(adapted, place, tmp_path):
     divided = tmp_path / "divided"
     for split, patients in (("val", range(20, 26)), ("test", range(30, 36))):
         draw_place(divided / split, patients=patients)
-    with pytest.warns(UserWarning, match="not steady with 6 patients yet"):
+    with pytest.warns(UserWarning, match="not steady with 6 patients yet .half of all can"):
         found = adapt(home.folder, divided, "youden", "half", split="val", **QUICK)
     assert found["rule"] == "youden" and found["used"]["images"] == 24
     with pytest.raises(ValueError, match="has no 'train' images"):

@@ -115,6 +115,13 @@ def test_a_finished_run_is_taken_up_as_it_is(run, tiny_folder):
 def test_another_recipe_does_not_overwrite_a_run(run, tiny_folder):
     with pytest.raises(ValueError, match="holds another run.*learning_rate"):
         train(tiny_folder, run.folder, small(learning_rate="0.1"))
+    other = small(**{"augmentation.flip": "0.25", "class_weights": "auto"})
+    with pytest.raises(ValueError, match="holds another run") as refused:
+        train(tiny_folder, run.folder, other)
+    assert str(refused.value).split(": ", 1)[1] == (
+        "class_weights: None in the folder, 'auto' requested; augmentation.flip: 0.5 in the "
+        "folder, 0.25 requested. Choose another folder, or remove this one first"
+    )
 
 
 def test_the_same_recipe_gives_the_same_numbers(run, tiny_folder, tmp_path):
@@ -423,7 +430,7 @@ def test_a_run_does_not_go_on_with_other_images(begun, data, change, said):
 def test_a_run_does_not_go_on_with_a_folder_that_is_missing_or_another_one(begun, data, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         begin(tmp_path / "nowhere", begun.folder)
-    with pytest.raises(ValueError, match="holds another run: data was .*data.* and is .*twin"):
+    with pytest.raises(ValueError, match="holds another run: data: .*data.* in the folder, .*twin"):
         begin(shutil.copytree(data, tmp_path / "twin"), begun.folder)
 
 
@@ -431,18 +438,18 @@ def test_a_finished_run_does_not_go_on_with_other_images_either(run, tiny_folder
     out = shutil.copytree(run.folder, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="nowhere"):
         train(tmp_path / "nowhere", out)
-    with pytest.raises(ValueError, match="holds another run: data was"):
+    with pytest.raises(ValueError, match="holds another run: data: "):
         train(shutil.copytree(tiny_folder, tmp_path / "twin"), out)
 
 
 @pytest.mark.parametrize("patient", [None, r"-(?P<patient>\d+)-", r"(?P<patient>\w+)/"])
 def test_a_run_does_not_go_on_with_another_patient_rule(begun, data, patient):
-    with pytest.raises(ValueError, match="holds another run: patient was 'auto'"):
+    with pytest.raises(ValueError, match="holds another run: patient: 'auto' in the folder"):
         begin(data, begun.folder, patient=patient)
 
 
 def test_a_run_takes_no_rule_that_it_cannot_write_down(data, tmp_path):
-    with pytest.raises(ValueError, match="recipe.json cannot keep"):
+    with pytest.raises(ValueError, match="files cannot keep"):
         begin(data, tmp_path / "run", patient=records.patient_of)
 
 
@@ -471,7 +478,7 @@ def test_images_that_have_moved_are_known_by_their_content(begun, data, tmp_path
 def test_a_run_whose_data_lie_as_they_did_goes_on_also_with_a_limit(data, tmp_path):
     one = begin(data, tmp_path / "run", limit=40)
     assert begin(data, tmp_path / "run", limit=40).records.equals(Run.load(one.folder).records)
-    with pytest.raises(ValueError, match="limit was 40 and is 41"):
+    with pytest.raises(ValueError, match="limit: 40 in the folder, 41 requested"):
         begin(data, tmp_path / "run", limit=41)
 
 
@@ -588,7 +595,7 @@ def test_a_run_that_stopped_early_is_not_made_longer_by_epochs_but_by_patience(
 def test_a_finished_run_whose_rates_depend_on_its_length_is_not_made_longer(tiny_folder, tmp_path):
     cosine = small(schedule="cosine", epochs="1")
     done = train(tiny_folder, tmp_path / "run", cosine)
-    with pytest.raises(ValueError, match="epochs was 1 and is 2.*cosine"):
+    with pytest.raises(ValueError, match="epochs: 1 in the folder, 2 requested.*cosine"):
         train(tiny_folder, done.folder, cosine.changed({"epochs": 2}))
     assert train(tiny_folder, done.folder, cosine).metrics == done.metrics
 

@@ -4,12 +4,14 @@ import contextlib
 import json
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from small_runs import CPU, small, train
+from tiny_images import draw_tiny
 
 from tlutils.core import devices
 from tlutils.data import records
@@ -75,6 +77,41 @@ def test_other_images_of_unknown_patients_are_said_to_be_so(run, tiny_folder, tm
             warnings.simplefilter("always")
             other_images(run, tmp_path / "other" / ("told.csv" if told else ""), None, show=False)
         assert told != any("each counts as one of its own" in str(one.message) for one in said)
+
+
+def test_images_of_another_place_tell_their_patients_by_its_own_rule(run, tiny_folder, tmp_path):
+    copy, other = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "site" / "images"
+    for i, path in enumerate(sorted((tiny_folder / "test").rglob("*.jpeg"))):
+        file = other / path.parent.name / f"mr{i // 2}-{i % 2}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draw_tiny(path.parent.name, 7000 + i).save(file)
+    rule = r"(?P<patient>mr\d+)-"
+    asked = {
+        "evaluate": partial(evaluate, copy, other, **CPU),
+        "stress": partial(stress, copy, data=other, changes=["noise"], **CPU),
+        "adapt": partial(adapt, copy, other, name="site", draws=5, repeats=50, **CPU),
+    }
+    for name, ask in asked.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", "not steady|unlike")
+            ask(patient=rule)
+        assert name != "adapt" or Run.load(copy).adaptation("site")["used"]["patients"] == 8
+    with pytest.warns(UserWarning, match="--patient RULE, in Python patient="):
+        asked["evaluate"](), asked["stress"]()
+    kept = [json.loads(path.read_text()) for path in sorted((copy / "evaluations").glob("*.json"))]
+    assert {(one["used"]["patient"], one["test"]["patients"]) for one in kept} == {
+        (rule, 8), ("auto", 16)
+    }  # fmt: skip
+    tables = [*(copy / "evaluations").glob("*stress_predictions.csv")]
+    assert sorted(read_predictions(path)["patient"].nunique() for path in tables) == [8, 16]
+    assert Run.load(copy).adaptation("site")["used"]["patient"] == rule
+
+
+@pytest.mark.parametrize("ask", [evaluate, stress])
+def test_a_patient_rule_is_for_other_images_alone(ask, run):
+    with pytest.raises(ValueError, match="is for other images.*--data"):
+        ask(run.folder, patient="dicom", **CPU)
 
 
 @pytest.mark.parametrize("ask", [evaluate, stress, adapt])

@@ -126,7 +126,7 @@ def test_images_are_taken_from_its_own_page_alone(origin, right, page, scan):
     ("data", "status", "why"),
     [
         (b"", 400, "empty"),
-        (b"some words", 422, "not an image"),
+        (b"some words", 422, "this is no image"),
         (png(50_000, 50_000), 422, "too many pixels"),
     ],
     ids=["nothing", "text", "bomb"],

@@ -36,6 +36,36 @@ class _Refused(ValueError):
     """What is whole, but shows no one picture that can be read here."""
 
 
+def is_dicom(path: str | os.PathLike) -> bool:
+    """Whether a file is DICOM: by its ending, or by its first bytes where it has none.
+
+    Archives and CDs name files IM000001 or 1.2.840.10008.5.1, and only such are opened. A CD's
+    DICOMDIR lists them and has no picture, so it is none.
+
+    Parameters
+    ----------
+    path : str or path-like, of a file or of one in a tar file, as for `images.content`.
+
+    Returns
+    -------
+    bool
+    """
+    ending = os.path.splitext(path)[1].lower()
+    if ending and not ending[1:].isdecimal():
+        return ending in ENDINGS
+    if os.path.basename(path).upper() == "DICOMDIR":
+        return False
+    try:
+        if place := tars.locate(path):
+            return place._replace(length=min(132, place.length)).read()[128:] == b"DICM"
+        if not os.path.isfile(path):  # a pipe would wait for ever
+            return False
+        with open(path, "rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):
+        return False
+
+
 def picture(
     data: bytes, frame: int | None = None, window: tuple[float, float] | None = None
 ) -> Image.Image:

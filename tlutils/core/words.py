@@ -1,4 +1,4 @@
-"""Words for numbers of things, for the first of many, and for what is refused."""
+"""Words for numbers of things, the first of many, what differs, and what is refused."""
 
 from __future__ import annotations
 
@@ -44,6 +44,34 @@ def some(items: Iterable[str]) -> str:
     """
     items = list(items)
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def differences(then: dict, now: dict) -> list[str]:
+    """Say in which values something that is kept in a folder differs from what is requested.
+
+    Parameters
+    ----------
+    then : dict, what is kept
+    now : dict, what is requested; other names do not count, but in a dict inside these all do
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> differences({"size": 64, "view": {"flip": 0.5}}, {"size": 64, "view": {"flip": 0}})
+    ['view.flip: 0.5 in the folder, 0 requested']
+    """
+    found = []
+    for name, new in now.items():
+        old = then.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            inside = differences(old, {**dict.fromkeys(old), **new})
+            found += [f"{name}.{one}" for one in inside]
+        elif old != new:
+            found.append(f"{name}: {old!r} in the folder, {new!r} requested")
+    return found
 
 
 def refusal(where: object, found: str, expected: str, todo: str) -> ValueError:

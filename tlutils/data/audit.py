@@ -544,7 +544,7 @@ def _properties(records: pd.DataFrame) -> pd.DataFrame:
         records[name].astype("Float64").to_numpy(float, na_value=np.nan)
         for name in ("width", "height", "bytes")
     )
-    suffix = records["path"].str.lower().str.extract(r"(\.\w+)$")[0]
+    suffix = records["path"].str.lower().str.extract(r"(\.(?!\d+$)\w+)$")[0]
     table = {
         "width": width,
         "height": height,

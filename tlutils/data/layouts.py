@@ -38,7 +38,8 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", *dicom.ENDINGS)
+_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_KINDS = f"{', '.join((*_ENDINGS, *dicom.ENDINGS))}, or DICOM without an ending"
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 # What may stand beside the name of a split: training_set, seg_test...
 _BESIDE = re.compile("set|data|dataset|images?|imgs?|seg|split|folder")
@@ -55,7 +56,6 @@ _SIDES = {"left", "right", "l", "r", "od", "os"}
 _SIDED = {"eye", "eyes", "side", "breast", "lung", "knee", "hand", "hip"}
 _GRADES = {"class", "grade", "stage", "level", "type", "category", "label", "score", "birads", "kl"}
 _MASK = re.compile(r"[ _.-](?:mask|seg|segmentation)(?:[ _.-]?\d+)?$")
-_UNNAMED = re.compile(r"(?!DICOMDIR$)[^.]+|.*\.\d+", re.IGNORECASE)
 _Folder = tuple[str, ...]  # its parts, relative to where we look
 _Folders = dict[_Folder, list[str]]  # folder -> names of its images
 
@@ -86,8 +86,8 @@ def _is_junk(name: str) -> bool:
     return _JUNK.fullmatch(name) is not None
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(_ENDINGS)
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(_ENDINGS) or dicom.is_dicom(path)
 
 
 # The root
@@ -125,12 +125,9 @@ def find_root(folder: str | Path) -> Path:
         return folder
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
-        others = ["/".join([*parts, name]) for parts, names in _walked(folder) for name in names]
-        dicom = _unnamed_dicom(folder, others)
         todo = "Check that this is the folder that holds the images."
-        todo = f"Left out: {dicom}." if dicom else todo
         raise ValueError(
-            f"found no image in {folder.absolute()} (looked for {', '.join(_ENDINGS)}); "
+            f"found no image in {folder.absolute()} (looked for {_KINDS}); "
             f"expected {LAYOUT}. {_how_to_unpack(packed[0]) if packed else todo}"
         )
     roots = _split_roots(folders)
@@ -179,8 +176,12 @@ def _how_to_unpack(archive: Path) -> str:
 
 def _image_folders(folder: Path) -> _Folders:
     """The images of every folder that has some."""
-    images = ((parts, [*filter(_is_image, names)]) for parts, names in _walked(folder))
-    return {parts: names for parts, names in images if names}
+    found = {}
+    for parts, names in _walked(folder):
+        inside = os.path.join(folder, *parts)
+        if images := [name for name in names if _is_image(os.path.join(inside, name))]:
+            found[parts] = images
+    return found
 
 
 def _walked(folder: Path) -> Iterator[tuple[_Folder, list[str]]]:
@@ -340,8 +341,7 @@ def image_files(
         found += [item / name for name in listed(item)] if item.is_dir() else [item]
     if not found:
         raise ValueError(
-            f"found no image file in {', '.join(map(str, images))}; images end in "
-            f"{', '.join(_ENDINGS)}"
+            f"found no image file in {', '.join(map(str, images))}; images end in {_KINDS}"
         )
     return list(dict.fromkeys(found))
 
@@ -351,7 +351,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
 
     Names that are no text and folders that nobody may look into are left out with a warning.
     """
-    files, folders, others, lost = [], [], [], []
+    files, folders, lost = [], [], []
     todo = [("", (os.path.realpath(root),))]
     while todo:
         folder, above = todo.pop()
@@ -365,7 +365,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
-                (files if _is_image(name) else others).append(name)
+                files += [name] if _is_image(entry.path) else []
             elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
                 folders.append(name)
                 todo.append((name + "/", (*above, real)))
@@ -376,31 +376,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             "right to read the rest",
             stacklevel=4,
         )
-    if dicom := _unnamed_dicom(root, others):
-        warnings.warn(f"left out of {root}: {dicom}", stacklevel=4)
     return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
-
-
-def _unnamed_dicom(root: Path, names: Iterable[str]) -> str:
-    """What to do with DICOM files that do not say so by their ending, or nothing.
-
-    Archives and CDs name them IM0001 or 1.2.840.10008.5.1; other names are not looked into. A CD's
-    DICOMDIR lists them and has no picture.
-    """
-    looked = [name for name in names if _UNNAMED.fullmatch(os.path.basename(name))]
-    found = [name for name in looked if _is_text(name) and _is_dicom(root / name)]
-    files = many(len(found), "DICOM file")
-    return f"{files} without the ending .dcm ({some(sorted(found))}); add it" if found else ""
-
-
-def _is_dicom(file: Path) -> bool:
-    try:
-        if not file.is_file():  # a pipe would never end
-            return False
-        with open(file, "rb") as opened:
-            return opened.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -415,7 +391,7 @@ def _is_text(name: str) -> bool:
 
 
 def _no_image(root: Path) -> ValueError:
-    wanted = f"{LAYOUT} with images in {', '.join(_ENDINGS)}"
+    wanted = f"{LAYOUT} with images in {_KINDS}"
     todo = "unpack archives first, and check that this is the folder with the images"
     return refusal(root, "no image", wanted, todo)
 
@@ -596,7 +572,7 @@ def _refuse_empty(
         and (classes is None or folder.rpartition("/")[2] in classes)
     ]
     if empty:
-        wanted = f"images ({', '.join(_ENDINGS)}) in each"
+        wanted = f"images ({_KINDS}) in each"
         todo = "fill or remove them, or name the classes that count with classes=[...]"
         raise refusal(root, f"class folders without an image ({some(empty)})", wanted, todo)
 
@@ -647,10 +623,13 @@ def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
     if len(bad):
         named = bad["path"] + " (" + bad["problem"] + ")"
         warnings.warn(f"left out of {root}: {some(named)}", stacklevel=4)
-    counts = members["member"].map(
-        lambda name: _is_image(name) and not any(map(_is_junk, name.split("/")))
-    )
-    return counts & (members["problem"] == "")
+    counts = [
+        not problem
+        and not any(map(_is_junk, name.split("/")))
+        and _is_image(os.path.join(root, path))
+        for name, path, problem in zip(members["member"], members["path"], members["problem"])
+    ]
+    return pd.Series(counts, members.index, bool)
 
 
 def _shard_split(told: str, shard: str, folder: str, root: Path) -> str:

@@ -68,7 +68,8 @@ def scan(
 ) -> pd.DataFrame:
     """List the images of a data folder as records, sorted by path.
 
-    No image is opened, but the heads of DICOM files where they tell the patient.
+    No image is opened, but the heads of DICOM files where they tell the patient, and files without
+    an ending, which are images where they begin as DICOM does.
 
     Parameters
     ----------
@@ -213,7 +214,7 @@ def with_patients(
     Parameters
     ----------
     records : DataFrame with path.
-    patient : "auto" (the PatientID in a .dcm or .dicom, else `patient_of`), "dicom" (the PatientID,
+    patient : "auto" (the PatientID in a DICOM file, else `patient_of`), "dicom" (the PatientID,
         whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
         it from readers but not from who tries all numbers), a regular expression with a group named
         patient that is searched in the path, a function from path to patient or None, or None. Of a
@@ -254,7 +255,8 @@ def with_patients(
     found = [rule(name) if rule else None for name in names]
     if isinstance(patient, str) and patient != "auto" and paths and not any(found):
         wanted = f"it to fit such as {paths[0]!r}"
-        todo = "correct the rule, or give none (in Python None) where patients are not known"
+        todo = "give another rule (--patient, in Python patient=...), or none (in Python None) "
+        todo += "where patients are not known"
         raise refusal("the paths", f"no patient by the rule {patient!r}", wanted, todo)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
@@ -267,7 +269,7 @@ def _by_file_or_name(root: str | Path) -> Callable[[str], str | None]:
     by_file = _by_file(root)
 
     def rule(path: str) -> str | None:
-        if path.lower().endswith(dicom.ENDINGS):
+        if dicom.is_dicom(os.path.join(root, path)):
             with suppress(ImportError):  # which the inspection names as what is wrong with it
                 return by_file(path) or patient_of(path)
         return patient_of(path)

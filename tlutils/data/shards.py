@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -18,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from ..core import tars
+from ..core import dicom, tars
 from ..core.images import UnreadableImage, content
 from ..core.progress import bar
 from ..core.words import many
@@ -38,9 +39,10 @@ def write(
 ) -> pd.DataFrame:
     """Pack images into shards, each split into its own: train-000000.tar, val-000000.tar...
 
-    The images' bytes stay what they are, and so do all results that begin with them. Beside each
-    lie its label's number (.cls, by the sorted labels) and label, split and patient (.json). The
-    order is that of the table: shuffle it first (`records.sample(frac=1)`) for who streams them.
+    The images' bytes stay what they are, and so do all results that begin with them; DICOM without
+    an ending gets .dcm. Beside each lie its label's number (.cls, by the sorted labels) and label,
+    split and patient (.json). The order is that of the table: shuffle it first
+    (`records.sample(frac=1)`) for who streams them.
 
     Parameters
     ----------
@@ -70,12 +72,13 @@ def write(
     number = good.groupby(split).cumcount() // images_per_shard
     # A key ends at its name's first dot, and no folder may lead out of the shard.
     folder = good["label"].map(lambda label: re.sub(r"^\.|[/\\]", "_", label) or "_")
-    stem = good["path"].map(lambda path: PurePosixPath(path).stem.replace(".", "_"))
+    names = [_with_ending(path, root) for path in good["path"]]
+    stem = pd.Series([name.stem.replace(".", "_") for name in names], good.index)
     again = good.groupby([split, folder, stem]).cumcount()
     packed = good.assign(
         shard=[f"{name}-{n:06d}.tar" for name, n in zip(split, number)],
         key=folder + again.map(lambda n: f"/{n}/" if n else "/") + stem,
-        ending=good["path"].map(lambda path: PurePosixPath(path).suffix),
+        ending=[name.suffix for name in names],
         cls=pd.factorize(good["label"], sort=True)[0],
     )
     with whole_folder(out) as to, bar(None, "writing", len(good)) as shown:
@@ -91,6 +94,14 @@ def write(
     path = packed["shard"] + "/" + packed["key"] + packed["ending"]
     unknown = good["patient"].str.startswith("?")
     return good.assign(path=path, patient=good["patient"].mask(unknown, "?" + path))
+
+
+def _with_ending(path: str, root: str | Path) -> PurePosixPath:
+    """The path of an image, with the ending that readers of shards go by where DICOM lacks it."""
+    named = PurePosixPath(path)
+    if named.suffix.lower() in dicom.ENDINGS or not dicom.is_dicom(os.path.join(root, path)):
+        return named
+    return named.with_name(f"{named.name}.dcm")
 
 
 def _add(tar: tarfile.TarFile, row: dict, root: Path) -> None:

@@ -471,9 +471,10 @@ def in_words(found: dict) -> str:
         last = steady["numbers"][-1]
         low, high = (as_text(last["loss"][end]) for end in ("low", "high"))
         return (
-            f"The choice is not steady with {last['patients']} patients yet: in 95 % of the draws "
-            f"it loses between {low} and {high} of the balanced accuracy of the choice on all, and "
-            f"{steady['within']:g} is allowed. Label images of more patients."
+            f"The choice is not steady with {last['patients']} patients yet (half of all can be "
+            f"tried, the others measure it): in 95 % of the draws it loses between {low} and "
+            f"{high} of the balanced accuracy of the choice on all, and {steady['within']:g} is "
+            "allowed. Label images of more patients."
         )
     return (
         f"The choice is steady from {steady['patients']} patients (about {steady['images']} "

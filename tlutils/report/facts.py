@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 from pathlib import Path
 
 import pandas as pd
 
 from ..core.words import many
-from ..data import records
+from ..data import layouts, records
 from ..evaluation import comparison
 from ..models.build import build, count
 from ..runs.folder import Run
@@ -209,8 +210,33 @@ def recipe(run: Run) -> dict[str, str]:
     return {**phrases, "changed": changed}
 
 
+def title(run: Run) -> str:
+    """Name a run by its recipe, or by its network where the recipe has another, and its images.
+
+    Parameters
+    ----------
+    run : Run, begun
+
+    Returns
+    -------
+    str
+    """
+    used = run.recipe
+    own = used.backbone == RECIPES.get(used.name, used).backbone
+    return f"{used.name if own else used.backbone} on {_data(run)}"
+
+
+def _data(run: Run) -> str:
+    """The folder above all images, and the manifest that lists them, if any."""
+    asked = Path(run.about["data"]["requested"])
+    if asked.suffix.lower() not in layouts.TABLES:
+        return run.root.name
+    above = os.path.commonpath({path.rpartition("/")[0] for path in run.records["path"]})
+    return f"{Path(os.path.normpath(run.root / above)).name} ({asked.name})"
+
+
 def made_for(used: Recipe) -> str:
-    """Say what a recipe is for, and in what it was changed: the title alone would be untrue then.
+    """Say what a recipe is for, and in what it was changed.
 
     Parameters
     ----------
@@ -223,10 +249,10 @@ def made_for(used: Recipe) -> str:
     Examples
     --------
     >>> made_for(RECIPES["oct-vgg16"].changed({"backbone": "resnet18"}))
-    'recipe: retinal OCT, VGG16 frozen, new head; changed here: backbone'
+    'recipe oct-vgg16: retinal OCT, VGG16 frozen, new head; changed here: backbone'
     """
     changed = ", ".join(_changed(used) or ())
-    return f"recipe: {used.title}{'; changed here: ' * bool(changed)}{changed}"
+    return f"recipe {used.name}: {used.title}{'; changed here: ' * bool(changed)}{changed}"
 
 
 def _network(run: Run) -> dict[str, str]:
@@ -363,8 +389,7 @@ def made_with(run: Run) -> dict[str, str]:
         "seeds": f"training {run.recipe.seed}, division {run.recipe.division_seed}, "
         f"intervals {how['seed']}",
         "weights before": _weights(run),
-        "data": f"folder {run.root.name}, {images(data['images'])}, "
-        f"fingerprint {data['fingerprint']}",
+        "data": f"folder {_data(run)}, {images(data['images'])}, fingerprint {data['fingerprint']}",
         "patients": "told by the file names" if named else by_hand,
         "files": "recipe.json has every setting, records.csv every image and its side",
     }

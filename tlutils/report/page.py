@@ -15,14 +15,13 @@ import pandas as pd
 from ..core import files
 from ..core.images import UnreadableImage
 from ..core.words import many
-from ..data import layouts, loaders, records
+from ..data import loaders, records
 from ..data.audit import audit_all
 from ..evaluation import calibration, metrics, robustness, thresholds
 from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs import openings
 from ..runs.folder import Run, as_this_version_writes
-from ..runs.recipes import RECIPES
 from . import caveats, facts
 from .facts import SPLIT_NAMES, images, main_split
 from .html import Html, chart, document, interval, number, picture, table, tag, text
@@ -76,7 +75,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
         Where its files are not what a run writes.
     """
     run = run if isinstance(run, Run) else Run.load(run)
-    title = _title(run)
+    title = facts.title(run)
     with as_this_version_writes(run):
         with plt.rc_context():
             style.style()
@@ -114,15 +113,6 @@ def _sections(run: Run) -> dict[str, Html | None]:
 
 def _id(name: str) -> str:
     return name.lower().replace(" ", "-")
-
-
-def _title(run: Run) -> str:
-    """Recipe and data; the network, too, where it is another than the recipe's name promises."""
-    used, asked = run.recipe, Path(run.about["data"]["requested"])
-    named = RECIPES.get(used.name, used)
-    network = "" if used.backbone == named.backbone else f" with {used.backbone}"
-    data = asked.name if asked.suffix.lower() in layouts.TABLES else run.root.name
-    return f"{used.name}{network} on {data}"
 
 
 def _top(run: Run, title: str, names: list[str]) -> Html:

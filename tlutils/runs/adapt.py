@@ -15,13 +15,13 @@ import pandas as pd
 
 from .. import __version__
 from ..core import devices, files
-from ..core.words import many
+from ..core.words import differences, many
 from ..data import records
 from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, calibration, thresholds
 from ..evaluation.metrics import as_text, patients_of
 from .folder import Run, timestamp
-from .use import checked_views, other_images, predict_records, readable_name
+from .use import checked_views, other_images, patient_rule, predict_records, readable_name
 
 
 def adapt(
@@ -31,6 +31,7 @@ def adapt(
     name: str | None = None,
     *,
     split: str | None = None,
+    patient: str | None = "run",
     views: int | None = None,
     draws: int = 100,
     repeats: int = 1000,
@@ -56,11 +57,13 @@ def adapt(
     rule : str, optional
         See `thresholds.choose_threshold`; None takes the recipe's, or "youden" where it has none.
     name : str, optional
-        Of the adaptation; None makes one of the data's last two folders. The same data may be
-        adapted to again under its name, other data may not.
+        Of the adaptation; None makes one of the data's last two folders. What has it already is
+        chosen anew where all else that is requested is the same, and stays where it is not.
     split : str, optional
         "train", "val" or "test", where the images are divided: those alone, so that the others are
         left to measure on. None takes all.
+    patient : str or None
+        How the images tell their patients (see `records.with_patients`); "run" is as the run's.
     views : int, optional
         Of test-time augmentation (see `use.predict_records`).
     draws, repeats : int
@@ -75,31 +78,32 @@ def adapt(
     Returns
     -------
     dict
-        name; used (data, split, views, images, patients, fingerprint of the data, weights, which
-        is that of the run's); rule (None for more than two classes); own_threshold; what
-        `adaptation.fit` gives; notes, time, tlutils (version).
+        name; used (data, split, patient rule, views, images, patients, fingerprint of the data,
+        weights, which is that of the run's); rule (None for more than two classes); own_threshold;
+        what `adaptation.fit` gives; notes, time, tlutils (version).
 
     Raises
     ------
     ValueError
         For images that the run was trained or is tested on, less than two patients of a class, an
-        unknown rule, a name that cannot be or that other data have.
+        unknown rule, a name that cannot be, or that an adaptation to other data or by other
+        settings has.
     """
     run = Run.load(folder)
     machine = run.machine(device, precision)
     rule = rule or thresholds.split_rule(run.recipe.threshold)[1] or "youden"
     thresholds.check_rule(rule)
-    views = checked_views(run, views)
+    asked = {"split": split, "patient": patient_rule(run, patient, data)}
+    asked["views"] = checked_views(run, views)
+    about = {"rule": rule if len(run.classes) == 2 else None, "own_threshold": run.threshold}
     table, root, used, name = devices.by_first(
-        lambda: _local_images(run, data, name, split, views, show)
+        lambda: _local_images(run, data, name, about["rule"], asked, show)
     )
     model = run.model()
-    found = predict_records(run, model, table, "local", machine, show, root, views=views)
-    own = run.threshold
-    found = calibration.answered(found, own)
+    found = predict_records(run, model, table, "local", machine, show, root, views=asked["views"])
+    found = calibration.answered(found, about["own_threshold"])
     how = {"draws": draws, "repeats": repeats, "seed": run.recipe.seed}
-    about = {"name": name, "used": used, "rule": rule if len(run.classes) == 2 else None}
-    about["own_threshold"] = own
+    about = {"name": name, "used": used} | about
     return devices.by_first(lambda: _choose(run, table, found, about, how, log))
 
 
@@ -107,23 +111,23 @@ def _local_images(
     run: Run,
     data: str | Path,
     name: str | None,
-    split: str | None,
-    views: int,
+    rule: str | None,
+    asked: dict,
     show: bool | None,
 ) -> tuple[pd.DataFrame, Path, dict, str]:
     """Records, the folder they start from, what is used, and the adaptation's name."""
-    table, root, source = other_images(run, data, split, show, stacklevel=6)
+    split = asked["split"]
+    table, root, source = other_images(run, data, split, asked["patient"], show, stacklevel=6)
     if split is not None and (table["split"] != split).any():
         raise ValueError(f"{data} has no {split!r} images; leave the split out to take all")
-    name = _checked_name(run, readable_name(source) if name is None else name, source)
+    asked = {"data": str(source), **asked}
+    name = readable_name(source) if name is None else name
+    _refuse_name(run, name, {"rule": rule, **asked})
     _refuse_own_images(run, table)
     table = table[is_readable(table)].reset_index(drop=True)
     adaptation.check_enough(table, run.classes)
-    used = {
-        "data": str(source),
+    used = asked | {
         "requested": str(data),
-        "split": split,
-        "views": views,
         "images": len(table),
         "patients": int(patients_of(table).nunique()),
         "fingerprint": records.fingerprint(table),
@@ -132,20 +136,24 @@ def _local_images(
     return table, root, used, name
 
 
-def _checked_name(run: Run, name: str, source: Path) -> str:
+def _refuse_name(run: Run, name: str, asked: dict) -> None:
+    """Refuse a name that cannot be, or that an adaptation of other things has."""
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
         raise ValueError(
             f"an adaptation cannot be called {name!r}; take letters, digits and . _ - alone, a "
             "letter or digit first"
         )
-    if (run.folder / "adaptations" / f"{name}.json").is_file():
-        other = run.adaptation(name, any_weights=True)["used"]["data"]
-        if other != str(source):
-            raise ValueError(
-                f"{run.folder} has an adaptation {name!r} already, to {other}; give this one "
-                "another name (--name)"
-            )
-    return name
+    file = run.folder / "adaptations" / f"{name}.json"
+    if not file.is_file():
+        return
+    kept = run.adaptation(name, any_weights=True)
+    # Once the patient rule was that of the run, and not written down.
+    then = {"patient": patient_rule(run, "run", None), "rule": kept.get("rule"), **kept["used"]}
+    if differing := differences(then, asked):
+        raise ValueError(
+            f"{run.folder} has an adaptation {name!r} already: {'; '.join(differing)}. Give this "
+            f"one another name (--name), or remove {file} first"
+        )
 
 
 def _refuse_own_images(run: Run, table: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from ..evaluation import calibration
 from ..evaluation.acquisition import CHANGES, Acquisition
 from ..evaluation.robustness import measure
 from .folder import STRESS_FILES, Run, reserved
-from .use import has_test_images, other_images, predict_records
+from .use import has_test_images, other_images, patient_rule, predict_records
 
 _KEPT = (
     "the run's own test images, which are kept for one last look: a weakness that is found there "
@@ -34,6 +34,7 @@ def stress(
     changes: Iterable[str] | None = None,
     data: str | Path | None = None,
     *,
+    patient: str | None = "run",
     device: str = "auto",
     precision: str = "auto",
     show: bool | None = None,
@@ -42,8 +43,8 @@ def stress(
     """Measure a run's model under changes of acquisition, at its own threshold and test views.
 
     Writes stress.csv (the table that is returned) and stress_predictions.csv into the run; of other
-    images into <run>/evaluations, under names that tell the images apart. With several processes
-    each takes a share.
+    images into <run>/evaluations, under names that tell images and patients apart. With several
+    processes each takes a share.
 
     Parameters
     ----------
@@ -56,6 +57,8 @@ def stress(
         Names of `acquisition.CHANGES`; None takes all.
     data : str or Path, optional
         Other labelled images: all of them, or those of `split` where they have splits.
+    patient : str or None
+        How other images tell their patients (see `records.with_patients`); "run" is as the run's.
     device, precision : str
         See `Run.machine`.
     show : bool, optional
@@ -72,16 +75,18 @@ def stress(
     Raises
     ------
     ValueError
-        For an unknown change, a split that the run does not have, or its own test images.
+        For an unknown change, a split that the run does not have, or its own test images; for a
+        patient rule without other images.
     files.Busy
         Where the run is at work, training or otherwise measured.
     """
     run = Run.load(folder)
+    patient = patient_rule(run, patient, data)
     machine = run.machine(device, precision)
     acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
     # A training that goes on meanwhile would be left with a table of the weights it had before.
     with reserved(run.folder) if data is None else contextlib.nullcontext():
-        table, root, targets = _images(run, split, data, show)
+        table, root, targets = _images(run, split, data, patient, show)
         how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
         found = predict_records(run, run.model(), table, split, machine, show, **how)
         found = calibration.answered(found, run.threshold)
@@ -98,15 +103,16 @@ def stress(
 
 
 def _images(
-    run: Run, split: str, data: str | Path | None, show: bool | None
+    run: Run, split: str, data: str | Path | None, patient: str | None, show: bool | None
 ) -> tuple[pd.DataFrame, Path, list[Path]]:
     """Records, the folder that they start from, and where the results go."""
     if data is not None:
-        others = partial(other_images, run, data, split, show, stacklevel=5)
+        others = partial(other_images, run, data, split, patient, show, stacklevel=5)
         table, root, source = devices.by_first(others)
         if has_test_images(run, table):
             raise ValueError(f"among the images of {data} are {_KEPT}")
-        name = f"{source.stem[-40:]}-{split}-{records.fingerprint(table)[:12]}"
+        of = table.assign(label=table["label"] + "\0" + table["patient"])
+        name = f"{source.stem[-40:]}-{split}-{records.fingerprint(of)[:12]}"
         return table, root, [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
     if split == "test":
         raise ValueError(f"these are {_KEPT}")

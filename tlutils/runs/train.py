@@ -31,7 +31,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.words import many
+from ..core.words import differences, many
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
@@ -47,7 +47,7 @@ from ..training.loop import Fit
 from . import openings, recipes, reference
 from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
-from .use import predict_records
+from .use import checked_patient_rule, predict_records
 
 
 def train(
@@ -322,16 +322,11 @@ def prepare(
     machine, log = machine or devices.choose(), _log_of_rank_0(log)
     if limit < 0:
         raise ValueError(f"limit is {limit}; it wants a number of images, or 0 for all")
-    if not isinstance(patient, (str, type(None))):
-        raise ValueError(
-            f"patient is {patient!r}, which recipe.json cannot keep; give auto, None, or a pattern "
-            "with a group named patient"
-        )
     about = {
         "recipe": recipe.to_dict(),
         "weights": {"requested": str(weights)},
         "limit": limit,
-        "data": {"requested": str(data), "patient": patient},
+        "data": {"requested": str(data), "patient": checked_patient_rule(patient)},
         "machine": machine.describe(),
     }
     wanted = Run(Path(out), recipe, pd.DataFrame(), Path(), about)
@@ -397,6 +392,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
         run.records, recipe.split, recipe.val, recipe.test, recipe.division_seed
     )
     log(how)
+    log(_counted(run.records))
     classes = records.classes_of(run.records)
     if len(classes) < 2:
         raise ValueError(
@@ -447,6 +443,16 @@ def _readable(run: Run, log: Callable[[str], None]) -> pd.DataFrame:
     return records.readable(table)
 
 
+def _counted(table: pd.DataFrame) -> str:
+    """How many images and patients each split got."""
+    parts = [(split, table[table["split"] == split]) for split in splits.SPLITS]
+    return ", ".join(
+        f"{split}: {many(len(part))} of {many(part['patient'].nunique(), 'patient')}"
+        for split, part in parts
+        if len(part)
+    )
+
+
 def _own_splits(good: pd.DataFrame) -> str:
     """16 hexadecimal digits that change where the data set divides its images in another way."""
     return records.fingerprint(good.assign(label=good["split"]))
@@ -486,17 +492,19 @@ def _refuse_other_run(run: Run, wanted: Run) -> None:
 
     Images that have moved are told from others by their contents.
     """
-    then, now = run.recipe.to_dict(), wanted.recipe.to_dict()
-    free = ("epochs", "patience", "micro_batch")
-    pairs = {name: (then[name], now[name]) for name in now if name not in free}
-    pairs["weights"] = run.weights, wanted.weights
-    pairs["limit"] = run.about["limit"], wanted.about["limit"]
-    pairs["patient"] = tuple(one.about["data"].get("patient") for one in (run, wanted))
-    if run.root.exists():
-        pairs["data"] = str(run.root), str(wanted.root)
-    differing = [f"{name} was {a!r} and is {b!r}" for name, (a, b) in pairs.items() if a != b]
-    if differing:
+    then, now = map(_settled, (run, wanted))
+    if not run.root.exists():
+        del now["data"]
+    if differing := differences(then, now):
         raise _another_run(run.folder, differing)
+
+
+def _settled(run: Run) -> dict:
+    """What a run that goes on has to share with the run before."""
+    free, kept = ("epochs", "patience", "micro_batch"), run.recipe.to_dict()
+    kept = {name: value for name, value in kept.items() if name not in free}
+    kept |= {"weights": run.weights, "limit": run.about["limit"], "data": str(run.root)}
+    return kept | {"patient": run.about["data"].get("patient")}
 
 
 def _another_run(folder: Path, differing: list[str]) -> ValueError:
@@ -549,7 +557,7 @@ def _go_on(run: Run, recipe: Recipe, log: Callable[[str], None]) -> Run:
         return run
     by_length = wanted.schedule in ("cosine", "one-cycle")
     if wanted.epochs != run.recipe.epochs and by_length and (run.folder / "last.pt").is_file():
-        changed = f"epochs was {run.recipe.epochs} and is {wanted.epochs}"
+        (changed,) = differences({"epochs": run.recipe.epochs}, {"epochs": wanted.epochs})
         why = f"with the schedule {wanted.schedule!r} every rate depends on it"
         raise _another_run(run.folder, [f"{changed}, and {why}"])
     if run.finished:

@@ -167,6 +167,7 @@ def evaluate(
     data: str | Path | None = None,
     split: str = "test",
     *,
+    patient: str | None = "run",
     device: str = "auto",
     precision: str = "auto",
     views: int | None = None,
@@ -178,9 +179,9 @@ def evaluate(
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
     Of other images the results are written to <run>/evaluations; the file's name tells data, split,
-    views, calibration and adaptation apart, and the .json says what they were. They say too which
-    images are unlike the training images, as `predict` does. Nothing of the run is changed, but
-    that each look at its own test images is counted (see `openings`).
+    patient rule, views, calibration and adaptation apart, and the .json says what they were. They
+    say too which images are unlike the training images, as `predict` does. Nothing of the run is
+    changed, but that each look at its own test images is counted (see `openings`).
 
     Parameters
     ----------
@@ -190,6 +191,8 @@ def evaluate(
         Other images: all of them, or those of `split` where they have splits.
     split : str
         "train", "val" or "test".
+    patient : str or None
+        How other images tell their patients (see `records.with_patients`); "run" is as the run's.
     device, precision : str
         See `Run.machine`.
     views : int, optional
@@ -215,9 +218,10 @@ def evaluate(
     ------
     ValueError
         Where the run has no image of the split, no temperature that is wanted, or no such
-        adaptation.
+        adaptation; for a patient rule without other images.
     """
     run = Run.load(folder)
+    patient = patient_rule(run, patient, data)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
@@ -225,7 +229,7 @@ def evaluate(
     if data is None:
         table, root, store = run.part(split, required=True), run.root, run.store()
     else:
-        others = partial(other_images, run, data, split, show, stacklevel=4)
+        others = partial(other_images, run, data, split, patient, show, stacklevel=4)
         table, root, source = devices.by_first(others)
         store = None
     if chosen:
@@ -245,7 +249,8 @@ def evaluate(
         used = openings.settings(views, threshold, calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
-        used = {"data": str(source), "split": split, "views": views, "calibrated": calibrated}
+        used = {"data": str(source), "split": split, "patient": patient, "views": views}
+        used |= {"calibrated": calibrated}
         used |= {"adapted": adapted} if adapted is not None else {}
         target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
@@ -331,19 +336,81 @@ def readable_name(source: Path) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(_last_folders(source))).strip("._-") or "local"
 
 
+def patient_rule(run: Run, patient: str | None, data: str | Path | None) -> str | None:
+    """The rule by which other images tell their patients.
+
+    Parameters
+    ----------
+    run : Run
+        Whose rule "run" means.
+    patient : str or None
+        As asked for.
+    data : str, Path or None
+        The other images.
+
+    Returns
+    -------
+    str or None
+
+    Raises
+    ------
+    ValueError
+        Where there are no other images to be read by a rule, or it cannot be written down.
+    """
+    if patient == "run":
+        return run.about["data"].get("patient", "auto")
+    if data is None:
+        raise ValueError(
+            f"the patient rule {patient!r} is for other images (data=..., on the command line "
+            f"--data); the patients of the run's own images are in {run.folder / 'records.csv'}"
+        )
+    return checked_patient_rule(patient)
+
+
+def checked_patient_rule(patient: object) -> str | None:
+    """Refuse a patient rule that no file can keep, such as a function.
+
+    Parameters
+    ----------
+    patient : object
+
+    Returns
+    -------
+    str or None
+        The same.
+
+    Raises
+    ------
+    ValueError
+    """
+    if isinstance(patient, (str, type(None))):
+        return patient
+    raise ValueError(
+        f"patient is {patient!r}, which the run's files cannot keep; give auto, None, or a pattern "
+        "with a group named patient"
+    )
+
+
 def other_images(
-    run: Run, data: str | Path, split: str | None, show: bool | None = None, stacklevel: int = 2
+    run: Run,
+    data: str | Path,
+    split: str | None,
+    patient: str | None = "auto",
+    show: bool | None = None,
+    stacklevel: int = 2,
 ) -> tuple[pd.DataFrame, Path, Path]:
     """Labelled images that are not the run's own; a warning says whose patients are unknown.
 
     Parameters
     ----------
     run : Run
-        Whose classes and patient rule hold.
+        Whose classes they have.
     data : str or Path
         A source's name, a folder or a manifest.
     split : str or None
         Its images alone where there are such; None takes all.
+    patient : str or None
+        How they tell their patients, see `records.with_patients`.
     show : bool, optional
         Progress bar or not; None decides.
     stacklevel : int
@@ -359,7 +426,6 @@ def other_images(
         What was read: that folder or a manifest.
     """
     source = sources.get(data).resolve()
-    patient = run.about["data"].get("patient", "auto")
     table = records.scan(source, classes=run.classes, patient=patient)
     root = records.root_of(source)
     if (table["split"] == split).any():
@@ -370,8 +436,9 @@ def other_images(
         warnings.warn(
             f"the patients of {unknown} of {len(good)} images are unknown, so each counts as one "
             "of its own; if some are of one person, the intervals are too narrow, and what is "
-            "chosen on them looks too good. Give a CSV manifest with a column patient; where file "
-            "names tell it, `audit DATA --patient RULE --fix CLEAN.csv` writes one",
+            "chosen on them looks too good. Where file names tell the patient, say how (--patient "
+            "RULE, in Python patient=...); else give a CSV manifest with a column patient, which "
+            "the rule auto reads",
             stacklevel=stacklevel,
         )
     return table, root, source

@@ -30,7 +30,7 @@ from ..data.loaders import Batch
 from ..evaluation import calibration, thresholds
 from ..evaluation.predict import predict
 from ..inspection import attribution
-from ..report import caveats
+from ..report import caveats, facts
 from ..runs import reference
 from ..runs.folder import Run, as_this_version_writes
 from ..runs.use import checked_views, predict_records, temperature_in_use, threshold_in_use
@@ -96,7 +96,7 @@ class Answerer:
         run = self.run
         notes = [{"text": note, "grave": grave} for note, grave in run.remarks]
         return {
-            "title": f"{run.recipe.name} on {run.root.name}",
+            "title": facts.title(run),
             "rule": self._rule(),
             "notes": sorted(notes, key=lambda note: not note["grave"]),
             "limits": self._limits,
@@ -130,13 +130,16 @@ class Answerer:
         ValueError
             Where the model answers NaN.
         """
-        width, height = _checked_size(data)
         reading = self.run.recipe.reading()
-        image = loaders.read_image("this file", data=data, **reading)
+        larger = reading | {"size": _SHOWN}
+        try:
+            width, height = _checked_size(data)
+            image, shown = (loaders.read_image("", data=data, **how) for how in (reading, larger))
+        except UnreadableImage as error:
+            raise _refusal(str(error).removeprefix(": ")) from None
         sha256 = hashlib.sha256(data).hexdigest()
         row, features = self._predicted(image, sha256)
         index = self.run.classes.index(row["predicted"])
-        shown = loaders.read_image("this file", data=data, **reading | {"size": _SHOWN})
         squashed = self.run.recipe.resize == "squash"
         known = self.run.records.loc[self.run.records["sha256"] == sha256, "split"]
         found, words = self._map(image, index)
@@ -283,15 +286,22 @@ def _checked_size(data: bytes) -> tuple[int, int]:
     if size is None:
         header, problem = images.look(data, decode=False)
         if problem:
-            raise UnreadableImage(f"this file: {problem}")
+            raise UnreadableImage(problem)
         size = header[:2]
     width, height = size
     if width * height > MOST_PIXELS:
         raise UnreadableImage(
-            f"this file: {width:,} x {height:,} pixels are more than the {MOST_PIXELS:,} that are "
+            f"{width:,} x {height:,} pixels are more than the {MOST_PIXELS:,} that are "
             "read here; make it smaller"
         )
     return width, height
+
+
+def _refusal(problem: str) -> UnreadableImage:
+    """What is wrong with a file, in a sentence for the person at the page."""
+    if problem.startswith("not an image"):
+        return UnreadableImage("this is no image; choose a JPEG, PNG, BMP, TIFF or DICOM file")
+    return UnreadableImage(f"this file cannot be answered: {problem}")
 
 
 def _colored(found: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
-from ..core.words import many
+from ..core.words import differences, many
 from ..data.loaders import Loader
 from ..evaluation.acquisition import DEALING, Acquisition
 from ..models import build, checkpoints, feature_store, prefix
@@ -709,8 +709,8 @@ def _read(path: str | Path, options: Options, model: nn.Module) -> dict:
     now, then = _settings(options), _completed(_with_new_names(saved["settings"]))
     if options.schedule.startswith(("constant", "step")):
         now.pop("epochs")  # the length changes nothing that was done
-    differing = _differing(then, now)
-    differing += _differing(_comparable(saved["model"]), _comparable(model.tl))
+    differing = differences(then, now)
+    differing += differences(_comparable(saved["model"]), _comparable(model.tl))
     if differing:
         raise ValueError(
             f"{path} was made with other settings: {'; '.join(differing)}. Go on with the same "
@@ -749,8 +749,3 @@ def _comparable(description: dict) -> dict:
     if weights.get("source") == "run":
         weights.pop("name", None)  # begins with the folder
     return {**description, "head": build.OLD_HEADS.get(head, head), "weights": weights}
-
-
-def _differing(then: dict, now: dict) -> list[str]:
-    differing = [name for name in now if now[name] != then.get(name)]
-    return [f"{name} was {then.get(name)!r} and is {now[name]!r}" for name in differing]
