@@ -36,7 +36,7 @@ class _Refused(ValueError):
     """What is whole, but shows no one picture that can be read here."""
 
 
-def is_dicom(path: str | os.PathLike) -> bool:
+def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     """Whether a file is DICOM: by its ending, or by its first bytes where it has none.
 
     Archives and CDs name files IM000001 or 1.2.840.10008.5.1, and only such are opened. A CD's
@@ -45,6 +45,7 @@ def is_dicom(path: str | os.PathLike) -> bool:
     Parameters
     ----------
     path : str or path-like, of a file or of one in a tar file, as for `images.content`.
+    root : str or path-like, the folder from which it starts.
 
     Returns
     -------
@@ -55,6 +56,7 @@ def is_dicom(path: str | os.PathLike) -> bool:
         return ending in ENDINGS
     if os.path.basename(path).upper() == "DICOMDIR":
         return False
+    path = os.path.join(root, path)
     try:
         if place := tars.locate(path):
             return place._replace(length=min(132, place.length)).read()[128:] == b"DICM"

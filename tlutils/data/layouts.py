@@ -86,8 +86,8 @@ def _is_junk(name: str) -> bool:
     return _JUNK.fullmatch(name) is not None
 
 
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(_ENDINGS) or dicom.is_dicom(path)
+def _is_image(path: str, root: str | Path = "") -> bool:
+    return path.lower().endswith(_ENDINGS) or dicom.is_dicom(path, root)
 
 
 # The root
@@ -179,7 +179,7 @@ def _image_folders(folder: Path) -> _Folders:
     found = {}
     for parts, names in _walked(folder):
         inside = os.path.join(folder, *parts)
-        if images := [name for name in names if _is_image(os.path.join(inside, name))]:
+        if images := [name for name in names if _is_image(name, inside)]:
             found[parts] = images
     return found
 
@@ -624,9 +624,7 @@ def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
         named = bad["path"] + " (" + bad["problem"] + ")"
         warnings.warn(f"left out of {root}: {some(named)}", stacklevel=4)
     counts = [
-        not problem
-        and not any(map(_is_junk, name.split("/")))
-        and _is_image(os.path.join(root, path))
+        not problem and not any(map(_is_junk, name.split("/"))) and _is_image(path, root)
         for name, path, problem in zip(members["member"], members["path"], members["problem"])
     ]
     return pd.Series(counts, members.index, bool)

@@ -269,7 +269,7 @@ def _by_file_or_name(root: str | Path) -> Callable[[str], str | None]:
     by_file = _by_file(root)
 
     def rule(path: str) -> str | None:
-        if dicom.is_dicom(os.path.join(root, path)):
+        if dicom.is_dicom(path, root):
             with suppress(ImportError):  # which the inspection names as what is wrong with it
                 return by_file(path) or patient_of(path)
         return patient_of(path)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
 import tarfile
@@ -99,7 +98,7 @@ def write(
 def _with_ending(path: str, root: str | Path) -> PurePosixPath:
     """The path of an image, with the ending that readers of shards go by where DICOM lacks it."""
     named = PurePosixPath(path)
-    if named.suffix.lower() in dicom.ENDINGS or not dicom.is_dicom(os.path.join(root, path)):
+    if named.suffix.lower() in dicom.ENDINGS or not dicom.is_dicom(path, root):
         return named
     return named.with_name(f"{named.name}.dcm")
 
