@@ -317,7 +317,7 @@ def hear_ctrl_c() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("beside", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_kernel_too_and_says_so(folder, beside):
     note = (
         "import os, time\nfrom pathlib import Path\nPath(run, 'pid').write_text(str(os.getpid()))\n"

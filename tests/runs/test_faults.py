@@ -212,6 +212,7 @@ def of_two(tiny_folder, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_dies_in_every_phase_end_as_unbroken_ones(
     tiny_folder, of_two, tmp_path
 ):

@@ -154,11 +154,14 @@ assert group() is None, "the group lives on, with threads that may abort the pro
 """
 
 
-def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder, tmp_path):
+@pytest.mark.parametrize("by_torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(
+    by_torchrun, tiny_folder, tmp_path
+):
     (tmp_path / "late.py").write_text(LATE)
-    late = (tmp_path / "late.py", tiny_folder, tmp_path / "run")
-    for done in (python(*torchrun(*late, "wait")), together(*late, "")):
-        said = done.stdout
+    for wait in ("wait", ""):
+        late = (tmp_path / "late.py", tiny_folder, tmp_path / "run", wait)
+        said = (python(*torchrun(*late)) if by_torchrun else together(*late)).stdout
         mine, other = sorted(line for line in said.splitlines() if line.startswith("rank"))
         assert (
             mine.removeprefix("rank 0") == other.removeprefix("rank 1")
