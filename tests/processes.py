@@ -18,7 +18,7 @@ import tlutils
 # Starting Python with torch takes seconds. On Linux children of `warm` begin with all of it imported.
 warm = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 warm.set_forkserver_preload(
-    ["torch.distributed.fsdp", "torchvision", "tlutils.runs.train", "pytest"]
+    ["torch.distributed.fsdp", "torchvision", "tlutils.runs.train", "papermill", "pytest"]
 )
 LIBRARY = Path(tlutils.__file__).resolve().parents[1]
 _HOLD = """
