@@ -412,7 +412,10 @@ def unbroken(tiny_folder, tmp_path_factory):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends the signals of POSIX")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(
     sent, code, unbroken, tiny_folder, tmp_path, said
 ):

@@ -23,7 +23,13 @@ def test_every_script_is_listed():
     assert set(found) == own
 
 
-@pytest.mark.parametrize("name", ["audit_speed", "gpu_speed", "names_speed", "shard_speed"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name != "shard_speed" else ())
+        for name in ("audit_speed", "gpu_speed", "names_speed", "shard_speed")
+    ],
+)
 def test_a_quick_run_writes_rows_with_goals_and_the_machine(name, tmp_path):
     done = bench("--quick", "--only", name, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 import types
 
@@ -19,6 +20,7 @@ from tlutils.core.devices import Machine
 from tlutils.data import loaders
 from tlutils.data.augment import IMAGENET_MEAN, IMAGENET_STD
 from tlutils.evaluation.predict import predict
+from tlutils.models import build as building
 from tlutils.models import checkpoints, prefix
 from tlutils.models.build import (
     build,
@@ -403,7 +405,9 @@ def test_weights_laid_out_channels_last_become_contiguous(tmp_path):
     )
 
 
-def test_weights_of_another_architecture_are_refused_and_both_are_named(tmp_path):
+def test_weights_of_another_architecture_are_refused_and_both_are_named(tmp_path, monkeypatch):
+    # Looking for whose they are makes all networks; once for both.
+    monkeypatch.setattr(building, "_made", functools.cache(building._made))
     with pytest.raises(ValueError, match=f"pth holds weights of shufflenet_v2_x0_5, not {SMALL}'s"):
         build(SMALL, weights=state_file(tmp_path, "shufflenet_v2_x0_5"))
     last = {"classifier.3.weight": torch.ones(4, 1024), "classifier.3.bias": torch.ones(4)}

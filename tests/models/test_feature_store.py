@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import multiprocessing
 import os
 import shutil
 import warnings
@@ -14,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from processes import python, torchrun
+from processes import together, warm
 from torch import nn
 
 from tlutils.core import devices
@@ -472,9 +471,8 @@ def _fill(folder, data, queue):
 
 
 def test_two_runs_may_fill_one_store_at_once(table, resnet, tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    both = [context.Process(target=_fill, args=(tmp_path / "s", tmp_path, queue)) for _ in range(2)]
+    queue = warm.Queue()
+    both = [warm.Process(target=_fill, args=(tmp_path / "s", tmp_path, queue)) for _ in range(2)]
     for process in both:
         process.start()
     first, second = queue.get(timeout=120), queue.get(timeout=120)
@@ -486,15 +484,13 @@ def test_two_runs_may_fill_one_store_at_once(table, resnet, tmp_path):
 
 def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, resnet, monkeypatch):
     cut = split(resnet)
-    together = store_of(tmp_path / "together", cut.prefix, loader)
+    at_once = store_of(tmp_path / "at once", cut.prefix, loader)
     monkeypatch.setattr(feature_store, "_CPU_PIXELS", 3 * 32**2)
     in_threes = store_of(tmp_path / "threes", cut.prefix, loader)
-    for store in (together, in_threes):
+    for store in (at_once, in_threes):
         store.fill(0)
     rows = np.arange(150)
-    torch.testing.assert_close(
-        in_threes.read(0, rows), together.read(0, rows), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(in_threes.read(0, rows), at_once.read(0, rows), rtol=1e-4, atol=1e-5)
 
 
 def test_what_another_store_holds_of_an_image_is_copied(table, resnet, tmp_path):
@@ -733,7 +729,7 @@ def test_a_full_disk_is_told_and_what_is_complete_is_kept(loader, resnet, tmp_pa
 
 
 JOB = """
-import sys, time
+import multiprocessing, os, sys, time
 from pathlib import Path
 import numpy as np
 import test_feature_store as t
@@ -746,15 +742,20 @@ def opened():
     prefix = t.split(t.build("resnet18", 3, "gap", freeze="all")).prefix
     return t.store_of(data / "s", prefix, loaders.make(t.table_of(150), data, size=32, workers=0))
 
-if sys.argv[2:]:  # a run of its own, which is killed after one chunk
+def alone():  # a run of its own, which is killed after one chunk
+    while not (data / "looked").exists():
+        time.sleep(0.05)
     store = opened()
     write = store._write
     def last(*what):
         write(*what)
-        sys.exit()
+        os._exit(0)
     store._write = last
     store.fill(0)
 
+other = multiprocessing.get_context("fork").Process(target=alone)
+if os.environ["RANK"] == "0":
+    other.start()  # before the two are one job
 with devices.processes("cpu"):
     store = opened()
     look = store.marks
@@ -766,7 +767,9 @@ with devices.processes("cpu"):
             return look()
         found = look()
         if not (data / "written").exists():  # rank 0 has looked: now the other run completes a chunk
-            t.python(__file__, data, "alone")
+            (data / "looked").touch()
+            other.join()
+            assert other.exitcode == 0
             (data / "written").touch()
         return found
     store.marks = marks
@@ -781,7 +784,7 @@ def test_processes_share_the_work_as_one_of_them_sees_it(table, resnet, tmp_path
     whole = store_of(tmp_path / "whole", split(resnet).prefix, images)
     whole.fill(0)
     (tmp_path / "job.py").write_text(JOB)
-    python(*torchrun(tmp_path / "job.py", tmp_path))
+    together(tmp_path / "job.py", tmp_path)
     for rank in range(2):
         there = torch.from_numpy(np.load(tmp_path / f"rank{rank}.npy"))
         assert torch.equal(there, whole.read(0, np.arange(150)))

@@ -212,7 +212,10 @@ def of_css(color: str) -> tuple:
 
 @pytest.mark.browser
 @pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks")
-@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize(
+    "screen",
+    [pytest.param(name, marks=pytest.mark.slow if name != "light" else ()) for name in SCREENS],
+)
 def test_the_book_of_the_series_is_whole_on_every_screen(series, browser, screen, tmp_path):  # noqa: F811
     out, (width, scheme) = series[1], SCREENS[screen]
     pages = sorted(out.glob("*.html"))

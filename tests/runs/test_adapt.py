@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from processes import python, torchrun
+from processes import together
 from small_runs import BINARY, CPU
 from tiny_images import draw_tiny
 
@@ -283,7 +283,7 @@ def close(one: object, two: object) -> bool:
 def test_two_processes_choose_what_one_chooses(home, place, tmp_path):
     copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
     words = ["-m", "tlutils", "adapt", copy, "--data", place, "--name", "two"]
-    said = python(*torchrun(*words, "--device", "cpu", "--precision", "fp32")).stdout
+    said = together(*words, "--device", "cpu", "--precision", "fp32").stdout
     assert said.count("The run is as it was") == 1
     one = adapt(home.folder, place, name="one", **CPU)
     two = json.loads((copy / "adaptations" / "two.json").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -19,8 +18,7 @@ import pandas as pd
 import pytest
 import small_runs
 import torch
-from processes import python
-from processes import torchrun as job
+from processes import together, warm
 from small_runs import small
 from tqdm import tqdm
 
@@ -53,10 +51,6 @@ CHANGING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
 WRITING = os.O_WRONLY | os.O_RDWR
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="kills processes as Linux does")
-fresh = multiprocessing.get_context(
-    "forkserver"
-)  # its children start with torch imported, in no time
-fresh.set_forkserver_preload(["tlutils.runs.train", "pytest"])
 
 
 def die_at(
@@ -96,7 +90,7 @@ def was_killed(
     recipe: recipes.Recipe, data: Path, out: Path, change: int = 0, seconds: float | None = None
 ) -> bool:
     """Whether `train` was killed, at a change or after some seconds; fails where it ended with an error."""
-    process = fresh.Process(target=train, args=(recipe, data, out, change))
+    process = warm.Process(target=train, args=(recipe, data, out, change))
     process.start()
     process.join(seconds)
     process.kill()
@@ -190,36 +184,31 @@ def test_a_run_killed_at_any_moment_ends_as_an_unbroken_one(
     assert by == "clock" or next_to_come.total() > n
 
 
-def workers() -> list[int]:
-    """The processes of this torchrun job."""
-    job = os.getppid()
-    return list(map(int, Path(f"/proc/{job}/task/{job}/children").read_text().split()))
+def in_a_job(data: str, out: str, victims: str, phase: str) -> int:
+    """One of two processes; in the phase of this number, from 0, the first of them kills these, itself last."""
+    number, begun_by = int(phase), os.getppid()
 
+    def pids() -> list[int]:
+        both = Path(f"/proc/{begun_by}/task/{begun_by}/children").read_text().split()
+        chosen = both if victims == "both" else both[number % 2 :][:1]
+        return sorted(map(int, chosen), key=lambda pid: pid == os.getpid())
 
-def in_a_job(data: str, out: str, victim: str, phase: str) -> int:
-    """One process of a torchrun job; in the phase of this number, from 0, the victim dies."""
-    victims = {
-        "a process": lambda: workers()[number % 2 :][:1],
-        "the job": lambda: [os.getppid(), *workers()],
-    }
-    number = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) if victim == "a process" else int(phase)
     if os.environ["RANK"] == "0" and number < len(PHASES):
-        die_at(2, Path(out), PHASES[number], victims[victim])
+        die_at(2, Path(out), PHASES[number], pids)
     longer = ["--epochs", "3", "--set", "patience=0", "--set", "views=2"]
     return main(small_runs.command(data, out, *longer))
 
 
-def torchrun(*arguments: object, restarts: int = 0) -> int:
-    """The exit code of a job of two processes, which may be started again so many times."""
-    words = job(__file__, *arguments, restarts=restarts)
-    return python(*words, check=False, timeout=600).returncode
+def of_two_processes(data: Path, out: Path, victims: str = "", phase: int = len(PHASES)) -> int:
+    """The exit code of a training of two processes of which these die in this phase; without, it is whole."""
+    return together(__file__, data, out, victims, phase, check=False).returncode
 
 
 @pytest.fixture(scope="module")
 def of_two(tiny_folder, tmp_path_factory) -> Path:
     """An unbroken run of two processes."""
     out = tmp_path_factory.mktemp("faults") / "whole"
-    assert torchrun(tiny_folder, out, "the job", len(PHASES)) == 0
+    assert of_two_processes(tiny_folder, out) == 0
     return out
 
 
@@ -227,7 +216,10 @@ def of_two(tiny_folder, tmp_path_factory) -> Path:
 def test_two_processes_of_which_one_dies_in_every_phase_end_as_unbroken_ones(
     tiny_folder, of_two, tmp_path
 ):
-    assert torchrun(tiny_folder, tmp_path / "run", "a process", 0, restarts=len(PHASES)) == 0
+    for phase in range(len(PHASES)):
+        assert of_two_processes(tiny_folder, tmp_path / "run", "one", phase) != 0
+        assert all_can_be_read(tmp_path / "run")
+    assert of_two_processes(tiny_folder, tmp_path / "run") == 0
     assert_alike(tmp_path / "run", of_two)
 
 
@@ -237,9 +229,10 @@ def test_a_job_of_two_processes_killed_in_phase_after_phase_and_begun_again_ends
 ):
     for phase in ("done", "last.pt", "metrics.json"):
         number = PHASES.index(phase)
-        assert torchrun(tiny_folder, tmp_path / "run", "the job", number) == -signal.SIGKILL
+        code = of_two_processes(tiny_folder, tmp_path / "run", "both", number)
+        assert code == -signal.SIGKILL
         assert all_can_be_read(tmp_path / "run")
-    assert torchrun(tiny_folder, tmp_path / "run", "the job", len(PHASES)) == 0
+    assert of_two_processes(tiny_folder, tmp_path / "run") == 0
     assert_alike(tmp_path / "run", of_two)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from processes import holding, python, start, torchrun
+from processes import holding, together, warm
 from small_runs import CPU, small, train
 
 from tlutils.runs import openings
@@ -167,22 +167,24 @@ def test_a_look_while_another_process_holds_the_count_is_said_and_keeps_its_numb
     assert counted(own) == ONCE
 
 
-COUNT = """
-import sys; from tlutils.runs import openings; from tlutils.runs.folder import Run
-for _ in range(5): openings.record(Run.load(sys.argv[1]), "evaluate", openings.settings(0, None))
-"""
+def look_often(folder):
+    for _ in range(5):
+        openings.record(Run.load(folder), "evaluate", openings.settings(0, None))
 
 
 def test_processes_that_look_at_the_same_time_are_all_counted(own):
-    jobs = [start("-c", COUNT, own) for _ in range(2)]
-    assert [job.wait() for job in jobs] == [0, 0]
+    jobs = [warm.Process(target=look_often, args=(own,)) for _ in range(2)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert [job.exitcode for job in jobs] == [0, 0]
     assert counted(own) == {"times": 11, "settings": 1} and len(rows_of(own)) == 11
 
 
-@pytest.mark.slow
 def test_several_processes_are_one_look(own):
     words = ["-m", "tlutils", "evaluate", own, "--device", "cpu", "--precision", "fp32"]
-    said = python(*torchrun(*words)).stdout
+    said = together(*words).stdout
     assert counted(own)["times"] == 2 and said.count("scored 2 times") == 1
 
 

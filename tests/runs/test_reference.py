@@ -79,7 +79,7 @@ def test_the_furthest_of_few_validation_patients_is_the_limit(run):
     assert found["distance"].max() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("freeze", ["none", "up to layer2"])
+@pytest.mark.parametrize("freeze", ["none", pytest.param("up to layer2", marks=pytest.mark.slow)])
 def test_a_network_that_has_learned_tells_them_too(freeze, tiny_folder, tmp_path, odd):
     trained = small("chest-resnet18-finetune", backbone="resnet18", freeze=freeze)
     done = train(tiny_folder, tmp_path / "run", trained)

@@ -732,7 +732,7 @@ def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path
     fast = {"fp32": 9.0, "bf16": 1.0}
     rate = lambda model, machine, *_: fast[machine.precision]  # noqa: E731
     monkeypatch.setattr(speed, "_images_per_second", rate)
-    changes = {"backbone": "resnet18", "freeze": "none", "head": "linear", "views": 0}
+    changes = {"backbone": "shufflenet_v2_x0_5", "freeze": "none", "head": "linear", "views": 0}
     how = {"device": "cpu", "precision": "auto", "limit": 24}
     done = train(tiny_folder, tmp_path / "run", small(**changes, epochs=1), **how)
     assert done.about["machine"]["precision"] == "fp32" and done.machine("cpu").precision == "fp32"

@@ -175,18 +175,19 @@ def test_an_answer_that_fails_is_a_sentence_and_the_next_one_works(answerer, sca
 # Over real sockets
 
 
-def test_two_hundred_at_once_are_all_answered_and_memory_stays_flat(served, memory, scan):
+@pytest.mark.parametrize("number", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_many_at_once_are_all_answered_and_memory_stays_flat(number, served, memory, scan):
     address, pid = served
     limits = httpx.Limits(max_connections=None)
     large = scan + bytes(4 * 2**20)  # what follows the end of a JPEG is not looked at
     with httpx.Client(base_url=address, timeout=300, limits=limits) as client:
         first_answer = client.post("answer", content=large).json()
         before = memory(pid)
-        with ThreadPoolExecutor(200) as many:
-            found = list(many.map(lambda _: client.post("answer", content=large), range(200)))
+        with ThreadPoolExecutor(number) as many:
+            found = list(many.map(lambda _: client.post("answer", content=large), range(number)))
     assert {one.status_code for one in found} == {200}
     assert all(one.json() == first_answer for one in found)
-    assert memory(pid) - before < 150 * 2**20  # of 800 MB that were sent
+    assert memory(pid) - before < 150 * 2**20  # of 800 MB that 200 send
 
 
 def asked(address: str, *lines: str, more: bytes = b"", wait: bool = True) -> bytes:
@@ -211,7 +212,10 @@ def test_odd_requests_are_refused_and_hanging_up_harms_nobody(served, scan):
     assert httpx.post(f"{address}answer", content=scan, timeout=300).status_code == 200
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_ctrl_c_ends_it_without_a_trace_of_what_was_sent(sent, code, run, scan):
     with serving(run.folder) as (address, process):
         answer = httpx.post(f"{address}answer?name=Mrs-Smith.png", content=scan, timeout=300)

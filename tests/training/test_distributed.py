@@ -1,4 +1,7 @@
-"""The same command in many processes gives the same result; torchrun is the engine."""
+"""The same command in many processes gives the same result; torchrun is the engine.
+
+It starts what is trained, killed, told to stop and late; where only the answers of two processes count, `together` does.
+"""
 
 import json
 import os
@@ -12,7 +15,7 @@ import pytest
 import small_runs
 import torch
 import two_processes
-from processes import python, start, torchrun
+from processes import python, start, together, torchrun
 
 from tlutils.__main__ import main
 from tlutils.core import files
@@ -24,16 +27,16 @@ def command(data, out, *more):
     return small_runs.command(data, out, *fixed, *more)
 
 
-def in_two(data, out, *more):
-    """The words after `python` for such a training in two processes."""
-    return torchrun("-m", "tlutils", *command(data, out, *more))
+def words(data, out, *more):
+    """The words after `python` for such a training."""
+    return ["-m", "tlutils", *command(data, out, *more)]
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """What the checks of two_processes.py gave in each of two processes, by one start of them."""
     folder = tmp_path_factory.mktemp("both")
-    python(*torchrun(two_processes.__file__, "cpu", folder))
+    together(two_processes.__file__, "cpu", folder)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -94,10 +97,11 @@ def test_processes_wait_for_hours_while_one_fetches_data(both):
     assert all(found["patience"] >= 6 for found in both)
 
 
-@pytest.mark.parametrize("store", ["auto", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("store", ["auto", "none"])
 def test_two_processes_give_what_one_gives(tiny_folder, tmp_path, store):
     assert main(command(tiny_folder, tmp_path / "one", "--store", store)) == 0
-    said = python(*in_two(tiny_folder, tmp_path / "two", "--store", store)).stdout
+    two = words(tiny_folder, tmp_path / "two", "--store", store)
+    said = (python(*torchrun(*two)) if store == "auto" else together(*two)).stdout
     assert sum(line.startswith("epoch") for line in said.splitlines()) == 4  # one process speaks
     one, two = (pd.read_csv(tmp_path / name / "history.csv") for name in ("one", "two"))
     for column in ("train_loss", "train_accuracy", "val_loss", "val_accuracy"):
@@ -120,8 +124,8 @@ def workers(job, run):
 @pytest.mark.slow
 def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp_path):
     """Kill one process of a longer training; torchrun restarts both and they finish from last.pt."""
-    more = command(tiny_folder, tmp_path / "run", "--set", "epochs=200", "--epochs", "200")
-    job = start(*torchrun("-m", "tlutils", *more, restarts=1), stderr=subprocess.STDOUT)
+    more = words(tiny_folder, tmp_path / "run", "--set", "epochs=200", "--epochs", "200")
+    job = start(*torchrun(*more, restarts=1), stderr=subprocess.STDOUT)
     os.kill(workers(job, tmp_path / "run")[0], signal.SIGKILL)
     said, _ = job.communicate(timeout=300)
     assert job.returncode == 0, said[-3000:]
@@ -131,14 +135,16 @@ def test_a_process_that_dies_ends_the_job_and_a_restart_goes_on(tiny_folder, tmp
 
 LATE = """
 import sys, time, weakref
+from pathlib import Path
 import torch.distributed
 from tlutils.core import devices
 from tlutils.runs import recipes
 from tlutils.runs.train import make_model, prepare
-data, out, seconds = sys.argv[1:]
+data, out, wait = sys.argv[1:]
 with devices.processes("cpu"):
     group = weakref.ref(torch.distributed.group.WORLD)
-    time.sleep(float(seconds) * devices.rank())  # the first has written the run when this one looks
+    while wait and devices.rank() and not Path(out, ".lock").exists():
+        time.sleep(0.1)  # the first has the folder, and waits, when this one looks
     recipe = recipes.get("oct-vgg16").changed({"size": 32, "backbone": "resnet18"})
     run = prepare(recipe, data, out, weights="random", show=False, log=lambda line: None)
     make_model(run)
@@ -148,11 +154,14 @@ assert group() is None, "the group lives on, with threads that may abort the pro
 """
 
 
-def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder, tmp_path):
+@pytest.mark.parametrize("by_torchrun", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(
+    by_torchrun, tiny_folder, tmp_path
+):
     (tmp_path / "late.py").write_text(LATE)
-    for seconds in ("6", "0"):
-        words = (tmp_path / "late.py", tiny_folder, tmp_path / "run", seconds)
-        said = python(*torchrun(*words)).stdout
+    for wait in ("wait", ""):
+        late = (tmp_path / "late.py", tiny_folder, tmp_path / "run", wait)
+        said = (python(*torchrun(*late)) if by_torchrun else together(*late)).stdout
         mine, other = sorted(line for line in said.splitlines() if line.startswith("rank"))
         assert (
             mine.removeprefix("rank 0") == other.removeprefix("rank 1")
@@ -161,22 +170,22 @@ def test_a_process_that_comes_late_takes_up_what_the_first_has_begun(tiny_folder
 
 
 def ended(words):
-    """What a job that must fail said; that it fails soon is the point, as the others would wait for the first."""
-    done = python(*words, check=False, timeout=120)
+    """What two processes that must both fail said; that they end is the point, as the other would wait for the first."""
+    done = together(*words, check=False, timeout=120)
     assert done.returncode != 0
     return " ".join(done.stderr.split())
 
 
 def test_what_the_first_process_finds_wrong_ends_all_of_them(tiny_folder, tmp_path):
     run = tmp_path / "run"
-    assert "nowhere is neither a folder" in ended(in_two(tmp_path / "nowhere", run))
-    assert "outputs is 3" in ended(in_two(tiny_folder, run, "--set", "outputs=3"))
-    assert "nowhere.pth" in ended(in_two(tiny_folder, run, "--weights", "nowhere.pth"))
+    assert "nowhere is neither a folder" in ended(words(tmp_path / "nowhere", run))
+    assert "outputs is 3" in ended(words(tiny_folder, run, "--set", "outputs=3"))
+    assert "nowhere.pth" in ended(words(tiny_folder, run, "--weights", "nowhere.pth"))
 
 
 def test_a_folder_that_is_in_use_is_refused_by_all_processes(tiny_folder, tmp_path):
     with files.locked(tmp_path / "run" / ".lock", "it"):
-        said = ended(in_two(tiny_folder, tmp_path / "run"))
+        said = ended(words(tiny_folder, tmp_path / "run"))
     assert "another process is at work on the run" in said
     assert os.listdir(tmp_path / "run") == [".lock"]
 
@@ -212,11 +221,11 @@ with devices.processes("cpu"):
 
 def test_the_first_process_decides_for_all_and_its_errors_are_everybodys(tmp_path):
     (tmp_path / "first.py").write_text(BY_FIRST)
-    assert python(*torchrun(tmp_path / "first.py")).stdout.count("fine") == 2
+    assert together(tmp_path / "first.py").stdout.count("fine") == 2
 
 
 def test_a_job_that_is_told_to_stop_ends_whole(tiny_folder, tmp_path):
-    job = start(*in_two(tiny_folder, tmp_path / "run", "--epochs", "4000"))
+    job = start(*torchrun(*words(tiny_folder, tmp_path / "run", "--epochs", "4000")))
     both = workers(job, tmp_path / "run")
     job.send_signal(signal.SIGTERM)
     _, err = job.communicate(timeout=60)
