@@ -19,12 +19,12 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
-    """It, without a window."""
+def chromium(*more: str) -> Iterator[Browser]:
+    """It, without a window, with more of its switches."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        args = ["--no-sandbox", "--disable-gpu"]
+        args = ["--no-sandbox", "--disable-gpu", *more]
         browser = playwright.chromium.launch(executable_path=browser_path(), args=args)
         yield browser
         browser.close()

@@ -212,6 +212,7 @@ def test_make_alone_lists_the_targets():
     ]
 
 
+@pytest.mark.slow
 @needs_make
 def test_an_install_that_failed_is_tried_again(tmp_path):
     shutil.copy(ROOT / "Makefile", tmp_path)

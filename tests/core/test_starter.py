@@ -29,6 +29,7 @@ def python(*words: str, folder: Path, path: str = "") -> str:
     return processes.python(*words, cwd=folder, env={"PYTHONPATH": path}).stdout
 
 
+@pytest.mark.slow
 def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_path):
     told = python("-m", "tlutils", "init", "my project", folder=tmp_path, path=str(ROOT))
     home = tmp_path / "my project"

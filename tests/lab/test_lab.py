@@ -17,13 +17,11 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
-from browsers import browser_path
+from browsers import chromium
 from test_notebooks import NOTEBOOKS, TINY, series  # noqa: F401 - a fixture
 
 TOKEN = "a-token-for-this-test"
 CALM = [
-    "--no-sandbox",
-    "--disable-gpu",
     "--disable-background-networking",
     "--disable-quic",
     "--no-first-run",
@@ -199,28 +197,32 @@ def stop(page) -> None:
     )
 
 
-@pytest.fixture
-def opened(lab: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator:
-    """The page of the notebook that the test names, its kernel ready; a picture of all of it is kept."""
-    from playwright.sync_api import expect, sync_playwright
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with chromium(*CALM) as one:
+        yield one
 
-    kept = Path(os.environ.get("TLUTILS_SCREENSHOTS") or tmp_path)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=CALM)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.goto(f"{lab}/lab/tree/{request.param}?token={TOKEN}&reset")
-        expect(page.locator(".jp-CodeCell").first).to_be_visible(timeout=90_000)
-        expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute(
-            "data-status", "idle", timeout=90_000
-        )
-        yield page
+
+@pytest.fixture
+def opened(browser, lab: str, request: pytest.FixtureRequest) -> Iterator:
+    """The page of the notebook that the test names, its kernel ready; a picture of all of it is kept where one asks."""
+    from playwright.sync_api import expect
+
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto(f"{lab}/lab/tree/{request.param}?token={TOKEN}&reset")
+    expect(page.locator(".jp-CodeCell").first).to_be_visible(timeout=90_000)
+    expect(page.locator(".jp-Notebook-ExecutionIndicator")).to_have_attribute(
+        "data-status", "idle", timeout=90_000
+    )
+    yield page
+    if kept := os.environ.get("TLUTILS_SCREENSHOTS"):
         notebook = page.locator(".jp-WindowedPanel-outer").first
         tall = notebook.evaluate("panel => panel.scrollHeight")
         page.set_viewport_size({"width": 1400, "height": min(tall + 150, 15_000)})
         page.wait_for_timeout(500)  # until it is laid out anew
         notebook.evaluate("panel => panel.scrollTo(0, 0)")
-        page.screenshot(path=kept / f"lab-{Path(request.param).stem}.png")
-        browser.close()
+        page.screenshot(path=Path(kept) / f"lab-{Path(request.param).stem}.png")
+    page.close()
     end_kernels(lab)
 
 
@@ -266,6 +268,7 @@ def test_a_notebook_runs_in_jupyterlab_from_its_first_cell_to_its_last(opened, r
         assert outputs.locator("table").count() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opened", ["training.ipynb"], indirect=True)
 def test_the_stop_button_ends_a_training_that_says_how_to_go_on_and_then_does(opened):
     run_all_cells(opened, "epoch  2")

@@ -182,15 +182,8 @@ FAMILIES = {
     "vgg11": 32,
     "vit_b_32": 224,
 }
-HEAVY = (
-    "densenet121",
-    "efficientnet_v2_s",
-    "inception_v3",
-    "maxvit_t",
-    "vgg11",
-    "vit_b_32",
-    "wide_resnet50_2",
-)
+# One of each way of building: plain, with shortcuts, with shuffled channels, with a pooled head. The others are slow.
+QUICK = ("alexnet", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_0")
 
 
 def up_to_the_middle(model):
@@ -198,7 +191,13 @@ def up_to_the_middle(model):
     return freeze(model, "up to " + names[len(names) // 2].rpartition(".")[0])
 
 
-@pytest.mark.parametrize("backbone", FAMILIES)
+each_family = pytest.mark.parametrize(
+    "backbone",
+    [pytest.param(name, marks=pytest.mark.slow if name not in QUICK else ()) for name in FAMILIES],
+)
+
+
+@each_family
 def test_every_family_is_frozen_and_cut_where_one_tensor_passes(backbone):
     model = build(backbone, 3, "linear", device="meta")
     images = torch.empty(2, 3, FAMILIES[backbone], FAMILIES[backbone], device="meta")
@@ -213,10 +212,7 @@ def test_every_family_is_frozen_and_cut_where_one_tensor_passes(backbone):
     assert prefix.split(train_mode(freeze(model, "none"))) is None
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    [pytest.param(name, marks=pytest.mark.slow if name in HEAVY else ()) for name in FAMILIES],
-)
+@each_family
 def test_every_family_answers_the_same_from_a_store_as_from_the_files(backbone, tmp_path):
     draw, size = np.random.default_rng(0), FAMILIES[backbone]
     for i in range(3):

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import make_book
 import nbformat
 import pytest
-from browsers import browser_path
+from browsers import chromium
 from contrast import GRAPHICS, WORDS, contrast, css_colors
 from nbformat import v4
 from test_notebooks import NOTEBOOKS, each_notebook, series  # noqa: F401
@@ -178,14 +178,8 @@ def test_all_colors_of_the_book_can_be_read_on_their_grounds(scheme):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"]
-        )
-        yield opened
-        opened.close()
+    with chromium() as one:
+        yield one
 
 
 # For each text that is shown: its color, and the grounds behind it from the inside out.
@@ -216,17 +210,18 @@ def of_css(color: str) -> tuple:
     "screen",
     [pytest.param(name, marks=pytest.mark.slow if name != "light" else ()) for name in SCREENS],
 )
-def test_the_book_of_the_series_is_whole_on_every_screen(series, browser, screen, tmp_path):  # noqa: F811
+def test_the_book_of_the_series_is_whole_on_every_screen(series, browser, screen):  # noqa: F811
     out, (width, scheme) = series[1], SCREENS[screen]
     pages = sorted(out.glob("*.html"))
     assert len(pages) > len(NOTEBOOKS), series[0]["stderr"]
-    kept = Path(os.environ.get("TLUTILS_SCREENSHOTS") or tmp_path)
+    kept = os.environ.get("TLUTILS_SCREENSHOTS")
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     tab, asked = context.new_page(), []
     tab.on("request", lambda request: asked.append(request.url))
     for path in pages:
         tab.goto(path.as_uri())
-        tab.screenshot(path=kept / f"book-{path.stem}-{screen}.png", full_page=True)
+        if kept:
+            tab.screenshot(path=Path(kept) / f"book-{path.stem}-{screen}.png", full_page=True)
         assert tab.evaluate("document.documentElement.scrollWidth") <= width, path.name
         assert tab.locator("script, img:not([alt]), img[alt='']").count() == 0, path.name
         assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")

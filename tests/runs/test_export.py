@@ -158,7 +158,11 @@ def home(two_classes, trained, tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("how", [{}, {"calibrated": True}, {"adapted": "site"}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{}, pytest.param({"calibrated": True}, marks=pytest.mark.slow), {"adapted": "site"}],
+    ids=str,
+)
 def test_thresholds_and_temperatures_are_the_runs(home, how, tmp_path):
     found = export(home.folder, tmp_path / "model.onnx", show=False, **how)
     wanted = predict(home.folder, [home.root], **CPU, **how).set_index("path")
@@ -192,6 +196,7 @@ def test_a_model_that_answers_otherwise_is_not_left(home, tmp_path, monkeypatch)
     assert (tmp_path / "model.onnx").read_bytes() == b"an earlier one"
 
 
+@pytest.mark.slow
 def test_where_the_exporters_fusions_are_wrong_it_is_converted_without(home, tmp_path, monkeypatch):
     spoiled(monkeypatch, lambda fused: fused)
     assert export(home.folder, tmp_path / "model.onnx", show=False)["difference"] < 1e-5

@@ -188,7 +188,10 @@ def test_it_works_with_keys_alone(page, tiny_folder):
     indirect=True,
     ids=["light", "dark"],
 )
-@pytest.mark.parametrize("width", [320, 390, 1200])
+@pytest.mark.parametrize(
+    "width",
+    [320, pytest.param(390, marks=pytest.mark.slow), pytest.param(1200, marks=pytest.mark.slow)],
+)
 def test_it_fits_every_width(page, width, scans):
     page.set_viewport_size({"width": width, "height": 800})
     long = "a-name-without-any-place-to-break-it-" * 4 + "png"
