@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -67,6 +68,12 @@ def test_the_fastest_way_is_taken_where_it_is_clearly_faster(model, monkeypatch,
     chosen = speed.fastest(model, BF16, 64, 32)
     assert (chosen.precision, chosen.channels_last) == ("fp32", True)
     assert {way[2:] for way in asked} == {(64, 16)}, "16 images at most"
+
+
+def test_waiting_for_a_busy_machine_does_not_count(model):
+    """A way that had to wait would look slow, and another would be kept for good."""
+    model.register_forward_pre_hook(lambda *_: time.sleep(1))
+    assert speed._images_per_second(model, FP32, 32, 2) > 2, "2 images took a second of waiting"
 
 
 def test_a_little_faster_is_no_reason_to_leave_what_the_machine_is_made_for(model, monkeypatch):
