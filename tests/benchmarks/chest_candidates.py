@@ -96,7 +96,7 @@ def main() -> None:
             rows.append(which | summed_up(run, answers) | gained(first, answers))
             others = stressed(run, held_out)
             thresholds += [which | one for one in at_each_rule(answers, others)]
-            about = described(records.load(manifest), records.load(held_out), given)
+            about = described(run, records.load(manifest), records.load(held_out), given)
             write(pd.DataFrame(rows), about, given.out)
             write(
                 pd.DataFrame(thresholds), about, given.out.with_stem(f"{given.out.stem}_thresholds")
@@ -208,7 +208,9 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def described(table: pd.DataFrame, held_out: pd.DataFrame, given: argparse.Namespace) -> dict:
+def described(
+    run: Run, table: pd.DataFrame, held_out: pd.DataFrame, given: argparse.Namespace
+) -> dict:
     """What the tables were made by."""
     parts = dict(list(table.groupby("split"))) | {"held out": held_out}
     return {
@@ -220,6 +222,7 @@ def described(table: pd.DataFrame, held_out: pd.DataFrame, given: argparse.Names
         "training": f"chest-best with the named changes, {given.epochs} epochs after the head's",
         "threshold": "a candidate's is Youden's of the stressed validation images that are measured",
         **machine_facts(),
+        "precision": run.about["machine"]["precision"],
     }
 
 
