@@ -342,6 +342,7 @@ def test_audit_fix_writes_a_manifest_that_does_not_leak(near, tiny_folder, tmp_p
     assert main(["audit", str(leaky), *near, "--fix", str(clean)]) == 1
     out, _ = said()
     assert "1  unreadable" in out and "1  copies" in out and "drawn anew by patient" in out
+    assert f"train from it: python -m tlutils train RECIPE --data {clean} --out" in out
     assert main(["audit", str(clean), *near]) == 0
     assert "LEAK" not in said()[0] and len(pd.read_csv(clean)) == 65
     assert len(list(leaky.rglob("*.jpeg"))) == 67  # no file was touched

@@ -181,6 +181,8 @@ def _audit(given: _Arguments) -> int:
             print(f"{step.images:>8,}  {step.step}: {step.what}")
         print(f"\n{records.counts(cleaned.records).to_string()}\n")
         print(leak_verdict(audit_splits(cleaned.records)))
+        table = shlex.quote(str(given.fix))
+        print(f"train from it: python -m tlutils train RECIPE --data {table} --out runs/NAME")
     return _BAD_NEWS if leak else _DONE
 
 

@@ -157,7 +157,7 @@ def test_what_is_no_image_is_told_in_a_sentence_and_the_next_one_is_answered(
 def test_an_image_unlike_all_others_is_said_to_be_aloud(page):
     drop(page, blank_png=whole_png(64, 48))
     shows(page, "unlike the training images")
-    assert "means nothing" in page.locator("#unlike").inner_text()
+    assert "may mean nothing" in page.locator("#unlike").inner_text()
 
 
 @pytest.mark.browser

@@ -220,6 +220,7 @@ def _told(found: dict) -> list[str]:
         f"{found['model']} ({found['bytes'] / 1e6:.1f} MB, ONNX opset {to_onnx.OPSET}): compared "
         f"with the run on {many(sum(found['compared'].values()))} ({kinds}), both in fp32; "
         f"probabilities differ by at most {found['difference']:.1g}",
-        f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone: "
+        f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone (for DICOM files "
+        "pydicom, too): "
         f"python {shlex.quote(str(found['script']))} IMAGE_OR_FOLDER --out answers.csv",
     ]

@@ -513,6 +513,7 @@ def _line(state: State) -> str:
     frozen = f" (frozen part {filled:.1f})" if filled > 0.05 else ""
     train = f"train loss {row['train_loss']:.3f} acc {row['train_accuracy']:.3f}"
     star = " *" if state.best_epoch == row["epoch"] else ""
+    star += " (the best so far)" if state.epoch == 1 else ""
     return f"epoch {row['epoch']:>2}  {train}{val}  {row['seconds']:.1f} s{frozen}{star}"
 
 
@@ -539,7 +540,8 @@ def _share_of_peak(
     seconds = state.history[-1]["seconds"]
     share = work / seconds / speed.matrix_rate(state.machine)
     rate = sum(source.n for source in sources) / seconds
-    return f"{rate:.0f} images/s, {share:.0%} of what this machine's matrix products allow"
+    part = f"{share:.0%}" if share >= 0.005 else "less than 1%"
+    return f"{rate:.0f} images/s, {part} of what this machine's matrix products allow"
 
 
 def _interrupt(state: State, checkpoint: str | Path | None) -> str:
@@ -548,8 +550,8 @@ def _interrupt(state: State, checkpoint: str | Path | None) -> str:
     state.model.eval()
     if not state.epoch:
         return (
-            "stopped before an epoch was whole; the model may be half trained, so build it anew "
-            "for the next try"
+            "stopped before an epoch was whole: the next try begins the first one again (in Python "
+            "with a model built anew, as this one may be half trained)"
         )
     state.model.load_state_dict(state.best_state, strict=False)
     again = "with a checkpoint=..., the same call would go on from there"

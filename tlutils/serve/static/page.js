@@ -184,7 +184,7 @@ function showDistance(result) {
   let words = `Like the training images: distance ${far}, where 1 is the limit.`;
   if (result.unlike) {
     words = `Unlike the training images: distance ${far}, where 1 is the limit. `;
-    words += "What the model answers here means nothing.";
+    words += "What the model answers here may mean nothing.";
   }
   if (result.unlike === null) {
     words = "Whether this image is like the training images cannot be told for this run.";
