@@ -185,8 +185,9 @@ def _audit(given: _Arguments) -> int:
 
 
 def _print_finding(row: object) -> None:
-    share = f"{row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f"{row.found:,}"
-    print(f"{row.verdict:>8}  {row.check}, {row.splits}: {share}")
+    share = f": {row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f": {row.found:,}"
+    share = "" if row.verdict == "unknown" else share
+    print(f"{row.verdict:>8}  {row.check}, {row.splits}{share}")
     if row.verdict != "ok":
         text = f"{row.meaning} E.g. {row.examples}" if row.examples else row.meaning
         print(textwrap.indent(textwrap.fill(text, 100, break_long_words=False), " " * 10))
