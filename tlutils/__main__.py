@@ -167,8 +167,9 @@ def _audit(given: _Arguments) -> int:
     print(counts.to_string(), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
+    by = "image" if records.unknown_patient(table).all() else "patient"
     divided = (table["split"] != "").any()
-    print(f"\n{verdict}{'' if divided else '; train divides the images, by patient'}")
+    print(f"\n{verdict}{'' if divided else f'; train divides the images, by {by}'}")
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
         told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
