@@ -127,6 +127,10 @@ def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
     assert "train divides" not in said()[0]
     assert main(["audit", str(tiny_folder / "train")]) == 0
     assert "no two splits to compare; train divides the images, by patient" in said()[0]
+    assert main(["audit", str(tiny_folder / "train"), "--patient", "none"]) == 0
+    assert "no two splits to compare; train divides the images, by image" in said()[0]
+    assert main(["audit", str(tiny_folder), "--patient", "none"]) == 0
+    assert " unknown  patient in two splits, train & test\n" in said()[0]
     leaky = tmp_path / "leaky"
     shutil.copytree(tiny_folder, leaky)
     path = next((leaky / "train" / "CNV").iterdir())

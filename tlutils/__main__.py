@@ -167,8 +167,9 @@ def _audit(given: _Arguments) -> int:
     print(counts.to_string(), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
+    by = "image" if records.unknown_patient(table).all() else "patient"
     divided = (table["split"] != "").any()
-    print(f"\n{verdict}{'' if divided else '; train divides the images, by patient'}")
+    print(f"\n{verdict}{'' if divided else f'; train divides the images, by {by}'}")
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
         told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
@@ -187,8 +188,9 @@ def _audit(given: _Arguments) -> int:
 
 
 def _print_finding(row: object) -> None:
-    share = f"{row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f"{row.found:,}"
-    print(f"{row.verdict:>8}  {row.check}, {row.splits}: {share}")
+    share = f": {row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f": {row.found:,}"
+    share = "" if row.verdict == "unknown" else share
+    print(f"{row.verdict:>8}  {row.check}, {row.splits}{share}")
     if row.verdict != "ok":
         text = f"{row.meaning} E.g. {row.examples}" if row.examples else row.meaning
         print(textwrap.indent(textwrap.fill(text, 100, break_long_words=False), " " * 10))

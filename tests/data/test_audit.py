@@ -171,15 +171,41 @@ def test_unknown_patients_are_counted_and_named_in_the_verdict():
         [
             ("train/A/x.png", "train", "A"),
             ("train/B/B1.png", "train", "B"),
+            ("train/B/CNV-8-1.png", "train", "B"),
             ("test/A/y.png", "test", "A"),
             ("test/B/CNV-7-1.png", "test", "B"),
         ]
     )
     row = finding(audit_splits(found), "unknown patient", "all")
-    assert (row["found"], row["of"], row["verdict"]) == (3, 4, "warning")
+    assert (row["found"], row["of"], row["verdict"]) == (3, 5, "warning")
     rule = re.search("--patient '(.*?)' reads 123 from 123_left.png", row["meaning"])[1]
     assert re.search(rule, "123_left.png")["patient"] == "123"
     assert leak_verdict(audit_splits(found)).endswith("; the patient of 3 images is unknown")
+
+
+@pytest.mark.parametrize("known", ["none", "train"])
+def test_where_no_patient_of_a_split_is_known_none_is_called_on_one_side_only(known, tmp_path):
+    for split, label, i in [(s, c, i) for s in ("train", "test") for c in "AB" for i in range(2)]:
+        file = tmp_path / split / label / f"{split}{label}{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(file.name.encode())
+    table = records.inspect(records.scan(tmp_path), tmp_path, decode=False).assign(problem="")
+    table["patient"] = table["patient"].mask(table["split"] == known, table["path"])
+    found = audit_splits(table)
+    row = finding(found, "patient in two splits")
+    assert row["verdict"] == "unknown" and not leaks(found)
+    split = "test" if known == "train" else "train"
+    assert row["meaning"].startswith(f"No patient of {split} is known")
+    verdict = leak_verdict(found)
+    n = 8 if known == "none" else 4
+    assert verdict == (
+        f"no file or name is on two sides; whether a patient is, is unknown for {n} of 8 images"
+    )
+    same_names = found.assign(found=found["found"].mask(found["check"].str.startswith("base"), 1))
+    same_names = same_names[~same_names["check"].str.contains("bytes")]
+    assert leak_verdict(same_names) == (
+        f"files were not compared; whether a patient is on two sides is unknown for {n} of 8 images"
+    )
 
 
 def test_a_class_missing_in_a_split_is_named():

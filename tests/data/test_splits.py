@@ -324,6 +324,33 @@ def test_a_seed_draws_a_division_of_its_own():
     assert one.equals(splits.divide(with_own_folders(), seed=1)[0]["split"]) and not one.equals(two)
 
 
+@pytest.mark.parametrize(
+    ("official", "unknown", "how"),
+    [
+        ("", 40, "divided by image: no patient is known"),
+        (
+            "",
+            10,
+            "divided by patient; 10 of 40 images, whose patient is unknown, each as one of its own",
+        ),
+        (
+            "test",
+            40,
+            "divided by image: no patient is known; the data set's own test images are kept, as "
+            "none of their files is elsewhere",
+        ),
+    ],
+)
+def test_images_of_unknown_patients_are_not_called_divided_by_patient(official, unknown, how):
+    found = patients({f"{label}{i}": {label: 2} for label in "AB" for i in range(10)})
+    found["patient"] = found["patient"].mask(found.index < unknown, "?" + found["path"])
+    found["split"] = [official if i % 5 == 0 else "" for i in range(40)]
+    assert splits.divide(found)[1] == how
+    if official:
+        found["split"] = found["split"].replace("", "train")
+        assert splits.divide(found, "official")[1].endswith("validation images taken from train")
+
+
 def test_an_unknown_rule_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="'files'.*patient, image, official"):
         splits.divide(with_own_folders(), "files")

@@ -68,6 +68,13 @@ def test_audit_bars_are_the_shares_in_the_colors_of_the_verdicts():
     assert title(ax) == "The audit found 1 leak and 1 warning in 3 checks"
 
 
+def test_what_the_audit_could_not_tell_is_written_beside_its_check():
+    unknown = audit_table().assign(verdict="unknown", found=0, share=0.0)
+    ax = of_data.audit(unknown)
+    assert words(ax.texts) == ["unknown"] * 3
+    assert title(ax) == "The audit found nothing in 3 checks"
+
+
 def test_split_bars_fill_each_split_and_name_one_that_is_missing():
     only_train = table_of({("train", "CNV"): 3, ("train", "NORMAL"): 1})
     before, after = of_data.split_bars(only_train, table_of(COUNTS))

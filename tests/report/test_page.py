@@ -192,6 +192,22 @@ def test_images_and_patients_are_counted_for_each_side_and_class(run, tmp_path):
         }
 
 
+def test_a_run_whose_patients_are_unknown_tells_of_none(tiny_folder, tmp_path):
+    for i, path in enumerate(sorted(tiny_folder.rglob("*.jpeg"))):
+        (tmp_path / "data" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "data" / path.parent.name / f"{i}.jpeg")
+    with pytest.warns(UserWarning, match="the patients of 64 of 64 images are unknown"):
+        done = train(tmp_path / "data", tmp_path / "run", small(epochs="1"))
+    page = written(done, tmp_path)
+    assert "Divided by image: no patient is known." in page.sections["data"]
+    assert {cells["patients"] for cells in page.table("data").values()} == {"unknown"}
+    checks = page.table("data", 1)
+    (shared,) = (row for name, row in checks.items() if name.startswith("patient in two splits"))
+    assert (shared["verdict"], shared["found"]) == ("unknown", "unknown")
+    assert "unknown for 64 of 64 images" in page.words.partition("patients")[2]
+    assert "no patient is on two sides" not in page.words and "by the file names" not in page.words
+
+
 def test_thresholds_come_from_validation_and_are_measured_on_test(binary, tmp_path):
     table, said = written(binary, tmp_path).table("thresholds"), binary.predictions
     val, test = (said[said["split"] == split].reset_index(drop=True) for split in ("val", "test"))

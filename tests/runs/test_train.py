@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -231,6 +232,29 @@ def test_the_official_split_is_kept_when_asked_for_and_its_leak_is_said(tiny_fol
     )
 
 
+@pytest.mark.parametrize("known", [0, 24])
+def test_a_division_without_known_patients_is_not_called_one_by_patient(
+    tiny_folder, tmp_path, known
+):
+    for i, path in enumerate(sorted(tiny_folder.rglob("*.jpeg"))):
+        name = path.name if i < known else f"{i}.jpeg"
+        (tmp_path / "data" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "data" / path.parent.name / name)
+    lines = []
+    advice = "--patient RULE.*, and train anew into another folder$"
+    with pytest.warns(UserWarning, match=f"of {64 - known} of 64 images are unknown.*{advice}"):
+        begun = begin(tmp_path / "data", tmp_path / "run", log=lines.append)
+    verdict = begun.about["audit"]["verdict"]
+    if known:
+        assert lines[0].startswith("divided by patient; 40 of 64 images, whose patient is unknown")
+        assert "patients" in lines[1] and verdict.startswith("no patient, file or name is on two")
+    else:
+        assert lines[0] == "divided by image: no patient is known" and "patient" not in lines[1]
+        assert re.fullmatch(r"train: \d+ images, val: \d+ images, test: \d+ images", lines[1])
+        told = "no file or name is on two sides; whether a patient is, is unknown for 64 of 64"
+        assert verdict == f"{told} images" and verdict in begun.caption
+
+
 def test_broken_files_of_many_kinds_are_left_out_and_listed(tiny_folder, tmp_path):
     data = tmp_path / "broken"
     shutil.copytree(tiny_folder, data)
@@ -287,7 +311,9 @@ def test_a_recipe_can_train_its_head_first(tiny_folder, tmp_path, monitor):
         "chest-resnet18-finetune", head_epochs="2", layer_decay="0.5", monitor=monitor
     )
     told = []
-    done = train(tiny_folder, tmp_path / "run", two_parts, on_epoch_end=told.append)
+    with pytest.warns(UserWarning, match="the validation set has") as noted:
+        done = train(tiny_folder, tmp_path / "run", two_parts, on_epoch_end=told.append)
+    assert sum("the validation set has" in str(one.message) for one in noted) == 1
     assert done.history["part"].tolist() == ["head", "head", "all", "all"]
     pd.testing.assert_frame_equal(pd.DataFrame(told)[done.history.columns], done.history)
     assert done.history[monitor].between(0, 1).all()

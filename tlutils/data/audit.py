@@ -111,8 +111,9 @@ def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame, one row a check and pair of splits: check, splits ("train & test", or "all"), found
-        (images of the second-named split concerned), of, share (0 to 1), verdict ("leak", "warning"
-        or "ok"), examples (up to three paths) and meaning (a sentence).
+        (images of the second-named split concerned), of, share (0 to 1), verdict ("leak",
+        "warning", "unknown" where no patient of a split is known, or "ok"), examples (up to three
+        paths) and meaning (a sentence).
 
     Raises
     ------
@@ -160,6 +161,12 @@ def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], check: str) -
     column, verdict, bad, good = _SHARED[check]
     first, second = (parts[split] for split in pair)
     of = len(second)
+    if column == "patient":
+        for split, part in zip(pair, (first, second), strict=True):
+            if unknown_patient(part).all():
+                told = f"No patient of {split} is known, so whether {pair[0]} and {pair[1]} share "
+                told += "one cannot be told."
+                return _row(check, " & ".join(pair), [], of, "", told) | {"verdict": "unknown"}
     if column == "sha256":
         first, second = first[comparable(first)], second[comparable(second)]
     codes = pd.factorize(pd.concat([first[column], second[column]]))[0]  # isin is slow for text
@@ -260,14 +267,24 @@ def leak_verdict(found: pd.DataFrame) -> str:
             how = f"look like images of {first}"
         return f"LEAK: {worst['found']:,} of {worst['of']:,} {second} images {how}"
     total = found.groupby("check")["found"].sum()
-    words = dict(zip(_SHARED, ("patient", "file", "name"), strict=True))
-    clean = [word for check, word in words.items() if total.get(check) == 0]
-    if not clean:
+    if "patient in two splits" not in total:
         return "there are no two splits to compare"
-    sentence = f"no {', '.join(clean[:-1])}{' or ' if clean[1:] else ''}{clean[-1]} is on two sides"
-    sentence += "" if "identical bytes in two splits" in total else "; files were not compared"
-    unknown = total["unknown patient"]
-    return sentence + (f"; the patient of {many(unknown)} is unknown" if unknown else "")
+    words = dict(zip(_SHARED, ("patient", "file", "name"), strict=True))
+    unsure = set(found.loc[found["verdict"] == "unknown", "check"])
+    clean = [word for check, word in words.items() if total.get(check) == 0 and check not in unsure]
+    told = []
+    if clean:
+        both = " or ".join(filter(None, (", ".join(clean[:-1]), clean[-1])))
+        told += [f"no {both} is on two sides"]
+    if "identical bytes in two splits" not in total:
+        told += ["files were not compared"]
+    unknown, of = found.loc[found["check"] == "unknown patient", ["found", "of"]].iloc[0]
+    if unsure:
+        who = "a patient is," if clean else "a patient is on two sides"
+        told += [f"whether {who} is unknown for {unknown:,} of {many(of)}"]
+    elif unknown:
+        told += [f"the patient of {many(unknown)} is unknown"]
+    return "; ".join(told)
 
 
 def assert_no_leak(

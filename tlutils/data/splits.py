@@ -64,20 +64,31 @@ def divide(
         own = bool((good["split"] == "test").any())
         keep = own and not _test_is_shared(good)
         draw = by_patient if rule == "patient" else by_image
-        divided, how = draw(good, val, test, seed, keep_test=keep), _how(rule, own, keep)
+        divided = draw(good, val, test, seed, keep_test=keep)
+        how = _how(rule, own, keep, len(good), _unknown(good))
     table = pd.concat([divided, bad.assign(split="")]).sort_index() if len(bad) else divided
     return table.reset_index(drop=True), how
 
 
-def _how(rule: str, own: bool, keep: bool) -> str:
+def _unknown(good: pd.DataFrame) -> int:
+    """How many images are of unknown patients, and so each of one of its own."""
+    return int(good["patient"].astype(str).str.startswith("?").sum())
+
+
+def _how(rule: str, own: bool, keep: bool, n: int, unknown: int) -> str:
     kept = "; the data set's own test images are kept, "
     if rule == "image":
         how = "divided at random by image: patients may be on two sides, so validation flatters"
         return how + (f"{kept}which show none of these patients" if keep else "")
+    how = "divided by patient"
+    if unknown:
+        how += f"; {unknown:,} of {n:,} images, whose patient is unknown, each as one of its own"
+    how = "divided by image: no patient is known" if unknown == n else how
+    known = "files" if unknown == n else "patients"
     if keep:
-        return f"divided by patient{kept}as none of their patients is elsewhere"
-    shared = "; the data set's own test images share patients with the rest, so all images were "
-    return "divided by patient" + (f"{shared}divided anew" if own else "")
+        return f"{how}{kept}as none of their {known} is elsewhere"
+    shared = f"; the data set's own test images share {known} with the rest, so all images were "
+    return how + (f"{shared}divided anew" if own else "")
 
 
 def _official(good: pd.DataFrame, val: float, seed: int) -> tuple[pd.DataFrame, str]:
@@ -92,7 +103,8 @@ def _official(good: pd.DataFrame, val: float, seed: int) -> tuple[pd.DataFrame, 
     train = good[good["split"] == "train"].assign(split="")
     rest = by_patient(train, val, 0.0, seed)
     divided = pd.concat([rest, good[good["split"] == "test"]]).sort_index()
-    return divided, f"{how}; validation patients taken from train"
+    taken = "images" if _unknown(train) == len(train) else "patients"
+    return divided, f"{how}; validation {taken} taken from train"
 
 
 def _test_is_shared(good: pd.DataFrame) -> bool:

@@ -175,12 +175,13 @@ def audit(audit: pd.DataFrame, ax: Axes | None = None, caption: str = "") -> Axe
     columns = ("check", "splits", "found", "of", "share", "verdict")
     require(audit, columns, "pass what audit.audit_splits gives")
     (ax,) = panels(ax, 1.1 + 0.26 * len(audit))
-    ax.barh(range(len(audit)), audit["share"], color=audit["verdict"].map(VERDICTS))
+    colors = {**VERDICTS, "unknown": GREY}
+    ax.barh(range(len(audit)), audit["share"], color=audit["verdict"].map(colors))
     names = []
     for y, row in enumerate(audit.itertuples()):
-        fine = row.verdict == "ok"
+        fine = row.verdict in ("ok", "unknown")
         share = f"{row.found:,} of {row.of:,} ({percent(row.share)})"
-        found = "ok" if fine else f"{row.verdict}: {share}"
+        found = row.verdict if fine else f"{row.verdict}: {share}"
         weight = "bold" if row.verdict == "leak" else "normal"
         note_at_right(ax, y, found, color=GREY if fine else DARK, weight=weight)
         names.append(row.check if row.splits == "all" else f"{row.check}, {row.splits}")

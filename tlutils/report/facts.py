@@ -382,6 +382,11 @@ def made_with(run: Run) -> dict[str, str]:
     machine, data, how = run.about["machine"], run.about["data"], run.metrics["interval"]
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
     by_hand = "told by a manifest, a pattern (--patient) or DICOM files"
+    unknown, told = int(records.unknown_patient(run.records).sum()), []
+    if unknown < len(run.records):
+        told += ["told by the file names" if named else by_hand]
+    if unknown:
+        told += [f"unknown for {unknown:,} of {images(len(run.records))}"]
     return {
         "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
@@ -390,6 +395,6 @@ def made_with(run: Run) -> dict[str, str]:
         f"intervals {how['seed']}",
         "weights before": _weights(run),
         "data": f"folder {_data(run)}, {images(data['images'])}, fingerprint {data['fingerprint']}",
-        "patients": "told by the file names" if named else by_hand,
+        "patients": "; ".join(told),
         "files": "recipe.json has every setting, records.csv every image and its side",
     }

@@ -49,7 +49,7 @@ _ON_TOP_OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "auc")
 _OF_A_CLASS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
 _OF_A_THRESHOLD = ("sensitivity", "specificity", "accuracy")
 _RULES = {"one half": None, "Youden": "youden", "sensitivity of 95\u00a0%": "sensitivity>=0.95"}
-_TONES = {"leak": "bad", "warning": "warning", "ok": "good"}
+_TONES = {"leak": "bad", "warning": "warning", "unknown": "warning", "ok": "good"}
 _ERRORS, _PIXELS = 12, 240  # so many pictures of 240 x 240 keep the page well below 2 MB
 
 
@@ -146,7 +146,8 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
 
 
 def _leak_tone(run: Run) -> str:
-    return "bad" if run.about["audit"]["leak"] else "good"
+    unsure = records.unknown_patient(run.records).all()
+    return "bad" if run.about["audit"]["leak"] else "warning" if unsure else "good"
 
 
 def _ends(value: dict) -> str:
@@ -158,11 +159,12 @@ def _data(run: Run, audit: pd.DataFrame) -> Html:
     used = good[good["split"] != ""]
     parts = {word: used[used["split"] == split] for split, word in SPLIT_NAMES.items()}
     parts = {word: part for word, part in parts.items() if len(part)} | {"all": used}
+    nobody = records.unknown_patient(used).all()
     rows = []
     for word, part in parts.items():
         each = [(part["label"] == name).sum() for name in run.classes]
-        counted = (*each, len(part), part["patient"].nunique())
-        rows.append([word, *(number(int(n)) for n in counted)])
+        patients = "unknown" if nobody else number(part["patient"].nunique())
+        rows.append([word, *(number(int(n)) for n in (*each, len(part))), patients])
     broken, left = len(records.problems(run.records)), len(run.records) - len(used)
     causes = {"no whole image": broken, "another split knows it": left - broken}
     how = run.about["data"]["split"]
@@ -184,9 +186,10 @@ def _findings(audit: pd.DataFrame) -> list[list[object]]:
         for verdict in ("leak", "warning")
         for row in audit[audit["verdict"] == verdict].itertuples()
     ]
-    for check, rows in audit[audit["verdict"] == "ok"].groupby("check", sort=False):
-        meaning = rows["meaning"].iloc[0] if len(rows) == 1 else ""
-        found.append((check, ", ".join(rows["splits"]), "ok", "none", meaning))
+    for verdict, said in (("unknown", "unknown"), ("ok", "none")):
+        for check, rows in audit[audit["verdict"] == verdict].groupby("check", sort=False):
+            meaning = rows["meaning"].iloc[0] if len(rows) == 1 else ""
+            found.append((check, ", ".join(rows["splits"]), verdict, said, meaning))
     return [
         [
             text(check, tag("small", where)),

@@ -47,7 +47,7 @@ from ..training.loop import Fit
 from . import openings, recipes, reference
 from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
-from .use import checked_patient_rule, predict_records
+from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
 
 def train(
@@ -407,6 +407,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     # Raises where it cannot be.
     build(**recipe.model_arguments(len(classes)), weights="random", device="meta")
     _warn_of_missing(run.records, classes)
+    warn_of_unknown_patients(good, ", and train anew into another folder", stacklevel=6)
     about["data"] |= {
         "root": str(root),
         "top": _top(run.records, root),
@@ -444,10 +445,12 @@ def _readable(run: Run, log: Callable[[str], None]) -> pd.DataFrame:
 
 
 def _counted(table: pd.DataFrame) -> str:
-    """How many images and patients each split got."""
+    """How many images and, where some are known, patients each split got."""
     parts = [(split, table[table["split"] == split]) for split in splits.SPLITS]
+    nobody = records.unknown_patient(table).all()
     return ", ".join(
-        f"{split}: {many(len(part))} of {many(part['patient'].nunique(), 'patient')}"
+        f"{split}: {many(len(part))}"
+        + ("" if nobody else f" of {many(part['patient'].nunique(), 'patient')}")
         for split, part in parts
         if len(part)
     )
@@ -743,7 +746,9 @@ def fit(
             tell(f"first the head alone, {many(recipe.head_epochs, 'epoch')}")
             options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)
             how["on_epoch_end"] = _of_part(on_epoch_end, "head", 0)
-            with tuning.head_alone(model):
+            with tuning.head_alone(model), warnings.catch_warnings():
+                # What follows says it for both.
+                warnings.filterwarnings("ignore", "the validation set has")
                 head = loop.fit(model, used, options, checkpoint=run.folder / "head.pt", **how)
             how["on_epoch_end"] = _of_part(on_epoch_end, "all", len(head.history))
             state = checkpoints.copy_of_state(model)

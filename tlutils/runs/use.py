@@ -432,16 +432,31 @@ def other_images(
         table = table[table["split"] == split].reset_index(drop=True)
     table = records.inspect(table, root, decode=True, progress=show)
     good = records.readable(table)
+    warn_of_unknown_patients(good, stacklevel=stacklevel + 1)
+    return table, root, source
+
+
+def warn_of_unknown_patients(good: pd.DataFrame, then: str = "", stacklevel: int = 2) -> None:
+    """Say how many patients are unknown, what that spoils and how to tell them; nothing for none.
+
+    Parameters
+    ----------
+    good : DataFrame
+        Readable records.
+    then : str
+        What to do once they are told, as the end of the sentence.
+    stacklevel : int
+        How far above stands the line that the warning points at, as for `warnings.warn`.
+    """
     if unknown := int(records.unknown_patient(good).sum()):
         warnings.warn(
             f"the patients of {unknown} of {len(good)} images are unknown, so each counts as one "
             "of its own; if some are of one person, the intervals are too narrow, and what is "
             "chosen on them looks too good. Where file names tell the patient, say how (--patient "
             "RULE, in Python patient=...); else give a CSV manifest with a column patient, which "
-            "the rule auto reads",
+            f"the rule auto reads{then}",
             stacklevel=stacklevel,
         )
-    return table, root, source
 
 
 def checked_views(run: Run, views: int | None, chosen: dict | None = None) -> int:
