@@ -131,9 +131,24 @@ def test_equal_files_are_found_across_splits_within_splits_and_under_two_labels(
         "b1.png, a4.png",
     )
     within = finding(found, "identical bytes within a split", "train")
-    assert (within["found"], within["verdict"], within["examples"]) == (1, "warning", "a2.png")
+    assert (within["found"], within["verdict"]) == (1, "warning")
+    assert within["examples"] == "a2.png (is a1.png, of another patient)"
     assert finding(found, "identical bytes within a split", "test")["verdict"] == "ok"
     assert leak_verdict(found) == "LEAK: 2 of 3 test images are files of train too"
+
+
+def test_a_copy_under_another_patients_name_is_told_as_such_and_first():
+    rows = [
+        ("a1.png", "train", "A", "1", "x"),
+        ("a2.png", "train", "A", "1", "x"),
+        ("a3.png", "train", "A", "2", "x"),
+        ("a4.png", "train", "A", "?a4.png", "x"),
+    ]
+    found = finding(audit_splits(hashed(rows)), "identical bytes within a split", "train")
+    assert found["examples"] == "a3.png (is a1.png, of another patient), a2.png, a4.png"
+    assert found["meaning"].endswith("counted twice, 1 as another patient's.")
+    alone = finding(audit_splits(hashed(rows[:2])), "identical bytes within a split", "train")
+    assert (alone["examples"], alone["meaning"][-6:]) == ("a2.png", "twice.")
 
 
 def test_records_read_from_a_file_by_pandas_are_audited_as_they_were(tmp_path):

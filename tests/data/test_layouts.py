@@ -6,6 +6,7 @@ import ast
 import os
 import shlex
 import shutil
+import tarfile
 import warnings
 from pathlib import Path
 
@@ -224,6 +225,47 @@ def test_what_is_no_scan_of_the_folder_is_not_taken_for_dicom(tmp_path):
     (tmp_path / "cd" / "link").symlink_to(tmp_path / "disk")
     with pytest.raises(ValueError, match=r"one class folder only \(link\)"):
         layouts.find_root(tmp_path / "cd")
+
+
+def test_gif_webp_and_jfif_files_are_images(tmp_path):
+    names = ["A/1.gif", "A/2.webp", "B/3.JFIF", "B/4.png"]
+    assert records.scan(touch(tmp_path, *names))["path"].tolist() == names
+    assert layouts.find_root(tmp_path) == tmp_path and layouts.images_in(tmp_path) == names
+
+
+def test_images_of_kinds_that_are_not_read_are_counted_in_a_warning(tmp_path):
+    others = [
+        "A/1.jp2",
+        "A/2.JP2",
+        "B/3.nii.gz",
+        "B/nii",
+        "A/a.txt",
+        "B/b.csv",
+        "B/.x.npy",
+        "c.pdf",
+    ]
+    touch(tmp_path, "A/1.png", "B/2.png", *others)
+    left = r"left out of .*: 3 files of kinds that are not read here \(2 \.jp2, 1 \.nii\.gz\); save"
+    for listed in (records.scan, layouts.images_in, lambda folder: layouts.image_files([folder])):
+        with pytest.warns(UserWarning, match=left) as warned:
+            assert len(listed(tmp_path)) == 2
+        assert len(warned) == 1 and warned[0].filename == __file__
+
+
+def test_a_folder_of_nothing_but_images_that_are_not_read_is_refused_with_their_kinds(tmp_path):
+    touch(tmp_path, "A/1.jp2", "B/2.jp2")
+    with pytest.raises(
+        ValueError, match=r"found no image in .*, but 2 files of .*\(2 \.jp2\) \(look"
+    ):
+        layouts.find_root(tmp_path)
+
+
+def test_images_in_tar_files_of_kinds_that_are_not_read_are_counted_too(tmp_path):
+    with tarfile.open(tmp_path / "train-000000.tar", "w") as tar:
+        for name in ("A/1.png", "B/2.gif", "B/3.heic", "B/3.json", "B/._3.heic"):
+            tar.addfile(tarfile.TarInfo(name))
+    with pytest.warns(UserWarning, match=r": 1 file of kinds that are not read here \(1 \.heic\)"):
+        assert len(layouts.images_in(tmp_path)) == 2
 
 
 def test_names_that_are_no_text_are_left_out_and_named(tmp_path):

@@ -187,6 +187,8 @@ def test_a_manifests_patients_count_before_those_in_its_dicom_files(tmp_path):
         ("(?P<patient>a{1,99999999999})", "as it is no regular expression: "),
         ("(?P<patient>", "does not work"),
         ("(?P<patient>xyz)", "no patient by the rule"),
+        (r"(?P<patient>\d+)-", re.escape(r"no patient by the rule '(?P<patient>\d+)-'")),
+        (r"(\d+)-", re.escape(r"the patient rule '(\d+)-' does not work")),
     ],
 )
 def test_a_patient_rule_that_cannot_work_is_refused(tmp_path, rule, message):

@@ -47,7 +47,7 @@ def some(items: Iterable[str]) -> str:
 
 
 def differences(then: dict, now: dict) -> list[str]:
-    """Say in which values something that is kept in a folder differs from what is requested.
+    r"""Say in which values something that is kept in a folder differs from what is requested.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ def differences(then: dict, now: dict) -> list[str]:
     --------
     >>> differences({"size": 64, "view": {"flip": 0.5}}, {"size": 64, "view": {"flip": 0}})
     ['view.flip: 0.5 in the folder, 0 requested']
+    >>> print(*differences({"patient": None}, {"patient": r"(\d+)_"}))
+    patient: None in the folder, '(\d+)_' requested
     """
     found = []
     for name, new in now.items():
@@ -70,8 +72,27 @@ def differences(then: dict, now: dict) -> list[str]:
             inside = differences(old, {**dict.fromkeys(old), **new})
             found += [f"{name}.{one}" for one in inside]
         elif old != new:
-            found.append(f"{name}: {old!r} in the folder, {new!r} requested")
+            found.append(f"{name}: {quoted(old)} in the folder, {quoted(new)} requested")
     return found
+
+
+def quoted(value: object) -> str:
+    r"""Write a value as it can be copied to a command line: a text in quotes, as it is.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> print(quoted(r"(?P<patient>\d+)_"), quoted(0.5))
+    '(?P<patient>\d+)_' 0.5
+    """
+    return f"'{value}'" if isinstance(value, str) else repr(value)
 
 
 def refusal(where: object, found: str, expected: str, todo: str) -> ValueError:

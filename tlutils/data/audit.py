@@ -113,7 +113,8 @@ def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
     DataFrame, one row a check and pair of splits: check, splits ("train & test", or "all"), found
         (images of the second-named split concerned), of, share (0 to 1), verdict ("leak",
         "warning", "unknown" where no patient of a split is known, or "ok"), examples (up to three
-        paths) and meaning (a sentence).
+        paths; copies within a split that count as another patient's come first, each with the image
+        that it is) and meaning (a sentence).
 
     Raises
     ------
@@ -186,9 +187,16 @@ def _two_labels(records: pd.DataFrame) -> dict:
 
 def _copies(split: str, part: pd.DataFrame) -> dict:
     whole = part[comparable(part)]
-    hits = whole["path"][whole["sha256"].duplicated()]
-    copies = many(len(hits), "image is a copy", "images are copies")
-    bad = f"{copies} of another in the same place, counted twice."
+    again = whole[whole["sha256"].duplicated()]
+    copies = many(len(again), "image is a copy", "images are copies")
+    first = whole.drop_duplicates("sha256").set_index("sha256").loc[again["sha256"]]
+    first.index = again.index
+    differ = (again["patient"] != first["patient"]) & ~unknown_patient(again)
+    differ &= ~unknown_patient(first)
+    others = f", {differ.sum():,} as another patient's" if differ.any() else ""
+    bad = f"{copies} of another in the same place, counted twice{others}."
+    beside = again["path"] + " (is " + first["path"] + ", of another patient)"
+    hits = pd.concat([beside[differ], again["path"][~differ]])
     good = "No readable file is there twice."
     return _row("identical bytes within a split", split, hits, len(part), bad, good)
 

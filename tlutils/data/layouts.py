@@ -38,8 +38,13 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 _KINDS = f"{', '.join((*_ENDINGS, *dicom.ENDINGS))}, or DICOM without an ending"
+# Endings of images that `images.read` does not read.
+_UNREAD = re.compile(
+    r"\.(?:jp2|jpx|j2k|heic|heif|avif|p[bgp]m|tga|psd|ima|nii|nii\.gz|mha|mhd|nrrd|npy|npz|svs|ndpi)$",
+    re.IGNORECASE,
+)
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 # What may stand beside the name of a split: training_set, seg_test...
 _BESIDE = re.compile("set|data|dataset|images?|imgs?|seg|split|folder")
@@ -90,6 +95,19 @@ def _is_image(path: str, root: str | Path = "") -> bool:
     return path.lower().endswith(_ENDINGS) or dicom.is_dicom(path, root)
 
 
+def _unread(names: Iterable[str]) -> str:
+    """How many files are images of kinds that are not read, and which kinds; "" for none."""
+    counts = Counter(match[0].lower() for name in names if (match := _UNREAD.search(name)))
+    kinds = ", ".join(f"{counts[ending]:,} {ending}" for ending in sorted(counts))
+    return f"{many(counts.total(), 'file')} of kinds that are not read here ({kinds})" * bool(kinds)
+
+
+def _warn_of_unread(root: Path, names: Iterable[str], stacklevel: int) -> None:
+    if unread := _unread(names):
+        todo = "save them as .png for them to count; images end in"
+        warnings.warn(f"left out of {root}: {unread}; {todo} {_KINDS}", stacklevel=stacklevel + 1)
+
+
 # The root
 
 
@@ -126,8 +144,10 @@ def find_root(folder: str | Path) -> Path:
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
         todo = "Check that this is the folder that holds the images."
+        unread = _unread(name for _, names in _walked(folder) for name in names)
         raise ValueError(
-            f"found no image in {folder.absolute()} (looked for {_KINDS}); "
+            f"found no image in {folder.absolute()}{unread and f', but {unread}'} (looked for "
+            f"{_KINDS}); "
             f"expected {LAYOUT}. {_how_to_unpack(packed[0]) if packed else todo}"
         )
     roots = _split_roots(folders)
@@ -349,9 +369,10 @@ def image_files(
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Image files and folders below root, without junk: sorted posix paths relative to it.
 
-    Names that are no text and folders that nobody may look into are left out with a warning.
+    Names that are no text, folders that nobody may look into and images of kinds that are not read
+    are left out with a warning.
     """
-    files, folders, lost = [], [], []
+    files, others, folders, lost = [], [], [], []
     todo = [("", (os.path.realpath(root),))]
     while todo:
         folder, above = todo.pop()
@@ -365,7 +386,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
-                files += [name] if _is_image(entry.path) else []
+                (files if _is_image(entry.path) else others).append(name)
             elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
                 folders.append(name)
                 todo.append((name + "/", (*above, real)))
@@ -376,6 +397,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             "right to read the rest",
             stacklevel=4,
         )
+    _warn_of_unread(root, others, stacklevel=4)
     return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
 
 
@@ -623,11 +645,15 @@ def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
     if len(bad):
         named = bad["path"] + " (" + bad["problem"] + ")"
         warnings.warn(f"left out of {root}: {some(named)}", stacklevel=4)
-    counts = [
-        not problem and not any(map(_is_junk, name.split("/"))) and _is_image(path, root)
-        for name, path, problem in zip(members["member"], members["path"], members["problem"])
+    kept = members[
+        [
+            not problem and not any(map(_is_junk, name.split("/")))
+            for name, problem in zip(members["member"], members["problem"])
+        ]
     ]
-    return pd.Series(counts, members.index, bool)
+    counts = pd.Series([_is_image(path, root) for path in kept["path"]], kept.index, bool)
+    _warn_of_unread(root, kept["member"][~counts], stacklevel=4)
+    return counts.reindex(members.index, fill_value=False)
 
 
 def _shard_split(told: str, shard: str, folder: str, root: Path) -> str:

@@ -29,7 +29,7 @@ from ..core import dicom, images
 from ..core.files import replacing
 from ..core.packages import needed
 from ..core.progress import bar
-from ..core.words import many, refusal, some
+from ..core.words import many, quoted, refusal, some
 from .layouts import LAYOUT, SPLIT_NAMES, in_folders, in_shards, split_of
 from .splits import SPLITS, is_readable
 
@@ -257,7 +257,7 @@ def with_patients(
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "give another rule (--patient, in Python patient=...), or none (in Python None) "
         todo += "where patients are not known"
-        raise refusal("the paths", f"no patient by the rule {patient!r}", wanted, todo)
+        raise refusal("the paths", f"no patient by the rule {quoted(patient)}", wanted, todo)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
         for path, key in zip(paths, found, strict=True)
@@ -298,7 +298,7 @@ def _searched(pattern: str) -> Callable[[str], str | None]:
         why = f"it is no regular expression: {error}"
     if why:
         raise ValueError(
-            f"the patient rule {pattern!r} does not work, as {why}; give auto, dicom, "
+            f"the patient rule {quoted(pattern)} does not work, as {why}; give auto, dicom, "
             "dicom-hashed, none (in Python None, in YAML null), or a regular expression with a "
             r"group named patient, such as '(?P<patient>\d+)_' for 123_left.png"
         )

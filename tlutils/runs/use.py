@@ -18,7 +18,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.words import many
+from ..core.words import many, quoted
 from ..data import layouts, loaders, records, sources
 from ..data.splits import comparable, is_readable
 from ..evaluation import calibration
@@ -361,8 +361,9 @@ def patient_rule(run: Run, patient: str | None, data: str | Path | None) -> str 
         return run.about["data"].get("patient", "auto")
     if data is None:
         raise ValueError(
-            f"the patient rule {patient!r} is for other images (data=..., on the command line "
-            f"--data); the patients of the run's own images are in {run.folder / 'records.csv'}"
+            f"the patient rule {quoted(patient)} is for other images (data=..., on the command "
+            "line --data); the patients of the run's own images are in "
+            f"{run.folder / 'records.csv'}"
         )
     return checked_patient_rule(patient)
 
