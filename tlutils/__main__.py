@@ -275,7 +275,7 @@ def _evaluate(given: _Arguments) -> int:
     from .core import devices
     from .evaluation.metrics import as_text, headline
     from .runs.folder import Run
-    from .runs.use import evaluate
+    from .runs.use import evaluate, threshold_in_words
 
     how = {**_how_to_use(given), "log": lambda line: print(f"{line}\n")}
     metrics = evaluate(given.run, given.data, given.split, patient=given.patient, **how)
@@ -289,7 +289,9 @@ def _evaluate(given: _Arguments) -> int:
     print(pd.DataFrame(rows).T.to_string(), end="\n\n")
     print("confusion (rows true, columns predicted)")
     print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
-    print(f"\n({Run.load(given.run).caption})")
+    run = Run.load(given.run)
+    rule = threshold_in_words(run, given.calibrated, given.adapted)
+    print("\n".join(["", *filter(None, [rule]), f"({run.caption})"]))
     return _DONE
 
 
@@ -314,7 +316,7 @@ def _predict(given: _Arguments) -> int:
     from .core import devices
     from .core.words import many
     from .runs.folder import Run
-    from .runs.use import predict
+    from .runs.use import predict, threshold_in_words
 
     predictions = predict(given.run, given.images, given.out, **_how_to_use(given))
     if devices.rank():
@@ -324,7 +326,10 @@ def _predict(given: _Arguments) -> int:
     else:
         shown = predictions.drop(columns=["split", "patient", "label", "loss"])
         print(shown.to_string(index=False))
-    print(f"({Run.load(given.run).caption}; not a medical device)", file=sys.stderr)
+    run = Run.load(given.run)
+    if rule := threshold_in_words(run, given.calibrated, given.adapted):
+        print(rule, file=sys.stderr)
+    print(f"({run.caption}; not a medical device)", file=sys.stderr)
     return _DONE
 
 

@@ -72,10 +72,10 @@ def fit(
         threshold (None for more than two classes) and temperature: {"value", "low", "high"} (95 %,
         chosen anew on resampled patients), and "undefined", the resamples without one of the
         classes, where it is not 0; of the threshold also "at_temperature", where it lies among the
-        probabilities at that temperature. auc, which they do not change. before, after, and difference
-        (after less before, paired): of accuracy, balanced_accuracy, for two classes sensitivity,
-        specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`, None where
-        there are more than two classes.
+        probabilities at that temperature. auc, which they do not change. before, after, and
+        difference (after less before, paired): of accuracy, balanced_accuracy, for two classes
+        sensitivity, specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`,
+        None where there are more than two classes.
     DataFrame
         The answers of `cross_fit`.
 
