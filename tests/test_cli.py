@@ -370,7 +370,9 @@ def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp
     assert str(copy / "stress.csv") in out and (copy / "stress.csv").is_file()
     rows = [row.split("  ")[0].strip() for row in out.splitlines()]
     assert "unchanged" in rows and "inverted, black for white" in rows
-    assert "costs" in out and "random weights" in out
+    assert "what costs most balanced accuracy:" in out or "costs balanced accuracy" in out
+    assert out.startswith("8 validation images of 1 patient under 2 changes; 95 % intervals, then")
+    assert "random weights" in out
     for wrong, told in ((["--split", "test"], "one last look"), (["--change", "up"], "'up'")):
         assert main(["stress", str(copy), *wrong, *where]) == 2
         assert told in said()[1]

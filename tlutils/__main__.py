@@ -337,7 +337,14 @@ def _predict(given: _Arguments) -> int:
 def _stress(given: _Arguments) -> int:
     """Say what changes of acquisition cost a run's model, and which cost most."""
     from .core import devices
-    from .evaluation.robustness import for_people, in_words, where_none_costs, worst
+    from .evaluation.robustness import (
+        for_people,
+        in_words,
+        measured_on,
+        where_none_costs,
+        worst,
+    )
+    from .report.facts import SPLIT_NAMES
     from .runs.folder import Run
     from .runs.stress import stress
 
@@ -347,10 +354,17 @@ def _stress(given: _Arguments) -> int:
     table = stress(given.run, given.split, given.changes or None, given.data, **how)
     if devices.rank():
         return _DONE
+    run = Run.load(given.run)
+    of = "" if given.data else SPLIT_NAMES[given.split]  # others may have no splits
+    print(measured_on(table, of, run.threshold), end="\n\n")
     print(for_people(table).to_string(), end="\n\n")
     found = [in_words(row) for row in worst(table).to_dict("records")]
-    print("\n".join(["what costs most:", *found] if found else [where_none_costs(table)]))
-    print("\n".join(["", *lines, f"({Run.load(given.run).caption})"]))
+    print(
+        "\n".join(
+            ["what costs most balanced accuracy:", *found] if found else [where_none_costs(table)]
+        )
+    )
+    print("\n".join(["", *lines, f"({run.caption})"]))
     return _DONE
 
 
