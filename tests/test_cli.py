@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import python, start
-from small_runs import command
+from sharing import two_of
+from small_runs import BINARY, command
 
 from tlutils.__main__ import main
+from tlutils.evaluation import calibration
 from tlutils.models import checkpoints
 from tlutils.runs import export
 
@@ -373,7 +375,9 @@ def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp
     assert str(copy / "stress.csv") in out and (copy / "stress.csv").is_file()
     rows = [row.split("  ")[0].strip() for row in out.splitlines()]
     assert "unchanged" in rows and "inverted, black for white" in rows
-    assert "costs" in out and "random weights" in out
+    assert "what costs most balanced accuracy:" in out or "costs balanced accuracy" in out
+    assert out.startswith("8 validation images of 1 patient under 2 changes; 95 % intervals, then")
+    assert "random weights" in out
     for wrong, told in ((["--split", "test"], "one last look"), (["--change", "up"], "'up'")):
         assert main(["stress", str(copy), *wrong, *where]) == 2
         assert told in said()[1]
@@ -549,6 +553,26 @@ def test_adapt_chooses_for_a_place_and_evaluate_and_predict_answer_by_it(
     assert kept["used"]["patient"] == rule[1]
     assert main(["adapt", run, "--data", str(tiny_folder)]) == 2
     assert "knows by heart" in said()[1]
+
+
+def test_predict_and_evaluate_say_from_where_on_a_class_is_answered(
+    finished, tiny_folder, common_folder, trained, said
+):
+    data = two_of(tiny_folder, common_folder / "two", "train", "val", "test")
+    run, images = trained(data, BINARY), str(data / "test")
+    cooled = calibration.threshold_at(
+        run.threshold, checkpoints.load(run.folder / "best.pt")["temperature"]
+    )
+    for more, threshold in ([], run.threshold), (["--calibrated"], cooled):
+        words = f"NORMAL is answered from a probability of {threshold:.3f} on. "
+        words += "That is the threshold of the run."
+        assert main(["predict", str(run.folder), images, *more]) == 0
+        out, err = said()
+        assert words in err and words not in out
+        assert main(["evaluate", str(run.folder), "--split", "val", *more]) == 0
+        assert words in said()[0].splitlines()
+    assert main(["predict", str(finished), images]) == 0
+    assert "threshold" not in said()[1]
 
 
 def test_evaluate_says_how_often_the_test_images_were_scored(finished, tmp_path, said):

@@ -279,7 +279,7 @@ def _evaluate(given: _Arguments) -> int:
     from .core import devices
     from .evaluation.metrics import as_text, headline
     from .runs.folder import Run
-    from .runs.use import evaluate
+    from .runs.use import evaluate, threshold_in_words
 
     how = {**_how_to_use(given), "log": lambda line: print(f"{line}\n")}
     metrics = evaluate(given.run, given.data, given.split, patient=given.patient, **how)
@@ -293,7 +293,9 @@ def _evaluate(given: _Arguments) -> int:
     print(pd.DataFrame(rows).T.to_string(), end="\n\n")
     print("confusion (rows true, columns predicted)")
     print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
-    print(f"\n({Run.load(given.run).caption})")
+    run = Run.load(given.run)
+    rule = threshold_in_words(run, given.calibrated, given.adapted)
+    print("\n".join(["", *filter(None, [rule]), f"({run.caption})"]))
     return _DONE
 
 
@@ -318,7 +320,7 @@ def _predict(given: _Arguments) -> int:
     from .core import devices
     from .core.words import many
     from .runs.folder import Run
-    from .runs.use import predict
+    from .runs.use import predict, threshold_in_words
 
     predictions = predict(given.run, given.images, given.out, **_how_to_use(given))
     if devices.rank():
@@ -328,7 +330,10 @@ def _predict(given: _Arguments) -> int:
     else:
         shown = predictions.drop(columns=["split", "patient", "label", "loss"])
         print(shown.to_string(index=False))
-    print(f"({Run.load(given.run).caption}; not a medical device)", file=sys.stderr)
+    run = Run.load(given.run)
+    if rule := threshold_in_words(run, given.calibrated, given.adapted):
+        print(rule, file=sys.stderr)
+    print(f"({run.caption}; not a medical device)", file=sys.stderr)
     return _DONE
 
 
@@ -336,7 +341,14 @@ def _predict(given: _Arguments) -> int:
 def _stress(given: _Arguments) -> int:
     """Say what changes of acquisition cost a run's model, and which cost most."""
     from .core import devices
-    from .evaluation.robustness import for_people, in_words, where_none_costs, worst
+    from .evaluation.robustness import (
+        for_people,
+        in_words,
+        measured_on,
+        where_none_costs,
+        worst,
+    )
+    from .report.facts import SPLIT_NAMES
     from .runs.folder import Run
     from .runs.stress import stress
 
@@ -346,10 +358,17 @@ def _stress(given: _Arguments) -> int:
     table = stress(given.run, given.split, given.changes or None, given.data, **how)
     if devices.rank():
         return _DONE
+    run = Run.load(given.run)
+    of = "" if given.data else SPLIT_NAMES[given.split]  # others may have no splits
+    print(measured_on(table, of, run.threshold), end="\n\n")
     print(for_people(table).to_string(), end="\n\n")
     found = [in_words(row) for row in worst(table).to_dict("records")]
-    print("\n".join(["what costs most:", *found] if found else [where_none_costs(table)]))
-    print("\n".join(["", *lines, f"({Run.load(given.run).caption})"]))
+    print(
+        "\n".join(
+            ["what costs most balanced accuracy:", *found] if found else [where_none_costs(table)]
+        )
+    )
+    print("\n".join(["", *lines, f"({run.caption})"]))
     return _DONE
 
 

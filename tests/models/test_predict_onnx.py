@@ -56,8 +56,25 @@ def test_a_csv_is_printed_or_written_that_spreadsheets_may_open(
     assert [row[3] for row in rows[1:]] == ["A", "'=B", "'=B"]
     assert [float(row[2]) for row in rows[1:]] == [0, np.float32(0.4), 1]
     assert "(phantom images; not a medical device)" in err
+    rule = "=B is answered from a probability of 0.400 on. That is the threshold of the run."
+    assert rule in err.splitlines()
     assert predict_onnx.main(["--model", str(model), "--out", "a/b.csv", "--", *names]) == 0
     assert (tmp_path / "a" / "b.csv").read_text() == out
+
+
+@pytest.mark.parametrize(
+    ("kept", "words"),
+    [({"adapted": '"siteA"'}, "That is the threshold of siteA."), ({"threshold": "null"}, "")],
+)
+def test_the_threshold_is_told_where_there_is_one(kept, words, model, tmp_path, capsys):
+    made = onnx.load(model)
+    about = {one.key: one.value for one in made.metadata_props}
+    helper.set_model_props(made, about | kept)
+    onnx.save(made, model)
+    grey(tmp_path / "a.png", 9)
+    assert predict_onnx.main(["--model", str(model), str(tmp_path / "a.png")]) == 0
+    err = capsys.readouterr().err
+    assert words in err and ("threshold" in err) == bool(words)
 
 
 def test_unreadable_files_are_named_and_nothing_else_is_wrong_unless_all_are(

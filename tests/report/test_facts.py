@@ -7,6 +7,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from small_runs import edited, small, train
 
@@ -198,6 +199,33 @@ def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
 def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
     for one in (run, binary):
         assert facts.kept_epoch(one) == checkpoints.load(one.folder / "best.pt")["epoch"]
+
+
+@pytest.mark.parametrize(
+    ("best", "freeze", "words"),
+    [
+        (3, "none", "1 epoch of the head and 3 of all layers in 8.0 s; epoch 2 of the latter was"),
+        (1, "up to features", "and 3 of all layers but the frozen in 8.0 s; epoch 1 of the former"),
+    ],
+)
+def test_epochs_are_numbered_as_the_training_did_where_the_head_was_trained_first(
+    best, freeze, words, copy
+):
+    rows = [
+        {"epoch": n, "val_loss": 0.2 if n == best else 0.5, "seconds": 2.0} for n in (1, 2, 3, 4)
+    ]
+    history = pd.DataFrame(rows).assign(part=["head", "all", "all", "all"], val_images=8)
+    history.to_csv(copy / "history.csv", index=False)
+    run = Run.load(copy)
+    run.recipe = dataclasses.replace(run.recipe, monitor="val_loss", freeze=freeze)
+    assert words in facts.course(run) and facts.course(run).endswith("the best by val_loss.")
+
+
+def test_epochs_of_one_part_are_counted_through(run):
+    kept = facts.kept_epoch(run)
+    assert facts.course(run).startswith("2 epochs in ") and f"epoch {kept} was k" in facts.course(
+        run
+    )
 
 
 def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_one(copy):

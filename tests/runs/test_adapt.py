@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import together
-from small_runs import BINARY, CPU
+from small_runs import BINARY, CPU, edited
 from tiny_images import draw_tiny
 
 from tlutils.evaluation import calibration, thresholds
@@ -92,6 +92,28 @@ def test_the_numbers_follow_from_the_table_beside_them(adapted):
     for name in ("sensitivity", "specificity", "accuracy"):
         assert found["after"][name]["value"] == measured[name]["value"]
         assert found["before"][name]["value"] == own[name]["value"]
+
+
+def test_the_threshold_is_told_among_the_probabilities_that_are_shown_too(adapted, place):
+    home, found, said, _ = adapted
+    at = found["threshold"]["at_temperature"]
+    whole = f"threshold {found['threshold']['value']:.3f} ("
+    (line,) = (line for line in said if line.startswith(whole))
+    assert f"as the run gives them; at the temperature it is {at:.3f}, which evaluate" in line
+    assert at != pytest.approx(found["threshold"]["value"], abs=1e-3)
+    shown = predict(home.folder, [place], adapted=found["name"], **CPU)
+    assert ((shown["p_NORMAL"] >= at) == (shown["predicted"] == "NORMAL")).all()
+
+
+def test_an_adaptation_of_before_the_threshold_at_the_temperature_was_kept_answers_alike(
+    adapted, place, tmp_path
+):
+    home, found, *_ = adapted
+    copy = Path(shutil.copytree(home.folder, tmp_path / "run"))
+    with edited(copy / "adaptations" / f"{found['name']}.json") as kept:
+        del kept["threshold"]["at_temperature"]
+    answers = (predict(one, [place], adapted=found["name"], **CPU) for one in (home.folder, copy))
+    pd.testing.assert_frame_equal(*answers)
 
 
 def test_evaluate_and_predict_answer_by_it(adapted, place, tmp_path):

@@ -144,7 +144,10 @@ def test_a_run_chooses_its_threshold_on_validation_and_answers_by_it_everywhere(
         two_classes,
         tmp_path / "run",
         small("chest-vgg16-gap", threshold="specificity>=0.9", val="0.3"),
+        log=(lines := []).append,
     )
+    told = f"threshold {run.threshold:.3f}, chosen by specificity>=0.9 on the validation images"
+    assert lines[lines.index(told) - 1].startswith("val: ")
     said, where = run.predictions, CPU
     val = said[said["split"] == "val"].reset_index(drop=True)
     assert run.threshold == thresholds.choose_threshold(val, "specificity>=0.9") != 0.5
@@ -166,7 +169,9 @@ def test_a_run_chooses_its_threshold_on_stressed_validation(two_classes, tmp_pat
     recipe = small(
         "chest-vgg16-gap", threshold=f"stressed {rule}", val="0.3", stress_views="5", **changes
     )
-    run = train(two_classes, tmp_path / "run", recipe)
+    run = train(two_classes, tmp_path / "run", recipe, log=(lines := []).append)
+    told = f"threshold {run.threshold:.3f}, chosen by {rule} on the validation images under changes"
+    assert any(line.startswith(told) for line in lines)
     dealt = read_predictions(run.folder / "stressed_predictions.csv")
     val = run.predictions[run.predictions["split"] == "val"].reset_index(drop=True)
     assert sorted(dealt["path"]) == sorted(5 * val["path"].tolist())

@@ -18,7 +18,8 @@ from tiny_images import draw_tiny
 from tlutils.core.images import UnreadableImage
 from tlutils.data.loaders import read_image
 from tlutils.runs.adapt import adapt
-from tlutils.runs.use import predict
+from tlutils.runs.folder import Run
+from tlutils.runs.use import predict, threshold_in_words
 from tlutils.serve.answers import Answerer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.* unlike the training images")
@@ -60,7 +61,9 @@ def test_a_threshold_is_marked_on_the_class_that_it_is_about(binary, tiny_folder
     assert_answered_as_by_predict(answerer, binary.folder, files)
     negative, positive = answerer.answer(files[0].read_bytes())["classes"]
     assert (negative["mark"], positive["mark"]) == (None, pytest.approx(binary.threshold))
-    assert "NORMAL is answered from a probability of" in answerer.about()["rule"]
+    assert answerer.about()["rule"] == threshold_in_words(binary)
+    rule = f"NORMAL is answered from a probability of {binary.threshold:.3f} on. "
+    assert answerer.about()["rule"] == f"{rule}That is the threshold of the run."
 
 
 def test_an_adaptation_answers_and_its_mark_is_where_the_answer_turns(
@@ -78,6 +81,7 @@ def test_an_adaptation_answers_and_its_mark_is_where_the_answer_turns(
     answerer, files = Answerer(folder, "here", **CPU), scans(tiny_folder)
     assert_answered_as_by_predict(answerer, folder, files, adapted="here")
     assert "at the temperature of here" in answerer.about()["rule"]
+    assert threshold_in_words(Run.load(folder), adapted="here") in answerer.about()["rule"]
     for file in files:
         found = answerer.answer(file.read_bytes())
         positive = found["classes"][1]

@@ -1,4 +1,4 @@
-"""Words for numbers of things, the first of many, what differs, and what is refused."""
+"""Words for numbers of things, the first of many, what differs, thresholds, and refusals."""
 
 from __future__ import annotations
 
@@ -44,6 +44,28 @@ def some(items: Iterable[str]) -> str:
     """
     items = list(items)
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def answered_from(positive: str, threshold: float, of: str | None) -> str:
+    """Say from which probability on a class is answered.
+
+    Parameters
+    ----------
+    positive : str, the class
+    threshold : float, among the probabilities that are shown
+    of : str or None, what it is the threshold of, such as an adaptation; None leaves that out
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> answered_from("PNEUMONIA", 0.25, "the run")
+    'PNEUMONIA is answered from a probability of 0.250 on. That is the threshold of the run.'
+    """
+    sentence = f"{positive} is answered from a probability of {threshold:.3f} on."
+    return f"{sentence} That is the threshold of {of}." if of else sentence
 
 
 def differences(then: dict, now: dict) -> list[str]:

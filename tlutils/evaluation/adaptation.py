@@ -71,10 +71,11 @@ def fit(
     dict of plain values
         threshold (None for more than two classes) and temperature: {"value", "low", "high"} (95 %,
         chosen anew on resampled patients), and "undefined", the resamples without one of the
-        classes, where it is not 0. auc, which they do not change. before, after, and difference
-        (after less before, paired): of accuracy, balanced_accuracy, for two classes sensitivity,
-        specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`, None where
-        there are more than two classes.
+        classes, where it is not 0; of the threshold also "at_temperature", where it lies among the
+        probabilities at that temperature. auc, which they do not change. before, after, and
+        difference (after less before, paired): of accuracy, balanced_accuracy, for two classes
+        sensitivity, specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`,
+        None where there are more than two classes.
     DataFrame
         The answers of `cross_fit`.
 
@@ -85,6 +86,9 @@ def fit(
     """
     held_out = cross_fit(predictions, rule, seed=seed)
     found = _choice_with_intervals(predictions, rule, repeats, seed)
+    if threshold := found["threshold"]:
+        at = calibration.threshold_at(threshold["value"], found["temperature"]["value"])
+        threshold["at_temperature"] = at
     found |= _before_and_after(predictions, held_out, repeats, seed)
     two = len(classes_of(predictions)) == 2
     found["steady"] = steadiness(by_patients(predictions, rule, None, draws, seed)) if two else None

@@ -146,13 +146,13 @@ def answered(
     return predictions if temperature is None else apply_temperature(predictions, temperature)
 
 
-def threshold_at(threshold: float, temperature: float) -> float:
+def threshold_at(threshold: float, temperature: float | None) -> float:
     """Where a threshold on probabilities as they are lies among those at a temperature.
 
     Parameters
     ----------
     threshold : float, of one of two classes; at 0 and below, at 1 and above it stays what it is
-    temperature : float, above 0
+    temperature : float, above 0; None leaves it where it is
 
     Returns
     -------
@@ -163,7 +163,7 @@ def threshold_at(threshold: float, temperature: float) -> float:
     >>> round(threshold_at(0.9, 2.0), 3)
     0.75
     """
-    if not 0 < threshold < 1:
+    if temperature is None or not 0 < threshold < 1:
         return threshold
     yes, no = (share ** (1 / temperature) for share in (threshold, 1 - threshold))
     return yes / (yes + no)

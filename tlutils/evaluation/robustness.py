@@ -148,6 +148,34 @@ def worst(table: pd.DataFrame) -> pd.DataFrame:
     return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(5)
 
 
+def measured_on(table: pd.DataFrame, split: str, threshold: float | None) -> str:
+    """What a table was measured on, and how its cells are to be read, in a line.
+
+    Parameters
+    ----------
+    table : DataFrame, of `measure`
+    split : str, of which images in words, such as "validation"; "" of images without splits
+    threshold : float or None, that was answered by
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"change": ["", "dark"], "n": 17, "patients": 6})
+    >>> measured_on(table, "validation", 0.885).partition("; ")[0]
+    '17 validation images of 6 patients under 1 change, answered by threshold 0.885'
+    """
+    of = many(int(table["n"].iloc[0]), f"{split} image".strip())
+    by = "" if threshold is None else f", answered by threshold {threshold:.3f}"
+    return (
+        f"{of} of {many(int(table['patients'].iloc[0]), 'patient')} under "
+        f"{many(len(table) - 1, 'change')}{by}; {100 * _LEVEL:g} % intervals, then the difference "
+        "to the unchanged images"
+    )
+
+
 def main_numbers(table: pd.DataFrame | Mapping) -> tuple[str, ...]:
     """The three numbers that say most: what depends on the threshold, for each class, and the AUC.
 

@@ -22,6 +22,7 @@ import numpy as np
 from ..core.files import write_text
 from ..core.images import UnreadableImage
 from ..core.packages import needed
+from ..core.words import answered_from
 from ..data.layouts import image_files
 from ..data.loaders import read_pixels
 from ..data.records import no_formula
@@ -155,6 +156,9 @@ def _answer(given: argparse.Namespace) -> None:
         print(f"{len(answers)} answer{' is' if len(answers) == 1 else 's are'} in {given.out}")
     else:
         print(table, end="")
+    if about["threshold"] is not None:
+        of = about.get("adapted") or "the run"
+        print(answered_from(about["classes"][1], about["threshold"], of), file=sys.stderr)
     print(f"({'; '.join(about['notes'])}; not a medical device)", file=sys.stderr)
 
 

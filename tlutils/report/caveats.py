@@ -158,11 +158,12 @@ def _of_training(run: Run) -> Iterator[Caveat]:
             "first, and all seeds share one division of the patients.",
         )
     validated = history["val_loss"].notna().any()
-    if validated and len(history) >= run.recipe.epochs and kept_epoch(run) == len(history):
+    allowed = run.recipe.epochs + run.recipe.head_epochs
+    if validated and len(history) >= allowed and kept_epoch(run) == len(history):
         yield Caveat(
             "It was still learning",
-            f"The best epoch was the last one that it was allowed ({len(history)}), so more of "
-            "them may give more.",
+            f"The best epoch was the last one that it was allowed ({run.recipe.epochs}), so more "
+            "of them may give more.",
         )
 
 

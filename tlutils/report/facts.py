@@ -111,6 +111,31 @@ def kept_epoch(run: Run) -> int:
     return int(_best(best[::-1], recipe.monitor, 0.0)["epoch"])
 
 
+def course(run: Run) -> str:
+    """Say how many epochs there were and which was kept, numbered as the training numbered them.
+
+    Parameters
+    ----------
+    run : Run, trained
+
+    Returns
+    -------
+    str
+    """
+    history, kept = run.history, kept_epoch(run)
+    head = int(history["part"].eq("head").sum()) if "part" in history else 0
+    epochs, of = many(len(history), "epoch"), ""
+    if head:
+        layers = "all layers" + " but the frozen" * (run.recipe.freeze != "none")
+        epochs = f"{many(head, 'epoch')} of the head and {len(history) - head} of {layers}"
+        of = " of the former" if kept <= head else " of the latter"
+        kept = kept if kept <= head else kept - head
+    validated, seconds = history["val_loss"].notna().any(), history["seconds"].sum()
+    best = f"the best by {run.recipe.monitor}"
+    how = best if validated else "the last, as there was no validation"
+    return f"{epochs} in {seconds:,.1f} s; epoch {kept}{of} was kept, {how}."
+
+
 def _best(rows: list[dict], monitor: str, margin: float) -> dict:
     """The epoch that no later one of a history beats by more than the margin."""
     best = rows[0]

@@ -202,18 +202,15 @@ def _findings(audit: pd.DataFrame) -> list[list[object]]:
 
 
 def _training(run: Run) -> Html:
-    history, kept, n = run.history, facts.kept_epoch(run), len(run.history)
-    validated, seconds = history["val_loss"].notna().any(), history["seconds"].sum()
-    best = f"the best by {run.recipe.monitor}"
-    how = best if validated else "the last, as there was no validation"
-    sentence = f"{n} epoch{'s' * (n > 1)} in {seconds:,.1f} s; epoch {kept} was kept, {how}."
+    sentence = facts.course(run)
 
     def draw() -> np.ndarray:
         # Narrow enough that the letters can be read on a telephone.
         axes = [plt.subplots(figsize=(5.2, 3.4), layout="constrained")[1] for _ in range(2)]
-        return of_training.history(history, kept, axes)
+        return of_training.history(run.history, facts.kept_epoch(run), axes)
 
-    shown = chart(draw, f"Loss, or accuracy, by epoch. {sentence}")
+    through = " counted through from the head's" if "part" in run.history else ""
+    shown = chart(draw, f"Loss, or accuracy, by epoch{through}. {sentence}")
     return text(tag("p", sentence), tag("div", shown, class_="charts"))
 
 

@@ -215,7 +215,11 @@ def _told(found: dict, target: str) -> list[str]:
     if found["threshold"]:
         own = 0.5 if found["own_threshold"] is None else found["own_threshold"]
         what = f"threshold {as_text(found['threshold'])} by {found['rule']}, in place of {own:.3f}"
-        lines.append(what)
+        at = f"at the temperature it is {found['threshold']['at_temperature']:.3f}"
+        lines.append(
+            f"{what}, on probabilities as the run gives them; {at}, which evaluate, predict and "
+            "serve go by"
+        )
     lines.append(f"temperature {as_text(found['temperature'])}; AUC {as_text(found['auc'])}")
     lines.append(
         "\nWhat to expect there, each patient judged by what was chosen on others:\n"

@@ -157,7 +157,7 @@ def _warn_of_views(run: Run, chosen: dict | None) -> None:
 def _about(run: Run, temperature: float | None, chosen: dict | None) -> dict:
     """What the file says of itself."""
     threshold = threshold_in_use(run, chosen)
-    if temperature is not None and threshold is not None:
+    if threshold is not None:
         # It was chosen before the temperature, and is applied behind it.
         threshold = calibration.threshold_at(threshold, temperature)
     return {

@@ -874,6 +874,9 @@ def _measure(
         for part in ("val", "test"):
             if part in metrics:
                 log(f"{part}: {headline(metrics[part])}")
+            if part == "val" and threshold is not None:
+                seen = "" if dealt is None else " under changes of acquisition"
+                log(f"threshold {threshold:.3f}, chosen by {rule} on the validation images{seen}")
         log(f"({run.caption})")
     return run.metrics
 

@@ -18,10 +18,10 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.words import many, quoted
+from ..core.words import answered_from, many, quoted
 from ..data import layouts, loaders, records, sources
 from ..data.splits import comparable, is_readable
-from ..evaluation import calibration
+from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
 from ..evaluation.predict import Describe, NothingToPredict, predict_changed
@@ -672,3 +672,31 @@ def threshold_in_use(run: Run, chosen: dict | None) -> float | None:
         Of the second of two classes, before any temperature; None answers the likeliest class.
     """
     return chosen["threshold"]["value"] if chosen and chosen["threshold"] else run.threshold
+
+
+def threshold_in_words(run: Run, calibrated: bool = False, adapted: str | None = None) -> str:
+    """The sentence that says from which of the probabilities shown on a class is answered.
+
+    Parameters
+    ----------
+    run : Run
+        Trained.
+    calibrated, adapted
+        As for `evaluate`.
+
+    Returns
+    -------
+    str
+        "" where there is no threshold, and the likeliest class is answered.
+
+    Raises
+    ------
+    ValueError
+        As `evaluate`.
+    """
+    chosen = run.adaptation(adapted) if adapted is not None else None
+    threshold = threshold_in_use(run, chosen)
+    if threshold is None:
+        return ""
+    at = calibration.threshold_at(threshold, temperature_in_use(run, calibrated, chosen))
+    return answered_from(thresholds.positive_of(run.classes), at, adapted or "the run")

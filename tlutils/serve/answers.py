@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..core import dicom, images
 from ..core.images import UnreadableImage
-from ..core.words import many
+from ..core.words import answered_from, many
 from ..data import loaders, records, splits
 from ..data.audit import audit_all
 from ..data.loaders import Batch
@@ -191,17 +191,14 @@ class Answerer:
     def _mark(self) -> float:
         """The threshold on the scale of the probabilities that are shown."""
         threshold = 0.5 if self._threshold is None else float(np.clip(self._threshold, 0, 1))
-        if self._temperature is None:
-            return threshold
         return calibration.threshold_at(threshold, self._temperature)
 
     def _rule(self) -> str:
         chosen, positive = self._adaptation, self._positive()
         words = ["The likeliest class is the answer."]
         if positive:
-            words = [f"{positive} is answered from a probability of {self._mark():.3f} on."]
-        if self._threshold is not None:
-            words += [f"That is the threshold of {chosen['name'] if chosen else 'the run'}."]
+            of = chosen["name"] if chosen else None if self._threshold is None else "the run"
+            words = [answered_from(positive, self._mark(), of)]
         if self._views:
             words += [f"Each is the mean over the image and {many(self._views, 'view')} of it."]
         if chosen:
