@@ -186,10 +186,10 @@ def _findings(audit: pd.DataFrame) -> list[list[object]]:
         for verdict in ("leak", "warning")
         for row in audit[audit["verdict"] == verdict].itertuples()
     ]
-    for verdict, said in (("unknown", "unknown"), ("ok", "none")):
+    for verdict, how_many in (("unknown", "unknown"), ("ok", "none")):
         for check, rows in audit[audit["verdict"] == verdict].groupby("check", sort=False):
             meaning = rows["meaning"].iloc[0] if len(rows) == 1 else ""
-            found.append((check, ", ".join(rows["splits"]), verdict, said, meaning))
+            found.append((check, ", ".join(rows["splits"]), verdict, how_many, meaning))
     return [
         [
             text(check, tag("small", where)),
