@@ -308,6 +308,22 @@ def test_dicom_files_without_an_ending_are_found_in_shards_and_packed_under_one(
     assert "images-000000.tar/CNV/1_2_840_1.dcm" in set(packed["path"])
 
 
+def test_dots_in_a_name_without_an_ending_are_of_the_name(tmp_path):
+    files = dicom_files.write_folder(tmp_path / "files", range(1, 2), ("CNV",))
+    data = next(files.rglob("*.dcm")).read_bytes()
+    told = {
+        "1.2.840.0": ("json", '{"label": "CNV", "split": "test", "patient": "7"}'),
+        "1.2.3": ("cls", "A"),
+        "1.2.3.4": ("cls", "B"),
+    }
+    beside = {f"{name}.{ending}": text for name, (ending, text) in told.items()}
+    make_tar(tmp_path / "cd" / "x.tar", dict.fromkeys(told, data) | beside)
+    found = records.scan(tmp_path / "cd").set_index("path")
+    found.index = found.index.str.removeprefix("x.tar/")
+    assert found["label"].to_dict() == {"1.2.840.0": "CNV", "1.2.3": "A", "1.2.3.4": "B"}
+    assert found.loc["1.2.840.0", ["split", "patient"]].tolist() == ["test", "7"]
+
+
 def test_a_tar_file_beside_images_is_not_looked_into(tmp_path):
     write_files(tmp_path, *image_names("train"))
     (tmp_path / "archive.tar").write_bytes(b"not read")

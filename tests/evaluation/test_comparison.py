@@ -316,6 +316,8 @@ def test_a_predictive_value_rests_on_the_patients_who_were_called_so():
     called = [table(scores + i / 100, labels) for i in range(2)]
     npv, recall = (comparison.mean_of_runs(called, name) for name in ("npv", "sensitivity"))
     assert npv["value"] == recall["value"] == 1 and npv["low"] < 0.3 < 0.7 < recall["low"]
+    ppv, one = comparison.mean_of_runs(called, "ppv"), compute_metrics(called[0])["ppv"]
+    assert [ppv["low"], ppv["high"]] == pytest.approx([one["low"], one["high"]], abs=0.02)
 
 
 def test_runs_that_all_agree_leave_the_error_of_the_patients(pair):

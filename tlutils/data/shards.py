@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -193,7 +194,8 @@ def told(table: pd.DataFrame, images: pd.Series, folder: str | Path) -> pd.DataF
 def _beside(image: str, beside: set[str], shard: str) -> tuple[str, str, str]:
     """(label, split, patient) of an image, from members of its name or of its key."""
     at = image.rfind("/") + 1
-    for key in (image.rpartition(".")[0], image[:at] + image[at:].partition(".")[0]):
+    ended = os.path.splitext(image)[0]  # DICOM files may have no ending, but dots in their names
+    for key in (image, ended, image[:at] + image[at:].partition(".")[0]):
         texts = {
             ending: _text(f"{shard}/{key}{ending}") for ending in _BESIDE if key + ending in beside
         }

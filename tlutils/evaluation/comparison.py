@@ -16,7 +16,7 @@ from scipy.stats import binomtest, chi2, norm, t
 from ..core.intervals import check_bootstrap, json_number, wilson
 from ..core.words import many
 from .metrics import patients_of, rates, resampled, two_class_rates
-from .thresholds import checked_classes, classes_of, positive_of, scores_of
+from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
 _ROUNDING = 12  # digits; a rounding of the 16th is no lead
@@ -543,13 +543,17 @@ def _ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tupl
 def _patients(tables: Sequence[pd.DataFrame], metric: str) -> int:
     """Patients that a metric of all tables rests on.
 
-    For predictive values those of the rarest answer; else, but for accuracy, of the rarest class.
+    For a predictive value those who were called so; else, but for accuracy, of the rarest class.
     """
     patient = patients_of(tables[0])
     if metric == "accuracy":
         return patient.nunique()
-    by = [one["predicted"] for one in tables] if metric in ("ppv", "npv") else [tables[0]["label"]]
-    return int(min(patient.groupby(names.to_numpy()).nunique().min() for names in by))
+    if metric in ("ppv", "npv"):
+        positive = positive_of(classes := classes_of(tables[0]))
+        name = positive if metric == "ppv" else negative_of(classes, positive)
+        called = (one["predicted"].to_numpy() == name for one in tables)
+        return min(patient[these].nunique() for these in called)
+    return int(patient.groupby(tables[0]["label"]).nunique().min())
 
 
 def _check_all_differ(tables: Sequence[pd.DataFrame]) -> None:
