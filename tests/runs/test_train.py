@@ -258,6 +258,11 @@ def test_a_division_without_known_patients_is_not_called_one_by_patient(
         assert re.fullmatch(r"train: \d+ images, val: \d+ images, test: \d+ images", lines[1])
         told = "no file or name is on two sides; whether a patient is, is unknown for 64 of 64"
         assert verdict == f"{told} images" and verdict in begun.caption
+    (tmp_path / "data" / phantoms.MARKER).write_text("{}")
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        begin(tmp_path / "data", tmp_path / "drawn", log=None)
+    assert not [one for one in found if "are unknown" in str(one.message)], "drawings of nobody"
 
 
 def test_broken_files_of_many_kinds_are_left_out_and_listed(tiny_folder, tmp_path):

@@ -407,7 +407,8 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     # Raises where it cannot be.
     build(**recipe.model_arguments(len(classes)), weights="random", device="meta")
     _warn_of_missing(run.records, classes)
-    warn_of_unknown_patients(good, ", and train anew into another folder", stacklevel=6)
+    if not _is_drawn(run):  # drawings may be of nobody
+        warn_of_unknown_patients(good, ", and train anew into another folder", stacklevel=6)
     about["data"] |= {
         "root": str(root),
         "top": _top(run.records, root),
@@ -483,11 +484,14 @@ def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
 
 def _notes(run: Run) -> list[str]:
     """What must be said beside every result, but for the audit's verdict."""
-    # Phantoms are known by a file above them, also where a manifest names them.
-    image = Path(os.path.realpath(run.root / run.records["path"].iloc[0]))
-    drawn = any((folder / MARKER).exists() for folder in image.parents)
-    notes = ["phantom images (drawings, not patients)"] if drawn else []
+    notes = ["phantom images (drawings, not patients)"] if _is_drawn(run) else []
     return [*notes, describe(run.weights)]
+
+
+def _is_drawn(run: Run) -> bool:
+    """Whether the images are phantoms: by a file above them, also where a manifest names them."""
+    image = Path(os.path.realpath(run.root / run.records["path"].iloc[0]))
+    return any((folder / MARKER).exists() for folder in image.parents)
 
 
 def _refuse_other_run(run: Run, wanted: Run) -> None:
