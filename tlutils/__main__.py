@@ -142,7 +142,9 @@ def _fetch(given: _Arguments) -> int:
     from .data import sources
 
     # The only sign of life where nobody sees a bar; stdout has the folder alone, for scripts.
-    print(f"{given.source} goes into {given.to}, unless it is there", file=sys.stderr, flush=True)
+    if given.source in sources.SOURCES:
+        told = f"{given.source} goes into {given.to}, unless it is there"
+        print(told, file=sys.stderr, flush=True)
     print(sources.fetch(given.source, given.to))
     return _DONE
 

@@ -106,6 +106,8 @@ def test_images_of_another_place_tell_their_patients_by_its_own_rule(run, tiny_f
     tables = [*(copy / "evaluations").glob("*stress_predictions.csv")]
     assert sorted(read_predictions(path)["patient"].nunique() for path in tables) == [8, 16]
     assert Run.load(copy).adaptation("site")["used"]["patient"] == rule
+    with pytest.warns(UserWarning, match="16 of these 16"):
+        assert evaluate(copy, other, adapted="site", **CPU)["patients"] == 8
 
 
 @pytest.mark.parametrize("ask", [evaluate, stress])

@@ -192,7 +192,8 @@ def evaluate(
     split : str
         "train", "val" or "test".
     patient : str or None
-        How other images tell their patients (see `records.with_patients`); "run" is as the run's.
+        How other images tell their patients (see `records.with_patients`); "run" is as those of the
+        adaptation, where one is named, or else as the run's.
     device, precision : str
         See `Run.machine`.
     views : int, optional
@@ -221,9 +222,11 @@ def evaluate(
         adaptation; for a patient rule without other images.
     """
     run = Run.load(folder)
-    patient = patient_rule(run, patient, data)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
+    if chosen and patient == "run" and data is not None:
+        patient = chosen["used"].get("patient", "run")
+    patient = patient_rule(run, patient, data)
     views = checked_views(run, views, chosen)
     model = run.model()
     if data is None:
