@@ -67,6 +67,10 @@ def test_the_title_names_the_network_that_was_used_and_where_the_images_lie(run)
         moved = run.records.assign(path=start + run.records["path"])
         found = dataclasses.replace(listed, records=moved)
         assert facts.title(found) == "oct-vgg16 on scans (clean.csv)"
+    found.records = found.records.assign(
+        path=["../scans/a.png", "b.png"] * (len(found.records) // 2)
+    )
+    assert facts.title(found) == f"oct-vgg16 on {found.root.parent.name} (clean.csv)"
 
 
 def asked_for(run: Run) -> list[str]:

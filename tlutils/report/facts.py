@@ -256,8 +256,9 @@ def _data(run: Run) -> str:
     asked = Path(run.about["data"]["requested"])
     if asked.suffix.lower() not in layouts.TABLES:
         return run.root.name
-    above = os.path.commonpath({path.rpartition("/")[0] for path in run.records["path"]})
-    return f"{Path(os.path.normpath(run.root / above)).name} ({asked.name})"
+    folders = {path.rpartition("/")[0] for path in run.records["path"]}
+    above = os.path.commonpath([os.path.normpath(run.root / folder) for folder in folders])
+    return f"{Path(above).name} ({asked.name})"
 
 
 def made_for(used: Recipe) -> str:
