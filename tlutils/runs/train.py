@@ -750,9 +750,7 @@ def fit(
             tell(f"first the head alone, {many(recipe.head_epochs, 'epoch')}")
             options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)
             how["on_epoch_end"] = _of_part(on_epoch_end, "head", 0)
-            with tuning.head_alone(model), warnings.catch_warnings():
-                # What follows says it for both.
-                warnings.filterwarnings("ignore", "the validation set has")
+            with tuning.head_alone(model):
                 head = loop.fit(model, used, options, checkpoint=run.folder / "head.pt", **how)
             how["on_epoch_end"] = _of_part(on_epoch_end, "all", len(head.history))
             state = checkpoints.copy_of_state(model)

@@ -386,12 +386,13 @@ def checked_patient_rule(patient: object) -> str | None:
     Raises
     ------
     ValueError
+        For what is neither text nor None.
     """
     if isinstance(patient, (str, type(None))):
         return patient
     raise ValueError(
-        f"patient is {patient!r}, which the run's files cannot keep; give auto, None, or a pattern "
-        "with a group named patient"
+        f"patient is {patient!r}, which the run's files cannot keep; give auto, dicom, "
+        "dicom-hashed, None, or a pattern with a group named patient"
     )
 
 
