@@ -12,10 +12,18 @@ file. Not one of the benchmarks of `run.py`: it measures no time.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pandas as pd
+import torch
 from common import FOLDER, machine_facts
+from torch import Tensor
+from torch.optim import swa_utils
 
 from tlutils.data import cleaning, loaders, records, sources, splits
 from tlutils.evaluation.acquisition import Acquisition
@@ -26,6 +34,7 @@ from tlutils.runs import recipes
 from tlutils.runs.folder import Run
 from tlutils.runs.stress import stress
 from tlutils.runs.train import train
+from tlutils.training import loop
 
 CROP = "augmentation.crop"
 BEFORE = {  # what chest-best had before this table
@@ -64,8 +73,75 @@ CANDIDATES: dict[str, dict] = {
     "crop 0.08-1, jitter, label smoothing 0.1": JITTER | WIDE | {"label_smoothing": 0.1},
     "crop 0.08-1, jitter, epoch by stress": JITTER | WIDE | {"monitor": "stress_auc"},
 }
+CHOSEN = CANDIDATES["crop 0.08-1, jitter, noise"]
+CANDIDATES |= {
+    "chosen": CHOSEN,
+    "chosen, balanced batches": CHOSEN | {"balanced": True, "class_weights": None},
+    "chosen, layer decay 0.9": CHOSEN | {"layer_decay": 0.9},
+    "chosen, half as many epochs again": CHOSEN | {"epochs": 1.5},
+    "chosen, 4 views at test time": CHOSEN | {"test_views": 4},
+    "chosen, mean of weights": CHOSEN,
+    "chosen, MixUp 0.2": CHOSEN,
+}
 RULES = ("youden", "specificity>=0.98", "stressed youden", "stressed specificity>=0.9")
 MEASURES = ("auc", "accuracy", "sensitivity", "specificity")
+
+
+@contextlib.contextmanager
+def mean_of_weights(decay: float = 0.99) -> Iterator[None]:
+    """Validate, and keep, the exponential moving mean of the weights of all steps so far."""
+    step, validate, means = loop.step, loop.validate, {}
+
+    def step_and_average(state: loop.State, inputs: Tensor, labels: Tensor) -> Tensor:
+        if state.net not in means:
+            averaging = swa_utils.get_ema_multi_avg_fn(decay)
+            mean = swa_utils.AveragedModel(state.net, multi_avg_fn=averaging, use_buffers=True)
+            means[state.net] = mean, None
+        mean, own = means[state.net]
+        if own:  # the mean was validated since
+            state.net.load_state_dict(own)
+            means[state.net] = mean, None
+        totals = step(state, inputs, labels)
+        mean.update_parameters(state.net)
+        return totals
+
+    def validate_mean(state: loop.State, *sources: object) -> dict:
+        mean = means[state.net][0]
+        means[state.net] = mean, copy.deepcopy(state.net.state_dict())
+        state.net.load_state_dict(mean.module.state_dict())
+        return validate(state, *sources)
+
+    with mock.patch.multiple(loop, step=step_and_average, validate=validate_mean):
+        yield
+
+
+@contextlib.contextmanager
+def mixup(alpha: float = 0.2) -> Iterator[None]:
+    """Train on mixtures of two images each (Zhang et al., ICLR 2018), of a share of Beta(alpha, alpha)."""
+    step, of_each, mixed, rng = loop.step, loop._losses, [], np.random.default_rng(0)
+
+    def step_on_mixtures(state: loop.State, inputs: Tensor, labels: Tensor) -> Tensor:
+        share = rng.beta(alpha, alpha)
+        order = torch.from_numpy(rng.permutation(len(labels)))
+        mixed[:] = [share, labels[order]]
+        try:
+            return step(state, share * inputs + (1 - share) * inputs[order], labels)
+        finally:
+            mixed.clear()
+
+    def losses(state: loop.State, outputs: Tensor, labels: Tensor) -> Tensor:
+        if not mixed:
+            return of_each(state, outputs, labels)
+        share, others = mixed
+        own = of_each(state, outputs, labels)
+        return share * own + (1 - share) * of_each(state, outputs, others)
+
+    with mock.patch.multiple(loop, step=step_on_mixtures, _losses=losses):
+        yield
+
+
+# What `fit` does not have, as no candidate has shown that it should.
+WAYS = {"chosen, mean of weights": mean_of_weights, "chosen, MixUp 0.2": mixup}
 
 
 def main() -> None:
@@ -130,9 +206,12 @@ def trained(name: str, seed: int, manifest: Path, given: argparse.Namespace) -> 
     """The run of one candidate."""
     same = {"size": given.size, "epochs": given.epochs, "split": "official", "threshold": ""}
     changes = same | {"seed": seed, "split_seed": 0} | CANDIDATES[name]
+    if isinstance(changes["epochs"], float):  # so many times as many
+        changes["epochs"] = round(changes["epochs"] * given.epochs)
     folder = given.work / f"{name.replace(' ', '-').replace(',', '')}-{given.size}-s{seed}"
     recipe = recipes.get("chest-best").changed(changes)
-    return train(recipe, manifest, folder, weights=given.weights, log=say)
+    with WAYS.get(name, contextlib.nullcontext)():
+        return train(recipe, manifest, folder, weights=given.weights, log=say)
 
 
 def stressed(run: Run, held_out: Path | None = None) -> pd.DataFrame:
