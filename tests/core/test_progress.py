@@ -1,6 +1,7 @@
 """Bars where a person watches, silence elsewhere."""
 
 import io
+import time
 
 import pytest
 
@@ -26,8 +27,17 @@ def test_on_a_terminal_a_bar_is_drawn_with_its_name_and_end(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr("sys.stderr", screen)
     assert progress.watched()
-    assert list(progress.bar(range(3), what="reading", unit="image")) == [0, 1, 2]
+    for _ in progress.bar(range(3), what="reading", unit="image"):
+        time.sleep(0.2)
     assert "reading" in screen.getvalue() and "/3" in screen.getvalue()
+
+
+def test_what_is_done_at_once_draws_no_bar(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    assert list(progress.bar(range(3), what="reading")) == [0, 1, 2]
+    assert screen.getvalue().strip() == ""
 
 
 @pytest.mark.parametrize("show", [True, False])

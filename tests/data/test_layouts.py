@@ -197,7 +197,7 @@ def test_dicom_files_without_an_ending_are_images_and_no_named_file_is_opened(
     tmp_path, monkeypatch
 ):
     touch(tmp_path, "A/1.png", "B/2.txt", "LICENSE", "B/notes.txt", "A/2", "B/3.jpg.1")
-    for name in ("A/IM0001", "B/1.2.840.10008"):
+    for name in ("A/IM0001", "A/IM0002;1", "A/IM0003.", "B/1.2.840.10008"):
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     opened, original = [], open
 
@@ -206,15 +206,17 @@ def test_dicom_files_without_an_ending_are_images_and_no_named_file_is_opened(
         return original(path, *mode)
 
     monkeypatch.setattr("builtins.open", noted)
-    assert layouts.images_in(tmp_path) == ["A/1.png", "A/IM0001", "B/1.2.840.10008"]
-    assert sorted(opened) == ["1.2.840.10008", "2", "3.jpg.1", "IM0001", "LICENSE"]
+    found = ["A/IM0001", "A/IM0002;1", "A/IM0003.", "B/1.2.840.10008"]
+    assert layouts.images_in(tmp_path) == ["A/1.png", *found]
+    names = [name.split("/")[1] for name in found]
+    assert sorted(opened) == sorted(["2", "3.jpg.1", "LICENSE", *names])
     assert layouts.find_root(tmp_path) == tmp_path
-    assert records.scan(tmp_path)["label"].tolist() == ["A", "A", "B"]
+    assert records.scan(tmp_path)["label"].tolist() == ["A", "A", "A", "A", "B"]
 
 
 def test_what_is_no_scan_of_the_folder_is_not_taken_for_dicom(tmp_path):
     touch(tmp_path / "cd", "A/1.png", "B/2.png")
-    for name in ("cd/DICOMDIR", "cd/.git/IM1", "cd/__MACOSX/IM1", "disk/IM1"):
+    for name in ("cd/DICOMDIR", "cd/A/DICOMDIR;1", "cd/.git/IM1", "cd/__MACOSX/IM1", "disk/IM1"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     assert layouts.images_in(tmp_path / "cd") == ["A/1.png", "B/2.png"]

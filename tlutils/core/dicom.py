@@ -40,7 +40,8 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     """Whether a file is DICOM: by its ending, or by its first bytes where it has none.
 
     Archives and CDs name files IM000001 or 1.2.840.10008.5.1, and only such are opened. A CD's
-    DICOMDIR lists them and has no picture, so it is none.
+    DICOMDIR lists them and has no picture, so it is none. One that nobody may open counts, so that
+    it is named among the unreadable ones.
 
     Parameters
     ----------
@@ -52,9 +53,9 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     bool
     """
     ending = os.path.splitext(path)[1].lower()
-    if ending and not ending[1:].isdecimal():
+    if ending[1:] and not ending[1:].isdecimal():
         return ending in ENDINGS
-    if os.path.basename(path).upper() == "DICOMDIR":
+    if os.path.basename(path).upper().partition(";")[0].rstrip(".") == "DICOMDIR":
         return False
     path = os.path.join(root, path)
     try:
@@ -64,6 +65,8 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
             return False
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
+    except PermissionError:
+        return True
     except (OSError, ValueError):
         return False
 

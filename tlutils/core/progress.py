@@ -62,6 +62,7 @@ def bar(
         disable=not (watched() if show is None else show),
         leave=False,
         mininterval=0.2,
+        delay=0.3,  # what is done by then needs none, and JupyterLab would keep its "0%"
         file=sys.stdout if _in_notebook() else sys.stderr,
         dynamic_ncols=not _in_notebook(),
         **options,
