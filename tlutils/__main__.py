@@ -287,7 +287,7 @@ def _evaluate(given: _Arguments) -> int:
     metrics = evaluate(given.run, given.data, given.split, patient=given.patient, **how)
     if devices.rank():
         return _DONE
-    print(f"{given.split}: {headline(metrics)}\n")
+    print(f"{given.data or given.split}: {headline(metrics)}\n")
     rows = {
         name: {key: as_text(value) for key, value in numbers.items()}
         for name, numbers in metrics["per_class"].items()

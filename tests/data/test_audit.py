@@ -387,6 +387,16 @@ def test_mode_suffix_and_brightness_count_too(make):
     assert measure_shortcuts(make(inspected())).table["auc"][0] > 0.99
 
 
+def test_a_finding_names_brightness_where_it_counted():
+    table = inspected()
+    shades = pd.Series(np.random.default_rng(0).uniform(0, 255, len(table)), table.index)
+    for of, words in (
+        (table, "File properties alone"),
+        (table.assign(brightness=shades), "File properties and mean brightness alone"),
+    ):
+        assert audit_shortcuts(measure_shortcuts(of))["meaning"][0].startswith(words)
+
+
 def test_three_classes_are_each_measured_against_the_rest():
     found = measure_shortcuts(inspected(patients=90, labels="ABC", wide=1.0))
     assert 0.7 < found.table["auc"][0] < 0.9  # A is told surely, B and C not from each other

@@ -427,6 +427,16 @@ def test_the_headline_says_on_how_many_patients():
     )
 
 
+def test_the_headline_counts_no_patients_whom_nobody_knows():
+    table = binary("test")
+    nobody = compute_metrics(table.assign(patient=""), repeats=100)
+    assert "300 images, each counted as a patient's of its own)" in headline(nobody)
+    some = table.assign(patient=table["patient"].where(table.index >= 7, ""))
+    patients = some["patient"].nunique() - 1 + 7
+    words = f"300 images of {patients} patients, 7 of them counted as a patient's of its own)"
+    assert words in headline(compute_metrics(some, repeats=100))
+
+
 def test_numbers_as_text():
     assert as_text({"value": 0.8731, "low": 0.8, "high": 0.9}) == "0.873 (0.800-0.900)"
     assert as_text({"value": None, "low": None, "high": None}) == "undefined" == as_text(None)

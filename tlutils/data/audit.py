@@ -627,14 +627,16 @@ def audit_shortcuts(found: Shortcuts | None) -> pd.DataFrame:
     if found is None:
         return pd.DataFrame()
     total, best = found.table.iloc[0], found.table.iloc[min(1, len(found.table) - 1)]
+    what = "File properties"
+    what += " and mean brightness" if "brightness" in set(found.table["property"]) else ""
     number = f"AUC {total['auc']:.2f}, 95 % {total['low']:.2f} to {total['high']:.2f}"
     bad = (
-        f"File properties alone, without the picture, tell {found.right / found.of:.0%} of the "
+        f"{what} alone, without the picture, tell {found.right / found.of:.0%} of the "
         f"labels of unseen patients ({number}; the most frequent label would be right for "
         f"{found.usual:.0%}); most telling is {best['property']} alone (AUC {best['auc']:.2f}). A "
         "network may learn that instead of the disease."
     )
-    good = f"File properties alone tell little ({number})."
+    good = f"{what} alone tell little ({number})."
     row = _row("label shown by file properties", "all", [], found.of, bad, good)
     if found.clear:
         share = found.right / found.of

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ..core.words import many
+from ..core.words import many, some
 from . import near_duplicates
 from .audit import audit_splits, leaks
 from .layouts import TABLES
@@ -78,11 +78,12 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
             "the audit says of files and labels"
         )
     done, how = _split(once)
-    renamed = (joined["patient"] != records["patient"]).sum()
+    renamed = joined["patient"] != records["patient"]
     gone = records["patient"].nunique() - joined["patient"].nunique()
     sharing = "no two patients share a picture"
     if gone:
-        sharing = many(gone, "patient shares", "patients share") + " a picture with another"
+        sharing = many(gone, "patient shares", "patients share") + " a picture with another: "
+        sharing += some((records["patient"] + " is now " + joined["patient"])[renamed].unique())
     moved = done["path"].map(once.set_index("path")["split"]) != done["split"]
     steps = [
         ("unreadable", len(records) - len(whole), "left out, as they cannot be read"),
@@ -90,7 +91,7 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
         ("copies", len(agreed) - len(once), "left out, as another file has the same bytes"),
         (
             "patients joined",
-            renamed,
+            renamed.sum(),
             f"under another name now; {sharing}",
         ),
         ("split anew", moved.sum(), how),

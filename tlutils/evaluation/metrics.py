@@ -94,6 +94,7 @@ def compute_metrics(
     return {
         "n": len(predictions),
         "patients": coded.patients,
+        "unknown_patients": int(patients_of(predictions).str.startswith("?").sum()),
         **overall,
         **{f"top{k}": json_number(top_k_accuracy(predictions, k)) for k in ks},
         "baseline": json_number(coded.counts.max() / coded.counts.sum()),
@@ -562,10 +563,17 @@ def headline(metrics: dict) -> str:
 
     Returns
     -------
-    str: "accuracy 0.873 (95 % interval 0.842-0.901, 212 images of 71 patients), AUC ..."
+    str: "accuracy 0.873 (95 % interval 0.842-0.901, 212 images of 71 patients), AUC ..."; images
+        whose patient is unknown count as patients of their own, which is said
     """
     n, patients, accuracy = metrics["n"], metrics["patients"], metrics["accuracy"]
-    behind = f"{n:,} image{'s' * (n != 1)} of {patients:,} patient{'s' * (patients != 1)}"
+    unknown = metrics.get("unknown_patients", 0)
+    behind = f"{n:,} image{'s' * (n != 1)}"
+    if unknown < n:
+        behind += f" of {patients:,} patient{'s' * (patients != 1)}"
+    if unknown:
+        each = "each" if unknown == n else f"{unknown:,} of them"
+        behind += f", {each} counted as a patient's of its own"
     more = ("sensitivity", "specificity") if "sensitivity" in metrics else ("balanced_accuracy",)
     rest = [f"{name.replace('_', ' ')} {as_text(metrics[name])}" for name in more]
     rest += [f"AUC {as_text(metrics['auc'])}"]

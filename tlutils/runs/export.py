@@ -99,6 +99,8 @@ def export(
     chosen = run.adaptation(adapted) if adapted is not None else None
     temperature = temperature_in_use(run, calibrated, chosen)
     _warn_of_views(run, chosen)
+    if log:
+        log(f"converting the model and comparing it on {_IMAGES} images, which may take minutes")
     model, about = run.model(), _about(run, temperature, chosen)
     scale, shape = normalization(model), (run.recipe.size, run.recipe.channels)
     told = {name: json.dumps(value) for name, value in about.items()}

@@ -252,6 +252,8 @@ def evaluate(
         used = openings.settings(views, threshold, calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
+        if log and not (table["split"] == split).all():
+            log(f"{source} has no {split} images of its own: measured on all {many(len(table))}")
         used = {"data": str(source), "split": split, "patient": patient, "views": views}
         used |= {"calibrated": calibrated}
         used |= {"adapted": adapted} if adapted is not None else {}
