@@ -157,6 +157,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1600, help="to train on; 0 for all")
     parser.add_argument("--held-out", type=int, default=400, help="images for the thresholds")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--out", type=Path, default=FOLDER / "chest_candidates.csv")
     given = parser.parse_args()
@@ -211,7 +212,8 @@ def trained(name: str, seed: int, manifest: Path, given: argparse.Namespace) -> 
     folder = given.work / f"{name.replace(' ', '-').replace(',', '')}-{given.size}-s{seed}"
     recipe = recipes.get("chest-best").changed(changes)
     with WAYS.get(name, contextlib.nullcontext)():
-        return train(recipe, manifest, folder, weights=given.weights, log=say)
+        how = {"weights": given.weights, "precision": given.precision, "log": say}
+        return train(recipe, manifest, folder, **how)
 
 
 def stressed(run: Run, held_out: Path | None = None) -> pd.DataFrame:
