@@ -133,7 +133,10 @@ def badges(settings: dict, printed: str) -> list[tuple[str, str]]:
     """What must be said above every result of a page, each with a name."""
     found = [PHANTOMS] * on_phantoms(settings) + [RANDOM] * (settings.get("weights") == "random")
     leaks = LEAK.findall(printed)  # without their counts, which the page lets its reader guess
-    return found + [("Leak", f"A division on this page leaks: {leak}.") for leak in leaks[:1]]
+    return found + [
+        ("Leak", f"A division shown on this page leaks: {leak}. Each result says which it is of.")
+        for leak in leaks[:1]
+    ]
 
 
 def on_phantoms(settings: dict) -> bool:

@@ -138,7 +138,7 @@ def write(found: pd.DataFrame, arms: dict, out: Path) -> None:
         pd.concat(parts)[columns].to_csv(file, index=False, float_format="%.4f")
     style()
     caption = f"MobileNetV2, {about['images']}; {about['test']}; {about['training']}"
-    ax = of_results.accuracy_by_patients(parts[0], baseline, caption=caption)
+    ax = of_results.accuracy_by_patients(parts[1], 0.5, "balanced accuracy", caption=caption)
     ax.figure.savefig(FOLDER.parents[1] / "notebooks" / "images" / "transfer.png", dpi=90)
 
 

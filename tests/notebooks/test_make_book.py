@@ -95,7 +95,7 @@ def test_phantoms_random_weights_and_leaks_stand_in_words_above_a_page(tmp_path)
     found = {name: re.findall(r'role="note"><strong>(.*?)<', text) for name, text in pages.items()}
     both = ["Phantoms", "Random weights"]
     assert found == {"01_a": ["Leak"], "02_b": both, "03_c": [], "index": both}
-    words = "A division on this page leaks: test images share a patient with train."
+    words = "A division shown on this page leaks: test images share a patient with train. "
     assert words in pages["01_a"] and words in pages["index"]
     assert pages["02_b"].index('role="note"') < pages["02_b"].index("<h1")
 

@@ -484,13 +484,13 @@ def threshold_by_patients(
     _bands(ax, table[table["measure"].isin(shown)], "measure")
     line = {"color": DARK, "linewidth": 1.2}
     if unadapted is not None:
-        words = f"own threshold: {unadapted:.3f} balanced"
+        words = f"the run's threshold: balanced accuracy {unadapted:.3f}"
         ax.axhline(unadapted, label=words, linestyle="--", **line)
     if steady is not None:
         ax.axvline(steady, label=f"steady from {steady:,} on", linestyle=":", **line)
     legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     title, x = "A threshold chosen anew: median and 95 % of the draws", "patients to choose it on"
-    return label(ax, title, x, "on the other patients", caption)
+    return label(ax, title, x, "rate on the other patients", caption)
 
 
 def _bands(ax: Axes, table: pd.DataFrame, by: str) -> None:

@@ -585,8 +585,8 @@ def _warn_of_unlike(predictions: pd.DataFrame) -> None:
         named = f"{', '.join(far[:3])}{', ...' if len(far) > 3 else ''}"
         warnings.warn(
             f"{len(far)} of {many(len(predictions))} {'is' if len(far) == 1 else 'are'} unlike "
-            "the training images (further from them than the furthest 1 % of the validation "
-            f"patients), so what the model answers there may mean nothing: {named}",
+            "the training images (further from them than the limit that the validation patients "
+            f"set), so what the model answers there may mean nothing: {named}",
             stacklevel=3,
         )
 
