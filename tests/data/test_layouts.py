@@ -197,7 +197,9 @@ def test_dicom_files_without_an_ending_are_images_and_no_named_file_is_opened(
     tmp_path, monkeypatch
 ):
     touch(tmp_path, "A/1.png", "B/2.txt", "LICENSE", "B/notes.txt", "A/2", "B/3.jpg.1")
-    for name in ("A/IM0001", "A/IM0002;1", "A/IM0003.", "B/1.2.840.10008"):
+    bare = ["A/IM0001", "A/IM0002;1", "A/IM0003.", "A/IM0004.;1", "B/1.2.840.10008"]
+    ended = ["A/SCAN5.DCM;1", "B/6.IMA"]
+    for name in bare + ended:
         (tmp_path / name).write_bytes(bytes(128) + b"DICM")
     opened, original = [], open
 
@@ -206,12 +208,11 @@ def test_dicom_files_without_an_ending_are_images_and_no_named_file_is_opened(
         return original(path, *mode)
 
     monkeypatch.setattr("builtins.open", noted)
-    found = ["A/IM0001", "A/IM0002;1", "A/IM0003.", "B/1.2.840.10008"]
-    assert layouts.images_in(tmp_path) == ["A/1.png", *found]
-    names = [name.split("/")[1] for name in found]
+    assert layouts.images_in(tmp_path) == sorted(["A/1.png", *bare, *ended])
+    names = [name.split("/")[1] for name in bare]
     assert sorted(opened) == sorted(["2", "3.jpg.1", "LICENSE", *names])
     assert layouts.find_root(tmp_path) == tmp_path
-    assert records.scan(tmp_path)["label"].tolist() == ["A", "A", "A", "A", "B"]
+    assert records.scan(tmp_path)["label"].tolist() == ["A"] * 6 + ["B"] * 2
 
 
 def test_what_is_no_scan_of_the_folder_is_not_taken_for_dicom(tmp_path):
@@ -310,6 +311,17 @@ def test_a_folder_that_nobody_may_look_into_is_left_out_and_named(tmp_path):
             assert records.scan(root)["path"].tolist() == ["A/1.png", "B/2.png"]
     finally:
         (root / "B" / "closed").chmod(0o700)
+
+
+@pytest.mark.skipif(
+    getattr(os, "geteuid", int)() == 0, reason="the superuser may look into every file"
+)
+def test_a_file_without_an_ending_that_nobody_may_open_is_left_out_and_named(tmp_path):
+    root = touch(tmp_path, "A/1.png", "A/IM2", "B/2.png", "LOCK")
+    for name in ("A/IM2", "LOCK"):
+        (root / name).chmod(0)
+    with pytest.warns(UserWarning, match=r"'A/IM2' \(Permission denied\), 'LOCK'"):
+        assert records.scan(root)["path"].tolist() == ["A/1.png", "B/2.png"]
 
 
 def test_usual_names_of_splits_are_known(tmp_path):

@@ -351,6 +351,13 @@ def test_images_of_unknown_patients_are_not_called_divided_by_patient(official, 
         assert splits.divide(found, "official")[1].endswith("validation images taken from train")
 
 
+def test_of_unknown_patients_nobody_says_that_they_are_not_elsewhere():
+    found = patients({f"{label}{i}": {label: 1} for label in "AB" for i in range(20)})
+    found["patient"] = found["patient"].mask(found.index < 10, "?" + found["path"])
+    found["split"] = ["test" if i % 5 == 0 else "" for i in range(40)]
+    assert splits.divide(found)[1].endswith("as none of their known patients is elsewhere")
+
+
 def test_an_unknown_rule_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="'files'.*patient, image, official"):
         splits.divide(with_own_folders(), "files")

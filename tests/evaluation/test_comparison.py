@@ -320,6 +320,17 @@ def test_a_predictive_value_rests_on_the_patients_who_were_called_so():
     assert [ppv["low"], ppv["high"]] == pytest.approx([one["low"], one["high"]], abs=0.02)
 
 
+def test_a_predictive_value_of_one_patient_tells_no_two_models_apart():
+    """The first calls one healthy patient ill, whom half of the resamples lack."""
+    labels = np.arange(30) % 2 == 0
+    first = table(np.where(np.arange(30) == 1, 0.9, 0.1), labels)
+    second = table(np.where(np.arange(30) == 3, 0.9, np.where(labels, 0.9, 0.1)), labels)
+    found = comparison.paired_bootstrap(first, second, "ppv")
+    assert found["low"] < 0 < 0.8 < found["value"] < found["high"]
+    told = comparison.verdict(first, second, ["one", "two"], "ppv")
+    assert "these images cannot tell the two models apart (ppv" in told
+
+
 def test_runs_that_all_agree_leave_the_error_of_the_patients(pair):
     """Seeds that change the probabilities by a trifle and no answer."""
     nudged = [[one.assign(**{"p_ILL": one["p_ILL"] + 1e-6 * i}) for i in range(3)] for one in pair]

@@ -205,6 +205,8 @@ def test_a_run_whose_patients_are_unknown_tells_of_none(tiny_folder, tmp_path):
     (shared,) = (row for name, row in checks.items() if name.startswith("patient in two splits"))
     assert (shared["verdict"], shared["found"]) == ("unknown", "unknown")
     assert "unknown for 64 of 64 images" in page.words.partition("patients")[2]
+    assert "each counted as a patient's of its own" in page.sections[""]
+    assert not re.search(r"\d images? of \d+ patient", page.words)
     assert "no patient is on two sides" not in page.words and "by the file names" not in page.words
 
 

@@ -23,7 +23,7 @@ from .packages import needed
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-ENDINGS = (".dcm", ".dicom")  # of files' names
+ENDINGS = (".dcm", ".dicom", ".ima")  # of files' names
 _PACKAGE = "'pydicom>=3.0.1'"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # Bytes, packed or unpacked, as of any image file.
@@ -40,8 +40,8 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     """Whether a file is DICOM: by its ending, or by its first bytes where it has none.
 
     Archives and CDs name files IM000001 or 1.2.840.10008.5.1, and only such are opened. A CD's
-    DICOMDIR lists them and has no picture, so it is none. One that nobody may open counts, so that
-    it is named among the unreadable ones.
+    DICOMDIR lists them and has no picture, so it is none. A version behind a name, as CDs have it
+    (IM000001.;1), does not count.
 
     Parameters
     ----------
@@ -52,10 +52,11 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     -------
     bool
     """
-    ending = os.path.splitext(path)[1].lower()
+    name = re.sub(r";\d+$", "", os.path.basename(path))
+    ending = os.path.splitext(name)[1].lower()
     if ending[1:] and not ending[1:].isdecimal():
         return ending in ENDINGS
-    if os.path.basename(path).upper().partition(";")[0].rstrip(".") == "DICOMDIR":
+    if name.rstrip(".").upper() == "DICOMDIR":
         return False
     path = os.path.join(root, path)
     try:
@@ -65,8 +66,6 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
             return False
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
-    except PermissionError:
-        return True
     except (OSError, ValueError):
         return False
 

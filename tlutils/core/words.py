@@ -46,6 +46,25 @@ def some(items: Iterable[str]) -> str:
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
+def threshold_as_text(threshold: float) -> str:
+    """Write a threshold with three decimals, and with more where these would be 0 or 1.
+
+    Parameters
+    ----------
+    threshold : float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> threshold_as_text(0.25), threshold_as_text(0.00031), threshold_as_text(0.99983)
+    ('0.250', '0.00031', '0.99983')
+    """
+    return f"{threshold:.3f}" if 0.0005 <= threshold < 0.9995 else f"{threshold:.9g}"
+
+
 def answered_from(positive: str, threshold: float, of: str | None) -> str:
     """Say from which probability on a class is answered.
 
@@ -64,7 +83,9 @@ def answered_from(positive: str, threshold: float, of: str | None) -> str:
     >>> answered_from("PNEUMONIA", 0.25, "the run")
     'PNEUMONIA is answered from a probability of 0.250 on. That is the threshold of the run.'
     """
-    sentence = f"{positive} is answered from a probability of {threshold:.3f} on."
+    sentence = f"{positive} is answered from a probability of {threshold_as_text(threshold)} on."
+    if threshold > 1:
+        sentence = f"{positive} is never answered, as the threshold is above 1."
     return f"{sentence} That is the threshold of {of}." if of else sentence
 
 

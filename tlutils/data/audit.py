@@ -187,6 +187,7 @@ def _two_labels(records: pd.DataFrame) -> dict:
 
 def _copies(split: str, part: pd.DataFrame) -> dict:
     whole = part[comparable(part)]
+    whole = whole.loc[unknown_patient(whole).sort_values(kind="stable").index]  # known ones first
     again = whole[whole["sha256"].duplicated()]
     copies = many(len(again), "image is a copy", "images are copies")
     first = whole.drop_duplicates("sha256").set_index("sha256").loc[again["sha256"]]

@@ -42,7 +42,7 @@ _ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", "
 _KINDS = f"{', '.join((*_ENDINGS, *dicom.ENDINGS))}, or DICOM without an ending"
 # Endings of images that `images.read` does not read.
 _UNREAD = re.compile(
-    r"\.(?:jp2|jpx|j2k|heic|heif|avif|p[bgp]m|tga|psd|ima|nii|nii\.gz|mha|mhd|nrrd|npy|npz|svs|ndpi)$",
+    r"\.(?:jp2|jpx|j2k|heic|heif|avif|p[bgp]m|tga|psd|nii|nii\.gz|mha|mhd|nrrd|npy|npz|svs|ndpi)$",
     re.IGNORECASE,
 )
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -366,6 +366,12 @@ def image_files(
     return list(dict.fromkeys(found))
 
 
+def _is_locked(entry: os.DirEntry) -> bool:
+    """Whether a file might be DICOM without an ending, if only one might look into it."""
+    bare = not os.path.splitext(entry.name)[1] and os.path.isfile(entry.path)
+    return bare and not os.access(entry.path, os.R_OK)
+
+
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Image files and folders below root, without junk: sorted posix paths relative to it.
 
@@ -386,7 +392,10 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
-                (files if _is_image(entry.path) else others).append(name)
+                image = _is_image(entry.path)
+                (files if image else others).append(name)
+                if not image and _is_locked(entry):
+                    lost.append(f"{ascii(name)} (Permission denied)")
             elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
                 folders.append(name)
                 todo.append((name + "/", (*above, real)))

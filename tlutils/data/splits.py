@@ -86,7 +86,8 @@ def _how(rule: str, own: bool, keep: bool, n: int, unknown: int) -> str:
     how = "divided by image: no patient is known" if unknown == n else how
     known = "files" if unknown == n else "patients"
     if keep:
-        return f"{how}{kept}as none of their {known} is elsewhere"
+        which = "known patients" if 0 < unknown < n else known
+        return f"{how}{kept}as none of their {which} is elsewhere"
     shared = f"; the data set's own test images share {known} with the rest, so all images were "
     return how + (f"{shared}divided anew" if own else "")
 

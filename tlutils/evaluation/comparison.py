@@ -334,7 +334,8 @@ def mean_of_runs(
         return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
     patients = _patients(tables, metric)
     ends = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
-    ends = ends if ends[0] < ends[1] else wilson(value * patients, patients, _LEVEL)
+    if patients == 1 or ends[0] == ends[1]:
+        ends = wilson(value * patients, patients, _LEVEL)
     found = _of_both_errors(value, ends, patients, (values,))
     found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
     return {name: json_number(number) for name, number in found.items()}
@@ -535,7 +536,7 @@ def _defined(spread: np.ndarray) -> np.ndarray:
 def _ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tuple[float, float]:
     """See `interval_of_difference`; of resamples where it is defined."""
     low, high = np.percentile(spread, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
-    if low == high and (abs(value) > 1e-12 or patients == 1):
+    if patients == 1 or (low == high and abs(value) > 1e-12):
         low, high = (2 * end - 1 for end in wilson((value + 1) / 2 * patients, patients, _LEVEL))
     return min(low, value), max(high, value)
 

@@ -7,7 +7,7 @@ p_<class>..., loss), so it serves any model that can fill one. `rates` of a conf
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -94,7 +94,7 @@ def compute_metrics(
     return {
         "n": len(predictions),
         "patients": coded.patients,
-        "unknown_patients": int(patients_of(predictions).str.startswith("?").sum()),
+        "unknown_patients": unknown_patients(predictions),
         **overall,
         **{f"top{k}": json_number(top_k_accuracy(predictions, k)) for k in ks},
         "baseline": json_number(coded.counts.max() / coded.counts.sum()),
@@ -206,6 +206,20 @@ def patients_of(predictions: pd.DataFrame) -> pd.Series:
     """
     known = predictions["patient"].notna() & (predictions["patient"] != "")
     return predictions["patient"].astype(str).where(known, "?" + predictions["path"])
+
+
+def unknown_patients(predictions: pd.DataFrame) -> int:
+    """Count the images whose patient is unknown.
+
+    Parameters
+    ----------
+    predictions : DataFrame, as for `patients_of`
+
+    Returns
+    -------
+    int
+    """
+    return int(patients_of(predictions).str.startswith("?").sum())
 
 
 class _Coded(NamedTuple):
@@ -554,6 +568,37 @@ def as_text(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
+def denominator(metrics: Mapping, of: str = "") -> str:
+    """On how many images of how many patients something was measured.
+
+    Parameters
+    ----------
+    metrics : mapping with n, patients and, where some are unknown, unknown_patients (images, each
+        of which counts as a patient of its own)
+    of : str, which images, such as "test"
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> denominator({"n": 212, "patients": 71}, "test")
+    '212 test images of 71 patients'
+    >>> denominator({"n": 9, "patients": 9, "unknown_patients": 9})
+    "9 images, each counted as a patient's of its own"
+    """
+    counts = ("n", "patients", "unknown_patients")
+    n, patients, unknown = (int(metrics.get(key, 0)) for key in counts)
+    told = f"{n:,} {of} image{'s' * (n != 1)}".replace("  ", " ")
+    if unknown < n:
+        told += f" of {patients:,} patient{'s' * (patients != 1)}"
+    if unknown:
+        each = f", {unknown:,} of them" if unknown < n else ", each" if n > 1 else ""
+        told += f"{each} counted as a patient's of its own"
+    return told
+
+
 def headline(metrics: dict) -> str:
     """The main numbers in a line.
 
@@ -566,18 +611,12 @@ def headline(metrics: dict) -> str:
     str: "accuracy 0.873 (95 % interval 0.842-0.901, 212 images of 71 patients), AUC ..."; images
         whose patient is unknown count as patients of their own, which is said
     """
-    n, patients, accuracy = metrics["n"], metrics["patients"], metrics["accuracy"]
-    unknown = metrics.get("unknown_patients", 0)
-    behind = f"{n:,} image{'s' * (n != 1)}"
-    if unknown < n:
-        behind += f" of {patients:,} patient{'s' * (patients != 1)}"
-    if unknown:
-        each = "each" if unknown == n else f"{unknown:,} of them"
-        behind += f", {each} counted as a patient's of its own"
+    accuracy = metrics["accuracy"]
     more = ("sensitivity", "specificity") if "sensitivity" in metrics else ("balanced_accuracy",)
     rest = [f"{name.replace('_', ' ')} {as_text(metrics[name])}" for name in more]
     rest += [f"AUC {as_text(metrics['auc'])}"]
     return (
         f"accuracy {as_text(accuracy['value'])} ({100 * metrics.get('level', 0.95):g} % interval "
-        f"{as_text(accuracy['low'])}-{as_text(accuracy['high'])}, {behind}), {', '.join(rest)}"
+        f"{as_text(accuracy['low'])}-{as_text(accuracy['high'])}, {denominator(metrics)}), "
+        f"{', '.join(rest)}"
     )

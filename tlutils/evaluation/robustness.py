@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ..core.intervals import check_bootstrap, interval
-from ..core.words import many
+from ..core.words import many, threshold_as_text
 from .comparison import interval_of_difference
-from .metrics import as_text, patients_of, resampled
+from .metrics import as_text, denominator, patients_of, resampled, unknown_patients
 from .thresholds import checked_classes, negative_of, positive_of
 
 _LEVEL = 0.95  # of all intervals
@@ -60,11 +60,12 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
     """
     check_bootstrap(repeats, _LEVEL)
     parts = _by_change(predictions)
-    trials = _patients(parts[""])
+    trials, unknown = _patients(parts[""]), unknown_patients(parts[""])
     found = {name: resampled(part, repeats, seed) for name, part in parts.items()}
     rows = []
     for name, (values, spreads) in found.items():
         row = {"change": name, "n": len(parts[name]), "patients": trials["accuracy"]}
+        row["unknown_patients"] = unknown
         for of, behind in trials.items():
             row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, behind))
             before, spread = found[""][0][of], spreads[of] - found[""][1][of]
@@ -167,10 +168,10 @@ def measured_on(table: pd.DataFrame, split: str, threshold: float | None) -> str
     >>> measured_on(table, "validation", 0.885).partition("; ")[0]
     '17 validation images of 6 patients under 1 change, answered by threshold 0.885'
     """
-    of = many(int(table["n"].iloc[0]), f"{split} image".strip())
-    by = "" if threshold is None else f", answered by threshold {threshold:.3f}"
+    of = denominator(table.iloc[0], split)
+    by = "" if threshold is None else f", answered by threshold {threshold_as_text(threshold)}"
     return (
-        f"{of} of {many(int(table['patients'].iloc[0]), 'patient')} under "
+        f"{of} under "
         f"{many(len(table) - 1, 'change')}{by}; {100 * _LEVEL:g} % intervals, then the difference "
         "to the unchanged images"
     )

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.words import many
 from ..data import records
+from ..evaluation.metrics import denominator
 from ..runs import openings
 from ..runs.folder import Run
 from .facts import images, kept_epoch, main_split, over_seeds, percent
@@ -96,7 +96,7 @@ def _of_accuracy(found: dict) -> Iterator[Caveat]:
     if not high - low < _WIDE:
         yield Caveat(
             "The interval is wide",
-            f"{images(found['n'])} of {many(found['patients'], 'patient')} leave "
+            f"{denominator(found)} leave "
             f"{100 * (high - low):.0f} points between its ends. A model that is a few points "
             "better or worse cannot be told from this one by looking at the two numbers; compare "
             "both on the same patients.",
@@ -120,12 +120,12 @@ def _of_validation(metrics: dict) -> Iterator[Caveat]:
             "images may come from another place or time, and what was chosen on validation may not "
             "fit them.",
         )
-    n, patients = metrics["val"]["n"], metrics["val"]["patients"]
+    n = metrics["val"]["n"]
     if n < _ENOUGH_TO_CHOOSE:
         yield Caveat(
             "The validation set is small",
-            f"The epoch, and every threshold, was chosen by {images(n)} of "
-            f"{many(patients, 'patient')}, where one image more or less right moves the accuracy "
+            f"The epoch, and every threshold, was chosen by "
+            f"{denominator(metrics['val'])}, where one image more or less right moves the accuracy "
             f"by {100 / n:.1f} points.",
         )
 

@@ -12,6 +12,7 @@ import pandas as pd
 from ..core.words import many
 from ..data import layouts, records
 from ..evaluation import comparison
+from ..evaluation.metrics import denominator
 from ..models.build import build, count
 from ..runs.folder import Run
 from ..runs.recipes import RECIPES, Recipe
@@ -125,7 +126,7 @@ def course(run: Run) -> str:
     history, kept = run.history, kept_epoch(run)
     head = int(history["part"].eq("head").sum()) if "part" in history else 0
     epochs, of = many(len(history), "epoch"), ""
-    if head:
+    if head and run.recipe.freeze != "all":
         layers = "all layers" + " but the frozen" * (run.recipe.freeze != "none")
         epochs = f"{many(head, 'epoch')} of the head and {len(history) - head} of {layers}"
         of = " of the former" if kept <= head else " of the latter"
@@ -183,8 +184,8 @@ def summary(run: Run) -> tuple[str, str]:
     better, worse = at["low"] > base, at["high"] < base
     how = "better than" if better else "worse than" if worse else "not shown to be better than"
     sentences = [
-        f"The model answered {percent(at['value'])} of {images(found['n'], SPLIT_NAMES[split])} "
-        f"of {many(found['patients'], 'patient')} rightly; the {100 * found['level']:g}\u00a0% "
+        f"The model answered {percent(at['value'])} of {denominator(found, SPLIT_NAMES[split])} "
+        f"rightly; the {100 * found['level']:g}\u00a0% "
         f"interval is {percent(at['low'])} to {percent(at['high'])}.",
         f"That is {how} always giving the commonest answer ({percent(base)}).",
     ]

@@ -146,8 +146,9 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
 
 
 def _leak_tone(run: Run) -> str:
-    unsure = records.unknown_patient(run.records).all()
-    return "bad" if run.about["audit"]["leak"] else "warning" if unsure else "good"
+    audit = run.about["audit"]
+    unsure = audit.get("unsure", records.unknown_patient(run.records).all())
+    return "bad" if audit["leak"] else "warning" if unsure else "good"
 
 
 def _ends(value: dict) -> str:
@@ -159,10 +160,10 @@ def _data(run: Run, audit: pd.DataFrame) -> Html:
     used = good[good["split"] != ""]
     parts = {word: used[used["split"] == split] for split, word in SPLIT_NAMES.items()}
     parts = {word: part for word, part in parts.items() if len(part)} | {"all": used}
-    nobody = records.unknown_patient(used).all()
     rows = []
     for word, part in parts.items():
         each = [(part["label"] == name).sum() for name in run.classes]
+        nobody = records.unknown_patient(part).all()
         patients = "unknown" if nobody else number(part["patient"].nunique())
         rows.append([word, *(number(int(n)) for n in (*each, len(part))), patients])
     broken, left = len(records.problems(run.records)), len(run.records) - len(used)
@@ -314,9 +315,9 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     if found is None:
         return None
     before, *_ = rows = found.to_dict("records")
-    seen = images(before["n"], SPLIT_NAMES.get(before["split"], before["split"]))
+    seen = metrics.denominator(before, SPLIT_NAMES.get(before["split"], before["split"]))
     sentence = (
-        f"The acquisition of {seen} of {many(before['patients'], 'patient')} was changed in "
+        f"The acquisition of {seen} was changed in "
         f"{many(len(rows) - 1, 'way')}, one at a time; the model answered as it does elsewhere. "
         "The changes stand for what another hospital may do; they are no other hospital."
     )

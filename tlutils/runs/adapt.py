@@ -15,11 +15,11 @@ import pandas as pd
 
 from .. import __version__
 from ..core import devices, files
-from ..core.words import differences, many
+from ..core.words import differences
 from ..data import records
 from ..data.splits import comparable, is_readable
 from ..evaluation import adaptation, calibration, thresholds
-from ..evaluation.metrics import as_text, patients_of
+from ..evaluation.metrics import as_text, denominator, patients_of, unknown_patients
 from .folder import Run, timestamp
 from .use import checked_views, other_images, patient_rule, predict_records, readable_name
 
@@ -130,6 +130,7 @@ def _local_images(
         "requested": str(data),
         "images": len(table),
         "patients": int(patients_of(table).nunique()),
+        "unknown_patients": unknown_patients(table),
         "fingerprint": records.fingerprint(table),
         "weights": run.fingerprint,
     }
@@ -210,7 +211,7 @@ def _choose(
 def _told(found: dict, target: str) -> list[str]:
     """Lines for a person."""
     used, name = found["used"], found["name"]
-    behind = f"{many(used['images'])} of {many(used['patients'], 'patient')}"
+    behind = denominator({**used, "n": used["images"]})
     lines = [f"{name}: {behind}; intervals of 95 % by bootstrap over patients"]
     if found["threshold"]:
         own = 0.5 if found["own_threshold"] is None else found["own_threshold"]

@@ -31,7 +31,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.words import differences, many
+from ..core.words import differences, many, threshold_as_text
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.phantoms import MARKER
@@ -420,6 +420,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     }
     found = audit_splits(run.records)
     audit = {"verdict": leak_verdict(found), "leak": leaks(found)}
+    audit["unsure"] = bool((found["verdict"] == "unknown").any())
     about |= {"audit": audit, "versions": versions(), "started": timestamp(), "notes": _notes(run)}
     about["notes"].append(audit["verdict"])
     records.save(run.records, run.folder / "records.csv", parquet_beside=True)
@@ -878,7 +879,8 @@ def _measure(
                 log(f"{part}: {headline(metrics[part])}")
             if part == "val" and threshold is not None:
                 seen = "" if dealt is None else " under changes of acquisition"
-                log(f"threshold {threshold:.3f}, chosen by {rule} on the validation images{seen}")
+                told = f"threshold {threshold_as_text(threshold)}, chosen by {rule}"
+                log(f"{told} on the validation images{seen}")
         log(f"({run.caption})")
     return run.metrics
 

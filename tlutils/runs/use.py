@@ -253,7 +253,8 @@ def evaluate(
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
         if log and not (table["split"] == split).all():
-            log(f"{source} has no {split} images of its own: measured on all {many(len(table))}")
+            seen = many(len(predictions))
+            log(f"{source} has no {split} images of its own: measured on all {seen}")
         used = {"data": str(source), "split": split, "patient": patient, "views": views}
         used |= {"calibrated": calibrated}
         used |= {"adapted": adapted} if adapted is not None else {}

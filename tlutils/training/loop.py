@@ -246,7 +246,7 @@ def _what_to_train(
 
 
 def _warn_of_small_validation(val: Batches | None, options: Options) -> None:
-    chooses = options.patience or options.epochs > 3  # of fewer there is little to choose
+    chooses = options.epochs > 3 and devices.rank() == 0  # of fewer there is little to choose
     if val and 0 < val.n < 100 and chooses and not options.monitor.startswith("train_"):
         warnings.warn(
             f"the validation set has {many(val.n)}: its accuracy moves in steps of "
