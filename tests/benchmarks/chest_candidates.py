@@ -82,6 +82,7 @@ CANDIDATES |= {
     "chosen, 4 views at test time": CHOSEN | {"test_views": 4},
     "chosen, mean of weights": CHOSEN,
     "chosen, MixUp 0.2": CHOSEN,
+    "chosen, layer decay 0.9, mean of weights": CHOSEN | {"layer_decay": 0.9},
 }
 RULES = ("youden", "specificity>=0.98", "stressed youden", "stressed specificity>=0.9")
 MEASURES = ("auc", "accuracy", "sensitivity", "specificity")
@@ -141,7 +142,11 @@ def mixup(alpha: float = 0.2) -> Iterator[None]:
 
 
 # What `fit` does not have, as no candidate has shown that it should.
-WAYS = {"chosen, mean of weights": mean_of_weights, "chosen, MixUp 0.2": mixup}
+WAYS = {
+    "chosen, mean of weights": mean_of_weights,
+    "chosen, MixUp 0.2": mixup,
+    "chosen, layer decay 0.9, mean of weights": mean_of_weights,
+}
 
 
 def main() -> None:
