@@ -355,12 +355,12 @@ def test_one_training_of_each_ranks_no_recipes_however_clear(pair):
     for sides, names in (((bad, good), "BG"), ((good, bad), "GB"), (([bad], [good]), "BG")):
         text = comparison.verdict(*sides, list(names))
         assert text.startswith(
-            f"One training of each cannot tell whether {names[0]} or {names[1]} is better:"
+            f'One training of each cannot tell whether "{names[0]}" or "{names[1]}" is better:'
         )
-        assert "of these two trained models G is ahead" in text and "is better (" not in text
+        assert 'of these two trained models "G" is ahead' in text and "is better (" not in text
     assert "cannot tell the two models apart" in comparison.verdict(good, good, ["G", "H"])
     more = [good, good.assign(**{"p_ILL": good["p_ILL"] * 0.9})]
-    assert comparison.verdict(bad, more, ["B", "G"]).startswith("One training of B cannot tell")
+    assert comparison.verdict(bad, more, ["B", "G"]).startswith('One training of "B" cannot tell')
 
 
 def test_seeds_that_span_more_than_the_difference_tell_nothing(pair):
@@ -567,7 +567,7 @@ def test_the_verdict_gives_the_size_with_its_sign_and_no_p_of_zero():
         answers(np.ones(150), labels), answers(np.arange(150) % 3 > 0, labels), ["G", "B"]
     )
     assert (
-        "accuracy of B minus G: -0.333, 95 % interval -0.4" in text and "McNemar p < 0.001" in text
+        'accuracy of "B" minus "G": -0.333, 95 % interval -0.4' in text and "McNemar p < 0.001" in text
     )
 
 

@@ -366,6 +366,7 @@ def verdict(
     str
     """
     sides = [[one] if isinstance(one, pd.DataFrame) else list(one) for one in (first, second)]
+    names = [f'"{name}"' for name in names]
     alone = [name for name, side in zip(names, sides) if len(side) == 1]
     if alone:
         found = paired_bootstrap(sides[0][0], sides[1][0], metric, repeats, seed)
