@@ -15,7 +15,6 @@ from small_runs import CPU, edited, small
 from tiny_images import draw_tiny
 from troubled_files import encoded, write_all
 
-from tlutils.core import devices
 from tlutils.core.images import UnreadableImage
 from tlutils.data import layouts, loaders
 from tlutils.models import predict_onnx, to_onnx
@@ -99,12 +98,21 @@ def test_the_file_says_what_it_is_and_takes_any_number_of_images(exported, run):
     assert "predict.py" in said[2] and len(said) == 3  # the run was trained in fp32
 
 
-def test_whose_run_answers_in_bf16_is_told_that_its_answers_are_rounded(run, tmp_path):
+def test_of_a_run_that_was_measured_in_bf16_it_is_told_how_many_answers_are_others(run, tmp_path):
     copy, said = shutil.copytree(run.folder, tmp_path / "run"), []
     with edited(copy / "recipe.json") as about:
         about["machine"]["precision"] = "bf16"
     export(copy, tmp_path / "model.onnx", log=said.append, show=False)
-    assert ("--precision fp32" in said[-1]) == (devices.choose().precision == "bf16")
+    n = len(run.part("val"))
+    words = f"measured in bf16; of its own {n} images to compare on 0 get another answer"
+    assert words in said[-1] and "--precision fp32" in said[-1]
+    table = pd.read_csv(copy / "predictions.csv", keep_default_na=False)
+    scores = [f"p_{name}" for name in run.classes]
+    table[scores] = table[scores].to_numpy()[:, ::-1]
+    table["predicted"] = table[scores].idxmax(axis=1).str.removeprefix("p_")
+    table.to_csv(copy / "predictions.csv", index=False)
+    with pytest.warns(UserWarning, match=rf"{n} images .* another answer .* not the export's"):
+        export(copy, tmp_path / "model.onnx", show=False)
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files

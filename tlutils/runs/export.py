@@ -59,7 +59,9 @@ def export(
     training images.
 
     On 100 images, of validation first, then of training, the rest drawn noise, the probabilities
-    may differ by 1e-3 from those of the run in fp32 on the CPU; else no file is left.
+    may differ by 1e-3 from those of the run in fp32 on the CPU; else no file is left. Of a run that
+    was measured in a coarser precision it is told how many of its answers are others, with a
+    warning where these are more than 1 in 100.
 
     Parameters
     ----------
@@ -129,12 +131,41 @@ def export(
     found |= {"difference": difference, "compared": compared}
     for line in _told(found) if log else ():
         log(line)
-    if log and (used := run.machine().precision) != "fp32":
-        log(
-            f"`predict` computes in {used} on this machine, whose rounding moves probabilities "
-            "more, and most where a temperature sharpens them; `predict --precision fp32` agrees"
-        )
+    views = chosen["used"]["views"] if chosen else run.recipe.test_views
+    if (used := run.about["machine"]["precision"]) != "fp32" and not views:
+        measured = as_the_run_answers(run, run.predictions, calibrated, chosen)
+        _tell_of_rounding(measured, wanted, root=run.root, precision=used, log=log)
     return found
+
+
+def _tell_of_rounding(
+    measured: pd.DataFrame,
+    exported: pd.DataFrame,
+    root: Path,
+    precision: str,
+    log: Callable[[str], None] | None,
+) -> None:
+    """Say how far the run's own answers, in a coarser precision, are from those of the export."""
+    measured = measured.assign(path=[os.path.abspath(root / path) for path in measured["path"]])
+    pair = measured.merge(exported, on="path", suffixes=("", "_exported"))
+    if not len(pair):
+        return
+    columns = [name for name in measured if name.startswith("p_")]
+    off = np.abs(pair[columns].to_numpy() - pair[[f"{c}_exported" for c in columns]].to_numpy())
+    others = int((pair["predicted"] != pair["predicted_exported"]).sum())
+    told = (
+        f"the run was trained and measured in {precision}; of its own {many(len(pair))} to compare "
+        f"on {many(others, 'gets', 'get')} another answer from the exported model, and "
+        f"probabilities differ by up to {off.max():.2g}"
+    )
+    if others > 0.01 * len(pair):
+        told += (
+            ", so the run's metrics are not the export's: measure it anew with `evaluate "
+            "--precision fp32`, or train with --precision fp32"
+        )
+        warnings.warn(told, stacklevel=3)
+    elif log:
+        log(f"{told}; `predict --precision fp32` agrees with it")
 
 
 def _check_places(to: Path, script: Path, text: str) -> None:
