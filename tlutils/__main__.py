@@ -370,6 +370,8 @@ def _stress(given: _Arguments) -> int:
             ["what costs most balanced accuracy:", *found] if found else [where_none_costs(table)]
         )
     )
+    if len(run.classes) == 2:
+        lines.insert(0, f"sensitivity is for {run.classes[1]}, specificity for {run.classes[0]}")
     print("\n".join(["", *lines, f"({run.caption})"]))
     return _DONE
 
@@ -605,8 +607,10 @@ def _add_adapted(add: Callable) -> None:
 
 
 def _add_device(add: Callable) -> None:
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--precision", default="auto", help="auto, fp32, bf16")
+    about = "auto (a GPU where there is one), cpu, cuda, cuda:1, mps"
+    add("--device", default="auto", help=about)
+    about = "auto (the run's, or what is fastest here), fp32, bf16"
+    add("--precision", default="auto", help=about)
 
 
 if __name__ == "__main__":

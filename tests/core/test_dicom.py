@@ -375,8 +375,14 @@ def test_without_pydicom_a_dicom_file_is_listed_with_what_to_install(tmp_path, m
     table = pd.DataFrame({"path": ["a.dcm"]}, dtype="str")
     for name in ("pydicom", "pydicom.pixels", "pydicom.filereader"):
         monkeypatch.setitem(sys.modules, name, None)
-    found = records.inspect(records.with_patients(table, "auto", tmp_path), tmp_path)
-    assert found["patient"][0] == "?a.dcm" and found["problem"][0].startswith("this needs 'pydicom")
+    table = records.with_patients(table, "auto", tmp_path)
+    assert table["patient"][0] == "?a.dcm"
+    with pytest.raises(ImportError, match="pip install 'pydicom>=3.0.1'"):  # of files all alike
+        records.inspect(table, tmp_path)
+    (tmp_path / "b.txt").write_text("no image")
+    mixed = pd.concat([table, table.assign(path="b.txt")], ignore_index=True)
+    with pytest.warns(UserWarning, match="1 of 2 files are left out: this needs 'pydicom"):
+        found = records.inspect(mixed, tmp_path)
     assert found["problem"][0].endswith("; pip install 'pydicom>=3.0.1'")
     with pytest.raises(ImportError, match="pip install 'pydicom>=3.0.1'"):
         records.with_patients(table, "dicom", tmp_path)

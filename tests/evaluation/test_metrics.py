@@ -422,6 +422,7 @@ def test_the_headline_says_on_how_many_patients():
     )
     assert (
         f"300 images of {found['patients']} patients" in line
+        and f"sensitivity for {found['positive']} 0." in line
         and "specificity" in line
         and "AUC" in line
     )

@@ -14,7 +14,7 @@ from small_runs import CPU, small, train
 from tiny_images import draw_tiny
 
 from tlutils.core import devices
-from tlutils.data import records
+from tlutils.data import cleaning, records
 from tlutils.models import checkpoints
 from tlutils.runs.adapt import adapt
 from tlutils.runs.folder import Run, read_predictions
@@ -129,6 +129,19 @@ def test_the_warning_of_unknown_patients_points_at_the_line_that_asks(ask, run, 
     with pytest.warns(UserWarning, match="each counts as one of its own") as seen, refused:
         ask(copy, data=other, **CPU)
     assert __file__ in [one.filename for one in seen if "of its own" in str(one.message)]
+
+
+def test_images_that_the_run_was_trained_on_or_chosen_by_are_told_to_flatter_it(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    table = run.records[run.records["split"].isin(["train", "val"])].assign(split="")
+    cleaning.write(table.reset_index(drop=True), run.root, tmp_path / "own.csv")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        evaluate(copy, tmp_path / "own.csv", **CPU)
+    told = " ".join(str(one.message) for one in told)
+    for split, what in ("train", "trained on"), ("val", "chosen by"):
+        assert f"{len(run.part(split))} of {len(table)} images are among those that" in told
+        assert f"was {what}, so what follows is too good" in told
 
 
 def test_other_labelled_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ENDINGS = (".dcm", ".dicom", ".ima")  # of files' names
 _PACKAGE = "'pydicom>=3.0.1'"
+LACKS_PACKAGE = f"this needs {_PACKAGE}"  # how it begins what `needed` says of it
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # Bytes, packed or unpacked, as of any image file.
 _LARGEST = 2**28

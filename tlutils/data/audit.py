@@ -215,7 +215,8 @@ def _unknown(records: pd.DataFrame) -> dict:
 
 
 def _unreadable(records: pd.DataFrame) -> dict:
-    hits = records["path"][~is_readable(records)]
+    bad = records[~is_readable(records)]
+    hits = bad["path"] + " (" + bad["problem"].astype(str) + ")"
     take = "takes" if len(hits) == 1 else "take"
     bad = f"{many(len(hits), 'file')} cannot be read and {take} no part."
     return _row("unreadable file", "all", hits, len(records), bad, "Every file can be read.")

@@ -78,8 +78,9 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
             "the audit says of files and labels"
         )
     done, how = _split(once)
-    renamed = joined["patient"] != records["patient"]
-    gone = records["patient"].nunique() - joined["patient"].nunique()
+    left = records["path"].isin(done["path"])
+    renamed = left & (joined["patient"] != records["patient"])
+    gone = records["patient"][left].nunique() - joined["patient"][left].nunique()
     sharing = "no two patients share a picture"
     if gone:
         sharing = many(gone, "patient shares", "patients share") + " a picture with another: "

@@ -163,7 +163,7 @@ def find_root(folder: str | Path) -> Path:
             root, classes = root[:-1], [root[-1]]
         what = f"one class folder only ({classes[0]})" if classes else "images but no class folders"
         here = folder.joinpath(*root).absolute()
-        todo = "" if root else f" Perhaps the folder above, {here.parent}, is meant."
+        todo = "" if root or classes else f" Perhaps the folder above, {here.parent}, is meant."
         raise ValueError(
             f"found {what} in {here}; expected at least two classes in {LAYOUT}.{todo}"
         )

@@ -548,6 +548,11 @@ def inspect(
     -------
     DataFrame, the records with width, height (pixels), mode (Pillow's), bytes (Int64), sha256 and
         problem ("" = fine).
+
+    Raises
+    ------
+    ImportError
+        Where all are DICOM files and pydicom is not there; of some, a warning tells that.
     """
     paths = [os.path.join(root, path) for path in records["path"]]
     parts = [paths[start : start + 64] for start in range(0, len(paths), 64)]
@@ -565,7 +570,18 @@ def inspect(
     for i, name in enumerate(("width", "height", "mode", "bytes", "sha256", "problem")):
         kind = "Int64" if name in _WHOLE_NUMBERS else "str"
         columns[name] = pd.array([row[i] for row in rows], dtype=kind)
+    _tell_of_missing_package(columns["problem"])
     return records.assign(**columns)
+
+
+def _tell_of_missing_package(problems: pd.api.extensions.ExtensionArray) -> None:
+    """That DICOM files cannot be read for want of pydicom is no fault of theirs."""
+    lacking = pd.Series(problems).str.startswith(dicom.LACKS_PACKAGE)
+    if len(lacking) and lacking.all():
+        raise ImportError(problems[0])
+    if lacking.any():
+        left = f"{lacking.sum():,} of {many(len(lacking), 'file')} are left out"
+        warnings.warn(f"{left}: {problems[lacking.argmax()]}", stacklevel=3)
 
 
 def _inspect_file(path: str, decode: bool) -> tuple:

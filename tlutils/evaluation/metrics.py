@@ -614,6 +614,8 @@ def headline(metrics: dict) -> str:
     accuracy = metrics["accuracy"]
     more = ("sensitivity", "specificity") if "sensitivity" in metrics else ("balanced_accuracy",)
     rest = [f"{name.replace('_', ' ')} {as_text(metrics[name])}" for name in more]
+    if "positive" in metrics:
+        rest[0] = rest[0].replace("sensitivity", f"sensitivity for {metrics['positive']}", 1)
     rest += [f"AUC {as_text(metrics['auc'])}"]
     return (
         f"accuracy {as_text(accuracy['value'])} ({100 * metrics.get('level', 0.95):g} % interval "

@@ -125,7 +125,7 @@ def _top(run: Run, title: str, names: list[str]) -> Html:
     tiles = [
         tag(
             "div",
-            _MEASURES[name],
+            _MEASURES[name] + (f" for {found['positive']}" if name == "sensitivity" else ""),
             tag("b", number(found[name]["value"])),
             tag("small", _ends(found[name])),
             interval(found[name]),

@@ -218,8 +218,8 @@ def _told(found: dict, target: str) -> list[str]:
         what = f"threshold {as_text(found['threshold'])} by {found['rule']}, in place of {own:.3f}"
         at = f"at the temperature it is {found['threshold']['at_temperature']:.3f}"
         lines.append(
-            f"{what}, on probabilities as the run gives them; {at}, which evaluate, predict and "
-            "serve go by"
+            f"{what}, on probabilities as the run gives them; {at}, which evaluate, predict, "
+            "serve and export go by"
         )
     lines.append(f"temperature {as_text(found['temperature'])}; AUC {as_text(found['auc'])}")
     lines.append(
@@ -232,7 +232,7 @@ def _told(found: dict, target: str) -> list[str]:
         *lines,
         adaptation.in_words(found),
         f"All numbers are in {target}.json, the answers in {target}.csv. The run is as it was; "
-        f"evaluate and predict answer by this with --adapted {name}",
+        f"evaluate, predict, serve and export answer by this with --adapted {name}",
     ]
 
 

@@ -97,7 +97,7 @@ def export(
     run, to = Run.load(folder), Path(to)
     script, text = to.with_name(_SCRIPT), standalone.source("models.predict_onnx")
     _check_places(to, script, text)
-    onnx = needed("onnx", to_onnx.PACKAGES)
+    onnx, _, _ = (needed(name, to_onnx.PACKAGES) for name in ("onnx", "onnxscript", "onnxruntime"))
     chosen = run.adaptation(adapted) if adapted is not None else None
     temperature = temperature_in_use(run, calibrated, chosen)
     _warn_of_views(run, chosen)

@@ -247,6 +247,8 @@ def evaluate(
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=plain)
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
+    if data is not None and devices.rank() == 0:
+        _warn_of_own_images(run, table)
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, threshold, calibrated, adapted)
@@ -287,6 +289,17 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
     """
     known, test = table[comparable(table)], run.part("test")
     return bool(known["sha256"].isin(set(test["sha256"])).any())
+
+
+def _warn_of_own_images(run: Run, table: pd.DataFrame) -> None:
+    known = table[comparable(table)]["sha256"]
+    for split, what in ("train", "was trained on"), ("val", "was chosen by"):
+        if own := int(known.isin(set(run.part(split)["sha256"])).sum()):
+            warnings.warn(
+                f"{own} of {many(len(table))} are among those that {run.folder} {what}, so what "
+                "follows is too good, and says nothing about other images",
+                stacklevel=3,
+            )
 
 
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
