@@ -10,7 +10,7 @@ import dicom_files
 import pandas as pd
 import pytest
 from PIL import Image
-from processes import python, start
+from processes import python, start, together
 from sharing import two_of
 from small_runs import BINARY, command
 
@@ -483,6 +483,21 @@ def test_a_bad_value_is_one_paragraph_and_exit_2(typed, tiny_folder, tmp_path, s
         and "Traceback" not in err
         and not (tmp_path / "run" / "last.pt").exists()
     )
+
+
+@pytest.mark.parametrize("run_it", [python, pytest.param(together, marks=pytest.mark.slow)])
+def test_where_torch_cannot_compile_the_frozen_part_runs_as_it_is(
+    run_it, tiny_folder, tmp_path, monkeypatch
+):
+    for name in ("PATH", "CXX"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    done = run_it("-m", "tlutils", *command(tiny_folder, tmp_path / "run", "--compile"))
+    assert done.stderr.count("note: the frozen part runs as it is, not compiled (") == 1
+    about = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert about["machine"]["compiled"] is False
+    stores = (tmp_path / "run" / "features").glob("*/store.json")
+    assert {json.loads(file.read_text())["compiled"] for file in stores} == {False}
 
 
 def test_the_wrong_number_of_views_is_refused(finished, tiny_folder, said):

@@ -125,7 +125,8 @@ def _doctor(given: _Arguments) -> int:
     if rates := speed.measured():
         print("\nmeasured:")
     for what, of in rates.items():
-        unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else "images/s trained"
+        unit = "images/s" if what.startswith(speed.FROZEN) else "images/s trained"
+        unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else unit
         print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
     print("\npretrained weights:")
     for backbone in recipes.BACKBONES:
@@ -500,8 +501,8 @@ def _parser() -> argparse.ArgumentParser:
         "share one compute an image once"
     )
     add("--store", default="auto", help=about)
-    about = "compile the frozen part; may pay on long runs"
-    add("--compile", action="store_true", help=about)
+    about = "compile the frozen part (default: on a CPU where it pays)"
+    add("--compile", action=argparse.BooleanOptionalAction, default="auto", help=about)
     _add_patient(add)
     _add_device(add)
 

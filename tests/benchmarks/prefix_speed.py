@@ -12,7 +12,8 @@ from tlutils.core import devices
 from tlutils.data.augment import normalize
 from tlutils.models import feature_store
 from tlutils.models.build import build
-from tlutils.models.prefix import split
+from tlutils.models.prefix import Split, split
+from tlutils.training import speed
 
 
 def matrix_rate(machine: devices.Machine, n: int = 4096) -> float:
@@ -33,14 +34,23 @@ def at_most(model: torch.nn.Module) -> float:
     return matrix_rate(devices.choose()) / flops_of(split(model).prefix.eval())
 
 
-def filling(n: int, repeats: int) -> tuple[Result, float]:
+def as_a_run_of(n: int, cut: Split) -> devices.Machine:
+    """The machine of a training on n images, which compiles the prefix where that pays."""
+    source = loader(*images(n))
+
+    def stores(machine: devices.Machine) -> dict[str, feature_store.Store]:
+        return {"train": feature_store.open_store("none", cut.prefix, source, machine, begin=False)}
+
+    return speed.compiled(f"vgg16 up to {cut.name}", devices.choose(), 1, stores)
+
+
+def filling(machine: devices.Machine, cut: Split, n: int, repeats: int) -> tuple[Result, float]:
     """Filling a store from JPEG files against the same prefix on a tensor in memory; and the latter's images/s."""
-    machine, (table, root) = devices.choose(), images(n)
-    prefix = split(build("vgg16", 4, "mlp", weights="random")).prefix
+    table, root = images(n)
     source = loader(table, root, batch_size=64)
     with tempfile.TemporaryDirectory() as folder:
         stores = [
-            feature_store.open_store(f"{folder}/{i}", prefix, source, machine)
+            feature_store.open_store(f"{folder}/{i}", cut.prefix, source, machine)
             for i in range(repeats)
         ]
         pixels = torch.cat([batch.images for batch in source.reader(stores[0].chunks())]).split(
@@ -60,6 +70,7 @@ def filling(n: int, repeats: int) -> tuple[Result, float]:
         ratio,
         details={
             "images": n,
+            "compiled": machine.compiled,
             "alone_s": summed_up(alone),
             "filled_s": summed_up(filled),
             "alone_images_per_s": n / min(alone),
@@ -70,10 +81,10 @@ def filling(n: int, repeats: int) -> tuple[Result, float]:
 
 def run(quick: bool) -> list[Result]:
     """Both rows."""
-    machine = devices.choose()
-    row, rate = filling(*((64, 1) if quick else (320, 3)))
-    prefix = split(build("vgg16", 4, "mlp", weights="random")).prefix.eval()
-    flops, products = flops_of(prefix), matrix_rate(machine, 1024 if quick else 4096)
+    cut = split(build("vgg16", 4, "mlp", weights="random"))
+    machine = as_a_run_of(64 if quick else 100_000, cut)
+    row, rate = filling(machine, cut, *((64, 1) if quick else (320, 3)))
+    flops, products = flops_of(cut.prefix.eval()), matrix_rate(machine, 1024 if quick else 4096)
     return [
         row,
         Result(
@@ -86,6 +97,8 @@ def run(quick: bool) -> list[Result]:
                 "prefix_tflops": rate * flops / 1e12,
                 "matrix_tflops": products / 1e12,
                 "precision": machine.precision,
+                "compiled": machine.compiled,
+                "why": machine.why,
             },
         ),
     ]

@@ -125,7 +125,7 @@ CHANGES = {
     "normalization": {"mean": (0, 0, 0), "std": (1, 1, 1)},
     "precision": {"machine": devices.choose("cpu", "bf16")},
     "layout": {"machine": dataclasses.replace(FP32, channels_last=not FP32.channels_last)},
-    "compiled": {"compiled": True},
+    "compiled": {"machine": dataclasses.replace(FP32, compiled=True), "begin": False},
 }
 
 
@@ -528,6 +528,49 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_was_computed_with_it(
             store.fill(0)
         found.append(store.read(0, np.arange(len(rows))))
     assert store.copied == 11 and torch.equal(*found)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A frozen part that is compiled in seconds."""
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    return split(nn.Sequential(*layers.requires_grad_(False), nn.Linear(32, 2))).prefix
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision, rounding", [("fp32", 1e-5), ("bf16", 0.02)])
+def test_a_compiled_prefix_gives_the_same_features_but_for_rounding(
+    table, loader, tiny, tmp_path, precision, rounding
+):
+    machine, rows = devices.choose("cpu", precision), [149, 99, *range(70), 120, 0]
+    compiling, found = dataclasses.replace(machine, compiled=True), []
+    plain = store_of(tmp_path / "s", tiny, loader, machine=machine)
+    store = store_of(tmp_path / "s", tiny, loader, machine=compiling)
+    assert store.machine.compiled and store.folder != plain.folder
+    plain.fill(0), store.fill(0)
+    a, b = (one.read(0, np.arange(150)).float() for one in (plain, store))
+    assert store.computed == 150 and (a - b).norm() / a.norm() < rounding
+    for i, parts in enumerate(([rows], [rows[30:41], rows])):
+        for part in parts:
+            images = loaders.make(table.iloc[part], tmp_path, size=32)
+            one = store_of(tmp_path / f"s{i}", tiny, images, machine=compiling)
+            one.fill(0)
+        found.append(one.read(0, np.arange(len(rows))))
+    assert one.copied == 11 and torch.equal(*found), "whatever was computed with it"
+
+
+def test_what_is_to_be_computed_is_known_before_a_store_is_begun(table, tiny, tmp_path):
+    def of(part, **more):
+        return store_of(tmp_path / "s", tiny, loaders.make(part, tmp_path, size=32), **more)
+
+    first = of(table.iloc[:100])
+    first.fill(0)
+    assert (first.to_compute(1), first.to_compute(2), first.to_compute(9)) == (0, 100, 100)
+    other = of(table.iloc[90:], begin=False)
+    assert (other.to_compute(1), other.to_compute(2)) == (50, 110)
+    assert len(list((tmp_path / "s").iterdir())) == 1, "nothing was begun"
+    (first.folder / "done").write_bytes(b"damaged")
+    assert of(table.iloc[:100], begin=False).to_compute(1) == 100
 
 
 def test_a_prefix_sees_images_in_one_shape_only(table, resnet, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from processes import python
-from small_runs import CPU, begin, first, small, train
+from small_runs import CPU, begin, edited, first, small, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tlutils.core import devices
@@ -25,6 +25,7 @@ from tlutils.evaluation import thresholds
 from tlutils.evaluation.acquisition import Acquisition
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.models import checkpoints
+from tlutils.models.feature_store import Store
 from tlutils.runs import recipes
 from tlutils.runs import train as training
 from tlutils.runs.folder import NotARun, Run, read_predictions
@@ -33,6 +34,7 @@ from tlutils.runs.train import (
     fit,
     make_loaders,
     make_model,
+    open_stores,
     train_seeds,
 )
 from tlutils.runs.use import evaluate, predict, predict_records
@@ -819,3 +821,83 @@ def test_a_frozen_network_is_not_measured_for_training(tiny_folder, tmp_path, mo
     monkeypatch.setattr(speed, "fastest", None)
     done = train(tiny_folder, tmp_path / "run", small(epochs=1), device="cpu", precision="auto")
     assert done.finished
+
+
+@pytest.fixture
+def interpreted():
+    """Nothing is really compiled, by torch's own switch."""
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """What stores compute from now on: whether compiled, which view, by which network, of which image."""
+    rows, compute = [], Store._compute
+
+    def counting(store, parts, number):
+        of = store.machine.compiled, None if store.augmentation.identity else store.seed, number
+        of = *of, store.description["prefix"]
+        rows.extend((*of, store.images[row]) for part in parts for row in part)
+        return compute(store, parts, number)
+
+    monkeypatch.setattr(Store, "_compute", counting)
+    return rows
+
+
+def in_stores(folder):
+    """Whether compiled, of each store in a folder."""
+    found = (folder / "features").glob("*/store.json")
+    return {json.loads(file.read_text())["compiled"] for file in found}
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_run_goes_on_compiled_or_not_as_it_began_and_computes_nothing_twice(
+    compiled, tiny_folder, tmp_path, interpreted, computed
+):
+    run, shared = tmp_path / "run", {"store": tmp_path / "features"}
+    began = train(tiny_folder, run, small(epochs=1), compiled=compiled, **shared)
+    assert began.about["machine"]["compiled"] == compiled == began.machine("cpu").compiled
+    if not compiled:  # as runs of before
+        with edited(run / "recipe.json") as about:
+            del about["machine"]["compiled"]
+    longer = train(tiny_folder, run, small(epochs=2), **shared)
+    assert longer.about["machine"]["compiled"] == compiled and len(longer.history) == 2
+    further = train_seeds(longer, 2, log=None, **CPU, **shared)[1]
+    assert further.about["machine"]["compiled"] == compiled
+    answers = predict_records(longer, longer.model(), longer.part("val"), "val", **shared)
+    assert len(answers) == len(longer.part("val"))
+    assert in_stores(tmp_path) == {compiled} == {row[0] for row in computed}
+    assert len(computed) == len(set(computed)) > 0
+    other = train(tiny_folder, run, small(epochs=3), compiled=not compiled, **shared)
+    assert other.about["machine"]["compiled"] != compiled and in_stores(tmp_path) == {True, False}
+
+
+def test_a_large_run_compiles_where_that_is_faster_and_stays_with_it(
+    tiny_folder, tmp_path, monkeypatch, interpreted, computed
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TLUTILS_MEASURE")
+    monkeypatch.setattr(
+        speed, "_prefix_rate", lambda store: 0.04 if store.machine.compiled else 0.02
+    )
+    told = []
+    how = {"log": told.append, "limit": 24}
+    small_one = train(tiny_folder, tmp_path / "small", small(epochs=1), **how)
+    assert not small_one.about["machine"]["compiled"]
+    assert not any(what.startswith(speed.FROZEN) for what in speed.measured())
+    monkeypatch.setattr(training, "_FEW", 24)
+    large = train(tiny_folder, tmp_path / "large", small(epochs=1), **how)
+    assert large.about["machine"]["compiled"] and in_stores(large.folder) == {True}
+    assert any(re.search(r"frozen part \(up to .*, compiled\) runs once", line) for line in told)
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr(speed, "_prefix_rate", None)
+    assert train(tiny_folder, large.folder, small(epochs=2), **how).about["machine"]["compiled"]
+    assert evaluate(large.folder, split="val")["n"] and in_stores(large.folder) == {True}
+    filled = begin(tiny_folder, tmp_path / "filled", small(epochs=1), limit=24)
+    for store in open_stores(filled).values():
+        store.fill(0)
+    computed.clear()
+    filled = train(tiny_folder, filled.folder, small(epochs=1), **how, precision="auto")
+    assert not filled.about["machine"]["compiled"] and in_stores(filled.folder) == {False}
+    assert {row[1] for row in computed} <= {None}, "no view of a training image"

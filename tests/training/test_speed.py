@@ -5,13 +5,16 @@ import re
 import time
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from small_runs import small, train
 
 from tlutils.core import devices
-from tlutils.models import checkpoints
+from tlutils.data import loaders
+from tlutils.models import checkpoints, feature_store
 from tlutils.models.build import build
+from tlutils.models.prefix import split
 from tlutils.training import speed
 
 FP32 = devices.choose("cpu", "fp32")
@@ -172,3 +175,90 @@ def test_the_first_epoch_says_how_near_it_came_to_the_rate_of_matrix_products(
     found = [line for line in told if "of what this machine's matrix products allow" in line]
     assert len(found) == 2
     assert all(int(re.search(r"(\d+) images/s, ", line)[1]) > 0 for line in found)
+
+
+@pytest.fixture
+def stores(tmp_path):
+    """Of so many images, as a machine would fill them, with the prefix of a network of 32 pixels."""
+    cut = split(build("squeezenet1_1", 2, "linear", freeze="all"))
+
+    def of(n):
+        texts = [str(i) for i in range(n)]
+        table = pd.DataFrame({"path": texts, "label": "a", "sha256": texts})
+        source = loaders.make(table, tmp_path, ["a", "b"], 32)
+        how = {"folder": tmp_path / "features", "prefix": cut.prefix, "loader": source}
+        return lambda way: {"train": feature_store.open_store(machine=way, begin=False, **how)}
+
+    return of
+
+
+def frozen_rates(monkeypatch, as_it_is, compiled):
+    """Have a frozen part be as fast as said, as it is and compiled; returns which was asked for."""
+    asked = []
+
+    def rate(store):
+        asked.append(store.machine.compiled)
+        return compiled if store.machine.compiled else as_it_is
+
+    monkeypatch.setattr(speed, "_prefix_rate", rate)
+    return asked
+
+
+def test_for_little_work_a_frozen_part_is_timed_as_it_is_and_never_compiled(stores, cache):
+    assert speed.compiled("net up to 12", FP32, 1, stores(500)) is FP32
+    ((what, found),) = json.loads(cache.read_text()).items()
+    assert what.startswith("frozen part of net up to 12, 32 px, fp32; ")
+    assert found.keys() == {"fp32"} and 500 / found["fp32"] < 300
+    cache.write_text(json.dumps({what: {"fp32": 1e9}}))
+    assert speed.compiled("net up to 12", FP32, 1, stores(500)) is FP32
+    assert speed.measured() == {what: {"fp32": 1e9}}, "it was not timed again"
+
+
+@pytest.mark.parametrize("compiled, wanted", [(11.0, False), (15.0, True), (0.0, False)])
+def test_for_much_work_it_is_compiled_where_that_is_clearly_faster(
+    compiled, wanted, stores, monkeypatch, cache
+):
+    asked = frozen_rates(monkeypatch, 10.0, compiled)
+    chosen = speed.compiled("net", FP32, 1, stores(4000))
+    assert chosen.compiled == wanted and asked == [False, False, True]
+    assert chosen.why.endswith(f"measured: 10 in fp32, {compiled:.0f} in fp32 compiled")
+    assert (chosen.device, chosen.precision) == (FP32.device, FP32.precision)
+    again = speed.compiled("net", FP32, 1, stores(4000))
+    assert again == chosen and len(asked) == (3 if compiled else 5), "what failed may work now"
+    speed.compiled("net", FP32, 1, stores(2900))
+    assert len(asked) == (3 if compiled else 5)
+
+
+def test_what_is_kept_already_decides_whether_to_compile(stores, monkeypatch, tmp_path):
+    frozen_rates(monkeypatch, 1.0, 9.0)
+
+    def keep(way, n):
+        """As if a run of the first n images had filled its store."""
+        store = stores(n)(way)["train"]
+        feature_store._begin(store)
+        (store.folder / "done").write_bytes(bytes([feature_store.GOOD]) * n)
+
+    way = replace(FP32, compiled=True)
+    keep(FP32, 100)
+    assert speed.compiled("net", FP32, 1, stores(4000)).compiled, "few are kept"
+    keep(FP32, 3000)
+    assert speed.compiled("net", FP32, 1, stores(4000)) is FP32
+    keep(way, 3900)
+    assert speed.compiled("net", FP32, 1, stores(4000)) == way
+    monkeypatch.setattr(speed, "_prefix_rate", None)
+    assert speed.compiled("net", FP32, 1, stores(3500)) == way
+
+
+def test_without_a_compiler_on_a_gpu_or_where_nothing_is_to_be_measured_nothing_is_compiled(
+    monkeypatch,
+):
+    gpu = replace(BF16, device=torch.device("cuda", 0))
+    assert speed.compiled("net", gpu, 1, None) is gpu
+    with monkeypatch.context() as patch:
+        patch.setenv("CXX", "/nowhere/g++")
+        assert speed.compiled("net", FP32, 1, None) is FP32
+        patch.delenv("CXX")
+        patch.setenv("PATH", "")
+        assert speed.compiled("net", FP32, 1, None) is FP32
+    monkeypatch.setenv("TLUTILS_MEASURE", "0")
+    assert speed.compiled("net", FP32, 1, None) is FP32

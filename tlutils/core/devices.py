@@ -47,12 +47,14 @@ class Machine:
     precision : "fp32" or "bf16", of matrix products (weights stay fp32).
     channels_last : bool, whether the channels of a pixel lie together, which matrix units want.
     why : str, the reason, for a person.
+    compiled : bool, whether torch compiles the frozen part of a network, or what is trained whole.
     """
 
     device: torch.device
     precision: str = "fp32"
     channels_last: bool = False
     why: str = "requested"
+    compiled: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,6 +107,7 @@ class Machine:
             "name": device_name(self.device),
             "precision": self.precision,
             "channels_last": self.channels_last,
+            "compiled": self.compiled,
             "why": self.why,
             "threads": torch.get_num_threads(),
             "processes": world(),

@@ -18,7 +18,7 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..core import files
-from ..core.devices import Machine, barrier, broadcast, by_first, rank, world
+from ..core.devices import Machine, barrier, broadcast, by_first, gather, rank, world
 from ..core.images import state
 from ..core.progress import bar
 from ..data.augment import Augmentation, Views, normalize
@@ -44,6 +44,7 @@ _CPU_PIXELS = 16 * 224**2  # at once: VGG16 as fast as with 64 images, at a quar
 _UNREADABLE_IN_A_ROW = 16  # then it is the disk, not they
 _SPARE_BYTES = 2**26  # that a disk is to have beyond a new store
 _SHAPES: dict[tuple[str, int], tuple[int, ...]] = {}  # of a prefix's outputs, by its hash and size
+_COMPILED: dict[tuple, nn.Module] = {}  # the latest prefix, for all the stores that a run opens
 
 
 @dataclass
@@ -260,6 +261,42 @@ class Store:
         there = self._elsewhere(self._view(view_number)) if missing else {}
         return sum(row in there for row in missing)
 
+    def to_compute(self, views: int) -> int:
+        """How many rows neither this store, begun or not, nor another of its folder holds.
+
+        Parameters
+        ----------
+        views : int, of the first so many views
+
+        Returns
+        -------
+        int
+        """
+        count = 0
+        for number in range(min(views, self.views)):
+            missing = np.arange(self.n)
+            with contextlib.suppress(OSError, ValueError):  # not begun, or damaged
+                missing = self._missing(number)
+            there = self._elsewhere(number) if len(missing) else {}
+            count += sum(row not in there for row in missing.tolist())
+        return count
+
+    def compiles(self) -> bool:
+        """Whether torch can compile the prefix; where not, a warning says why.
+
+        Returns
+        -------
+        bool
+        """
+        size = self.loader.settings["size"]
+        try:
+            self.run_prefix(torch.zeros(1, 1, size, size, dtype=torch.uint8))
+        except Exception as error:  # of many kinds: no compiler, one that fails, an unknown layer
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            warnings.warn(f"the frozen part runs as it is, not compiled ({why})", stacklevel=4)
+            return False
+        return True
+
     def forget_pages(self) -> None:
         """Let pages of the file go: a store larger than memory stays out of it."""
         if "_features" in vars(self) and hasattr(mmap, "MADV_DONTNEED"):
@@ -396,9 +433,11 @@ def open_store(
     seed: int = 0,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    compiled: bool = False,
+    begin: bool = True,
 ) -> Store:
     """Open the store of (prefix, images, views), or begin it.
+
+    It is that of the prefix as it is where a CPU is to compile it, but cannot, for what is missing.
 
     Parameters
     ----------
@@ -411,7 +450,7 @@ def open_store(
     views : int, how many
     seed : int, of the views
     mean, std : tuple of float, normalization; None takes ImageNet's
-    compiled : bool, whether to compile the prefix (measure it: on 2 CPU cores it gained nothing)
+    begin : bool, False makes no files, to learn what is `to_compute` and how fast
 
     Returns
     -------
@@ -442,7 +481,7 @@ def open_store(
             "normalisation": numbers,
             "prefix": known,
             "shape": shape,
-            "compiled": compiled,
+            "compiled": machine.compiled,
             **_surroundings(machine),
         }
         description = json.loads(json.dumps(description))
@@ -452,7 +491,7 @@ def open_store(
         Path(folder) / key,
         images,
         loader,
-        _runner(prefix, machine, size, numbers, compiled),
+        _runner(prefix, machine, size, numbers),
         machine,
         augmentation,
         seed,
@@ -460,6 +499,14 @@ def open_store(
         shape,
         description,
     )
+    if not begin:
+        return store
+    on_cpu = machine.compiled and machine.device.type == "cpu"
+    wanted = on_cpu and by_first(lambda: store.to_compute(views))
+    # First one process: torch keeps the work in files, for the others of its machine.
+    if wanted and not (by_first(store.compiles) and all(gather(rank() == 0 or store.compiles()))):
+        plain = replace(machine, compiled=False)
+        return open_store(folder, prefix, loader, plain, augmentation, views, seed, mean, std)
     if rank() == 0:
         _begin(store)
     barrier()
@@ -467,7 +514,7 @@ def open_store(
 
 
 def _runner(
-    prefix: nn.Module, machine: Machine, size: int, numbers: dict, compiled: bool
+    prefix: fx.GraphModule, machine: Machine, size: int, numbers: dict
 ) -> Callable[[Tensor], Tensor]:
     """From uint8 images to features, in parts of one size, the last one padded.
 
@@ -479,8 +526,13 @@ def _runner(
 
     @functools.cache
     def body() -> nn.Module:  # when there is something to compute: VGG16's copy takes a second
-        fast = ready(prefix, machine)
-        return torch.compile(fast) if compiled else fast
+        if not machine.compiled:
+            return ready(prefix, machine)
+        key = fingerprint(prefix), size, machine.device, machine.precision, machine.channels_last
+        if key not in _COMPILED:
+            _COMPILED.clear()
+            _COMPILED[key] = torch.compile(ready(prefix, machine))
+        return _COMPILED[key]
 
     @torch.inference_mode()
     def run_prefix(images: Tensor) -> Tensor:

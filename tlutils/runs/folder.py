@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import platform
@@ -205,7 +206,8 @@ class Run:
         ----------
         device, precision : str
             See `devices.choose`; but "auto" is fp32 where the run was trained in it on such a
-            device, so that the answers are those of its own metrics.
+            device, so that the answers are those of its own metrics. What was compiled is so
+            again there, as the kept features depend on it.
 
         Returns
         -------
@@ -214,8 +216,8 @@ class Run:
         trained, chosen = self.about["machine"], devices.choose(device, precision)
         alike = str(trained.get("device")).startswith(chosen.device.type)
         if precision == "auto" and alike and trained.get("precision") == "fp32":
-            return devices.choose(device, "fp32")
-        return chosen
+            chosen = devices.choose(device, "fp32")
+        return dataclasses.replace(chosen, compiled=alike and bool(trained.get("compiled")))
 
     def model(self) -> nn.Module:
         """The trained model.

@@ -49,6 +49,8 @@ from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
 from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
+_FEW = 2000  # images times views: too few for compiling to pay
+
 
 def train(
     recipe: Recipe | str,
@@ -60,7 +62,7 @@ def train(
     device: str = "auto",
     precision: str = "auto",
     store: str | Path | None = "auto",
-    compiled: bool = False,
+    compiled: bool | str = "auto",
     patient: str | None = "auto",
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
@@ -114,8 +116,10 @@ def train(
         `speed.fastest`); a run that has begun goes on in its own.
     store : str, Path or None
         Folder for the frozen part's outputs; "auto" is beside the run, None does without.
-    compiled : bool
-        Whether to compile the frozen part, or the whole model where nothing is kept.
+    compiled : bool or str
+        Whether to compile the frozen part, or the whole model where nothing is kept; "auto" does so
+        with a frozen part on a CPU where it pays (see `speed.compiled`), and a run that has begun
+        goes on in its own way.
     patient : str or None
         See `records.scan`.
     show : bool, optional
@@ -137,9 +141,9 @@ def train(
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
-            how["machine"], model, parts = _made(run, machine, precision, store, log)
-            more = {"compiled": compiled, "on_epoch_end": on_epoch_end}
-            fit(run, model, parts, store=store, **more, **how)
+            made = _made(run, machine, precision, store, compiled, log)
+            how["machine"], model, parts = made
+            fit(run, model, parts, store=store, on_epoch_end=on_epoch_end, **how)
             finish(run, model, parts, store=store, **how)
     return run
 
@@ -151,7 +155,7 @@ def train_seeds(
     device: str = "auto",
     precision: str = "auto",
     store: str | Path | None = "auto",
-    compiled: bool = False,
+    compiled: bool | str = "auto",
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
 ) -> list[Run]:
@@ -186,9 +190,9 @@ def train_seeds(
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
-                made = _made(several[-1], machine, precision, store, log, like=run)
+                made = _made(several[-1], machine, precision, store, compiled, log, like=run)
                 how["machine"], model, parts = made
-                fit(several[-1], model, parts, store=store, compiled=compiled, **how)
+                fit(several[-1], model, parts, store=store, **how)
                 finish(several[-1], model, parts, store=store, **how)
     return several
 
@@ -215,13 +219,13 @@ def _made(
     machine: Machine,
     precision: str,
     store: str | Path | None,
+    compiled: bool | str,
     log: Callable[[str], None],
     like: Run | None = None,
 ) -> tuple[Machine, nn.Module, dict[str, loaders.Loader]]:
     """What the run is trained on and in, its model, its loaders."""
     model, parts = make_model(run), make_loaders(run)
-    if precision == "auto":
-        machine = _way_to_train(run, model, machine, store, like)
+    machine = _way_to_train(run, model, machine, store, like, precision, compiled)
     counts = count(model)
     log(
         f"{run.recipe.name}: {counts['total']:,} parameters, {counts['trainable']:,} of them "
@@ -236,23 +240,44 @@ def _way_to_train(
     machine: Machine,
     store: str | Path | None,
     like: Run | None = None,
+    precision: str = "auto",
+    compiled: bool | str = "auto",
 ) -> Machine:
-    """The fastest where much is trained, but that of before where the run has begun to train.
+    """The fastest where much is to do, but that of before where the run has begun to train.
 
     A further seed is trained `like` the first: what another precision does is no spread of seeds.
     """
+    cut = _cut(run, model, store)
     begun = any((run.folder / name).is_file() for name in ("last.pt", "head.pt"))
     if before := run if begun else like:
         then, why = before.about["machine"], "as it began" if begun else "as the first seed"
         # Not the same number: each process has a GPU of its own, and all must train alike.
         same = str(then.get("device")).startswith(machine.device.type)
         kept = {name: then.get(name) for name in ("precision", "channels_last")}
-        return dataclasses.replace(machine, **kept, why=why) if same else machine
-    if run.store(store) is not None and prefix.split(model):
-        return machine
-    batch, micro = run.recipe.batch_size, run.recipe.micro_batch
-    at_once = min(micro, batch) if isinstance(micro, int) and micro else batch
-    return speed.fastest(model, machine, run.recipe.size, at_once)
+        if same and precision == "auto":
+            machine = dataclasses.replace(machine, **kept, why=why)
+        if compiled == "auto":
+            compiled = same and bool(cut and then.get("compiled"))
+    elif precision == "auto" and not cut:
+        batch, micro = run.recipe.batch_size, run.recipe.micro_batch
+        at_once = min(micro, batch) if isinstance(micro, int) and micro else batch
+        machine = speed.fastest(model, machine, run.recipe.size, at_once)
+    views = min(run.recipe.views, run.recipe.epochs)
+    if compiled != "auto":
+        machine = dataclasses.replace(machine, compiled=bool(compiled))
+    elif cut and views * len(run.records) >= _FEW:
+        stores = partial(_stores, run, model, cut, store=store, begin=False)
+        called = f"{run.recipe.backbone} up to {cut.name}"
+        machine = speed.compiled(called, machine, views, stores)
+    if cut and machine.compiled:  # or as it is, where torch cannot
+        machine = _stores(run, model, cut, machine, store, ("train",))["train"].machine
+    return machine
+
+
+def _cut(run: Run, model: nn.Module, store: str | Path | None) -> prefix.Split | None:
+    """Where the model is cut, if the outputs of its frozen part are kept."""
+    kept = run.store(store) is not None and run.recipe.views
+    return prefix.split(train_mode(model)) if kept else None
 
 
 def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) -> Run:
@@ -664,15 +689,15 @@ def open_stores(
     """The stores of a run's images that training and measuring will read, to be filled beforehand.
 
     They serve that training only where it computes on the same kind of device in the same
-    precision, with the same packages, and not compiled. What it needs beside them (to train the
-    head first, or for a monitor of changed acquisition) it computes itself.
+    precision, with the same packages, and compiled or not as they were. What it needs beside them
+    (to train the head first, or for a monitor of changed acquisition) it computes itself.
 
     Parameters
     ----------
     run : Run
         Prepared.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None is `Run.machine`.
     store : str, Path or None
         As for `train`.
 
@@ -686,21 +711,33 @@ def open_stores(
     ValueError
         Where there are none: no part of the model is frozen, or views never come back.
     """
-    model, folder = make_model(run), run.store(store)
-    machine = machine or devices.choose()
-    cut = prefix.split(train_mode(model)) if folder is not None and run.recipe.views else None
+    model = make_model(run)
+    cut = _cut(run, model, store)
     if cut is None:
         raise ValueError(
             f"the training of {run.folder} keeps no features that could be filled beforehand: "
             f"that wants a frozen part (freeze={run.recipe.freeze!r}), views "
             f"(views={run.recipe.views}) and a store ({store})"
         )
-    mean, std = normalization(model)
-    of = {"machine": machine, "mean": mean, "std": std}
+    return _stores(run, model, cut, machine or run.machine(), store)
+
+
+def _stores(
+    run: Run,
+    model: nn.Module,
+    cut: prefix.Split,
+    machine: Machine,
+    store: str | Path | None,
+    parts: tuple[str, ...] = splits.SPLITS,
+    begin: bool = True,
+) -> dict[str, Store]:
+    (mean, std), folder = normalization(model), run.store(store)
+    of = {"machine": machine, "mean": mean, "std": std, "begin": begin}
     views = {name: getattr(run.recipe, name) for name in ("augmentation", "views", "seed")}
     return {
         part: open_store(folder, cut.prefix, loader, **of, **(views if part == "train" else {}))
         for part, loader in make_loaders(run).items()
+        if part in parts
     }
 
 
@@ -711,7 +748,6 @@ def fit(
     *,
     machine: Machine | None = None,
     store: str | Path | None = "auto",
-    compiled: bool = False,
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
     on_epoch_end: Callable[[dict], None] | None = None,
@@ -730,7 +766,7 @@ def fit(
         As `make_loaders` makes it.
     machine : Machine, optional
         What to compute on; None chooses as `train` does.
-    store, compiled, show, log, on_epoch_end
+    store, show, log, on_epoch_end
         As for `train`.
 
     Returns
@@ -741,7 +777,7 @@ def fit(
     recipe = run.recipe
     machine = machine or _way_to_train(run, model, devices.choose(), store)
     used = {part: parts[part] for part in ("train", "val") if part in parts}
-    how = {"machine": machine, "store": run.store(store), "compiled": compiled, "show": show}
+    how = {"machine": machine, "store": run.store(store), "show": show}
     how["log"] = tell = _log_of_rank_0(log)
     how["on_epoch_end"] = on_epoch_end
     with reserved(run.folder):

@@ -84,7 +84,6 @@ def fit(
     machine: Machine | None = None,
     store: str | Path | None = None,
     checkpoint: str | Path | None = None,
-    compiled: bool = False,
     show: bool | None = None,
     log: Callable[[str], None] | None = print,
     on_epoch_end: Callable[[dict], None] | None = None,
@@ -105,14 +104,13 @@ def fit(
     options : Options, optional
         How to train; a Recipe is one, too.
     machine : Machine, optional
-        What to compute on; None chooses.
+        What to compute on; None chooses. One that compiles does so with the frozen part, or with
+        the whole model where nothing is kept.
     store : str or Path, optional
         Folder for the outputs of the frozen part; None runs the whole model every epoch.
     checkpoint : str or Path, optional
         Where the state is saved after each epoch; if the file is there, training goes on from it
         and ends with the same weights as without the break.
-    compiled : bool
-        Whether to compile the frozen part, or the whole model where nothing is kept.
     show : bool, optional
         Progress bar or not; None decides.
     log : Callable, optional
@@ -141,10 +139,8 @@ def fit(
     watched, log = bool(log), log if log and devices.rank() == 0 else (lambda line: None)
     devices.seed_everything(options.seed + devices.rank())
     devices.take_from_rank_0(machine.place(model))
-    train, val, stressed, cut = _what_to_train(
-        model, loaders, options, machine, store, compiled, log
-    )
-    net = cut.tail if cut else torch.compile(model) if compiled else model
+    train, val, stressed, cut = _what_to_train(model, loaders, options, machine, store, log)
+    net = cut.tail if cut else torch.compile(model) if machine.compiled else model
     given = loaders["train"]
     weights = losses.class_weights(options.class_weights, given.labels, given.classes)
     state = State(model, net, options, machine, weights)
@@ -211,7 +207,6 @@ def _what_to_train(
     options: Options,
     machine: Machine,
     store: str | Path | None,
-    compiled: bool,
     log: Callable[[str], None],
 ) -> tuple[Batches, Batches | None, Batches | None, prefix.Split | None]:
     """The batches (to train on, to validate on, to validate on under changed acquisition if the
@@ -225,7 +220,7 @@ def _what_to_train(
         of = {"machine": machine, "mean": mean, "std": std, **views}
         if cut is None:
             return Batches(loader, **of)
-        opened = feature_store.open_store(store, cut.prefix, loader, compiled=compiled, **of)
+        opened = feature_store.open_store(store, cut.prefix, loader, **of)
         return Batches(loader, **of, store=opened)
 
     views = {name: getattr(options, name) for name in ("augmentation", "views", "seed")}
@@ -236,8 +231,8 @@ def _what_to_train(
         stressed = batches(loaders["val"], **dealt)
     if cut:
         log(
-            f"the frozen part (up to {cut.name}) runs once per image and view; its outputs of "
-            f"shape {train.store.shape} are kept in {store}"
+            f"the frozen part (up to {cut.name}{', compiled' * train.store.machine.compiled}) runs "
+            f"once per image and view; its outputs of shape {train.store.shape} are kept in {store}"
         )
         if there := train.store.to_copy(0):
             known = f"{there:,} of the {train.n:,} images"
