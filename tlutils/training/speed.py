@@ -118,8 +118,8 @@ def compiled(
         what = f"{FROZEN} of {frozen}, {size} px, {_name(machine)}; {_here(machine)}"
         if not (rates := measured().get(what)):
             _keep(what, rates := {_name(machine): rate(machine)})
-        long = plain / rates[_name(machine)] >= _LONG
-        return _by_measurement(what, ways, rate) if long else machine
+        seconds = plain / rates[_name(machine)] / devices.world()
+        return machine if seconds < _LONG else _by_measurement(what, ways, rate)
 
     return devices.by_first(choose)
 
