@@ -901,3 +901,13 @@ def test_a_large_run_compiles_where_that_is_faster_and_stays_with_it(
     filled = train(tiny_folder, filled.folder, small(epochs=1), **how, precision="auto")
     assert not filled.about["machine"]["compiled"] and in_stores(filled.folder) == {False}
     assert {row[1] for row in computed} <= {None}, "no view of a training image"
+
+
+def test_where_bf16_blurs_what_the_frozen_part_sees_a_run_takes_fp32(begun):
+    bf16, model = devices.Machine(torch.device("cpu"), "bf16", True), make_model(begun)
+    assert training._way_to_train(begun, model, bf16, "auto").precision == "bf16"
+    convolution = next(part for part in model.modules() if isinstance(part, torch.nn.Conv2d))
+    convolution.bias.data += 1000  # of which bf16 tells no thousandth
+    found = training._way_to_train(begun, model, bf16, "auto")
+    assert found.precision == "fp32" and "of what tells images apart" in found.why
+    assert training._way_to_train(begun, model, bf16, "auto", precision="bf16") == bf16

@@ -11,7 +11,7 @@ import re
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -243,6 +243,33 @@ def _halves(module: nn.Module) -> bool:
     if not isinstance(module, nn.MaxPool2d) or module.ceil_mode or module.return_indices:
         return False
     return (module.kernel_size, module.stride, module.padding, module.dilation) == (2, 2, 0, 1)
+
+
+@torch.inference_mode()
+def rounding(prefix: nn.Module, images: Tensor, machine: Machine) -> float:
+    """How far a machine's precision moves the features of images, beside how far these differ.
+
+    Parameters
+    ----------
+    prefix : nn.Module, see `split`
+    images : Tensor, float (N, 3, height, width), normalized, two or more
+    machine : Machine
+
+    Returns
+    -------
+    float
+        The mean distance from the features in fp32, as a share of these features' mean distance
+        from their mean: 0 is exact. A head that learns from what is moved by much answers
+        otherwise in another precision.
+    """
+
+    def features(of: Machine) -> Tensor:
+        with of.autocast():
+            return ready(prefix, of)(of.place(images)).float().flatten(1).cpu()
+
+    exact, rounded = (features(of) for of in (replace(machine, precision="fp32"), machine))
+    apart = (exact - exact.mean(0)).norm(dim=1).mean()
+    return float((rounded - exact).norm(dim=1).mean() / apart.clamp(min=1e-12))
 
 
 def ready(prefix: nn.Module, machine: Machine) -> nn.Module:

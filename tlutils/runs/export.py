@@ -97,7 +97,9 @@ def export(
     run, to = Run.load(folder), Path(to)
     script, text = to.with_name(_SCRIPT), standalone.source("models.predict_onnx")
     _check_places(to, script, text)
-    onnx, _, _ = (needed(name, to_onnx.PACKAGES) for name in ("onnx", "onnxscript", "onnxruntime"))
+    onnx = needed("onnx", to_onnx.PACKAGES)
+    needed("onnxscript", to_onnx.PACKAGES)
+    needed("onnxruntime", to_onnx.PACKAGES)
     chosen = run.adaptation(adapted) if adapted is not None else None
     temperature = temperature_in_use(run, calibrated, chosen)
     _warn_of_views(run, chosen)
