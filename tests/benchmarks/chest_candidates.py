@@ -6,7 +6,8 @@ Trained on patients of the training folder of Kermany et al. (2018) alone, judge
 official test image is read. Each candidate is the recipe `chest-best` with some fields changed. Rules for the threshold
 are applied to validation and measured on patients of the training folder that are held out of all this. Every run lies
 in --work, so that a stopped script goes on. Writes chest_candidates.csv and chest_candidates_thresholds.csv beside this
-file. Not one of the benchmarks of `run.py`: it measures no time.
+file; chest_fit.csv is of those named "chosen", chest_best.csv of the recipe at its own size. Not one of the benchmarks of
+`run.py`: it measures no time.
 """
 
 from __future__ import annotations

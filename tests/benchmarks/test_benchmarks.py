@@ -63,14 +63,18 @@ def test_the_committed_transfer_says_where_it_was_measured_and_has_every_arm():
 
 
 @pytest.mark.parametrize("of", ["", "_thresholds"])
-@pytest.mark.parametrize("name", ["chest_candidates", "chest_best"])
-def test_the_committed_candidates_say_where_they_were_measured_and_hold_their_intervals(name, of):
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("chest_candidates", 3), ("chest_fit", 2), ("chest_best", 1)]
+)
+def test_the_committed_candidates_say_where_they_were_measured_and_hold_their_intervals(
+    name, seeds, of
+):
     name += f"{of}.csv"
     lines = (FOLDER / name).read_text().splitlines()
     about = {line[2:].split(":")[0] for line in lines if line.startswith("# ")}
     assert {"date", "processor", "torch", "train", "val", "training", "threshold"} <= about
     table = pd.read_csv(FOLDER / name, comment="#")
-    assert table.groupby("candidate")["seed"].nunique().eq(1 if "best" in name else 3).all()
+    assert table.groupby("candidate")["seed"].nunique().eq(seeds).all()
     for one in ("plain_auc", "stressed_auc", "stressed_specificity", "stressed_sensitivity"):
         assert ((table[f"{one}_low"] <= table[one]) & (table[one] <= table[f"{one}_high"])).all()
 
