@@ -349,16 +349,17 @@ def test_a_run_without_validation_is_reported_and_says_so(tiny_folder, tmp_path)
     "missing", ["recipe.json", "history.csv", "predictions.csv", "metrics.json"]
 )
 def test_an_unfinished_run_is_refused_and_leaves_no_page(copy, missing):
+    before = plt.get_fignums()
     (copy / missing).unlink()
     with pytest.raises(NotARun, match=missing):
         write(copy)
-    assert not (copy / "report.html").exists() and not plt.get_fignums()
+    assert not (copy / "report.html").exists() and plt.get_fignums() == before
 
 
 def test_the_same_run_gives_the_same_page_and_leaves_no_figure_open(run, tmp_path):
-    settings = dict(plt.rcParams)
+    settings, before = dict(plt.rcParams), plt.get_fignums()
     first, second = (write(run, tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
-    assert first == second and not plt.get_fignums() and dict(plt.rcParams) == settings
+    assert first == second and plt.get_fignums() == before and dict(plt.rcParams) == settings
 
 
 @pytest.mark.browser
