@@ -567,7 +567,8 @@ def test_the_verdict_gives_the_size_with_its_sign_and_no_p_of_zero():
         answers(np.ones(150), labels), answers(np.arange(150) % 3 > 0, labels), ["G", "B"]
     )
     assert (
-        'accuracy of "B" minus "G": -0.333, 95 % interval -0.4' in text and "McNemar p < 0.001" in text
+        'accuracy of "B" minus "G": -0.333, 95 % interval -0.4' in text
+        and "McNemar p < 0.001" in text
     )
 
 

@@ -73,7 +73,12 @@ def test_accuracy_by_patients_has_a_line_and_a_band_an_arm_and_the_baseline():
 
 def test_a_threshold_by_patients_has_a_band_a_measure_and_says_what_there_is_without():
     ax = of_results.threshold_by_patients(DRAWS, unadapted=0.7, steady=20)
-    said = ["sensitivity", "specificity", "the run's threshold: balanced accuracy 0.700", "steady from 20 on"]
+    said = [
+        "sensitivity",
+        "specificity",
+        "the run's threshold: balanced accuracy 0.700",
+        "steady from 20 on",
+    ]
     assert labels_of(ax) == said and len(ax.collections) == 2
     assert words(ax.get_xticklabels()) == ["5", "20"]
     bare = of_results.threshold_by_patients(DRAWS.assign(measure="balanced accuracy"))
