@@ -79,9 +79,10 @@ def test_waiting_for_a_busy_machine_does_not_count(model):
     assert speed._images_per_second(model, FP32, 32, 2) > 2, "2 images took a second of waiting"
 
 
-def test_a_little_faster_is_no_reason_to_leave_what_the_machine_is_made_for(model, monkeypatch):
-    rates(monkeypatch, bf16=10.0, fp32=11.0, plain=9.0)
-    assert speed.fastest(model, BF16, 64, 32).precision == "bf16"
+@pytest.mark.parametrize(("bf16", "wanted"), [(11.0, "fp32"), (12.0, "bf16")])
+def test_bf16_must_be_clearly_faster_as_it_rounds_more(bf16, wanted, model, monkeypatch):
+    rates(monkeypatch, bf16=bf16, fp32=10.0, plain=9.0)
+    assert speed.fastest(model, BF16, 64, 32).precision == wanted
 
 
 def test_a_machine_without_bf16_has_two_ways(model, monkeypatch):
@@ -221,7 +222,7 @@ def test_for_much_work_it_is_compiled_where_that_is_clearly_faster(
     asked = frozen_rates(monkeypatch, 10.0, compiled)
     chosen = speed.compiled("net", FP32, 1, stores(4000))
     assert chosen.compiled == wanted and asked == [False, False, True]
-    assert chosen.why.endswith(f"measured: 10 in fp32, {compiled:.0f} in fp32 compiled")
+    assert chosen.why.endswith(f"processor time: 10 in fp32, {compiled:.0f} in fp32 compiled")
     assert (chosen.device, chosen.precision) == (FP32.device, FP32.precision)
     again = speed.compiled("net", FP32, 1, stores(4000))
     assert again == chosen and len(asked) == (3 if compiled else 5), "what failed may work now"

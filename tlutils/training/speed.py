@@ -30,7 +30,7 @@ from ..core.words import many
 from ..models.build import train_mode
 from ..models.feature_store import CHUNK_ROWS, Store
 
-_WORTH = 1.15  # so many times as fast as the machine's own choice; less may be the hour's mood
+_WORTH = 1.15  # so many times as fast as the first of the ways; less may be the hour's mood
 _IMAGES = 16  # at once, at most, in a measurement
 _LONG = 300  # s of work; compiling VGG16's frozen part took 22 and saved a third
 PRODUCTS = "matrix products"  # how what `matrix_rate` measured is called
@@ -42,9 +42,9 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
 
     On a GPU it is the given one, and everywhere where the variable TLUTILS_MEASURE is 0. On a CPU,
     steps of training are timed in bf16 (where that is what the machine is made for) and in fp32,
-    the latter in both layouts. Another way than the given one must be 1.15 times as fast. What was
-    measured once is taken from a file in the user's cache. Where memory does not suffice to
-    measure, it is the given one too.
+    the latter in both layouts. Another way than fp32 in the given layout must be 1.15 times as
+    fast, since bf16 rounds more coarsely. What was measured once is taken from a file in the
+    user's cache. Where memory does not suffice to measure, it is the given one too.
 
     Parameters
     ----------
@@ -66,12 +66,12 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
     if machine.device.type != "cpu" or os.environ.get("TLUTILS_MEASURE") == "0":
         return machine
     batch, of = min(batch_size, _IMAGES), f"{model.tl['backbone']}, freeze {model.tl['freeze']}"
-    what = f"{of}, {size} px, {batch} at once; {_here(machine)}"
+    what = f"{of}, {size} px, {batch} at once, one thread's own time; {_here(machine)}"
 
     def rate(way: Machine) -> float:
         return _images_per_second(model, way, size, batch)
 
-    return devices.by_first(lambda: _by_measurement(what, _ways(machine), rate))
+    return devices.by_first(lambda: _by_measurement(what, _ways(machine), rate, machine))
 
 
 def compiled(
@@ -119,7 +119,7 @@ def compiled(
         if not (rates := measured().get(what)):
             _keep(what, rates := {_name(machine): rate(machine)})
         seconds = plain / rates[_name(machine)] / devices.world()
-        return machine if seconds < _LONG else _by_measurement(what, ways, rate)
+        return machine if seconds < _LONG else _by_measurement(what, ways, rate, machine)
 
     return devices.by_first(choose)
 
@@ -207,7 +207,7 @@ def _file() -> Path:
 
 
 def _by_measurement(
-    what: str, ways: dict[str, Machine], rate: Callable[[Machine], float]
+    what: str, ways: dict[str, Machine], rate: Callable[[Machine], float], given: Machine
 ) -> Machine:
     """The fastest of the ways, or the first if that is nearly as fast."""
     own, rates = next(iter(ways)), measured().get(what, {})
@@ -218,13 +218,13 @@ def _by_measurement(
             if not devices.is_out_of_memory(error):
                 raise
             why = "not measured, as memory ran out in trying"
-            return dataclasses.replace(ways[own], why=why)
+            return dataclasses.replace(given, why=why)
         if all(rates.values()):
             _keep(what, rates)
     best = max(rates, key=rates.get)
     best = best if rates[best] >= _WORTH * rates[own] else own
     told = ", ".join(f"{rate:.0f} in {name}" for name, rate in rates.items())
-    return dataclasses.replace(ways[best], why=f"images/s measured: {told}")
+    return dataclasses.replace(ways[best], why=f"images/s measured, by processor time: {told}")
 
 
 def _has_compiler() -> bool:
@@ -247,9 +247,9 @@ def _keep(what: str, rates: dict[str, float]) -> None:
 
 
 def _ways(machine: Machine) -> dict[str, Machine]:
-    """By name, the given one first."""
+    """By name, fp32 in the given layout first: bf16 rounds, and must be worth it."""
     fp32 = dataclasses.replace(machine, precision="fp32")
-    ways = machine, fp32, dataclasses.replace(fp32, channels_last=False)
+    ways = fp32, machine, dataclasses.replace(fp32, channels_last=False)
     return {_name(way): way for way in ways}
 
 
@@ -267,7 +267,8 @@ def _prefix_rate(store: Store) -> float:
 
 
 def _images_per_second(model: nn.Module, machine: Machine, size: int, batch: int) -> float:
-    rng = devices.rng_state(machine.device)
+    """Of one thread: where others are at work, several wait for each other and count as busy."""
+    rng, threads = devices.rng_state(machine.device), torch.get_num_threads()
 
     def step() -> None:
         with machine.autocast():
@@ -275,10 +276,12 @@ def _images_per_second(model: nn.Module, machine: Machine, size: int, batch: int
         outputs.float().square().mean().backward()
 
     try:
+        torch.set_num_threads(1)
         twin = train_mode(machine.place(copy.deepcopy(model)))
         images = machine.place(torch.rand(batch, 3, size, size))
         return round(batch / _seconds(step), 1)
     finally:
+        torch.set_num_threads(threads)
         devices.restore_rng_state(rng, machine.device)
 
 
