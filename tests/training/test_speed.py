@@ -222,7 +222,8 @@ def test_for_much_work_it_is_compiled_where_that_is_clearly_faster(
     asked = frozen_rates(monkeypatch, 10.0, compiled)
     chosen = speed.compiled("net", FP32, 1, stores(4000))
     assert chosen.compiled == wanted and asked == [False, False, True]
-    assert chosen.why.endswith(f"processor time: 10 in fp32, {compiled:.0f} in fp32 compiled")
+    told = f"frozen part, images/s measured, by processor time: 10 in fp32, {compiled:.0f} in fp32 compiled"
+    assert chosen.why == f"{FP32.why}; {told}"
     assert (chosen.device, chosen.precision) == (FP32.device, FP32.precision)
     again = speed.compiled("net", FP32, 1, stores(4000))
     assert again == chosen and len(asked) == (3 if compiled else 5), "what failed may work now"

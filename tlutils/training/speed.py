@@ -119,7 +119,10 @@ def compiled(
         if not (rates := measured().get(what)):
             _keep(what, rates := {_name(machine): rate(machine)})
         seconds = plain / rates[_name(machine)] / devices.world()
-        return machine if seconds < _LONG else _by_measurement(what, ways, rate, machine)
+        if seconds < _LONG:
+            return machine
+        chosen = _by_measurement(what, ways, rate, machine)
+        return dataclasses.replace(chosen, why=f"{machine.why}; {FROZEN}, {chosen.why}")
 
     return devices.by_first(choose)
 
