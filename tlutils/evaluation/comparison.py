@@ -407,7 +407,8 @@ def _of_trained_models(
     return (
         f"One training of {'each' if len(alone) == 2 else alone[0]} cannot tell whether {names[0]} "
         f"or {names[1]} is better: {result} ({numbers} by bootstrap over patients; of "
-        f"{len(sides[0][0])} images {test['only_first']} were right with {names[0]} alone and "
+        f"{len(sides[0][0])} images of {many(patients_of(sides[0][0]).nunique(), 'patient')} "
+        f"{test['only_first']} were right with {names[0]} alone and "
         f"{test['only_second']} with {names[1]} alone, McNemar {p})."
     )
 
