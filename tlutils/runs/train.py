@@ -269,7 +269,7 @@ def _way_to_train(
         at_once = min(micro, batch) if isinstance(micro, int) and micro else batch
         machine = speed.fastest(model, machine, run.recipe.size, at_once)
     elif precision == "auto" and machine.precision != "fp32":
-        machine = devices.by_first(lambda: _exact_enough(run, model, cut.prefix, machine))
+        machine = _exact_enough(run, model, cut.prefix, machine)
     views = min(run.recipe.views, run.recipe.epochs)
     if compiled != "auto":
         machine = dataclasses.replace(machine, compiled=bool(compiled))
@@ -284,18 +284,24 @@ def _way_to_train(
 
 def _exact_enough(run: Run, model: nn.Module, frozen: nn.Module, machine: Machine) -> Machine:
     """The machine, or it in fp32 where its precision blurs what the frozen part sees in images."""
-    table, images = records.readable(run.part("train")), []
-    for path in table["path"].iloc[:: -(-len(table) // _COMPARED)]:
-        with contextlib.suppress(UnreadableImage):
-            images.append(loaders.read_image(run.root / path, **run.recipe.reading()))
-    if len(images) < 2:
-        return machine
-    mean, std = normalization(model)
-    blurred = prefix.rounding(frozen, normalize(torch.stack(images), mean, std), machine)
+    # A number alone is told to all: each process has a device of its own.
+    blurred = devices.by_first(lambda: _blurred(run, model, frozen, machine))
     if blurred <= _BLURRED:
         return machine
     why = f"{machine.precision} would move its features by {blurred:.0%} of what tells images apart"
     return dataclasses.replace(machine, precision="fp32", why=why)
+
+
+def _blurred(run: Run, model: nn.Module, frozen: nn.Module, machine: Machine) -> float:
+    """How far the machine's precision blurs what the frozen part sees, see `prefix.rounding`."""
+    table, images = records.readable(run.part("train")), []
+    for path in table["path"].iloc[:: max(1, len(table) // _COMPARED)][:_COMPARED]:
+        with contextlib.suppress(UnreadableImage):
+            images.append(loaders.read_image(run.root / path, **run.recipe.reading()))
+    if len(images) < 2:
+        return 0.0
+    mean, std = normalization(model)
+    return prefix.rounding(frozen, normalize(torch.stack(images), mean, std), machine)
 
 
 def _cut(run: Run, model: nn.Module, store: str | Path | None) -> prefix.Split | None:
@@ -743,7 +749,9 @@ def open_stores(
             f"that wants a frozen part (freeze={run.recipe.freeze!r}), views "
             f"(views={run.recipe.views}) and a store ({store})"
         )
-    return _stores(run, model, cut, machine or run.machine(), store)
+    if machine is None and (machine := run.machine()).precision != "fp32":
+        machine = _exact_enough(run, model, cut.prefix, machine)
+    return _stores(run, model, cut, machine, store)
 
 
 def _stores(
