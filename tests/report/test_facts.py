@@ -151,6 +151,7 @@ OTHER = {
     "resize": "pad",
     "channels": 3,
     "augmentation.gamma": 0.5,
+    "positive": "PNEUMONIA",
     "threshold": "youden",
     "test_views": 2,
     "stress_views": 7,

@@ -12,7 +12,7 @@ from tlutils.runs.recipes import Recipe
 
 FIELDS = [f.name for f in dataclasses.fields(Recipe)]
 PARTS = [f"augmentation.{f.name}" for f in dataclasses.fields(Augmentation)]
-FREE_TEXT = {"name", "title", "data"}
+FREE_TEXT = {"name", "title", "data", "positive"}
 
 
 @pytest.mark.parametrize("recipe", recipes.RECIPES.values(), ids=lambda r: r.name)

@@ -37,7 +37,7 @@ from tlutils.runs.train import (
     open_stores,
     train_seeds,
 )
-from tlutils.runs.use import evaluate, predict, predict_records
+from tlutils.runs.use import evaluate, predict, predict_records, threshold_in_words
 from tlutils.training import loop, speed
 
 FILES = {
@@ -163,6 +163,26 @@ def test_a_run_chooses_its_threshold_on_validation_and_answers_by_it_everywhere(
     new = predict(run.folder, [two_classes / "test"], **where)
     assert ((new["p_NORMAL"] >= run.threshold) == (new["predicted"] == "NORMAL")).all()
     assert evaluate(run.folder, calibrated=True, **where)["confusion"] == again["confusion"]
+
+
+def test_a_recipe_says_which_of_two_classes_is_the_positive_one(two_classes, tmp_path):
+    changes = {"threshold": "specificity>=0.9", "val": "0.3"}
+    lines, recipe = [], small("chest-vgg16-gap", positive="CNV", **changes)
+    run = train(two_classes, tmp_path / "run", recipe, log=lines.append)
+    assert run.classes == ["NORMAL", "CNV"] and not any("second by name" in line for line in lines)
+    test, table = run.metrics["test"], run.predictions
+    assert test["positive"] == "CNV" and test["classes"] == run.classes
+    assert test["sensitivity"] == test["per_class"]["CNV"]["recall"]
+    assert ((table["p_CNV"] >= run.threshold) == (table["predicted"] == "CNV")).all()
+    assert evaluate(run.folder, **CPU)["confusion"] == test["confusion"]
+    assert threshold_in_words(run).startswith("CNV is answered from a probability of")
+    with pytest.raises(ValueError, match="holds another run: positive: '?CNV"):
+        train(two_classes, run.folder, small("chest-vgg16-gap", **changes))
+    train(two_classes, tmp_path / "other", small("chest-vgg16-gap"), log=lines.append)
+    told = (
+        "the positive class is NORMAL, the second by name, so sensitivity is for it; the recipe's "
+    )
+    assert f"{told}positive=CNV makes it the other" in lines
 
 
 @pytest.mark.parametrize("changes", [{}, {"test_views": "1"}], ids=["store", "test views"])

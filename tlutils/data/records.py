@@ -632,18 +632,37 @@ def _inspected(records: pd.DataFrame) -> pd.Series:
     return is_readable(records)
 
 
-def classes_of(records: pd.DataFrame) -> list[str]:
+def classes_of(records: pd.DataFrame, positive: str = "") -> list[str]:
     """The labels that occur: the class order wherever none is given.
 
     Parameters
     ----------
     records : DataFrame with label.
+    positive : str, one of two labels: that which sensitivity and a threshold are about
 
     Returns
     -------
-    list of str, sorted.
+    list of str, sorted, but that `positive` is the second.
+
+    Raises
+    ------
+    ValueError
+        Where `positive` is no label, or one of more than two.
+
+    Examples
+    --------
+    >>> classes_of(pd.DataFrame({"label": ["tumor", "healthy"]}))
+    ['healthy', 'tumor']
+    >>> classes_of(pd.DataFrame({"label": ["tumor", "healthy"]}), "healthy")
+    ['tumor', 'healthy']
     """
-    return sorted(records["label"].unique())
+    classes = sorted(records["label"].unique())
+    if positive and (positive not in classes or len(classes) != 2):
+        raise ValueError(
+            f"positive is {positive!r} and the classes are {', '.join(classes)}; it wants one of "
+            'two, or ""'
+        )
+    return sorted(classes, key=lambda name: name == positive)
 
 
 def counts(records: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,8 @@ _PHRASE_OF |= dict.fromkeys(("class_weights", "label_smoothing"), "loss")
 _PHRASE_OF |= {"momentum": "optimizer", "weight_decay": "optimizer", "layer_decay": "optimizer"}
 _PHRASE_OF |= {"head_epochs": "optimizer", "head_learning_rate": "optimizer"}
 _PHRASE_OF |= {"min_delta": "epochs", "stress_views": "epochs", "micro_batch": "batches"}
-_PHRASE_OF |= {"threshold": "answers", "test_views": "answers", "window": "images"}
+_PHRASE_OF |= dict.fromkeys(("positive", "threshold", "test_views"), "answers")
+_PHRASE_OF["window"] = "images"
 _PHRASE_OF |= dict.fromkeys(("split", "val", "test"), "division")
 
 

@@ -143,7 +143,7 @@ def _loaders(
     recipe: Recipe, chosen: pd.DataFrame, test: pd.DataFrame, root: str | Path
 ) -> tuple[loaders.Loader, loaders.Loader]:
     """The images to learn from, and those to answer."""
-    classes = classes_of(pd.concat([chosen, test]))
+    classes = classes_of(pd.concat([chosen, test]), recipe.positive)
     of = {"batch_size": recipe.batch_size, "seed": recipe.seed, **recipe.reading()}
     learned = loaders.make(chosen, root, classes, shuffle=True, **of)
     return learned, loaders.make(test, root, classes, **of | {"batch_size": _ASKED_AT_ONCE})

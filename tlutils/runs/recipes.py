@@ -63,9 +63,12 @@ class Recipe(Options):
     window : str
         "low,high", such as "-160,240": the values of deep grey that are shown black and white (see
         `images.read`); "" takes each image's own.
+    positive : str
+        Two classes only: the name of the one that sensitivity and a threshold are about; "" takes
+        the second by name (PNEUMONIA after NORMAL).
     threshold : str
         Two classes only: a rule by which the run chooses, on its validation images, from which
-        probability on it answers the second class (see `thresholds.choose_threshold`), such as
+        probability on it answers the positive class (see `thresholds.choose_threshold`), such as
         "specificity>=0.95"; after the word stressed, "stressed specificity>=0.95", on
         `stress_views` changes of the acquisition of each, all taken together; "" answers the
         likelier one.
@@ -116,6 +119,7 @@ class Recipe(Options):
     resize: str = "squash"
     channels: int = 1
     window: str = ""
+    positive: str = ""
     threshold: str = ""
     test_views: int = 0
     split: str = "patient"
@@ -318,7 +322,7 @@ def _rules() -> dict[str, _Rule]:
         **each("dropout label_smoothing momentum val test", share),
         **each("learning_rate head_learning_rate layer_decay", positive),
         **each("weight_decay min_delta", number),
-        "threshold": _or(text, ""),
+        **each("threshold positive", _or(text, "")),
         "window": _or(_Rule(_is_window, "two numbers, low,high"), ""),
         "backbone": _Rule(
             _is_backbone,
@@ -344,8 +348,9 @@ def _rules() -> dict[str, _Rule]:
 def _check_field(holder: object, field: str, name: str) -> None:
     fields = [f.name for f in dataclasses.fields(holder)]
     if field not in fields:
-        guess, names = _guess(field, fields), ", ".join(fields)
-        raise ValueError(f"there is no field {name!r}; {guess}The fields are {names}")
+        values = ", ".join(f"{one}={getattr(holder, one)}" for one in fields)
+        guess = _guess(field, fields) or f"The fields and their values are {values}"
+        raise ValueError(f"there is no field {name!r}; {guess.strip()}")
 
 
 def _guess(name: str, names: Iterable[str]) -> str:

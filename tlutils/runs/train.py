@@ -454,6 +454,12 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
             f"found only the class {classes[0]!r} in {root}; a classifier needs two or more class "
             "folders"
         )
+    classes = records.classes_of(run.records, recipe.positive)
+    if len(classes) == 2 and not recipe.positive:
+        log(
+            f"the positive class is {classes[1]}, the second by name, so sensitivity is for it; "
+            f"the recipe's positive={classes[0]} makes it the other"
+        )
     if recipe.threshold and len(classes) != 2:
         raise ValueError(
             f"threshold is {recipe.threshold!r} and {root} has {len(classes)} classes; a threshold "
