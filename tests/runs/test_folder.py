@@ -33,6 +33,16 @@ def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_fo
     assert len(train(tiny_folder, out, small(epochs="3")).history) == 3
 
 
+def test_a_training_that_is_refused_leaves_no_folder(tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="positive is 'SEEN' and the classes are CNV, DME"):
+        train(tiny_folder, tmp_path / "a" / "run", small(positive="SEEN"))
+    assert not (tmp_path / "a" / "run").exists()
+    (tmp_path / "own").mkdir()
+    with pytest.raises(ValueError, match="positive"):
+        train(tiny_folder, tmp_path / "own", small(positive="SEEN"))
+    assert (tmp_path / "own").is_dir()
+
+
 def test_odd_names_come_back_from_a_runs_tables_as_they_were(tiny_folder, tmp_path):
     data = Path(shutil.copytree(tiny_folder, tmp_path / "data"))
     odd = [

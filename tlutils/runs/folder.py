@@ -475,10 +475,18 @@ def reserved(folder: str | Path) -> Iterator[None]:
         raise ValueError(
             f"the run's folder would be {folder}, which is a file; choose another name"
         )
-    lock = files.locked(Path(folder) / ".lock", f"the run {folder}")
+    folder = Path(folder)
+    made, file = not folder.exists(), folder / ".lock"
+    lock = files.locked(file, f"the run {folder}")
     with contextlib.ExitStack() as held:
         devices.by_first(lambda: held.enter_context(lock))
-        yield
+        try:
+            yield
+        finally:
+            if made and devices.rank() == 0 and list(folder.glob("*")) == [file]:  # it was refused
+                with contextlib.suppress(OSError):
+                    file.unlink()
+                    folder.rmdir()
 
 
 def versions() -> dict[str, str]:
