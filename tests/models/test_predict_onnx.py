@@ -1,7 +1,9 @@
 """The script beside an exported model: its words, its files, its exit codes. What it answers is tested with the export."""
 
 import csv
+import sys
 
+import dicom_files
 import numpy as np
 import onnx
 import pytest
@@ -90,6 +92,20 @@ def test_unreadable_files_are_named_and_nothing_else_is_wrong_unless_all_are(
     assert predict_onnx.main(["--model", str(model), str(folder)]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 41 and "bad.png: not an image" in err
+
+
+def test_what_all_lack_a_package_for_is_told_once(model, tmp_path, capsys, monkeypatch):
+    for i in range(3):
+        made = dicom_files.of(np.full((8, 8), i, np.uint8))
+        (tmp_path / f"{i}.dcm").write_bytes(dicom_files.encoded(made))
+    grey(tmp_path / "a.png", 9)
+    for name in [name for name in sys.modules if name.startswith("pydicom.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert predict_onnx.main(["--model", str(model), str(tmp_path)]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 2 and err.count("pip install 'pydicom") == 1
+    assert "left out: 2 more for the same reason" in err
 
 
 def test_what_is_missing_or_wrong_is_one_line(model, tmp_path, capsys):

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.dicom import LACKS_PACKAGE
 from ..core.files import write_text
 from ..core.images import UnreadableImage
 from ..core.packages import needed
@@ -146,8 +147,12 @@ def _parser() -> argparse.ArgumentParser:
 def _answer(given: argparse.Namespace) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
     about, answers, lost = predict(given.model or _beside(), given.images)
+    lacking = [line for line in lost if LACKS_PACKAGE in line]
     for line in lost:
-        print(f"left out: {line}", file=sys.stderr)
+        if line not in lacking[1:]:
+            print(f"left out: {line}", file=sys.stderr)
+    if len(lacking) > 1:
+        print(f"left out: {len(lacking) - 1} more for the same reason", file=sys.stderr)
     if not answers:
         raise ValueError("none of the images can be read, so there is nothing to predict")
     table = _table(about["classes"], answers)
