@@ -121,6 +121,7 @@ def test_an_image_is_shown_in_its_own_shape_with_a_map_over_it(answerer, tiny_fo
     assert found["shape"] == [64, 48] and picture(found["picture"]).mode == "L"
     laid_over = np.asarray(picture(found["map"]))
     assert laid_over.shape == (64, 64, 4) and np.ptp(laid_over[..., 3]) > 9
+    assert laid_over[..., 3].min() == 0  # a map of few places would veil the picture
     assert "Grad-CAM" in found["words"] and found["known"] == "test"
 
 

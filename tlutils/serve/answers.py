@@ -302,9 +302,9 @@ def _refusal(problem: str) -> UnreadableImage:
 
 
 def _colored(found: np.ndarray) -> np.ndarray:
-    """A map as uint8 (H, W, 4), the more opaque the stronger, as `plots.of_images.overlay`."""
+    """A map as uint8 (H, W, 4), the more opaque the further above its weakest place."""
     colors = matplotlib.colormaps["inferno"](found, bytes=True)
-    colors[..., 3] = 255 * 0.7 * found
+    colors[..., 3] = 255 * 0.7 * (found - found.min())
     return colors
 
 
