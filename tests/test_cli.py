@@ -337,6 +337,13 @@ def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(
     assert checks["near-duplicates", "train & test"]["examples"] == "test/DRUSEN/DRUSEN-7777-1.jpeg"
 
 
+def test_audit_tells_of_patients_with_images_of_several_classes(tiny_folder, said):
+    assert main(["audit", str(tiny_folder / "test")]) == 0
+    assert re.search(r"\n2 patients have images of more than one class, e.g. \d+: right", said()[0])
+    assert main(["audit", str(tiny_folder / "test"), "--patient", "none"]) == 0
+    assert "more than one class" not in said()[0]
+
+
 @pytest.mark.parametrize("near", [[], ["--near"]], ids=["bytes", "near"])
 def test_audit_fix_writes_a_manifest_that_does_not_leak(near, tiny_folder, tmp_path, said):
     leaky, clean = tmp_path / "leaky", tmp_path / "tables" / "clean.csv"
@@ -436,7 +443,8 @@ def test_a_training_told_to_stop_says_how_to_go_on_and_ends_the_same(
         job.send_signal(sent)
         out, err = job.communicate(timeout=120)
     assert job.returncode == code, err
-    assert "the same command goes on from what is whole" in err and "Traceback" not in err
+    assert out.count("stopped; ") == 1 and "the same call goes on after epoch" in out
+    assert "stopped" not in err and "Traceback" not in err
     assert "epoch  8" not in out and not (tmp_path / "run" / "best.pt").exists()
     assert not list((tmp_path / "run").glob(".*.part"))
     assert main(words) == 0 and "going on after epoch" in said()[0]

@@ -82,7 +82,7 @@ def _complain(error: Exception, code: int) -> int:
 def _stopped(
     stop: KeyboardInterrupt, message: str = "stopped; the same command goes on from what is whole"
 ) -> int:
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0" and not stop.args:  # else the training has told it
         print(f"\n{message}", file=sys.stderr)
     return _ended(128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT))
 
@@ -153,6 +153,7 @@ def _fetch(given: _Arguments) -> int:
 def _audit(given: _Arguments) -> int:
     """Count, look for damage and leaks; exit 1 where a split leaks, also if --fix mends it."""
     from .core import files
+    from .core.words import many
     from .data import cleaning, near_duplicates, records, sources
     from .data.audit import audit_all, audit_splits, leak_verdict, leaks
 
@@ -170,7 +171,15 @@ def _audit(given: _Arguments) -> int:
     print(counts.to_string(), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
-    by = "image" if records.unknown_patient(table).all() else "patient"
+    known = table[~records.unknown_patient(table)]
+    labels = known.groupby("patient")["label"].nunique()
+    if several := int((labels > 1).sum()):
+        who = many(several, "patient has", "patients have")
+        print(
+            f"\n{who} images of more than one class, e.g. {labels.idxmax()}: right where each eye "
+            "or each visit has a label of its own, else some labels are wrong"
+        )
+    by = "patient" if len(known) else "image"
     divided = (table["split"] != "").any()
     print(f"\n{verdict}{'' if divided else f'; train divides the images, by {by}'}")
     if given.json:
@@ -493,7 +502,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
     about = (
         "change a field of the recipe, such as backbone=resnet18, size=112 or learning_rate=1e-4; "
-        "a name that is none, such as help=, lists them all; may be given several times"
+        "help= lists them all with their values; may be given several times"
     )
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
     about = (

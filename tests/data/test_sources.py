@@ -422,6 +422,8 @@ def test_get_takes_names_folders_and_tables_and_explains_the_rest(tmp_path, monk
         get(tmp_path / "file.txt")
     with pytest.raises(FileNotFoundError, match="did you mean octmnist.*kermany-oct"):
         get("octmnits")
+    with pytest.raises(FileNotFoundError, match=f"did you mean {tmp_path / 'here'}.?"):
+        get(tmp_path / "heer")
 
 
 def test_the_data_page_tells_of_every_source_what_the_registry_tells():

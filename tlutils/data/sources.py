@@ -246,7 +246,8 @@ def get(data: str | Path, to: str | Path = "data", **options) -> Path:
     if path.is_file() and path.suffix.lower() in TABLES:
         return path
     if not path.exists():
-        close = difflib.get_close_matches(str(data), SOURCES, n=1)
+        beside = [str(path.parent / one.name) for one in path.parent.glob("*")]
+        close = difflib.get_close_matches(str(path), [*SOURCES, *beside], n=1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise FileNotFoundError(
             f"{data} is neither a folder here ({path.absolute()}) nor the name of a "

@@ -168,8 +168,9 @@ def fit(
                 log(share)
             if on_epoch_end and devices.rank() == 0:
                 on_epoch_end(dict(state.history[-1]))
-    except KeyboardInterrupt:
-        log(_interrupt(state, checkpoint))
+    except KeyboardInterrupt as stop:
+        stop.args = (_interrupt(state, checkpoint),)
+        log(stop.args[0])
         raise
     model.load_state_dict(state.best_state, strict=False)
     log(f"{state.stopped}; kept epoch {state.best_epoch} ({options.monitor} {state.best:.4f})")
