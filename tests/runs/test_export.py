@@ -104,7 +104,7 @@ def test_of_a_run_that_was_measured_in_bf16_it_is_told_how_many_answers_are_othe
         about["machine"]["precision"] = "bf16"
     export(copy, tmp_path / "model.onnx", log=said.append, show=False)
     n = len(run.part("val"))
-    words = f"measured in bf16; of its own {n} images to compare on 0 get another answer"
+    words = f"measured in bf16; of {n} images of its own, 0 get another answer"
     assert words in said[-1] and "--precision fp32" in said[-1]
     table = pd.read_csv(copy / "predictions.csv", keep_default_na=False)
     scores = [f"p_{name}" for name in run.classes]

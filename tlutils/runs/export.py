@@ -156,9 +156,9 @@ def _tell_of_rounding(
     off = np.abs(pair[columns].to_numpy() - pair[[f"{c}_exported" for c in columns]].to_numpy())
     others = int((pair["predicted"] != pair["predicted_exported"]).sum())
     told = (
-        f"the run was trained and measured in {precision}; of its own {many(len(pair))} to compare "
-        f"on {many(others, 'gets', 'get')} another answer from the exported model, and "
-        f"probabilities differ by up to {off.max():.2g}"
+        f"the run was trained and measured in {precision}; of {many(len(pair))} of its own, "
+        f"{many(others, 'gets', 'get')} another answer from the exported model, and probabilities "
+        f"differ by up to {off.max():.2g}"
     )
     if others > 0.01 * len(pair):
         told += (
