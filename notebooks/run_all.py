@@ -178,9 +178,11 @@ def run_all(plan: list[tuple[Path, dict]], out: Path, timeout: int, jobs: int) -
     """Run the notebooks, in order or `jobs` side by side; return what went wrong, or ""."""
     if jobs == 1 or len(plan) == 1:
         return next(filter(None, (run(*one, out, timeout) for one in plan)), "")
-    # All have all cores, so that numbers do not depend on who runs beside; none waits by spinning.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    workers = [Worker() for _ in range(min(jobs, len(plan)))]
+    jobs = min(jobs, len(plan))
+    # Each its share of the cores: threads of two that have them all wait for one another, for most
+    # of the time where images are small.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+    workers = [Worker() for _ in range(jobs)]
     try:
         return "".join(share_out(longest_first(plan), workers, out, timeout))
     finally:

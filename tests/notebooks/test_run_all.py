@@ -437,6 +437,19 @@ def test_notebooks_about_chests_run_beside_the_others_on_phantoms_and_else_after
     assert [outputs(out / name) for name in ("01_a.ipynb", "02_b.ipynb")] == ["False\n", "True\n"]
 
 
+def test_notebooks_side_by_side_share_the_cores(folder, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    asked = "import os\nprint(os.environ.get('OMP_NUM_THREADS'))"
+    write_notebook(folder / "01_a.ipynb", asked)
+    chests_beside(folder, asked)
+    out, half = folder.parent / "out", max(1, os.cpu_count() // 2)
+    for jobs, threads in (("1", None), ("2", half)):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert run_all(folder, "--jobs", jobs).returncode == 0
+        told = [outputs(out / name) for name in ("01_a.ipynb", "02_b.ipynb")]
+        assert told == [f"{threads}\n"] * 2
+
+
 def test_after_a_failure_only_notebooks_about_other_images_begin(folder):
     write_notebook(folder / "01_a.ipynb", "1 / 0")
     write_notebook(folder / "03_c.ipynb", "print(3)")
