@@ -18,7 +18,7 @@ import nbformat
 import papermill
 import pytest
 from browsers import chromium
-from test_notebooks import NOTEBOOKS, TINY, series  # noqa: F401 - a fixture
+from test_notebooks import FEW, NOTEBOOKS, TINY, series  # noqa: F401 - a fixture
 
 TOKEN = "a-token-for-this-test"
 CALM = [
@@ -71,7 +71,8 @@ def folder(
     settings = {**TINY, "data_folder": str(drawn_folder), "run": str(series[1])}
     quiet = {"prepare_only": True, "progress_bar": False}
     for path in NOTEBOOKS:
-        papermill.execute_notebook(path, folder / path.name, settings, **quiet)
+        few = FEW.get(path.stem, {})
+        papermill.execute_notebook(path, folder / path.name, settings | few, **quiet)
     v4, first = nbformat.v4, folder / NOTEBOOKS[0].name
     content = nbformat.read(first, as_version=4)
     content.cells.append(v4.new_code_cell("import sys\nprint('this kernel is', sys.prefix)"))

@@ -27,6 +27,10 @@ TINY = {
     "epochs": 1,
     "limit": 160,
 }  # enough patients for three splits, little enough for minutes
+FEW = {  # trainings, of those that repeat them
+    "06_compare_backbones": {"seeds": 2},
+    "07_freeze_or_finetune": {"seeds": 2, "patients": "5 10 20"},
+}
 ANSWER = re.compile(
     r"<details>\s*<summary>[^<]*answer[^<]*</summary>(.*?)</details>", re.DOTALL | re.IGNORECASE
 )
@@ -303,6 +307,11 @@ def series(common_folder, drawn_folder) -> tuple[dict, Path]:
             )
             for path in NOTEBOOKS:
                 notebook = nbformat.read(path, as_version=4)
+                (cell,) = filter(is_tagged, notebook.cells)
+                for name, value in FEW.get(path.stem, {}).items():
+                    line = rf"(?m)^{name} = .+?(?=  #)"
+                    cell.source, found = re.subn(line, f"{name} = {value!r}", cell.source)
+                    assert found == 1
                 notebook.cells += [nbformat.v4.new_code_cell(code) for code in answers(path)]
                 nbformat.write(notebook, books / path.name)
             settings = {**TINY, "data_folder": drawn_folder}
