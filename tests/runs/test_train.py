@@ -825,6 +825,54 @@ def test_processes_on_several_gpus_go_on_in_the_one_precision_that_the_run_began
         assert (found.precision, found.device) == ("fp32", natural.device)
 
 
+def test_a_run_of_another_kind_of_device_stays_in_fp32_and_where_one_process_has_no_bf16_all_do(
+    begun, monkeypatch
+):
+    bf16, fp32 = (devices.Machine(torch.device("cpu"), one, True) for one in ("bf16", "fp32"))
+    begun.about["machine"] = {"device": "cuda:0", "precision": "fp32", "channels_last": True}
+    assert begun.machine("cpu").precision == "fp32"
+    (begun.folder / "last.pt").touch()
+    found = training._way_to_train(begun, None, bf16, None)
+    assert (found.precision, found.why) == ("fp32", "as it began")
+    (begun.folder / "last.pt").unlink()
+    monkeypatch.setattr(devices, "gather", lambda value: [value, "fp32"])
+    monkeypatch.setattr(speed, "fastest", lambda model, machine, *_: machine)
+    assert training._way_to_train(begun, None, bf16, None).precision == "fp32"
+    assert training._way_to_train(begun, None, fp32, None) == fp32
+    assert training._way_to_train(begun, None, bf16, None, precision="bf16") == bf16
+
+
+def test_stores_are_opened_in_the_precision_that_the_run_began_in(begun):
+    other = {"fp32": "bf16", "bf16": "fp32"}[devices.choose("cpu").precision]
+    begun.about["machine"] |= {"device": "cpu", "precision": other}
+    (begun.folder / "last.pt").touch()
+    assert {store.machine.precision for store in open_stores(begun).values()} == {other}
+
+
+def test_images_all_alike_have_nothing_that_bf16_could_blur(begun):
+    bf16, model = devices.Machine(torch.device("cpu"), "bf16", True), make_model(begun)
+    train = begun.records["split"] == "train"
+    begun.records.loc[train, "path"] = begun.records.loc[train, "path"].iloc[0]
+    assert training._way_to_train(begun, model, bf16, "auto") == bf16
+
+
+def test_a_whole_model_goes_on_compiled_where_there_is_what_to_compile_with(begun, monkeypatch):
+    begun.recipe = begun.recipe.changed({"freeze": "none", "views": 0})
+    (begun.folder / "last.pt").touch()
+    begun.about["machine"] |= {"device": "cpu", "compiled": True}
+    cpu = devices.choose("cpu")
+    monkeypatch.setattr(speed, "_has_compiler", lambda: True)
+    assert training._way_to_train(begun, make_model(begun), cpu, None).compiled
+    monkeypatch.setattr(speed, "_has_compiler", lambda: False)
+    with pytest.warns(UserWarning, match="no C.. compiler"):
+        assert not training._way_to_train(begun, make_model(begun), cpu, None).compiled
+
+
+def test_what_is_neither_yes_nor_no_nor_auto_does_not_compile(tiny_folder, tmp_path):
+    with pytest.raises(ValueError, match="compiled is 'no'"):
+        train(tiny_folder, tmp_path / "run", small(epochs=1), compiled="no")
+
+
 def test_no_more_images_are_measured_at_once_than_go_through_the_network_in_training(
     begun, monkeypatch
 ):

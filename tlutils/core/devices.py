@@ -122,8 +122,8 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
 
     On a GPU, cudnn is told to time its kernels for the shapes it meets (images here have one
     shape), unless torch is to use deterministic algorithms; on a CPU, the C library is told to keep
-    freed memory. With fp32, TF32 is turned off, to which cudnn would round convolutions (10 bits,
-    not 23).
+    freed memory. TF32 is turned off, to which cudnn would round convolutions in fp32 (10 bits, not
+    23).
 
     Parameters
     ----------
@@ -159,8 +159,7 @@ def choose(device: str = "auto", precision: str = "auto") -> Machine:
         _keep_freed_memory()
     natural, why = _natural_precision(chosen)
     precision = natural if precision == "auto" else precision
-    if precision == "fp32":
-        _turn_tf32_off()
+    _turn_tf32_off()  # in bf16 too: the next may be in fp32, and kept features tell of the flags
     channels_last = chosen.type == "cuda"
     channels_last |= chosen.type == "cpu" and torch.backends.mkldnn.is_available()
     return Machine(chosen, precision, channels_last, why if precision == natural else "requested")

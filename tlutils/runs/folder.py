@@ -205,9 +205,9 @@ class Run:
         Parameters
         ----------
         device, precision : str
-            See `devices.choose`; but "auto" is fp32 where the run was trained in it on such a
-            device, so that the answers are those of its own metrics. What was compiled is so
-            again there, as the kept features depend on it.
+            See `devices.choose`; but "auto" is fp32 where the run was trained in it, so that the
+            answers are those of its own metrics. What was compiled is so again on such a device,
+            as the kept features depend on it.
 
         Returns
         -------
@@ -215,7 +215,7 @@ class Run:
         """
         trained, chosen = self.about["machine"], devices.choose(device, precision)
         alike = str(trained.get("device")).startswith(chosen.device.type)
-        if precision == "auto" and alike and trained.get("precision") == "fp32":
+        if precision == "auto" and trained.get("precision") == "fp32":
             chosen = devices.choose(device, "fp32")
         return dataclasses.replace(chosen, compiled=alike and bool(trained.get("compiled")))
 

@@ -53,7 +53,7 @@ from .recipes import Recipe
 from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
 _FEW = 2000  # images times views: too few for compiling to pay
-_COMPARED = 8  # images, in both precisions
+_COMPARED = 32  # images, in both precisions
 # Of what tells images apart; VGG16 and ResNets have 0.02 to 0.09 in bf16, MobileNetV2 0.13 to 0.4.
 _BLURRED = 0.1
 
@@ -142,6 +142,8 @@ def train(
     Run
         Finished.
     """
+    if compiled not in ("auto", True, False):
+        raise ValueError(f"compiled is {compiled!r}; it is True, False or 'auto'")
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
     with reserved(out):
@@ -254,16 +256,21 @@ def _way_to_train(
     A further seed is trained `like` the first: what another precision does is no spread of seeds.
     """
     cut = _cut(run, model, store)
+    if precision == "auto" and "fp32" in devices.gather(machine.precision):  # not all have bf16
+        why = machine.why if machine.precision == "fp32" else "another process has no bf16"
+        machine = dataclasses.replace(machine, precision="fp32", why=why)
     begun = any((run.folder / name).is_file() for name in ("last.pt", "head.pt"))
     if before := run if begun else like:
         then, why = before.about["machine"], "as it began" if begun else "as the first seed"
         # Not the same number: each process has a GPU of its own, and all must train alike.
         same = str(then.get("device")).startswith(machine.device.type)
         kept = {name: then.get(name) for name in ("precision", "channels_last")}
-        if same and precision == "auto":
+        if precision == "auto" and same:
             machine = dataclasses.replace(machine, **kept, why=why)
+        elif precision == "auto" and kept["precision"] == "fp32":
+            machine = dataclasses.replace(machine, precision="fp32", why=why)
         if compiled == "auto":
-            compiled = same and bool(cut and then.get("compiled"))
+            compiled = same and bool(then.get("compiled"))
     elif precision == "auto" and not cut:
         batch, micro = run.recipe.batch_size, run.recipe.micro_batch
         at_once = min(micro, batch) if isinstance(micro, int) and micro else batch
@@ -279,6 +286,8 @@ def _way_to_train(
         machine = speed.compiled(called, machine, views, stores)
     if cut and machine.compiled:  # or as it is, where torch cannot
         machine = _stores(run, model, cut, machine, store, ("train",))["train"].machine
+    elif machine.compiled and not all(devices.gather(speed.can_compile(machine))):
+        machine = dataclasses.replace(machine, compiled=False)
     return machine
 
 
@@ -298,7 +307,7 @@ def _blurred(run: Run, model: nn.Module, frozen: nn.Module, machine: Machine) ->
     for path in table["path"].iloc[:: max(1, len(table) // _COMPARED)][:_COMPARED]:
         with contextlib.suppress(UnreadableImage):
             images.append(loaders.read_image(run.root / path, **run.recipe.reading()))
-    if len(images) < 2:
+    if all(image.equal(images[0]) for image in images):  # nothing tells them apart
         return 0.0
     mean, std = normalization(model)
     return prefix.rounding(frozen, normalize(torch.stack(images), mean, std), machine)
@@ -733,7 +742,8 @@ def open_stores(
     run : Run
         Prepared.
     machine : Machine, optional
-        What to compute on; None is `Run.machine`.
+        What to compute on; None is what `train` chooses where nothing is asked of it, but that
+        nothing is compiled that was not before.
     store : str, Path or None
         As for `train`.
 
@@ -755,8 +765,9 @@ def open_stores(
             f"that wants a frozen part (freeze={run.recipe.freeze!r}), views "
             f"(views={run.recipe.views}) and a store ({store})"
         )
-    if machine is None and (machine := run.machine()).precision != "fp32":
-        machine = _exact_enough(run, model, cut.prefix, machine)
+    if machine is None:
+        before = run.machine()
+        machine = _way_to_train(run, model, before, store, compiled=before.compiled)
     return _stores(run, model, cut, machine, store)
 
 

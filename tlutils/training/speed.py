@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -125,6 +126,23 @@ def compiled(
         return dataclasses.replace(chosen, why=f"{machine.why}; {FROZEN}, {chosen.why}")
 
     return devices.by_first(choose)
+
+
+def can_compile(machine: Machine) -> bool:
+    """Whether there is what torch compiles with; where not, a warning says so.
+
+    Parameters
+    ----------
+    machine : Machine
+
+    Returns
+    -------
+    bool
+    """
+    there = machine.device.type != "cpu" or _has_compiler()
+    if not there:
+        warnings.warn("the model runs as it is, as there is no C++ compiler here", stacklevel=4)
+    return there
 
 
 def measured() -> dict[str, dict[str, float]]:
