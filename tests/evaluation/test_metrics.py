@@ -86,6 +86,17 @@ def test_the_other_class_as_positive_swaps_what_is_found_and_what_is_alarmed():
     assert one["sensitivity"] == other["specificity"] and one["ppv"] == other["npv"]
 
 
+def test_of_one_answer_for_all_images_what_any_patients_give_has_no_interval():
+    predictions = from_confusion([[0, 52], [0, 58]], ["NORMAL", "PNEUMONIA"])
+    found = compute_metrics(predictions, repeats=50)
+    for name in ("balanced_accuracy", "auc"):
+        assert found[name] == {"value": 0.5, "low": None, "high": None}
+    assert found["accuracy"]["low"] < 58 / 110 < found["accuracy"]["high"]
+    assert found["sensitivity"]["low"] < found["sensitivity"]["value"] == 1.0
+    alone = predictions.iloc[[0, -1]].assign(predicted=["NORMAL", "NORMAL"])  # a patient of each
+    assert compute_metrics(alone, repeats=50)["balanced_accuracy"]["high"] > 0.5
+
+
 def test_every_value_is_what_scikit_learn_says():
     predictions = drawn()
     found = compute_metrics(predictions, repeats=20)

@@ -1,5 +1,6 @@
 """A run as an ONNX file and predict.py beside it: they answer as the run does, where tlutils and torch are not."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,15 +12,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 from processes import python
-from small_runs import CPU, edited, small
+from small_runs import BINARY, CPU, edited, small, train
 from tiny_images import draw_tiny
 from troubled_files import encoded, write_all
 
+from tlutils.core import devices
 from tlutils.core.images import UnreadableImage
 from tlutils.data import layouts, loaders
 from tlutils.models import predict_onnx, to_onnx
 from tlutils.runs.adapt import adapt
 from tlutils.runs.export import AnswersDiffer, export
+from tlutils.runs.folder import NotARun
 from tlutils.runs.use import predict
 
 TINY_NET = {"backbone": "squeezenet1_1"}
@@ -113,6 +116,45 @@ def test_of_a_run_that_was_measured_in_bf16_it_is_told_how_many_answers_are_othe
     table.to_csv(copy / "predictions.csv", index=False)
     with pytest.warns(UserWarning, match=rf"{n} images .* another answer .* not the export's"):
         export(copy, tmp_path / "model.onnx", show=False)
+
+
+def test_classes_of_any_names_are_compared(two_classes, tmp_path):
+    """One is called as a table's column would be, to tell it from another's."""
+    for split, (one, other) in itertools.product(("train", "test"), (("CNV", "b"), ("NORMAL", "b_exported"))):  # fmt: skip
+        shutil.copytree(two_classes / split / one, tmp_path / "data" / split / other)
+    run, said = train(tmp_path / "data", tmp_path / "run", BINARY), []
+    assert run.classes == ["b", "b_exported"]
+    with edited(run.folder / "recipe.json") as about:
+        about["machine"]["precision"] = "bf16"
+    export(run.folder, tmp_path / "model.onnx", log=said.append, show=False)
+    assert "of its own, 0 get another answer" in said[-1]
+
+
+@pytest.mark.parametrize("lost", ["predictions.csv", "the images"])
+def test_where_nothing_was_measured_in_bf16_that_could_be_compared_its_rounding_is_told(
+    lost, run, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(devices, "_natural_precision", lambda device: ("bf16", "made for it"))
+    copy, said = shutil.copytree(run.folder, tmp_path / "run"), []
+    with edited(copy / "recipe.json") as about:
+        about["machine"]["precision"] = "bf16"
+        if lost == "the images":
+            about["data"]["root"] = str(tmp_path / "gone")
+        else:
+            (copy / lost).unlink()
+    found = export(copy, tmp_path / "model.onnx", log=said.append, show=False)
+    assert found["model"].is_file() and "computes in bf16 on this machine" in said[-1]
+
+
+def test_where_what_was_measured_is_damaged_no_file_is_left(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    with edited(copy / "recipe.json") as about:
+        about["machine"]["precision"] = "bf16"
+    (copy / "predictions.csv").write_text("path\n")
+    (tmp_path / "to").mkdir()
+    with pytest.raises(NotARun, match=r"predictions\.csv"):
+        export(copy, tmp_path / "to" / "model.onnx", show=False)
+    assert not os.listdir(tmp_path / "to")
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's, of damaged files

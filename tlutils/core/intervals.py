@@ -85,7 +85,7 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
 
 
 def interval(
-    value: float, spread: np.ndarray, level: float, trials: int
+    value: float, spread: np.ndarray, level: float, trials: int | None
 ) -> dict[str, float | int | None]:
     """A number with its percentile interval, as plain values.
 
@@ -98,8 +98,8 @@ def interval(
     spread : float array (repeats,), the same on resampled patients; NaN, where a resample lacks a
         class, is left out and counted.
     level : float, such as 0.95.
-    trials : int, where all resamples agree (all is right, or there is one patient) they say
-        nothing; the interval is then Wilson's for so many trials.
+    trials : int or None, where all resamples agree (all is right, or there is one patient) they
+        say nothing; the interval is then Wilson's for so many trials, or with None there is none.
 
     Returns
     -------
@@ -116,6 +116,8 @@ def interval(
     ends = [50 * (1 - level), 50 * (1 + level)]
     low, high = np.percentile(kept, ends) if len(kept) else (value, value)
     if low == high:
+        if trials is None:
+            return {"value": json_number(value), "low": None, "high": None}
         low, high = wilson(value * trials, trials, level)
     low, high = min(low, value), max(high, value)
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}

@@ -295,6 +295,8 @@ def _with_intervals(
     overall, per_class = {}, {}
     for name, value in _overall(values, coded, positive).items():
         trials = coded.patients if name == "accuracy" else patients.min()
+        if name in ("balanced_accuracy", "auc") and trials > 1 and 0 < value[0] < 1:
+            trials = None  # of one answer for all images they are the same with any patients
         overall[name] = interval(value[0], spreads[name], level, trials)
     for i, name in enumerate(coded.classes):
         per_class[name] = {"n": int(coded.counts[i])}
