@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..core.words import many
 from ..data import records
 from ..evaluation.metrics import denominator
 from ..runs import openings
 from ..runs.folder import Run
-from .facts import images, kept_epoch, main_split, over_seeds, percent
+from .facts import kept_epoch, main_split, over_seeds, percent
 
 # Validation images; with fewer the accuracy moves in steps of more than a point.
 _ENOUGH_TO_CHOOSE = 100
@@ -174,7 +175,7 @@ def _of_files(run: Run, audit: pd.DataFrame) -> Iterator[Caveat]:
     if unknown := int(records.unknown_patient(run.records).sum()):
         yield Caveat(
             "Patients are unknown",
-            f"For {unknown:,} of {images(len(run.records))} no patient is known. Each counts as a "
+            f"For {unknown:,} of {many(len(run.records))} no patient is known. Each counts as a "
             "patient of its own, so a person on two sides would go unseen and the intervals may be "
             "too narrow.",
         )
@@ -194,7 +195,7 @@ def _of_classes(run: Run) -> Iterator[Caveat]:
             "predictive values depend on that share.",
         )
     if limit := run.about.get("limit"):
-        yield Caveat("Part of the data", f"The run was limited to about {images(limit)}.")
+        yield Caveat("Part of the data", f"The run was limited to about {many(limit)}.")
 
 
 def _of_use(found: dict) -> Iterator[Caveat]:

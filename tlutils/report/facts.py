@@ -55,26 +55,6 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\u00a0%"
 
 
-def images(n: int, kind: str = "") -> str:
-    """Write a number of images.
-
-    Parameters
-    ----------
-    n : int
-    kind : str, of images, such as "test"
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> images(1), images(1200, "test")
-    ('1 image', '1,200 test images')
-    """
-    return many(n, f"{kind} image".strip())
-
-
 def main_split(metrics: dict) -> str:
     """Name the split that a run's headline is about.
 
@@ -307,7 +287,7 @@ def _course(used: Recipe) -> dict[str, str]:
         "optimizer": f"{used.optimizer}, learning rate {used.learning_rate}, "
         f"schedule {used.schedule}{momentum}",
         "epochs": f"at most {used.epochs}, the best by {used.monitor} is kept{stop}",
-        "batches": f"{images(used.batch_size)}{balanced}",
+        "batches": f"{many(used.batch_size)}{balanced}",
         "images": f"{used.size} × {used.size} pixels, {used.resize}, {kind}; the recipe is for "
         f"{used.data} images",
         "augmentation": _augmentation(used),
@@ -414,7 +394,7 @@ def made_with(run: Run) -> dict[str, str]:
     if unknown < len(run.records):
         told += ["told by the file names" if named else by_hand]
     if unknown:
-        told += [f"unknown for {unknown:,} of {images(len(run.records))}"]
+        told += [f"unknown for {unknown:,} of {many(len(run.records))}"]
     return {
         "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
@@ -422,7 +402,7 @@ def made_with(run: Run) -> dict[str, str]:
         "seeds": f"training {run.recipe.seed}, division {run.recipe.division_seed}, "
         f"intervals {how['seed']}",
         "weights before": _weights(run),
-        "data": f"folder {_data(run)}, {images(data['images'])}, fingerprint {data['fingerprint']}",
+        "data": f"folder {_data(run)}, {many(data['images'])}, fingerprint {data['fingerprint']}",
         "patients": "; ".join(told),
         "files": "recipe.json has every setting, records.csv every image and its side",
     }

@@ -23,7 +23,7 @@ from ..plots import of_results, of_training, style
 from ..runs import openings
 from ..runs.folder import Run, as_this_version_writes
 from . import caveats, facts
-from .facts import SPLIT_NAMES, images, main_split
+from .facts import SPLIT_NAMES, main_split
 from .html import Html, chart, document, interval, number, picture, table, tag, text
 
 _MEASURES = {
@@ -170,7 +170,7 @@ def _data(run: Run, audit: pd.DataFrame) -> Html:
     causes = {"no whole image": broken, "another split knows it": left - broken}
     how = run.about["data"]["split"]
     sentence = [f"{how[:1].upper()}{how[1:]}."]
-    sentence += [f"{images(n)} left out, as {why}." for why, n in causes.items() if n]
+    sentence += [f"{many(n)} left out, as {why}." for why, n in causes.items() if n]
     return text(
         tag("p", " ".join(sentence)),
         table(rows, ["split", *run.classes, "images", "patients"], kind="counts"),
@@ -195,10 +195,10 @@ def _findings(audit: pd.DataFrame) -> list[list[object]]:
         [
             text(check, tag("small", where)),
             tag("span", verdict, class_=f"mark {_TONES[verdict]}"),
-            many,
+            count,
             meaning,
         ]
-        for check, where, verdict, many, meaning in found
+        for check, where, verdict, count, meaning in found
     ]
 
 
@@ -230,7 +230,7 @@ def _results(measured: dict) -> Html:
     sentence += f" Positive is {found['positive']}." if "positive" in found else ""
     count, each = openings.of(measured), []
     for name, of in found["per_class"].items():
-        first = text(name, " ", tag("small", images(of["n"])))
+        first = text(name, " ", tag("small", many(of["n"])))
         each.append([first, *(_measured(of[measure]) for measure in _OF_A_CLASS)])
     return text(
         table(rows, ["measure", *(SPLIT_NAMES[split] for split in parts)], sentence),
@@ -263,7 +263,7 @@ def _curves(measured: dict, part: pd.DataFrame) -> Html:
         shown += chart(lambda: of_results.pr(pr, threshold), "Precision against recall")
     bins, words = metrics.calibration_table(part), "How often answers of each probability are right"
     shown += chart(lambda: of_results.calibration(bins), words)
-    sentence = [f"Of {images(found['n'], SPLIT_NAMES[main_split(measured)])}."]
+    sentence = [f"Of {many(found['n'], f'{SPLIT_NAMES[main_split(measured)]} image')}."]
     sentence += [_temperature(measured, part)]
     if not names:
         sentence += ["ROC and precision-recall curves want images of more than one class."]
@@ -342,10 +342,10 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
 def _errors(run: Run, part: pd.DataFrame) -> Html:
     wrong, worst = part[part["label"] != part["predicted"]], errors.worst_errors(part, _ERRORS)
     if worst.empty:
-        return tag("p", f"None of {images(len(part))} was answered wrongly.")
+        return tag("p", f"None of {many(len(part))} was answered wrongly.")
     tiles, lost = zip(*(_tile(run, row) for row in worst.to_dict("records")))
     sentence = (
-        f"{len(wrong):,} of {images(len(part))} were answered wrongly, of "
+        f"{len(wrong):,} of {many(len(part))} were answered wrongly, of "
         f"{many(wrong['patient'].nunique(), 'patient')}. Here are the {len(worst)} whose true "
         "class seemed least probable, as true → predicted with the probabilities of both."
     )
