@@ -503,9 +503,9 @@ def test_what_another_store_holds_of_an_image_is_copied(table, resnet, tmp_path)
     first.fill(0)
     mixed = [149, 99, *range(20, 90), 120, 0]  # another order, and some that are new
     second = store_of(tmp_path / "s", prefix, over(mixed), views=5)
-    assert second.to_copy(0) == 72 and second.to_copy(1) == 0
+    assert second.lacking(1) == (72, 2) and second.lacking(2) == (72, 2 + 74)
     second.fill(0)
-    assert (second.copied, second.computed, second.to_copy(0)) == (72, 2, 0)
+    assert (second.copied, second.computed, second.lacking(1)) == (72, 2, (0, 0))
     alone = store_of(tmp_path / "alone", prefix, over(mixed))
     alone.fill(0)
     rows = np.arange(len(mixed))
@@ -565,12 +565,12 @@ def test_what_is_to_be_computed_is_known_before_a_store_is_begun(table, tiny, tm
 
     first = of(table.iloc[:100])
     first.fill(0)
-    assert (first.to_compute(1), first.to_compute(2), first.to_compute(9)) == (0, 100, 100)
+    assert [first.lacking(views) for views in (1, 2, 9)] == [(0, 0), (0, 100), (0, 100)]
     other = of(table.iloc[90:], begin=False)
-    assert (other.to_compute(1), other.to_compute(2)) == (50, 110)
+    assert [other.lacking(views) for views in (1, 2)] == [(10, 50), (10, 110)]
     assert len(list((tmp_path / "s").iterdir())) == 1, "nothing was begun"
     (first.folder / "done").write_bytes(b"damaged")
-    assert of(table.iloc[:100], begin=False).to_compute(1) == 100
+    assert of(table.iloc[:100], begin=False).lacking(1) == (0, 100)
 
 
 def test_a_prefix_sees_images_in_one_shape_only(table, resnet, tmp_path, monkeypatch):
@@ -607,7 +607,7 @@ def test_nothing_is_copied_that_could_differ(what, table, loader, resnet, tmp_pa
         prefix = split(build("resnet18", 3, "gap", freeze="all", seed=1)).prefix
     if what == "file":
         change_a_file(loader)
-    assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).to_copy(0) == 0
+    assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).lacking(1)[0] == 0
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), VIEWS])

@@ -246,23 +246,8 @@ class Store:
             marks[number, rows] = BAD
         return np.flatnonzero((marks[marks.all(1)] == BAD).any(0))
 
-    def to_copy(self, view_number: int) -> int:
-        """How many images' features need no computing, as another store holds them.
-
-        Parameters
-        ----------
-        view_number : int
-
-        Returns
-        -------
-        int
-        """
-        missing = self._missing(self._view(view_number)).tolist()
-        there = self._elsewhere(self._view(view_number)) if missing else {}
-        return sum(row in there for row in missing)
-
-    def to_compute(self, views: int) -> int:
-        """How many rows neither this store, begun or not, nor another of its folder holds.
+    def lacking(self, views: int) -> tuple[int, int]:
+        """How many rows this store lacks, begun or not: to be copied from others, and computed.
 
         Parameters
         ----------
@@ -271,15 +256,19 @@ class Store:
         Returns
         -------
         int
+            Those that another store of the folder holds.
+        int
+            Those that none does.
         """
-        count = 0
+        copied = computed = 0
         for number in range(min(views, self.views)):
             missing = np.arange(self.n)
             with contextlib.suppress(OSError, ValueError):  # not begun, or damaged
                 missing = self._missing(number)
             there = self._elsewhere(number) if len(missing) else {}
-            count += sum(row not in there for row in missing.tolist())
-        return count
+            known = sum(row in there for row in missing.tolist())
+            copied, computed = copied + known, computed + len(missing) - known
+        return copied, computed
 
     def compiles(self) -> bool:
         """Whether torch can compile the prefix; where not, a warning says why.
@@ -450,7 +439,7 @@ def open_store(
     views : int, how many
     seed : int, of the views
     mean, std : tuple of float, normalization; None takes ImageNet's
-    begin : bool, False makes no files, to learn what is `to_compute` and how fast
+    begin : bool, False makes no files, to learn what it is `lacking` and how fast
 
     Returns
     -------
@@ -502,7 +491,7 @@ def open_store(
     if not begin:
         return store
     on_cpu = machine.compiled and machine.device.type == "cpu"
-    wanted = on_cpu and by_first(lambda: store.to_compute(views))
+    wanted = on_cpu and by_first(lambda: store.lacking(views)[1])
     # First one process: torch keeps the work in files, for the others of its machine.
     if wanted and not (by_first(store.compiles) and all(gather(rank() == 0 or store.compiles()))):
         plain = replace(machine, compiled=False)

@@ -235,7 +235,7 @@ def _what_to_train(
             f"the frozen part (up to {cut.name}{', compiled' * train.store.machine.compiled}) runs "
             f"once per image and view; its outputs of shape {train.store.shape} are kept in {store}"
         )
-        if there := train.store.to_copy(0):
+        if there := train.store.lacking(1)[0]:
             known = f"{there:,} of the {train.n:,} images"
             log(f"earlier runs have met {known}, whose outputs are copied")
     return train, val, stressed, cut

@@ -112,7 +112,7 @@ def compiled(
         return _prefix_rate(opened[_name(one)][0])
 
     def choose() -> Machine:
-        plain, fast = (sum(one.to_compute(views) for one in found) for found in opened.values())
+        plain, fast = (sum(one.lacking(views)[1] for one in found) for found in opened.values())
         if max(plain, fast) > _WORTH * min(plain, fast):  # one way, much is kept
             return machine if plain < fast else way
         size = opened[_name(way)][0].loader.settings["size"]
