@@ -140,14 +140,9 @@ class Augmentation(Views):
         return self.brightness > 0 or self.contrast > 0 or self.gamma > 0
 
     @property
-    def _roughens(self) -> bool:
-        """Whether any change of sharpness or noise is on."""
-        return self.sharpness > 0 or self.noise > 0
-
-    @property
     def identity(self) -> bool:
         """Whether a view is always the image itself."""
-        return not (self.moves or self._recolors or self._roughens)
+        return not (self.moves or self._recolors or self.sharpness > 0 or self.noise > 0)
 
     def view(self, images: Tensor, keys: Tensor, number: int, seed: int) -> Tensor:
         """Show one view of each image of a batch.

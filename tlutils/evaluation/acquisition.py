@@ -302,14 +302,6 @@ def _letters(text: str, height: int) -> Tensor:
     return torch.from_numpy(np.array(drawn.resize(size, Image.Resampling.NEAREST)) > 127)
 
 
-def _mirrored(images: Tensor, keys: Tensor) -> Tensor:
-    return images.flip(-1)
-
-
-def _inverted(images: Tensor, keys: Tensor) -> Tensor:
-    return 255 - images
-
-
 _BATTERY = {
     "framing": {
         **{
@@ -341,9 +333,9 @@ _BATTERY = {
     },
     "marks": {
         "letters": ("letters in the upper corners", _lettered),
-        "mirrored": ("mirrored", _mirrored),
+        "mirrored": ("mirrored", lambda images, keys: images.flip(-1)),
         "letterbox": ("black bars above and below", partial(_bordered, across=1.0, down=0.75)),
-        "inverted": ("inverted, black for white", _inverted),
+        "inverted": ("inverted, black for white", lambda images, keys: 255 - images),
     },
 }
 

@@ -436,14 +436,13 @@ def table_of_numbers(steady: dict) -> pd.DataFrame:
     DataFrame
         measure, patients, images, value, low, high.
     """
+    about = ("patients", "images")
     rows = [
-        {"measure": name, "patients": one["patients"], "images": one["images"], **one[name]}
+        {"measure": name.replace("_", " "), **{of: one[of] for of in about}, **one[name]}
         for name in _OF_DRAWS
         for one in steady["numbers"]
     ]
-    return pd.DataFrame(
-        rows, columns=["measure", "patients", "images", "value", "low", "high"]
-    ).replace({"measure": {"balanced_accuracy": "balanced accuracy"}})
+    return pd.DataFrame(rows, columns=["measure", *about, "value", "low", "high"])
 
 
 def in_words(found: dict) -> str:
@@ -470,7 +469,6 @@ def in_words(found: dict) -> str:
             "takes 4 of each class, and 8 in all; take the threshold for a guess, and label images "
             "of more patients."
         )
-    points = f"{steady['within']:g} of the balanced accuracy of the choice on all"
     if steady["patients"] is None:
         last = steady["numbers"][-1]
         low, high = (as_text(last["loss"][end]) for end in ("low", "high"))
@@ -482,5 +480,6 @@ def in_words(found: dict) -> str:
         )
     return (
         f"The choice is steady from {steady['patients']} patients (about {steady['images']} "
-        f"images) on: in 95 % of the draws it stays within {points}."
+        f"images) on: in 95 % of the draws it stays within {steady['within']:g} of the balanced "
+        "accuracy of the choice on all."
     )

@@ -12,7 +12,8 @@ top of a notebook.
     of_training  what happened in training: curves by epoch, loss by learning rate, map of features
     of_results   how good it is: confusion, curves, calibration, intervals, costs
 
-Needs core.images, no other part of the library and no torch: copy both and it draws.
+Needs core.images and core.words, no other part of the library and no torch: copied with them it
+draws.
 
 Notebooks: 01, 02, 03, 04, 05, 06, 07, 08, 09.
 """
