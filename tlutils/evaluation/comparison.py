@@ -19,6 +19,7 @@ from .metrics import patients_of, rates, resampled, two_class_rates
 from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
+_OF_BOTH_ERRORS = ("value", "low", "high", "patients_error", "runs_error", "df")
 _ROUNDING = 12  # digits; a rounding of the 16th is no lead
 
 
@@ -268,17 +269,23 @@ def compare_recipes(
             f"found {len(first)} and {many(len(second), 'run')}; how much seeds differ wants two "
             "runs or more of each recipe, see runs.train.train_seeds"
         )
-    check_bootstrap(repeats, _LEVEL)
-    tables = [_matched(first[0], table)[1] for table in (*first, *second)]
-    _check_all_differ(tables)
-    values, spreads = _resampled(tables, metric, repeats, seed)
+    values, spreads, patients = _of_runs([*first, *second], metric, repeats, seed)
     r, a, b = len(first), values[: len(first)], values[len(first) :]
     value, kept = b.mean() - a.mean(), _defined(spreads[r:].mean(0) - spreads[:r].mean(0))
     if math.isnan(value) or not len(kept):
-        return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
-    patients = _patients(tables, metric)
+        return dict.fromkeys(_OF_BOTH_ERRORS)
     found = _of_both_errors(value, _ends_of_difference(value, kept, patients), patients, (a, b))
     return {name: json_number(number) for name, number in found.items()}
+
+
+def _of_runs(
+    runs: Sequence[pd.DataFrame], metric: str, repeats: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """What `_resampled` gives of runs of different seeds, and the patients that it rests on."""
+    check_bootstrap(repeats, _LEVEL)
+    tables = [_matched(runs[0], table)[1] for table in runs]
+    _check_all_differ(tables)
+    return *_resampled(tables, metric, repeats, seed), _patients(tables, metric)
 
 
 def _of_both_errors(
@@ -291,14 +298,8 @@ def _of_both_errors(
     error = math.hypot(*errors)
     df = error**4 / (errors**4 / free).sum() if error > 0 else math.inf
     half = t.ppf(0.5 + _LEVEL / 2, df) * error
-    return {
-        "value": value,
-        "low": value - half,
-        "high": value + half,
-        "patients_error": of_patients,
-        "runs_error": math.hypot(*errors[1:]),
-        "df": df,
-    }
+    found = (value, value - half, value + half, of_patients, math.hypot(*errors[1:]), df)
+    return dict(zip(_OF_BOTH_ERRORS, found))
 
 
 def mean_of_runs(
@@ -325,14 +326,10 @@ def mean_of_runs(
     """
     if len(runs) < 2:
         raise ValueError(f"found {many(len(runs), 'run')}; how much seeds differ wants two or more")
-    check_bootstrap(repeats, _LEVEL)
-    tables = [_matched(runs[0], table)[1] for table in runs]
-    _check_all_differ(tables)
-    values, spreads = _resampled(tables, metric, repeats, seed)
+    values, spreads, patients = _of_runs(runs, metric, repeats, seed)
     value, kept = values.mean(), _defined(spreads.mean(0))
     if math.isnan(value) or not len(kept):
-        return dict.fromkeys(("value", "low", "high", "patients_error", "runs_error", "df"))
-    patients = _patients(tables, metric)
+        return dict.fromkeys(_OF_BOTH_ERRORS)
     ends = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
     if patients == 1 or ends[0] == ends[1]:
         ends = wilson(value * patients, patients, _LEVEL)
