@@ -114,13 +114,7 @@ def predict(
         else:
             also = [(augmentation, number, seed) for number in range(views)]
             parts = list(_outputs(model, loader, machine, also, tick, described))
-    _name_unreadable(loader)
-    if not parts:
-        raise NothingToPredict(len(loader.records))
-    rows, labels, outputs = (torch.cat(one).cpu() for one in zip(*parts))  # the one wait for it
-    _check_once(rows, loader)
-    order = torch.argsort(rows)
-    table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
+    table, order = _in_order(parts, loader, split)
     return table.join(described.rows(order)) if described else table
 
 
@@ -293,15 +287,8 @@ def predict_changed(
             also = [(augmentation, number, seed) for number in range(views)]
             of = (model, loader, machine, also, tick)
             parts = list(_changed_outputs(acquisition, shown, *of))
-    _name_unreadable(loader)
-    if not parts:
-        raise NothingToPredict(len(loader.records))
-    *numbers, names = zip(*parts)
-    rows, labels, outputs = (torch.cat(one).cpu() for one in numbers)
-    order = torch.argsort(rows, stable=True)
-    _check_once(rows, loader, shown)
-    table = _table(loader, rows[order], labels[order], outputs[order].float(), split)
-    return table.assign(change=np.concatenate(names)[order.numpy()])
+    table, order = _in_order([numbers for *numbers, _ in parts], loader, split, shown)
+    return table.assign(change=np.concatenate([names for *_, names in parts])[order.numpy()])
 
 
 @torch.inference_mode()
@@ -343,7 +330,10 @@ def _changed_from_store(
             yield *part, acquisition.names(loader.keys_of(part[0]), number, DEALING)
 
 
-def _name_unreadable(loader: Loader) -> None:
+def _in_order(
+    parts: list[_Part], loader: Loader, split: str, views: int = 1
+) -> tuple[pd.DataFrame, Tensor]:
+    """The table in the order of the records, and the rows of the parts in that order."""
     if bad := loader.unreadable:
         named = "; ".join(f"{path} ({why})" for path, why in bad[:3])
         warnings.warn(
@@ -351,9 +341,15 @@ def _name_unreadable(loader: Loader) -> None:
             f"{'; ...' if len(bad) > 3 else ''}",
             stacklevel=3,
         )
+    if not parts:
+        raise NothingToPredict(len(loader.records))
+    rows, labels, outputs = (torch.cat(one).cpu() for one in zip(*parts))  # the one wait for it
+    _check_once(rows, loader, views)
+    order = torch.argsort(rows, stable=True)
+    return _table(loader, rows[order], labels[order], outputs[order].float(), split), order
 
 
-def _check_once(rows: Tensor, loader: Loader, views: int = 1) -> None:
+def _check_once(rows: Tensor, loader: Loader, views: int) -> None:
     """Refuse a loader that did not give each image once, to be shown in so many views."""
     expected = len(loader.records) - len(loader.unreadable)
     different, times = rows.unique(return_counts=True)
