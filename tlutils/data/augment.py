@@ -213,6 +213,9 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
+AS_IT_IS = Augmentation()  # its one view is the image itself
+
+
 def _uniforms(keys: Tensor | np.ndarray, view: int, seed: int, n: int) -> np.ndarray:
     """float64 (len(keys), n) in [0, 1), from (seed, key, view) alone.
 

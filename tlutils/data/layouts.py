@@ -102,10 +102,10 @@ def _unread(names: Iterable[str]) -> str:
     return f"{many(counts.total(), 'file')} of kinds that are not read here ({kinds})" * bool(kinds)
 
 
-def _warn_of_unread(root: Path, names: Iterable[str], stacklevel: int) -> None:
+def _warn_of_unread(root: Path, names: Iterable[str]) -> None:
     if unread := _unread(names):
         todo = "save them as .png for them to count; images end in"
-        warnings.warn(f"left out of {root}: {unread}; {todo} {_KINDS}", stacklevel=stacklevel + 1)
+        warnings.warn(f"left out of {root}: {unread}; {todo} {_KINDS}", stacklevel=5)
 
 
 # The root
@@ -406,7 +406,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
             "right to read the rest",
             stacklevel=4,
         )
-    _warn_of_unread(root, others, stacklevel=4)
+    _warn_of_unread(root, others)
     return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
 
 
@@ -661,7 +661,7 @@ def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
         ]
     ]
     counts = pd.Series([_is_image(path, root) for path in kept["path"]], kept.index, bool)
-    _warn_of_unread(root, kept["member"][~counts], stacklevel=4)
+    _warn_of_unread(root, kept["member"][~counts])
     return counts.reindex(members.index, fill_value=False)
 
 

@@ -22,14 +22,13 @@ from tqdm import tqdm
 from ..core import devices
 from ..core.devices import Machine
 from ..core.progress import bar
-from ..data.augment import Augmentation
+from ..data.augment import AS_IT_IS, Augmentation
 from ..data.loaders import Loader
 from ..models import feature_store, prefix
 from ..models.build import head_name, normalization, prepared, probabilities
 from ..models.prefix import eval_mode
 from .acquisition import DEALING, Acquisition
 
-_AS_IT_IS = Augmentation()
 _Part = tuple[Tensor, Tensor, Tensor]  # rows, labels, outputs
 _ChangedPart = tuple[Tensor, Tensor, Tensor, list[str]]  # and the change of each
 Describe: TypeAlias = Callable[[np.ndarray, np.ndarray], pd.DataFrame]
@@ -62,7 +61,7 @@ def predict(
     progress: bool | None = None,
     store: str | Path | None = None,
     views: int = 0,
-    augmentation: Augmentation = _AS_IT_IS,
+    augmentation: Augmentation = AS_IT_IS,
     seed: int = 0,
     describe: Describe | None = None,
 ) -> pd.DataFrame:
@@ -243,7 +242,7 @@ def predict_changed(
     progress: bool | None = None,
     store: str | Path | None = None,
     views: int = 0,
-    augmentation: Augmentation = _AS_IT_IS,
+    augmentation: Augmentation = AS_IT_IS,
     seed: int = 0,
 ) -> pd.DataFrame:
     """A model's answers to images whose acquisition was changed; each image is read once.

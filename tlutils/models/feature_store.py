@@ -31,13 +31,12 @@ from ..core import files
 from ..core.devices import Machine, barrier, broadcast, by_first, gather, rank, world
 from ..core.images import state
 from ..core.progress import bar
-from ..data.augment import Augmentation, Views, normalize
+from ..data.augment import AS_IT_IS, Views, normalize
 from ..data.loaders import Loader
 from .prefix import eval_mode, fingerprint, ready
 
 CHUNK_ROWS = 64  # small enough to lose little when killed, large enough to fill a CPU's units
 GOOD, BAD = 1, 2  # marks in the file `done`: computed, or not to be read; 0 is neither yet
-_AS_IT_IS = Augmentation()
 _FORMAT = 3
 _IMAGE_HASH = np.dtype("S32")
 _CPU_PIXELS = 16 * 224**2  # at once: VGG16 as fast as with 64 images, at a quarter of the memory
@@ -417,7 +416,7 @@ def open_store(
     prefix: fx.GraphModule,
     loader: Loader,
     machine: Machine,
-    augmentation: Views = _AS_IT_IS,
+    augmentation: Views = AS_IT_IS,
     views: int = 1,
     seed: int = 0,
     mean: tuple[float, ...] | None = None,

@@ -15,11 +15,9 @@ from torch import Tensor
 
 from ..core import devices
 from ..core.devices import Machine
-from ..data.augment import Augmentation, Views, normalize
+from ..data.augment import AS_IT_IS, Views, normalize
 from ..data.loaders import Loader
 from ..models.feature_store import Store
-
-_AS_IT_IS = Augmentation()
 
 
 class Batches:
@@ -53,7 +51,7 @@ class Batches:
         machine: Machine,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        augmentation: Views = _AS_IT_IS,
+        augmentation: Views = AS_IT_IS,
         views: int = 1,
         seed: int = 0,
         store: Store | None = None,
