@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 import pandas as pd
 import torch
-from common import FOLDER, machine_facts
+from common import FOLDER, machine_facts, say, write_csv
 from torch import Tensor
 from torch.optim import swa_utils
 
@@ -180,8 +180,8 @@ def main() -> None:
             others = stressed(run, held_out)
             thresholds += [which | one for one in at_each_rule(answers, others)]
             about = described(run, records.load(manifest), records.load(held_out), given)
-            write(pd.DataFrame(rows), about, given.out)
-            write(
+            write_csv(pd.DataFrame(rows), about, given.out)
+            write_csv(
                 pd.DataFrame(thresholds), about, given.out.with_stem(f"{given.out.stem}_thresholds")
             )
 
@@ -290,11 +290,6 @@ def numbers(part: str, table: pd.DataFrame, threshold: float) -> dict:
     }
 
 
-def say(line: str) -> None:
-    """Print at once, for who watches a file."""
-    print(line, flush=True)
-
-
 def described(
     run: Run, table: pd.DataFrame, held_out: pd.DataFrame, given: argparse.Namespace
 ) -> dict:
@@ -311,13 +306,6 @@ def described(
         **machine_facts(),
         "precision": run.about["machine"]["precision"],
     }
-
-
-def write(rows: pd.DataFrame, about: dict, out: Path) -> None:
-    """A table, with what it was made by above it."""
-    with open(out, "w", encoding="utf-8") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in about.items())
-        rows.to_csv(file, index=False, float_format="%.4f")
 
 
 if __name__ == "__main__":

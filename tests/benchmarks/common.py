@@ -120,3 +120,15 @@ def machine_facts() -> dict[str, object]:
         "precision": chosen.precision,
         **versions(),
     }
+
+
+def say(line: str) -> None:
+    """Print at once, for who watches a file."""
+    print(line, flush=True)
+
+
+def write_csv(rows: pd.DataFrame, about: dict, out: Path) -> None:
+    """A table, with what it was made by above it."""
+    with open(out, "w", encoding="utf-8") as file:
+        file.writelines(f"# {name}: {value}\n" for name, value in about.items())
+        rows.to_csv(file, index=False, float_format="%.4f")

@@ -18,7 +18,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import pandas as pd
-from common import FOLDER, machine_facts
+from common import FOLDER, machine_facts, say, write_csv
 
 from tlutils.core import devices
 from tlutils.data import loaders, records, sources, splits
@@ -77,11 +77,6 @@ def main() -> None:
     write(found, arms, given.out)
 
 
-def say(line: str) -> None:
-    """Print at once, for who watches a file."""
-    print(line, flush=True)
-
-
 def divided(data: Path, work: Path) -> tuple[pd.DataFrame, Path]:
     """The training images of the set, small, with test and choosing patients taken out of them."""
     root = sources.get(data)
@@ -133,9 +128,7 @@ def write(found: pd.DataFrame, arms: dict, out: Path) -> None:
         "precision": "fp32",
     }
     columns = ["metric", "arm", "patients", "images", "runs", "value", "low", "high"]
-    with open(out, "w", encoding="utf-8") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in about.items())
-        pd.concat(parts)[columns].to_csv(file, index=False, float_format="%.4f")
+    write_csv(pd.concat(parts)[columns], about, out)
     style()
     caption = f"MobileNetV2, {about['images']}; {about['test']}; {about['training']}"
     ax = of_results.accuracy_by_patients(parts[1], 0.5, "balanced accuracy", caption=caption)

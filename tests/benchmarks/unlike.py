@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from common import FOLDER, machine_facts
+from common import FOLDER, machine_facts, write_csv
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
@@ -177,10 +177,8 @@ def write(found: pd.DataFrame, table: pd.DataFrame, out: Path) -> None:
         **machine_facts(),
         "precision": "fp32",
     }
-    with open(out, "w", encoding="utf-8") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in about.items())
-        columns = ["model", "images", "n", "patients", "unlike", "low", "high", "distance"]
-        found[columns].to_csv(file, index=False, float_format="%.4f")
+    columns = ["model", "images", "n", "patients", "unlike", "low", "high", "distance"]
+    write_csv(found[columns], about, out)
 
 
 if __name__ == "__main__":

@@ -110,28 +110,25 @@ STRANGE = {
 }
 
 
+@pytest.fixture
+def copy(run, tmp_path):
+    """The run's small files in a folder that a test may change."""
+    skip = shutil.ignore_patterns("features", "*.pt")
+    return shutil.copytree(run.folder, tmp_path / "run", ignore=skip)
+
+
 @pytest.mark.parametrize("harm", STRANGE.values(), ids=STRANGE)
-def test_a_run_that_somebody_has_edited_is_refused_in_one_sentence(run, tmp_path, harm):
-    folder = Path(
-        shutil.copytree(
-            run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*.pt")
-        )
-    )
-    harm(folder)
+def test_a_run_that_somebody_has_edited_is_refused_in_one_sentence(copy, harm):
+    harm(copy)
     with pytest.raises(ValueError, match="is not what a run writes"):
-        Run.load(folder)
+        Run.load(copy)
 
 
-def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, tmp_path):
-    folder = Path(
-        shutil.copytree(
-            run.folder, tmp_path / "run", ignore=shutil.ignore_patterns("features", "*.pt")
-        )
-    )
+def test_predictions_of_images_that_the_run_does_not_know_are_refused(run, copy):
     path = run.predictions["path"].iloc[0]
-    replaced("predictions.csv", path, "../../secret.jpeg")(folder)
+    replaced("predictions.csv", path, "../../secret.jpeg")(copy)
     with pytest.raises(ValueError, match="secret.jpeg is not in records.csv"):
-        _ = Run.load(folder).predictions
+        _ = Run.load(copy).predictions
 
 
 def test_a_manifest_above_its_images_makes_a_run_that_can_be_opened(data, tmp_path):
