@@ -35,8 +35,7 @@ class Choice(NamedTuple):
     threshold : float or None
         From which probability on, before the temperature, the second of two classes is answered.
         None where there are more than two.
-    temperature : float
-        That makes the local probabilities likeliest.
+    temperature : float, that makes the local probabilities likeliest
     """
 
     threshold: float | None
@@ -59,12 +58,9 @@ def fit(
         Of local images, one split, with labels; `predicted` as the run answers elsewhere.
     rule : str
         See `thresholds.choose_threshold`; of no account where there are more than two classes.
-    draws : int
-        See `by_patients`.
-    repeats : int
-        Of the bootstrap over patients.
-    seed : int
-        Of folds, draws and bootstrap.
+    draws : int, see `by_patients`
+    repeats : int, of the bootstrap over patients
+    seed : int, of folds, draws and bootstrap
 
     Returns
     -------
@@ -76,8 +72,7 @@ def fit(
         difference (after less before, paired): of accuracy, balanced_accuracy, for two classes
         sensitivity, specificity, ppv, npv; loss (nats an image) and ece. steady, see `steadiness`,
         None where there are more than two classes.
-    DataFrame
-        The answers of `cross_fit`.
+    DataFrame, the answers of `cross_fit`
 
     Raises
     ------
@@ -100,15 +95,12 @@ def check_enough(table: pd.DataFrame, classes: Sequence[str]) -> int:
 
     Parameters
     ----------
-    table : DataFrame
-        Records or predictions: path, label, patient.
-    classes : list of str
-        That there must be.
+    table : DataFrame, records or predictions: path, label, patient
+    classes : list of str, that there must be
 
     Returns
     -------
-    int
-        Patients of the class that fewest have.
+    int, patients of the class that fewest have
 
     Raises
     ------
@@ -131,10 +123,8 @@ def choose(predictions: pd.DataFrame, rule: str = "youden") -> Choice:
 
     Parameters
     ----------
-    predictions : DataFrame
-        With labels; no training and no test images.
-    rule : str
-        See `thresholds.choose_threshold`.
+    predictions : DataFrame, with labels; no training and no test images
+    rule : str, see `thresholds.choose_threshold`
 
     Returns
     -------
@@ -163,14 +153,10 @@ def cross_fit(
 
     Parameters
     ----------
-    predictions : DataFrame
-        With labels.
-    rule : str
-        See `thresholds.choose_threshold`.
-    folds : int
-        At most; never more than the patients of a class.
-    seed : int
-        Of the folds, which hold whole patients and the classes in their shares.
+    predictions : DataFrame, with labels
+    rule : str, see `thresholds.choose_threshold`
+    folds : int, at most; never more than the patients of a class
+    seed : int, of the folds, which hold whole patients and the classes in their shares
 
     Returns
     -------
@@ -287,18 +273,14 @@ def by_patients(
 
     Parameters
     ----------
-    predictions : DataFrame
-        With labels, two classes.
-    rule : str
-        See `thresholds.choose_threshold`.
+    predictions : DataFrame, with labels, two classes
+    rule : str, see `thresholds.choose_threshold`
     numbers : list of int, optional
         Patients to choose on, half of them of each class (one with images of both may stand for
         either); None takes 4, 8, 16 ... and the largest number that leaves as many of the rarer
         class to measure on.
-    draws : int
-        Of patients, for each number.
-    seed : int
-        Of the draws.
+    draws : int, of patients, for each number
+    seed : int, of the draws
 
     Returns
     -------
@@ -365,8 +347,7 @@ def steadiness(draws: pd.DataFrame) -> dict:
 
     Parameters
     ----------
-    draws : DataFrame
-        See `by_patients`.
+    draws : DataFrame, see `by_patients`
 
     Returns
     -------
@@ -407,13 +388,11 @@ def table(found: dict) -> pd.DataFrame:
 
     Parameters
     ----------
-    found : dict
-        See `fit`.
+    found : dict, see `fit`
 
     Returns
     -------
-    DataFrame of str
-        A row a measure: "as the run answers", "adapted", "difference".
+    DataFrame of str, a row a measure: "as the run answers", "adapted", "difference"
     """
     names = {"before": "as the run answers", "after": "adapted", "difference": "difference"}
     columns = {
@@ -428,13 +407,11 @@ def table_of_numbers(steady: dict) -> pd.DataFrame:
 
     Parameters
     ----------
-    steady : dict
-        See `steadiness`.
+    steady : dict, see `steadiness`
 
     Returns
     -------
-    DataFrame
-        measure, patients, images, value, low, high.
+    DataFrame, measure, patients, images, value, low, high
     """
     about = ("patients", "images")
     rows = [
@@ -450,8 +427,7 @@ def in_words(found: dict) -> str:
 
     Parameters
     ----------
-    found : dict
-        See `fit`.
+    found : dict, see `fit`
 
     Returns
     -------

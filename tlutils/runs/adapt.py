@@ -50,10 +50,8 @@ def adapt(
 
     Parameters
     ----------
-    folder : str or Path
-        The run.
-    data : str or Path
-        Labelled images of the place: a source's name, a folder or a manifest.
+    folder : str or Path, the run
+    data : str or Path, labelled images of the place: a source's name, a folder or a manifest
     rule : str, optional
         See `thresholds.choose_threshold`; None takes the recipe's, or "youden" where it has none.
     name : str, optional
@@ -64,16 +62,11 @@ def adapt(
         left to measure on. None takes all.
     patient : str or None
         How the images tell their patients (see `records.with_patients`); "run" is as the run's.
-    views : int, optional
-        Of test-time augmentation (see `use.predict_records`).
-    draws, repeats : int
-        See `adaptation.fit`.
-    device, precision : str
-        See `Run.machine`.
-    show : bool, optional
-        Progress bars or not; None decides.
-    log : Callable, optional
-        Called with lines for a person.
+    views : int, optional, of test-time augmentation (see `use.predict_records`)
+    draws, repeats : int, see `adaptation.fit`
+    device, precision : str, see `Run.machine`
+    show : bool, optional, progress bars or not; None decides
+    log : Callable, optional, called with lines for a person
 
     Returns
     -------

@@ -65,18 +65,12 @@ def export(
 
     Parameters
     ----------
-    folder : str or Path
-        The run.
-    to : str or Path
-        The file, which ends in .onnx; one that is there is replaced.
-    calibrated : bool
-        Whether to apply the temperature fitted on validation, as for `use.predict`.
-    adapted : str, optional
-        The name of an adaptation, whose threshold and temperature are applied.
-    show : bool, optional
-        Progress bar or not; None decides.
-    log : Callable, optional
-        Called with lines for a person.
+    folder : str or Path, the run
+    to : str or Path, the file, which ends in .onnx; one that is there is replaced
+    calibrated : bool, whether to apply the temperature fitted on validation, as for `use.predict`
+    adapted : str, optional, the name of an adaptation, whose threshold and temperature are applied
+    show : bool, optional, progress bar or not; None decides
+    log : Callable, optional, called with lines for a person
 
     Returns
     -------

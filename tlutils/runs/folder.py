@@ -61,16 +61,11 @@ class Run:
 
     Parameters
     ----------
-    folder : Path
-        Where its files lie.
-    recipe : Recipe
-        As used.
-    records : DataFrame
-        The table of images with their splits.
-    root : Path
-        Where the images lie.
-    about : dict
-        The rest of recipe.json.
+    folder : Path, where its files lie
+    recipe : Recipe, as used
+    records : DataFrame, the table of images with their splits
+    root : Path, where the images lie
+    about : dict, the rest of recipe.json
     """
 
     folder: Path
@@ -224,8 +219,7 @@ class Run:
 
         Returns
         -------
-        nn.Module
-            With the weights of its best epoch, in eval mode, on the CPU.
+        nn.Module, with the weights of its best epoch, in eval mode, on the CPU
         """
         return checkpoints.load_model(self._file("best.pt"))[0]
 
@@ -234,10 +228,8 @@ class Run:
 
         Parameters
         ----------
-        split : str
-            "train", "val" or "test".
-        required : bool
-            Whether there must be any.
+        split : str, "train", "val" or "test"
+        required : bool, whether there must be any
 
         Returns
         -------
@@ -259,13 +251,11 @@ class Run:
 
         Parameters
         ----------
-        folder : str, Path or None
-            "auto" is beside the run.
+        folder : str, Path or None, "auto" is beside the run
 
         Returns
         -------
-        str, Path or None
-            None where views never come back.
+        str, Path or None; None where views never come back
         """
         if self.recipe.views == 0 and not self.recipe.head_epochs:
             return None
@@ -281,15 +271,12 @@ class Run:
 
         Parameters
         ----------
-        name : str
-            As `adapt.adapt` gave it or was told.
-        any_weights : bool
-            Whether it may have been chosen for weights that the run had before.
+        name : str, as `adapt.adapt` gave it or was told
+        any_weights : bool, whether it may have been chosen for weights that the run had before
 
         Returns
         -------
-        dict
-            See `adapt.adapt`; and "images", the sha256 of each image that it was chosen on.
+        dict, see `adapt.adapt`; and "images", the sha256 of each image that it was chosen on
 
         Raises
         ------
@@ -371,8 +358,7 @@ def timestamp() -> str:
 
     Returns
     -------
-    str
-        UTC, to the second.
+    str, UTC, to the second
     """
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -382,8 +368,7 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
     Parameters
     ----------
-    path : str or Path
-        predictions.csv, or what `predict` wrote.
+    path : str or Path, predictions.csv, or what `predict` wrote
 
     Returns
     -------
@@ -457,8 +442,7 @@ def reserved(folder: str | Path) -> Iterator[None]:
 
     Parameters
     ----------
-    folder : str or Path
-        May be reserved several times over by one thread.
+    folder : str or Path, may be reserved several times over by one thread
 
     Yields
     ------
@@ -494,8 +478,7 @@ def versions() -> dict[str, str]:
 
     Returns
     -------
-    dict
-        Versions by name.
+    dict, versions by name
     """
     import torchvision
 

@@ -61,23 +61,17 @@ def train_by_patients(
         patience and seed do not count.
     records : DataFrame
         With split, of which the images of "train" are drawn from and those of "test" answered.
-    root : str or Path
-        The folder from which paths start.
-    patients : list of int
-        How many to learn from; a seed's fewer are among its more.
-    out : str or Path
-        A folder for one small table a training, and for the frozen parts' outputs.
+    root : str or Path, the folder from which paths start
+    patients : list of int, how many to learn from; a seed's fewer are among its more
+    out : str or Path, a folder for one small table a training, and for the frozen parts' outputs
     seeds : int
         Trainings of each arm and number; a seed draws the patients, the first weights, the order.
     steps : int
         Optimizer steps of each training, or a few more, to the end of an epoch; as many before
         them for the head alone where a recipe has head_epochs, whatever their number.
-    machine : Machine, optional
-        What to compute on; None chooses.
-    show : bool, optional
-        Progress bar or not; None decides.
-    log : Callable, optional
-        Called with a line a training; None for silence.
+    machine : Machine, optional, what to compute on; None chooses
+    show : bool, optional, progress bar or not; None decides
+    log : Callable, optional, called with a line a training; None for silence
 
     Returns
     -------
@@ -178,10 +172,8 @@ def summarize(predictions: pd.DataFrame, metric: str = "accuracy") -> pd.DataFra
 
     Parameters
     ----------
-    predictions : DataFrame
-        As `train_by_patients` gives them.
-    metric : str
-        See `comparison.mean_of_runs`.
+    predictions : DataFrame, as `train_by_patients` gives them
+    metric : str, see `comparison.mean_of_runs`
 
     Returns
     -------
@@ -203,8 +195,7 @@ def runs_of(predictions: pd.DataFrame, arm: str, patients: int) -> list[pd.DataF
 
     Parameters
     ----------
-    predictions : DataFrame
-        As `train_by_patients` gives them.
+    predictions : DataFrame, as `train_by_patients` gives them
     arm : str
     patients : int
 

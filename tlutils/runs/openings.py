@@ -31,14 +31,10 @@ def settings(
 
     Parameters
     ----------
-    views : int
-        Of test-time augmentation.
-    threshold : float or None
-        In use; None answers the likeliest class.
-    calibrated : bool
-        Whether at a temperature.
-    adapted : str or None
-        The adaptation in use.
+    views : int, of test-time augmentation
+    threshold : float or None, in use; None answers the likeliest class
+    calibrated : bool, whether at a temperature
+    adapted : str or None, the adaptation in use
 
     Returns
     -------
@@ -57,12 +53,9 @@ def record(run: Run, by: str, used: dict, metrics: dict | None = None) -> dict:
 
     Parameters
     ----------
-    run : Run
-        Whose test images were scored.
-    by : str
-        What scored them.
-    used : dict
-        See `settings`.
+    run : Run, whose test images were scored
+    by : str, what scored them
+    used : dict, see `settings`
     metrics : dict, optional
         What metrics.json shall hold from now on; None keeps what it holds, if it is there.
 
@@ -92,8 +85,7 @@ def kept(run: Run) -> Iterator[None]:
 
     Parameters
     ----------
-    run : Run
-        Begun, perhaps finished.
+    run : Run, begun, perhaps finished
 
     Yields
     ------
@@ -110,8 +102,7 @@ def of(metrics: dict) -> dict | None:
 
     Parameters
     ----------
-    metrics : dict
-        Of metrics.json.
+    metrics : dict, of metrics.json
 
     Returns
     -------
@@ -129,8 +120,7 @@ def in_words(count: dict) -> str:
 
     Parameters
     ----------
-    count : dict
-        See `record`.
+    count : dict, see `record`
 
     Returns
     -------

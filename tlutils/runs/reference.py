@@ -39,13 +39,11 @@ def lacking(run: Run) -> str:
 
     Parameters
     ----------
-    run : Run
-        Begun.
+    run : Run, begun
 
     Returns
     -------
-    str
-        "" where they can.
+    str, "" where they can
     """
     train, val = (len(records.readable(run.part(part))) for part in ("train", "val"))
     if not val:
@@ -61,12 +59,9 @@ def known(run: Run, model: nn.Module, answers: _Answers) -> Reference | None:
 
     Parameters
     ----------
-    run : Run
-        Trained.
-    model : nn.Module
-        The run's.
-    answers : Callable
-        `use.predict_records` of run and model.
+    run : Run, trained
+    model : nn.Module, the run's
+    answers : Callable, `use.predict_records` of run and model
 
     Returns
     -------
@@ -102,10 +97,8 @@ def make(run: Run, answers: _Answers) -> Reference:
 
     Parameters
     ----------
-    run : Run
-        Trained.
-    answers : Callable
-        `use.predict_records` of run and model.
+    run : Run, trained
+    answers : Callable, `use.predict_records` of run and model
 
     Returns
     -------

@@ -48,23 +48,18 @@ def stress(
 
     Parameters
     ----------
-    folder : str or Path
-        The run.
+    folder : str or Path, the run
     split : str
         "val" or "train"; of other images that have splits "test" as well. The run's own test images
         are not for looking for weaknesses, which one would then mend.
-    changes : iterable of str, optional
-        Names of `acquisition.CHANGES`; None takes all.
+    changes : iterable of str, optional, names of `acquisition.CHANGES`; None takes all
     data : str or Path, optional
         Other labelled images: all of them, or those of `split` where they have splits.
     patient : str or None
         How other images tell their patients (see `records.with_patients`); "run" is as the run's.
-    device, precision : str
-        See `Run.machine`.
-    show : bool, optional
-        Progress bar or not; None decides.
-    log : Callable, optional
-        Called with a line that says where the results are.
+    device, precision : str, see `Run.machine`
+    show : bool, optional, progress bar or not; None decides
+    log : Callable, optional, called with a line that says where the results are
 
     Returns
     -------

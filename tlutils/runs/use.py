@@ -52,36 +52,26 @@ def predict_records(
 
     Parameters
     ----------
-    run : Run
-        Whose recipe says how images are read.
-    model : nn.Module
-        The run's.
-    table : DataFrame
-        Records.
-    split : str
-        Written into the predictions.
-    machine : Machine, optional
-        What to compute on; None is `Run.machine`.
-    show : bool, optional
-        Progress bar or not; None decides.
-    root : Path, optional
-        The folder that paths start from; None is the run's.
-    store : str or Path, optional
-        Folder for the frozen part's outputs; None does without.
+    run : Run, whose recipe says how images are read
+    model : nn.Module, the run's
+    table : DataFrame, records
+    split : str, written into the predictions
+    machine : Machine, optional, what to compute on; None is `Run.machine`
+    show : bool, optional, progress bar or not; None decides
+    root : Path, optional, the folder that paths start from; None is the run's
+    store : str or Path, optional, folder for the frozen part's outputs; None does without
     views : int, optional
         Of test-time augmentation, drawn as the recipe's training views; None as many as it says.
     acquisition : Acquisition, optional
         Changes under which the images are seen (see `evaluation.predict.predict_changed`).
-    shown : int
-        How many of them each image is seen under.
+    shown : int, how many of them each image is seen under
     describe : Callable, optional
         Adds columns made of the images and of what enters the head (see
         `evaluation.predict.predict`).
 
     Returns
     -------
-    DataFrame
-        Predictions, by path.
+    DataFrame, predictions, by path
 
     Raises
     ------
@@ -126,17 +116,13 @@ def frozen_features(run: Run, table: pd.DataFrame, machine: Machine | None = Non
 
     Parameters
     ----------
-    run : Run
-        Finished.
-    table : DataFrame
-        Records.
-    machine : Machine, optional
-        What to compute on; None is `Run.machine`.
+    run : Run, finished
+    table : DataFrame, records
+    machine : Machine, optional, what to compute on; None is `Run.machine`
 
     Returns
     -------
-    ndarray
-        float32 (images, features), in the table's order.
+    ndarray, float32 (images, features), in the table's order
 
     Raises
     ------
@@ -185,26 +171,20 @@ def evaluate(
 
     Parameters
     ----------
-    folder : str or Path
-        The run.
+    folder : str or Path, the run
     data : str or Path, optional
         Other images: all of them, or those of `split` where they have splits.
-    split : str
-        "train", "val" or "test".
+    split : str, "train", "val" or "test"
     patient : str or None
         How other images tell their patients (see `records.with_patients`); "run" is as those of the
         adaptation, where one is named, or else as the run's.
-    device, precision : str
-        See `Run.machine`.
-    views : int, optional
-        Of test-time augmentation (see `predict_records`).
-    calibrated : bool
-        Whether to apply the temperature fitted on validation.
+    device, precision : str, see `Run.machine`
+    views : int, optional, of test-time augmentation (see `predict_records`)
+    calibrated : bool, whether to apply the temperature fitted on validation
     adapted : str, optional
         The name of an adaptation (see `adapt.adapt`): answer by its threshold, with its views
         unless others are given, and at its temperature.
-    show : bool, optional
-        Progress bars or not; None decides.
+    show : bool, optional, progress bars or not; None decides
     log : Callable, optional
         Called with a line that says where the results are, or how often the test images were
         scored.
@@ -278,10 +258,8 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
 
     Parameters
     ----------
-    run : Run
-        Whose test images.
-    table : DataFrame
-        Records, inspected.
+    run : Run, whose test images
+    table : DataFrame, records, inspected
 
     Returns
     -------
@@ -339,8 +317,7 @@ def readable_name(source: Path) -> str:
 
     Parameters
     ----------
-    source : Path
-        A whole path, of a folder or a manifest.
+    source : Path, a whole path, of a folder or a manifest
 
     Returns
     -------
@@ -360,12 +337,9 @@ def patient_rule(run: Run, patient: str | None, data: str | Path | None) -> str 
 
     Parameters
     ----------
-    run : Run
-        Whose rule "run" means.
-    patient : str or None
-        As asked for.
-    data : str, Path or None
-        The other images.
+    run : Run, whose rule "run" means
+    patient : str or None, as asked for
+    data : str, Path or None, the other images
 
     Returns
     -------
@@ -396,8 +370,7 @@ def checked_patient_rule(patient: object) -> str | None:
 
     Returns
     -------
-    str or None
-        The same.
+    str or None, the same
 
     Raises
     ------
@@ -424,27 +397,19 @@ def other_images(
 
     Parameters
     ----------
-    run : Run
-        Whose classes they have.
-    data : str or Path
-        A source's name, a folder or a manifest.
-    split : str or None
-        Its images alone where there are such; None takes all.
-    patient : str or None
-        How they tell their patients, see `records.with_patients`.
-    show : bool, optional
-        Progress bar or not; None decides.
+    run : Run, whose classes they have
+    data : str or Path, a source's name, a folder or a manifest
+    split : str or None, its images alone where there are such; None takes all
+    patient : str or None, how they tell their patients, see `records.with_patients`
+    show : bool, optional, progress bar or not; None decides
     stacklevel : int
         How far above stands the line that the warning points at, as for `warnings.warn`.
 
     Returns
     -------
-    DataFrame
-        Records, inspected.
-    Path
-        The folder that their paths start from.
-    Path
-        What was read: that folder or a manifest.
+    DataFrame, records, inspected
+    Path, the folder that their paths start from
+    Path, what was read: that folder or a manifest
     """
     source = sources.get(data).resolve()
     table = records.scan(source, classes=run.classes, patient=patient)
@@ -462,10 +427,8 @@ def warn_of_unknown_patients(good: pd.DataFrame, then: str = "", stacklevel: int
 
     Parameters
     ----------
-    good : DataFrame
-        Readable records.
-    then : str
-        What to do once they are told, as the end of the sentence.
+    good : DataFrame, readable records
+    then : str, what to do once they are told, as the end of the sentence
     stacklevel : int
         How far above stands the line that the warning points at, as for `warnings.warn`.
     """
@@ -485,12 +448,9 @@ def checked_views(run: Run, views: int | None, chosen: dict | None = None) -> in
 
     Parameters
     ----------
-    run : Run
-        Whose recipe says it where nobody else does.
-    views : int, optional
-        As asked for.
-    chosen : dict, optional
-        An adaptation, which was chosen with so many.
+    run : Run, whose recipe says it where nobody else does
+    views : int, optional, as asked for
+    chosen : dict, optional, an adaptation, which was chosen with so many
 
     Returns
     -------
@@ -538,12 +498,9 @@ def predict(
 
     Parameters
     ----------
-    folder : str or Path
-        The run.
-    images : iterable of str or Path
-        Image files and folders of them.
-    out : str or Path, optional
-        CSV to write; None writes none.
+    folder : str or Path, the run
+    images : iterable of str or Path, image files and folders of them
+    out : str or Path, optional, CSV to write; None writes none
     device, precision, views, calibrated, adapted, show
         As for `evaluate`; columns say whether the answers are calibrated, and by which adaptation,
         if any, they are.
@@ -621,19 +578,14 @@ def as_the_run_answers(
 
     Parameters
     ----------
-    run : Run
-        Trained.
-    predictions : DataFrame
-        As the model answers.
-    calibrated : bool
-        Whether to apply the temperature fitted on validation.
-    chosen : dict, optional
-        An adaptation, whose threshold and temperature go before the run's own.
+    run : Run, trained
+    predictions : DataFrame, as the model answers
+    calibrated : bool, whether to apply the temperature fitted on validation
+    chosen : dict, optional, an adaptation, whose threshold and temperature go before the run's own
 
     Returns
     -------
-    DataFrame
-        Columns say whether the answers are calibrated, and by which adaptation, if any.
+    DataFrame, columns say whether the answers are calibrated, and by which adaptation, if any
     """
     temperature = temperature_in_use(run, calibrated, chosen)
     found = calibration.answered(predictions, threshold_in_use(run, chosen), temperature)
@@ -647,17 +599,13 @@ def temperature_in_use(run: Run, calibrated: bool, chosen: dict | None) -> float
 
     Parameters
     ----------
-    run : Run
-        Trained.
-    calibrated : bool
-        Whether to apply the run's own.
-    chosen : dict or None
-        An adaptation of it (see `Run.adaptation`).
+    run : Run, trained
+    calibrated : bool, whether to apply the run's own
+    chosen : dict or None, an adaptation of it (see `Run.adaptation`)
 
     Returns
     -------
-    float or None
-        None leaves them as the model gives them.
+    float or None; None leaves them as the model gives them
 
     Raises
     ------
@@ -681,10 +629,8 @@ def threshold_in_use(run: Run, chosen: dict | None) -> float | None:
 
     Parameters
     ----------
-    run : Run
-        Trained.
-    chosen : dict or None
-        An adaptation of it (see `Run.adaptation`).
+    run : Run, trained
+    chosen : dict or None, an adaptation of it (see `Run.adaptation`)
 
     Returns
     -------
@@ -699,15 +645,13 @@ def threshold_in_words(run: Run, calibrated: bool = False, adapted: str | None =
 
     Parameters
     ----------
-    run : Run
-        Trained.
+    run : Run, trained
     calibrated, adapted
         As for `evaluate`.
 
     Returns
     -------
-    str
-        "" where there is no threshold, and the likeliest class is answered.
+    str, "" where there is no threshold, and the likeliest class is answered
 
     Raises
     ------

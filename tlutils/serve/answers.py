@@ -46,14 +46,10 @@ class Answerer:
 
     Parameters
     ----------
-    folder : str or Path
-        The run, finished.
-    adapted : str, optional
-        The name of an adaptation to answer by (see `adapt.adapt`).
-    device, precision : str
-        See `Run.machine`.
-    show : bool, optional
-        Progress bars or not; None decides.
+    folder : str or Path, the run, finished
+    adapted : str, optional, the name of an adaptation to answer by (see `adapt.adapt`)
+    device, precision : str, see `Run.machine`
+    show : bool, optional, progress bars or not; None decides
 
     Raises
     ------
@@ -110,8 +106,7 @@ class Answerer:
 
         Parameters
         ----------
-        data : bytes
-            Of an image file.
+        data : bytes, of an image file
 
         Returns
         -------

@@ -62,12 +62,9 @@ def serve(
 
     Parameters
     ----------
-    folder : str or Path
-        The run, finished.
-    host : str
-        The address to listen on; all but this machine's own is warned of.
-    port : int
-        0 takes a free one.
+    folder : str or Path, the run, finished
+    host : str, the address to listen on; all but this machine's own is warned of
+    port : int, 0 takes a free one
     adapted, device, precision
         See `answers.Answerer`.
     log : Callable
@@ -121,8 +118,7 @@ def application(answerer: Answerer, host: str = "127.0.0.1") -> _Application:
     Parameters
     ----------
     answerer : Answerer
-    host : str
-        The address it listens on.
+    host : str, the address it listens on
 
     Returns
     -------

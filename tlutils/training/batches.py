@@ -29,18 +29,12 @@ class Batches:
 
     Parameters
     ----------
-    loader : Loader
-        Gives the images.
-    machine : Machine
-        Where the inputs are wanted.
-    mean, std : tuple of float
-        Of the pixels that the model's weights expect.
-    augmentation : Views
-        Such as an Augmentation: what a view may change.
-    views : int
-        0 is a new view every epoch; V are V views in turn.
-    seed : int
-        Of the views.
+    loader : Loader, gives the images
+    machine : Machine, where the inputs are wanted
+    mean, std : tuple of float, of the pixels that the model's weights expect
+    augmentation : Views, such as an Augmentation: what a view may change
+    views : int, 0 is a new view every epoch; V are V views in turn
+    seed : int, of the views
     store : Store, optional
         Opened for the same images and views; without it they come from the files.
     """
@@ -73,13 +67,11 @@ class Batches:
 
         Parameters
         ----------
-        epoch : int
-            From 0.
+        epoch : int, from 0
 
         Returns
         -------
-        int
-            Always a new one, or one of `views` in turn.
+        int, always a new one, or one of `views` in turn
         """
         return epoch % self.views if self.views else epoch
 
@@ -88,15 +80,12 @@ class Batches:
 
         Parameters
         ----------
-        epoch : int
-            From 0.
-        show : bool, optional
-            Progress bar or not; None decides.
+        epoch : int, from 0
+        show : bool, optional, progress bar or not; None decides
 
         Returns
         -------
-        float
-            The seconds it took.
+        float, the seconds it took
         """
         if self.store is None:
             return 0.0
@@ -110,8 +99,7 @@ class Batches:
 
         Parameters
         ----------
-        epoch : int
-            From 0.
+        epoch : int, from 0
 
         Yields
         ------
@@ -130,8 +118,7 @@ class Batches:
 
         Yields
         ------
-        tuple of (Tensor, Tensor)
-            Inputs and labels, on the device.
+        tuple of (Tensor, Tensor), inputs and labels, on the device
         """
         numbers, whole = range(self.views), self.loader.sampler.batches()
         stored = (self._from_store(number, whole) for number in numbers)
@@ -161,8 +148,7 @@ class Batches:
 
         Parameters
         ----------
-        epoch : int
-            From 0.
+        epoch : int, from 0
 
         Returns
         -------

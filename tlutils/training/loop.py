@@ -51,20 +51,13 @@ class Fit:
 
     Parameters
     ----------
-    model : nn.Module
-        With the weights of its best epoch, in eval mode.
-    history : DataFrame
-        One row an epoch.
-    best_epoch : int
-        From 1.
-    monitor : str
-        What chose it.
-    stopped : str
-        Why training ended.
-    store : str or None
-        Which layer the store keeps.
-    unreadable : list of (str, str)
-        Path and reason of images found damaged on the way.
+    model : nn.Module, with the weights of its best epoch, in eval mode
+    history : DataFrame, one row an epoch
+    best_epoch : int, from 1
+    monitor : str, what chose it
+    stopped : str, why training ended
+    store : str or None, which layer the store keeps
+    unreadable : list of (str, str), path and reason of images found damaged on the way
     """
 
     model: nn.Module
@@ -99,10 +92,8 @@ def fit(
     model : nn.Module
         As `build.build` makes it. Frozen layers stay as they are, weights and BatchNorm
         statistics.
-    loaders : dict
-        {"train": Loader, "val": Loader}; without "val" there is no early stopping.
-    options : Options, optional
-        How to train; a Recipe is one, too.
+    loaders : dict, {"train": Loader, "val": Loader}; without "val" there is no early stopping
+    options : Options, optional, how to train; a Recipe is one, too
     machine : Machine, optional
         What to compute on; None chooses. One that compiles does so with the frozen part, or with
         the whole model where nothing is kept.
@@ -111,10 +102,8 @@ def fit(
     checkpoint : str or Path, optional
         Where the state is saved after each epoch; if the file is there, training goes on from it
         and ends with the same weights as without the break.
-    show : bool, optional
-        Progress bar or not; None decides.
-    log : Callable, optional
-        Called with one line an epoch; None for silence.
+    show : bool, optional, progress bar or not; None decides
+    log : Callable, optional, called with one line an epoch; None for silence
     on_epoch_end : Callable, optional
         Called by rank 0 with the epoch's row of the history (plain values by name) once the epoch
         is saved. What it raises ends the training, and the same call goes on after that epoch.
@@ -123,8 +112,7 @@ def fit(
 
     Returns
     -------
-    Fit
-        Its model holds the weights of the best epoch by `options.monitor`.
+    Fit, its model holds the weights of the best epoch by `options.monitor`
 
     Raises
     ------
@@ -285,12 +273,9 @@ def step(state: State, inputs: Tensor, labels: Tensor) -> Tensor:
 
     Parameters
     ----------
-    state : State
-        Of the training.
-    inputs : Tensor
-        This process's share of a batch, on the device.
-    labels : Tensor
-        int64 (N,).
+    state : State, of the training
+    inputs : Tensor, this process's share of a batch, on the device
+    labels : Tensor, int64 (N,)
 
     Returns
     -------
@@ -387,10 +372,8 @@ def validate(state: State, source: Batches, stressed: Batches | None = None) -> 
 
     Parameters
     ----------
-    state : State
-        Of the training; its network is put into eval mode.
-    source : Batches
-        The validation images.
+    state : State, of the training; its network is put into eval mode
+    source : Batches, the validation images
     stressed : Batches, optional
         The same in views of changed acquisition, where the monitor looks at those.
 
@@ -571,16 +554,11 @@ class State:
 
     Parameters
     ----------
-    model : nn.Module
-        All of the network.
-    net : nn.Module
-        What the batches go into: the model, or what follows its frozen part.
-    options : Options
-        How to train.
-    machine : Machine
-        What to compute on.
-    class_weights : Tensor
-        float32 (n_classes,), of each class in the loss.
+    model : nn.Module, all of the network
+    net : nn.Module, what the batches go into: the model, or what follows its frozen part
+    options : Options, how to train
+    machine : Machine, what to compute on
+    class_weights : Tensor, float32 (n_classes,), of each class in the loss
     """
 
     def __init__(
@@ -613,8 +591,7 @@ class State:
 
         Parameters
         ----------
-        rate : float
-            Of the last stage.
+        rate : float, of the last stage
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
@@ -624,8 +601,7 @@ class State:
 
         Parameters
         ----------
-        path : str, Path or None
-            The file; None writes none.
+        path : str, Path or None, the file; None writes none
         """
         states = devices.gather(devices.rng_state(self.machine.device))
         if path and devices.rank() == 0:
@@ -651,8 +627,7 @@ class State:
 
         Parameters
         ----------
-        path : str or Path
-            The file.
+        path : str or Path, the file
 
         Raises
         ------
@@ -679,8 +654,7 @@ def refuse_other(
 
     Parameters
     ----------
-    checkpoint : str or Path
-        The file.
+    checkpoint : str or Path, the file
     model, loaders, options
         As for `fit`.
 

@@ -22,8 +22,7 @@ def predicted(outputs: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor
-        int64 (N,).
+    Tensor, int64 (N,)
 
     Examples
     --------
@@ -49,10 +48,8 @@ def of_each_image(
     outputs : Tensor
         (N, n) logits or log-probabilities (log_softmax of log-probabilities is themselves), or one
         logit (N, 1), which is the same as two logits (0, z).
-    labels : Tensor
-        int64 (N,).
-    class_weights : Tensor
-        float32 (n,).
+    labels : Tensor, int64 (N,)
+    class_weights : Tensor, float32 (n,)
     loss : str
         "cross_entropy", "nll" and "bce" are one and the same here, named as their heads call them;
         "focal" multiplies it by (1 - p)^2 (Lin et al., Focal Loss for Dense Object Detection, ICCV
@@ -62,8 +59,7 @@ def of_each_image(
 
     Returns
     -------
-    Tensor
-        float32 (N,).
+    Tensor, float32 (N,)
 
     Examples
     --------
@@ -90,10 +86,8 @@ def class_weights(spec: str | dict | None, labels: Tensor, classes: list[str]) -
     ----------
     spec : None, str or dict
         None gives ones; "auto" the inverse of each class's share; a dict its own numbers.
-    labels : Tensor
-        int64 (N,), the training labels.
-    classes : list of str
-        Names in index order.
+    labels : Tensor, int64 (N,), the training labels
+    classes : list of str, names in index order
 
     Returns
     -------

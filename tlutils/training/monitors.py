@@ -23,13 +23,11 @@ def better(monitor: str) -> Callable:
 
     Parameters
     ----------
-    monitor : str
-        Its name.
+    monitor : str, its name
 
     Returns
     -------
-    Callable
-        `min` or `max`.
+    Callable, `min` or `max`
 
     Raises
     ------
@@ -63,12 +61,9 @@ def beats(row: Mapping, best: Mapping, monitor: str, min_delta: float = 0.0) -> 
 
     Parameters
     ----------
-    row, best : Mapping
-        Each epoch's row of the history.
-    monitor : str
-        The quantity compared.
-    min_delta : float
-        The difference must be larger.
+    row, best : Mapping, each epoch's row of the history
+    monitor : str, the quantity compared
+    min_delta : float, the difference must be larger
 
     Returns
     -------
@@ -95,8 +90,7 @@ def needs_probabilities(monitor: str) -> bool:
 
     Parameters
     ----------
-    monitor : str
-        Its name.
+    monitor : str, its name
 
     Returns
     -------
@@ -110,8 +104,7 @@ def is_stressed(monitor: str) -> bool:
 
     Parameters
     ----------
-    monitor : str
-        Its name.
+    monitor : str, its name
 
     Returns
     -------
@@ -130,10 +123,8 @@ def score(monitor: str, probabilities: np.ndarray, labels: np.ndarray) -> float:
         classes, or the mean over more), "val_auc" (of the second of two classes, or the mean of one
         against the rest), "val_recall@S" (the largest recall at a specificity of S or more,
         likewise), or the same with "stress_".
-    probabilities : ndarray
-        (N, classes).
-    labels : ndarray
-        int (N,).
+    probabilities : ndarray, (N, classes)
+    labels : ndarray, int (N,)
 
     Returns
     -------

@@ -26,15 +26,12 @@ def schedule_factor(schedule: str, epoch: float, epochs: int) -> float:
     schedule : str
         "constant"; "step:7:0.1" (a tenth every 7 epochs); "cosine" (to 0 at the end); "one-cycle"
         (up from a tenth over the first 30 %, then cosine to 0; after Smith 2018).
-    epoch : float
-        The moment, in epochs from the beginning.
-    epochs : int
-        How many there are in all.
+    epoch : float, the moment, in epochs from the beginning
+    epochs : int, how many there are in all
 
     Returns
     -------
-    float
-        From 0 to 1.
+    float, from 0 to 1
 
     Raises
     ------
@@ -82,10 +79,8 @@ def make_optimizer(
 
     Parameters
     ----------
-    net : nn.Module
-        What is trained.
-    device : torch.device
-        Where it lies.
+    net : nn.Module, what is trained
+    device : torch.device, where it lies
     model : nn.Module, optional
         All of the network where `net` is what follows its frozen part; the stages are those of the
         whole.

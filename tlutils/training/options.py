@@ -15,22 +15,15 @@ class Options:
 
     Parameters
     ----------
-    epochs : int
-        How many at most.
-    loss : str
-        "cross_entropy", "nll", "bce" or "focal" (see `losses.of_each_image`).
+    epochs : int, how many at most
+    loss : str, "cross_entropy", "nll", "bce" or "focal" (see `losses.of_each_image`)
     class_weights : None, str or dict
         None, "auto" (inverse to the class's share of the training images) or {class: weight}.
-    label_smoothing : float
-        Share in [0, 1) given to the other classes.
-    optimizer : str
-        "adam", "adamw" or "sgd" with momentum.
-    learning_rate : float
-        Of the last stage of the network, at the schedule's full height.
-    momentum : float
-        Of "sgd".
-    weight_decay : float
-        As the optimizer understands it.
+    label_smoothing : float, share in [0, 1) given to the other classes
+    optimizer : str, "adam", "adamw" or "sgd" with momentum
+    learning_rate : float, of the last stage of the network, at the schedule's full height
+    momentum : float, of "sgd"
+    weight_decay : float, as the optimizer understands it
     layer_decay : float
         What the learning rate is multiplied by for each stage nearer to the pixels (see
         `optimizers`).
@@ -45,17 +38,14 @@ class Options:
         chosen by that (see `acquisition.Acquisition`).
     patience : int
         Epochs without an improvement of more than `min_delta` before stopping; 0 never stops.
-    min_delta : float
-        The least improvement that counts.
+    min_delta : float, the least improvement that counts
     views : int
         0 is a new view of each image every epoch; V are V views in turn, which the store can keep.
     micro_batch : int or str
         Images at once in memory (gradients add up to the whole batch); "auto" halves it until it
         fits; 0 is the whole batch.
-    seed : int
-        Of dropout and views.
-    augmentation : Augmentation
-        What a view may change.
+    seed : int, of dropout and views
+    augmentation : Augmentation, what a view may change
 
     Raises
     ------

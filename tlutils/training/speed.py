@@ -52,17 +52,13 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
     model : nn.Module
         As it is to be trained, made by `build.build`; it stays as it is, as does torch's random
         state.
-    machine : Machine
-        Chosen by what the machine is made for, see `devices.choose`.
-    size : int
-        Pixels a side.
-    batch_size : int
-        Of training; 16 images at most are measured.
+    machine : Machine, chosen by what the machine is made for, see `devices.choose`
+    size : int, pixels a side
+    batch_size : int, of training; 16 images at most are measured
 
     Returns
     -------
-    Machine
-        In all processes the same; its `why` tells what was measured, or why nothing was.
+    Machine, in all processes the same; its `why` tells what was measured, or why nothing was
     """
     if machine.device.type != "cpu" or os.environ.get("TLUTILS_MEASURE") == "0":
         return machine
@@ -87,19 +83,14 @@ def compiled(
 
     Parameters
     ----------
-    frozen : str
-        The network and its last frozen layer.
-    machine : Machine
-        One that does not compile.
-    views : int
-        At most so many of each image are needed.
-    stores : Callable
-        The stores that a machine would fill, not begun; called in all processes.
+    frozen : str, the network and its last frozen layer
+    machine : Machine, one that does not compile
+    views : int, at most so many of each image are needed
+    stores : Callable, the stores that a machine would fill, not begun; called in all processes
 
     Returns
     -------
-    Machine
-        In all processes the same; its `why` tells what was measured.
+    Machine, in all processes the same; its `why` tells what was measured
     """
     off = machine.device.type != "cpu" or os.environ.get("TLUTILS_MEASURE") == "0"
     if off or not devices.by_first(_has_compiler):
@@ -173,8 +164,7 @@ def matrix_rate(machine: Machine) -> float:
 
     Returns
     -------
-    float
-        FLOP/s of the best of several products, 1,024 rows on a CPU and 4,096 elsewhere.
+    float, FLOP/s of the best of several products, 1,024 rows on a CPU and 4,096 elsewhere
     """
     n, way, took = 1024 if machine.device.type == "cpu" else 4096, machine.precision, []
     what = f"{PRODUCTS}, {n:,} rows; {_here(machine)}"
@@ -196,17 +186,13 @@ def flops(net: nn.Module, shape: Sequence[int], train: bool = False) -> float:
 
     Parameters
     ----------
-    net : nn.Module
-        It stays as it is.
-    shape : sequence of int
-        Of one input.
-    train : bool
-        Whether to count the way back to what is trained as well.
+    net : nn.Module, it stays as it is
+    shape : sequence of int, of one input
+    train : bool, whether to count the way back to what is trained as well
 
     Returns
     -------
-    float
-        Of matrix products and convolutions alone.
+    float, of matrix products and convolutions alone
     """
     from torch.utils.flop_counter import FlopCounterMode  # loads triton, which takes its time
 

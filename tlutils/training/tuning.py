@@ -41,21 +41,15 @@ def find_learning_rate(
 
     Parameters
     ----------
-    model : nn.Module
-        As it is to be trained.
-    loader : Loader
-        Training images.
-    options : Options, optional
-        How it is to be trained; a Recipe is one, too.
-    machine : Machine, optional
-        What to compute on; None chooses.
-    low, high : float
-        The first rate and the last.
+    model : nn.Module, as it is to be trained
+    loader : Loader, training images
+    options : Options, optional, how it is to be trained; a Recipe is one, too
+    machine : Machine, optional, what to compute on; None chooses
+    low, high : float, the first rate and the last
     steps : int
         Optimizer steps, each with a rate a constant factor higher; it ends early where the loss
         exceeds 4 times its best.
-    show : bool, optional
-        Progress bar or not; None decides.
+    show : bool, optional, progress bar or not; None decides
 
     Returns
     -------
@@ -114,8 +108,7 @@ def head_alone(model: nn.Module) -> Iterator[None]:
 
     Parameters
     ----------
-    model : nn.Module
-        As `build` makes it.
+    model : nn.Module, as `build` makes it
 
     Yields
     ------
@@ -134,8 +127,7 @@ def head_options(options: Options, epochs: int, learning_rate: float) -> Options
 
     Parameters
     ----------
-    options : Options
-        Of the training that follows.
+    options : Options, of the training that follows
     epochs : int
     learning_rate : float
 
@@ -152,15 +144,13 @@ def better_of(head: Fit, rest: Fit, state: dict[str, Tensor]) -> Fit:
 
     Parameters
     ----------
-    head, rest : Fit
-        Of the same model, one after the other.
+    head, rest : Fit, of the same model, one after the other
     state : dict of Tensor
         The model's after the first; loaded again where no epoch of the second was better.
 
     Returns
     -------
-    Fit
-        With the history of both; its column `part` says which.
+    Fit, with the history of both; its column `part` says which
     """
     n, kept = len(head.history), rest.best_epoch + len(head.history)
     best = [part.history.iloc[part.best_epoch - 1] for part in (head, rest)]
