@@ -620,8 +620,7 @@ def in_shards(root: Path) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        The str columns path, split, label and patient, "" where nothing tells it.
+    DataFrame, the str columns path, split, label and patient, "" where nothing tells it
 
     Raises
     ------

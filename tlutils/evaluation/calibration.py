@@ -138,8 +138,7 @@ def answered(
 
     Returns
     -------
-    DataFrame
-        See `thresholds.apply_threshold` and `apply_temperature`.
+    DataFrame, see `thresholds.apply_threshold` and `apply_temperature`
     """
     if threshold is not None:
         predictions = apply_threshold(predictions, threshold)

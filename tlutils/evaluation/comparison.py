@@ -419,8 +419,7 @@ def over_seeds(metrics: Sequence[dict]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        A row a metric: mean, sd (of a sample, NaN for one run), min, max, runs.
+    DataFrame, a row a metric: mean, sd (of a sample, NaN for one run), min, max, runs
 
     Raises
     ------

@@ -142,8 +142,7 @@ def worst(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        Their rows, the worst first; changes that cost nothing are left out.
+    DataFrame, their rows, the worst first; changes that cost nothing are left out
     """
     lost = table["balanced_accuracy_difference"]
     return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(5)

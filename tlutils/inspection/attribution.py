@@ -144,8 +144,7 @@ def random_weights_check(
 
     Returns
     -------
-    float, -1 to 1
-        NaN where the map is flat; flat ones of random networks are left out.
+    float, -1 to 1, NaN where the map is flat; flat ones of random networks are left out
     """
     with eval_mode(model), torch.no_grad():
         target = _targets(_scores(model, prepared(model, image[None])), target)

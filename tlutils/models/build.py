@@ -253,8 +253,7 @@ def table(model: nn.Module) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        A row for each top-level block: module, kind, parameters, trainable, frozen (numbers).
+    DataFrame, a row for each top-level block: module, kind, parameters, trainable, frozen (numbers)
     """
     # A ViT's token is a parameter outside all modules.
     blocks = {**dict(model.named_children()), **dict(model.named_parameters(recurse=False))}

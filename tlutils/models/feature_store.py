@@ -254,10 +254,8 @@ class Store:
 
         Returns
         -------
-        int
-            Those that another store of the folder holds.
-        int
-            Those that none does.
+        int, those that another store of the folder holds
+        int, those that none does
         """
         copied = computed = 0
         for number in range(min(views, self.views)):

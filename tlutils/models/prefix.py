@@ -81,8 +81,7 @@ def split(model: nn.Module) -> Split | None:
 
     Returns
     -------
-    Split or None
-        None where nothing worth keeping is frozen, or torch.fx cannot trace the model.
+    Split or None; None where nothing worth keeping is frozen, or torch.fx cannot trace the model
 
     Examples
     --------

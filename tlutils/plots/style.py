@@ -94,8 +94,7 @@ def class_colors(classes: Iterable[str]) -> dict[str, str]:
 
     Returns
     -------
-    dict
-        Name to "#rrggbb", in the given order.
+    dict, name to "#rrggbb", in the given order
 
     Examples
     --------
@@ -118,8 +117,7 @@ def ink(color: str) -> str:
 
     Returns
     -------
-    str
-        "#rrggbb"; one that is dark enough stays as it is.
+    str, "#rrggbb"; one that is dark enough stays as it is
 
     Examples
     --------
@@ -212,8 +210,7 @@ def label(ax: Axes, title: str, x: str, y: str, caption: str = "") -> Axes:
 
     Returns
     -------
-    Axes
-        The given one.
+    Axes, the given one
     """
     ax.set_title(title, loc="left")
     ax.set(xlabel=x, ylabel=y)

@@ -49,8 +49,7 @@ def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
 
     Returns
     -------
-    list of Caveat
-        The gravest first.
+    list of Caveat, the gravest first
     """
     metrics = run.metrics
     found = metrics[main_split(metrics)]

@@ -44,8 +44,7 @@ def percent(share: float) -> str:
 
     Returns
     -------
-    str
-        Number and sign, never parted at a line's end.
+    str, number and sign, never parted at a line's end
 
     Examples
     --------
@@ -64,8 +63,7 @@ def main_split(metrics: dict) -> str:
 
     Returns
     -------
-    str
-        "test" where the run has one, else "val".
+    str, "test" where the run has one, else "val"
     """
     return "test" if "test" in metrics else "val"
 
@@ -135,8 +133,7 @@ def over_seeds(run: Run) -> pd.Series | None:
 
     Returns
     -------
-    pd.Series or None
-        mean, sd, min, max and runs; None where there is one seed.
+    pd.Series or None, mean, sd, min, max and runs; None where there is one seed
     """
     others = sorted(run.folder.glob("seed-*/metrics.json"))
     found = [Run.load(path.parent).metrics for path in others]
@@ -153,10 +150,8 @@ def summary(run: Run) -> tuple[str, str]:
 
     Returns
     -------
-    str
-        The sentences.
-    str
-        Their tone: "good", "warning" or "bad".
+    str, the sentences
+    str, their tone: "good", "warning" or "bad"
     """
     metrics = run.metrics
     split = main_split(metrics)
@@ -199,8 +194,7 @@ def recipe(run: Run) -> dict[str, str]:
 
     Returns
     -------
-    dict
-        A name and a phrase for each part; "changed" is what differs from the recipe of that name.
+    dict, a name and a phrase for each part; "changed" is what differs from the recipe of that name
     """
     used, phrases = run.recipe, {**_network(run), **_course(run.recipe)}
     for field in dataclasses.fields(Recipe):
@@ -384,8 +378,7 @@ def made_with(run: Run) -> dict[str, str]:
 
     Returns
     -------
-    dict
-        A name and a phrase for each.
+    dict, a name and a phrase for each
     """
     machine, data, how = run.about["machine"], run.about["data"], run.metrics["interval"]
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()

@@ -195,8 +195,7 @@ def interval(value: Mapping) -> Html | None:
 
     Returns
     -------
-    Html or None
-        None where it is undefined.
+    Html or None; None where it is undefined
     """
     if value.get("value") is None or value.get("low") is None:
         return None
@@ -251,8 +250,7 @@ def chart(draw: Callable[[], object], words: str) -> list[Html]:
 
     Returns
     -------
-    list of Html
-        A drawing for each figure.
+    list of Html, a drawing for each figure
     """
     before = set(plt.get_fignums())
     try:

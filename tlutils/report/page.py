@@ -64,8 +64,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
 
     Returns
     -------
-    Path
-        The file's.
+    Path, the file's
 
     Raises
     ------
