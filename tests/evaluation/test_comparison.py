@@ -320,6 +320,13 @@ def test_a_predictive_value_rests_on_the_patients_who_were_called_so():
     assert [ppv["low"], ppv["high"]] == pytest.approx([one["low"], one["high"]], abs=0.02)
 
 
+def test_sensitivity_rests_on_the_ill_however_few_are_healthy():
+    labels = np.arange(60) > 2
+    runs = [table(np.where(labels, 0.9 + i / 100, 0.1), labels) for i in range(2)]
+    ill, healthy = (comparison.mean_of_runs(runs, of) for of in ("sensitivity", "specificity"))
+    assert ill["value"] == healthy["value"] == 1 and healthy["low"] < 0.6 < 0.9 < ill["low"]
+
+
 def test_a_predictive_value_of_one_patient_tells_no_two_models_apart():
     """The first calls one healthy patient ill, whom half of the resamples lack."""
     labels = np.arange(30) % 2 == 0

@@ -542,16 +542,17 @@ def _ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tupl
 def _patients(tables: Sequence[pd.DataFrame], metric: str) -> int:
     """Patients that a metric of all tables rests on.
 
-    For a predictive value those who were called so; else, but for accuracy, of the rarest class.
+    For a predictive value those who were called so, for sensitivity and specificity those who are
+    so; else, but for accuracy, of the rarest class.
     """
     patient = patients_of(tables[0])
     if metric == "accuracy":
         return patient.nunique()
-    if metric in ("ppv", "npv"):
+    if metric in ("sensitivity", "specificity", "ppv", "npv"):
         positive = positive_of(classes := classes_of(tables[0]))
-        name = positive if metric == "ppv" else negative_of(classes, positive)
-        called = (one["predicted"].to_numpy() == name for one in tables)
-        return min(patient[these].nunique() for these in called)
+        name = positive if metric in ("sensitivity", "ppv") else negative_of(classes, positive)
+        told = "predicted" if metric in ("ppv", "npv") else "label"
+        return min(patient[one[told].to_numpy() == name].nunique() for one in tables)
     return int(patient.groupby(tables[0]["label"]).nunique().min())
 
 
