@@ -370,6 +370,16 @@ def test_one_training_of_each_ranks_no_recipes_however_clear(pair):
     assert comparison.verdict(bad, more, ["B", "G"]).startswith('One training of "B" cannot tell')
 
 
+def test_five_disagreements_on_one_side_alone_put_no_model_ahead(pair):
+    """The interval of the bootstrap ends above 0 whatever the five are."""
+    labels = pair[0]["label"] == "ILL"
+    for wrong, told in ((5, "cannot tell the two models apart"), (6, '"G" is ahead')):
+        bad, good = answers(np.arange(150) >= wrong, labels), answers(np.ones(150), labels)
+        assert comparison.paired_bootstrap(bad, good)["low"] > 0
+        text = comparison.verdict(bad, good, ["B", "G"])
+        assert told in text and ("which counts here" in text) == (wrong == 5)
+
+
 def test_seeds_that_span_more_than_the_difference_tell_nothing(pair):
     """Though each pair of single runs has an interval without 0."""
     labels = (pair[0]["label"] == "ILL").to_numpy()

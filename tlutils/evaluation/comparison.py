@@ -379,7 +379,7 @@ def verdict(
         f"{found['low']:+.3f} to {found['high']:+.3f}"
     )
     if alone:
-        return _of_trained_models(sides, names, numbers, ahead if apart else "", alone)
+        return _of_trained_models(sides, names, metric, numbers, ahead if apart else "", alone)
     numbers += (
         f" by {len(sides[0])} and {len(sides[1])} runs; standard error "
         f"{found['patients_error']:.3f} of the patients, {found['runs_error']:.3f} of the runs"
@@ -391,6 +391,7 @@ def verdict(
 def _of_trained_models(
     sides: list[list[pd.DataFrame]],
     names: Sequence[str],
+    metric: str,
     numbers: str,
     ahead: str,
     alone: list[str],
@@ -399,6 +400,10 @@ def _of_trained_models(
     test = mcnemar(sides[0][0], sides[1][0])
     p = f"p = {test['p']:.3f}" if test["p"] >= 0.001 else "p < 0.001"
     result = f"of these two trained models {ahead} is ahead"
+    # Of five disagreements, all on one side, no draw has another sign, and five tosses say little.
+    if metric != "auc" and test["p"] >= 0.05 and not min(test["only_first"], test["only_second"]):
+        p += ", which counts here, as no draw of disagreements on one side alone can turn the sign"
+        ahead = ""
     if not ahead:
         result = "these images cannot tell the two models apart"
     return (
