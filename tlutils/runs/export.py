@@ -97,6 +97,7 @@ def export(
     chosen = run.adaptation(adapted) if adapted is not None else None
     temperature = temperature_in_use(run, calibrated, chosen)
     _warn_of_views(run, chosen)
+    measured = _measured_coarsely(run, calibrated, chosen)
     if log:
         log(f"converting the model and comparing it on {_IMAGES} images, which may take minutes")
     model, about = run.model(), _about(run, temperature, chosen)
@@ -127,11 +128,23 @@ def export(
     found |= {"difference": difference, "compared": compared}
     for line in _told(found) if log else ():
         log(line)
-    views = chosen["used"]["views"] if chosen else run.recipe.test_views
-    if (used := run.about["machine"]["precision"]) != "fp32" and not views:
-        measured = as_the_run_answers(run, run.predictions, calibrated, chosen)
-        _tell_of_rounding(measured, wanted, root=run.root, precision=used, log=log)
+    how = {"root": run.root, "precision": run.about["machine"]["precision"], "log": log}
+    told = measured is not None and _tell_of_rounding(measured, wanted, **how)
+    if not told and log and (used := run.machine().precision) != "fp32":
+        log(
+            f"`predict` computes in {used} on this machine, whose rounding moves probabilities "
+            "more, and most where a temperature sharpens them; `predict --precision fp32` agrees"
+        )
     return found
+
+
+def _measured_coarsely(run: Run, calibrated: bool, chosen: dict | None) -> pd.DataFrame | None:
+    """The run's own answers to single images, where they are there in a coarser precision."""
+    views = chosen["used"]["views"] if chosen else run.recipe.test_views
+    there = (run.folder / "predictions.csv").is_file()
+    if run.about["machine"]["precision"] == "fp32" or views or not there:
+        return None
+    return as_the_run_answers(run, run.predictions, calibrated, chosen)
 
 
 def _tell_of_rounding(
@@ -140,21 +153,22 @@ def _tell_of_rounding(
     root: Path,
     precision: str,
     log: Callable[[str], None] | None,
-) -> None:
-    """Say how far the run's own answers, in a coarser precision, are from those of the export."""
+) -> bool:
+    """Say how far answers in a coarser precision are from the export's; False of no image."""
     measured = measured.assign(path=[os.path.abspath(root / path) for path in measured["path"]])
-    pair = measured.merge(exported, on="path", suffixes=("", "_exported"))
-    if not len(pair):
-        return
+    measured = measured[measured["path"].isin(exported["path"])]
+    exported = exported.set_index("path").loc[measured["path"]]
+    if not len(measured):
+        return False
     columns = [name for name in measured if name.startswith("p_")]
-    off = np.abs(pair[columns].to_numpy() - pair[[f"{c}_exported" for c in columns]].to_numpy())
-    others = int((pair["predicted"] != pair["predicted_exported"]).sum())
+    off = np.abs(measured[columns].to_numpy() - exported[columns].to_numpy())
+    others = int((measured["predicted"].to_numpy() != exported["predicted"].to_numpy()).sum())
     told = (
-        f"the run was trained and measured in {precision}; of {many(len(pair))} of its own, "
+        f"the run was trained and measured in {precision}; of {many(len(measured))} of its own, "
         f"{many(others, 'gets', 'get')} another answer from the exported model, and probabilities "
         f"differ by up to {off.max():.2g}"
     )
-    if others > 0.01 * len(pair):
+    if others > 0.01 * len(measured):
         told += (
             ", so the run's metrics are not the export's: measure it anew with `evaluate "
             "--precision fp32`, or train with --precision fp32"
@@ -162,6 +176,7 @@ def _tell_of_rounding(
         warnings.warn(told, stacklevel=3)
     elif log:
         log(f"{told}; `predict --precision fp32` agrees with it")
+    return True
 
 
 def _check_places(to: Path, script: Path, text: str) -> None:
