@@ -313,15 +313,18 @@ def test_a_folder_that_nobody_may_look_into_is_left_out_and_named(tmp_path):
         (root / "B" / "closed").chmod(0o700)
 
 
-@pytest.mark.skipif(
-    getattr(os, "geteuid", int)() == 0, reason="the superuser may look into every file"
-)
-def test_a_file_without_an_ending_that_nobody_may_open_is_left_out_and_named(tmp_path):
-    root = touch(tmp_path, "A/1.png", "A/IM2", "B/2.png", "LOCK")
-    for name in ("A/IM2", "LOCK"):
-        (root / name).chmod(0)
-    with pytest.warns(UserWarning, match=r"'A/IM2' \(Permission denied\), 'LOCK'"):
+@pytest.mark.parametrize("name", ["IM2", "LOCK", "1.2.840.5", "IM3.;1", "DICOMDIR", "a.txt"])
+def test_a_file_that_may_be_dicom_and_that_nobody_may_open_is_left_out_and_named(
+    name, tmp_path, monkeypatch
+):
+    root = touch(tmp_path, "A/1.png", f"A/{name}", "B/2.png")
+    (root / "A" / name).chmod(0)
+    if getattr(os, "geteuid", int)() == 0:  # who may open every file
+        monkeypatch.setattr(os, "access", lambda path, mode: os.path.basename(path) != name)
+    with warnings.catch_warnings(record=True) as told:
         assert records.scan(root)["path"].tolist() == ["A/1.png", "B/2.png"]
+    named = any(f"'A/{name}' (Permission denied)" in str(one.message) for one in told)
+    assert named == (name not in ("DICOMDIR", "a.txt"))
 
 
 def test_usual_names_of_splits_are_known(tmp_path):

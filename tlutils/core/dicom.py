@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 ENDINGS = (".dcm", ".dicom", ".ima")  # of files' names
 _PACKAGE = "'pydicom>=3.0.1'"
 LACKS_PACKAGE = f"this needs {_PACKAGE}"  # how it begins what `needed` says of it
+_VERSION = re.compile(r";\d+$")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 # Bytes, packed or unpacked, as of any image file.
 _LARGEST = 2**28
@@ -37,12 +38,27 @@ class _Refused(ValueError):
     """What is whole, but shows no one picture that can be read here."""
 
 
-def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
-    """Whether a file is DICOM: by its ending, or by its first bytes where it has none.
+def lacks_ending(path: str | os.PathLike) -> bool:
+    """Whether a file's name leaves open what it is, so that its first bytes must tell.
 
-    Archives and CDs name files IM000001 or 1.2.840.10008.5.1, and only such are opened. A CD's
-    DICOMDIR lists them and has no picture, so it is none. A version behind a name, as CDs have it
-    (IM000001.;1), does not count.
+    Archives and CDs name DICOM files IM000001 or 1.2.840.10008.5.1. A CD's DICOMDIR lists them and
+    has no picture. A version behind a name, as CDs have it (IM000001.;1), does not count.
+
+    Parameters
+    ----------
+    path : str or path-like
+
+    Returns
+    -------
+    bool
+    """
+    name = _VERSION.sub("", os.path.basename(path))
+    ending = os.path.splitext(name)[1][1:]
+    return (not ending or ending.isdecimal()) and name.rstrip(".").upper() != "DICOMDIR"
+
+
+def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
+    """Whether a file is DICOM: by its ending, or by its first bytes where it lacks one.
 
     Parameters
     ----------
@@ -53,12 +69,8 @@ def is_dicom(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     -------
     bool
     """
-    name = re.sub(r";\d+$", "", os.path.basename(path))
-    ending = os.path.splitext(name)[1].lower()
-    if ending[1:] and not ending[1:].isdecimal():
-        return ending in ENDINGS
-    if name.rstrip(".").upper() == "DICOMDIR":
-        return False
+    if not lacks_ending(path):
+        return _VERSION.sub("", os.fspath(path)).lower().endswith(ENDINGS)
     path = os.path.join(root, path)
     try:
         if place := tars.locate(path):

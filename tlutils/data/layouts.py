@@ -368,7 +368,7 @@ def image_files(
 
 def _is_locked(entry: os.DirEntry) -> bool:
     """Whether a file might be DICOM without an ending, if only one might look into it."""
-    bare = not os.path.splitext(entry.name)[1] and os.path.isfile(entry.path)
+    bare = dicom.lacks_ending(entry.name) and os.path.isfile(entry.path)
     return bare and not os.access(entry.path, os.R_OK)
 
 
