@@ -84,6 +84,19 @@ def test_patients_who_share_a_file_end_on_one_side_though_the_copy_is_gone():
     assert sides(cleaned).max() == 1 and not leaks(audit_splits(cleaned.records))
 
 
+@pytest.mark.parametrize("kept", ["p20", "p21"])
+def test_patients_whose_only_images_are_copies_are_told_of(kept):
+    """Whichever copy stays, and though one of the two has no image left."""
+    sides = {"p20": "train", "p21": "train"} | {kept: "test"}
+    rows = [(f"{side}/A/{p}.png", side, "A", p, "same") for p, side in sides.items()]
+    cleaned = cleaning.clean(table([*clean_split(), *rows]))
+    assert cleaned.records.set_index("sha256")["patient"]["same"] == "p20"
+    assert images(cleaned, "copies") == 1
+    assert images(cleaned, "patients joined") == (kept == "p21"), "of the images that are left"
+    words = "now; 1 patient shares a picture with another: p21 is now p20"
+    assert told(cleaned, "patients joined").endswith(words)
+
+
 def test_a_look_ties_nobody_but_those_who_share_it():
     found = table(clean_split())
     pairs = pd.DataFrame({"path_a": ["train/A/5-0.png"], "path_b": ["train/B/6-1.png"], "group": 0})

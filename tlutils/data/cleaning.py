@@ -78,13 +78,12 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
             "the audit says of files and labels"
         )
     done, how = _split(once)
-    left = records["path"].isin(done["path"])
-    renamed = left & (joined["patient"] != records["patient"])
-    gone = records["patient"][left].nunique() - joined["patient"][left].nunique()
+    before = records["patient"][agreed.index]  # of copies too: the only image may be one
+    renamed = agreed["patient"] != before
     sharing = "no two patients share a picture"
-    if gone:
-        sharing = many(gone, "patient shares", "patients share") + " a picture with another: "
-        sharing += some((records["patient"] + " is now " + joined["patient"])[renamed].unique())
+    if names := [*(before + " is now " + agreed["patient"])[renamed].unique()]:
+        sharing = many(len(names), "patient shares", "patients share") + " a picture with another: "
+        sharing += some(names)
     moved = done["path"].map(once.set_index("path")["split"]) != done["split"]
     steps = [
         ("unreadable", len(records) - len(whole), "left out, as they cannot be read"),
@@ -92,7 +91,7 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
         ("copies", len(agreed) - len(once), "left out, as another file has the same bytes"),
         (
             "patients joined",
-            renamed.sum(),
+            (renamed & agreed["path"].isin(done["path"])).sum(),
             f"under another name now; {sharing}",
         ),
         ("split anew", moved.sum(), how),
