@@ -127,7 +127,7 @@ def _doctor(given: _Arguments) -> int:
     for what, of in rates.items():
         unit = "images/s" if what.startswith(speed.FROZEN) else "images/s trained"
         unit = "GFLOP/s" if what.startswith(speed.PRODUCTS) else unit
-        print(f"{what}: {unit} {', '.join(f'{rate:.0f} in {way}' for way, rate in of.items())}")
+        print(f"{what}: {unit} {speed.in_words(of)}")
     print("\npretrained weights:")
     for backbone in recipes.BACKBONES:
         print(f"{backbone:>18}  {weights.locate(backbone)}")

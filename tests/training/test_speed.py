@@ -1,6 +1,8 @@
 """The fastest way to train, by a short measurement that is kept."""
 
+import itertools
 import json
+import math
 import re
 import time
 from dataclasses import replace
@@ -101,20 +103,82 @@ def test_what_was_measured_is_kept_by_network_size_and_batch(model, monkeypatch)
     assert len(asked) == 9 and len(speed.measured()) == 3
 
 
+def test_a_frozen_part_is_timed_on_one_thread_as_well(stores, monkeypatch):
+    store, threads, used = stores(500)(FP32)["train"], torch.get_num_threads(), []
+    run_prefix = store.run_prefix
+
+    def counting(images):
+        used.append(torch.get_num_threads())
+        return run_prefix(images)
+
+    monkeypatch.setattr(store, "run_prefix", counting)
+    try:
+        torch.set_num_threads(2)
+        assert speed._prefix_rate(store) > 0
+        assert set(used) == {1} and torch.get_num_threads() == 2
+        frozen_rates(monkeypatch, 10.0, 15.0)
+        assert speed.compiled("net", FP32, 1, stores(4000)) is FP32, "two threads take 200 s"
+        assert speed.compiled("net", FP32, 1, stores(8000)).compiled
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_where_memory_runs_out_it_is_the_machines_own_way(model, cache):
     state = torch.get_rng_state()
-    chosen = speed.fastest(model, BF16, 2**20, 16)  # 200 TB, more than any machine addresses
+    chosen = speed.fastest(model, BF16, 2**22, 16)  # 400 TB, more than any machine addresses
     assert replace(chosen, why=BF16.why) == BF16 and "memory ran out" in chosen.why
     assert not cache.exists() and torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"a": 1}', '{"a": {"bf16": "x"}}'])
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"a": 1}', '{"a": {"bf16": "x"}}', f'{{"a": {{"bf16": 1{309 * "0"}}}}}']
+)
 def test_a_damaged_cache_is_made_anew(content, model, monkeypatch, cache):
     cache.parent.mkdir()
     cache.write_text(content)
     rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
     assert speed.fastest(model, BF16, 64, 32).precision == "fp32"
     assert len(speed.measured()) == 1
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [{"fp32": 0.0}, {"fp32": -1.0}, {"bf16": math.inf}, {"bf16": math.nan}, {}],
+    ids=str,
+)
+def test_only_rates_above_0_that_are_numbers_are_taken_from_the_cache(
+    damaged, model, stores, monkeypatch, cache
+):
+    """Of the ways to train, and of a frozen part and of matrix products as well."""
+    asked = rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
+    frozen_rates(monkeypatch, 10.0, 15.0)
+    speed.fastest(model, BF16, 64, 32)
+    speed.compiled("net", FP32, 1, stores(4000))
+    speed.matrix_rate(FP32)
+    right = speed.measured()
+    assert len(right) == 3 and len(asked) == 3
+    spoiled = {what: of | damaged if damaged else {"bf16": 3.0} for what, of in right.items()}
+    cache.write_text(json.dumps(spoiled))
+    assert speed.fastest(model, BF16, 64, 32).precision == "fp32" and len(asked) == 6
+    assert speed.compiled("net", FP32, 1, stores(4000)).compiled
+    assert 0 < speed.matrix_rate(FP32) < math.inf
+    assert all(0 < rate < math.inf for of in speed.measured().values() for rate in of.values())
+
+
+@pytest.mark.parametrize("size, batch", [(32, 16), (112, 16), (224, 4), (448, 2)])
+def test_of_large_images_fewer_are_measured(size, batch, model, monkeypatch):
+    asked = rates(monkeypatch, bf16=10.0, fp32=30.0, plain=20.0)
+    speed.fastest(model, BF16, size, 64)
+    assert {way[2:] for way in asked} == {(size, batch)}
+
+
+def test_a_slow_rate_is_not_rounded_to_none(model, monkeypatch):
+    clock = itertools.count(0, 1000.0)  # s
+    monkeypatch.setattr(speed.time, "process_time", lambda: next(clock))
+    chosen = speed.fastest(model, BF16, 32, 4)
+    assert {rate for of in speed.measured().values() for rate in of.values()} == {0.004}
+    assert "0.004 in fp32, " in chosen.why
+    assert next(clock) == 2 * 2 * 3 * 1000, "of each way two steps that long"
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(model, monkeypatch, cache):
@@ -208,7 +272,7 @@ def frozen_rates(monkeypatch, as_it_is, compiled):
 def test_for_little_work_a_frozen_part_is_timed_as_it_is_and_never_compiled(stores, cache):
     assert speed.compiled("net up to 12", FP32, 1, stores(500)) is FP32
     ((what, found),) = json.loads(cache.read_text()).items()
-    assert what.startswith("frozen part of net up to 12, 32 px, fp32; ")
+    assert what.startswith("frozen part of net up to 12, 32 px, fp32, one thread's own time; ")
     assert found.keys() == {"fp32"} and 500 / found["fp32"] < 300
     cache.write_text(json.dumps({what: {"fp32": 1e9}}))
     assert speed.compiled("net up to 12", FP32, 1, stores(500)) is FP32

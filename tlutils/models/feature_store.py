@@ -499,6 +499,22 @@ def open_store(
     return store
 
 
+def rows_at_once(size: int, machine: Machine) -> int:
+    """How many images go through a frozen part at once.
+
+    Parameters
+    ----------
+    size : int, pixels a side
+    machine : Machine
+
+    Returns
+    -------
+    int
+    """
+    fitting = max(1, _CPU_PIXELS // size**2)
+    return min(CHUNK_ROWS, fitting) if machine.device.type == "cpu" else CHUNK_ROWS
+
+
 def _runner(
     prefix: fx.GraphModule, machine: Machine, size: int, numbers: dict
 ) -> Callable[[Tensor], Tensor]:
@@ -507,8 +523,7 @@ def _runner(
     So a GPU times its kernels once, and on a CPU an image's numbers are the same whatever comes
     with it.
     """
-    on_cpu = machine.device.type == "cpu"
-    at_once = min(CHUNK_ROWS, max(1, _CPU_PIXELS // size**2)) if on_cpu else CHUNK_ROWS
+    at_once = rows_at_once(size, machine)
 
     @functools.cache
     def body() -> nn.Module:  # when there is something to compute: VGG16's copy takes a second

@@ -14,12 +14,13 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import os
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -29,11 +30,13 @@ from ..core import devices, files
 from ..core.devices import Machine
 from ..core.words import many
 from ..models.build import train_mode
-from ..models.feature_store import CHUNK_ROWS, Store
+from ..models.feature_store import Store, rows_at_once
 
 _WORTH = 1.15  # so many times as fast as the first of the ways; less may be the hour's mood
-_IMAGES = 16  # at once, at most, in a measurement
+_IMAGES, _PIXELS = 16, 4 * 224**2  # at once, at most, in a measurement, but 2 images at least
+_LONG_STEP = 1  # s; the time of two such is not noise
 _LONG = 300  # s of work; compiling VGG16's frozen part took 22 and saved a third
+_OWN_TIME = "one thread's own time"
 PRODUCTS = "matrix products"  # how what `matrix_rate` measured is called
 FROZEN = "frozen part"  # and what `compiled` did
 
@@ -54,7 +57,7 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
         state.
     machine : Machine, chosen by what the machine is made for, see `devices.choose`
     size : int, pixels a side
-    batch_size : int, of training; 16 images at most are measured
+    batch_size : int, of training; 16 images at most are measured, 4 of 224 pixels
 
     Returns
     -------
@@ -62,8 +65,9 @@ def fastest(model: nn.Module, machine: Machine, size: int, batch_size: int) -> M
     """
     if machine.device.type != "cpu" or os.environ.get("TLUTILS_MEASURE") == "0":
         return machine
-    batch, of = min(batch_size, _IMAGES), f"{model.tl['backbone']}, freeze {model.tl['freeze']}"
-    what = f"{of}, {size} px, {batch} at once, one thread's own time; {_here(machine)}"
+    batch = min(batch_size, _IMAGES, max(2, _PIXELS // size**2))
+    of = f"{model.tl['backbone']}, freeze {model.tl['freeze']}"
+    what = f"{of}, {size} px, {batch} at once, {_OWN_TIME}; {_here(machine)}"
 
     def rate(way: Machine) -> float:
         return _images_per_second(model, way, size, batch)
@@ -107,10 +111,11 @@ def compiled(
         if max(plain, fast) > _WORTH * min(plain, fast):  # one way, much is kept
             return machine if plain < fast else way
         size = opened[_name(way)][0].loader.settings["size"]
-        what = f"{FROZEN} of {frozen}, {size} px, {_name(machine)}; {_here(machine)}"
-        if not (rates := measured().get(what)):
-            _keep(what, rates := {_name(machine): rate(machine)})
-        seconds = plain / rates[_name(machine)] / devices.world()
+        of = f"{FROZEN} of {frozen}, {size} px, {_name(machine)}"
+        what, rates = f"{of}, {_OWN_TIME}; {_here(machine)}", measured()
+        if not (own := rates.get(what, {}).get(_name(machine))):
+            _keep(what, {_name(machine): (own := rate(machine))})
+        seconds = plain / own / torch.get_num_threads() / devices.world()
         if seconds < _LONG:
             return machine
         chosen = _by_measurement(what, ways, rate, machine)
@@ -147,9 +152,35 @@ def measured() -> dict[str, dict[str, float]]:
     """
     try:
         kept = json.loads(_file().read_text(encoding="utf-8"))
-        return {what: {way: float(rate) for way, rate in of.items()} for what, of in kept.items()}
-    except (OSError, RuntimeError, ValueError, AttributeError, TypeError):
+        good = {
+            what: {way: float(rate) for way, rate in of.items() if 0 < float(rate) < math.inf}
+            for what, of in kept.items()
+        }
+        return {what: of for what, of in good.items() if of}
+    except (OSError, RuntimeError, ValueError, AttributeError, TypeError, OverflowError):
         return {}  # there is none yet, no home for it, or it is damaged; it is made anew
+
+
+def in_words(rates: dict[str, float]) -> str:
+    """Write rates by the way.
+
+    Parameters
+    ----------
+    rates : dict of float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> in_words({"fp32": 0.873, "bf16": 1204.6})
+    '0.873 in fp32, 1205 in bf16'
+    """
+    return ", ".join(
+        f"{rate:.0f} in {way}" if rate >= 100 else f"{rate:.3g} in {way}"
+        for way, rate in rates.items()
+    )
 
 
 def matrix_rate(machine: Machine) -> float:
@@ -174,7 +205,7 @@ def matrix_rate(machine: Machine) -> float:
         started = time.perf_counter()
         (one @ one)[0, 0].item()  # which makes a GPU finish
         took.append(time.perf_counter() - started)
-    now, kept = round(2 * n**3 / min(took[1:]) / 1e9, 1), measured().get(what, {})
+    now, kept = _rounded(2 * n**3 / min(took[1:]) / 1e9), measured().get(what, {})
     if now > kept.get(way, 0):
         kept[way] = now
         _keep(what, kept)
@@ -230,8 +261,8 @@ def _by_measurement(
             _keep(what, rates)
     best = max(rates, key=rates.get)
     best = best if rates[best] >= _WORTH * rates[own] else own
-    told = ", ".join(f"{rate:.0f} in {name}" for name, rate in rates.items())
-    return dataclasses.replace(ways[best], why=f"images/s measured, by processor time: {told}")
+    why = f"images/s measured, by processor time: {in_words(rates)}"
+    return dataclasses.replace(ways[best], why=why)
 
 
 def _has_compiler() -> bool:
@@ -267,15 +298,16 @@ def _name(machine: Machine) -> str:
 
 def _prefix_rate(store: Store) -> float:
     """Images a second of a frozen part as its store runs it; 0 where torch cannot compile it."""
-    if store.machine.compiled and not store.compiles():
-        return 0.0
-    images = torch.zeros(CHUNK_ROWS, 1, *2 * [store.loader.settings["size"]], dtype=torch.uint8)
-    return round(CHUNK_ROWS / _seconds(lambda: store.run_prefix(images)), 1)
+    size = store.loader.settings["size"]
+    images = torch.zeros(rows_at_once(size, store.machine), 1, size, size, dtype=torch.uint8)
+    with _one_thread():  # torch compiles for so many, too
+        if store.machine.compiled and not store.compiles():
+            return 0.0
+        return _rate(len(images), lambda: store.run_prefix(images))
 
 
 def _images_per_second(model: nn.Module, machine: Machine, size: int, batch: int) -> float:
-    """Of one thread: where others are at work, several wait for each other and count as busy."""
-    rng, threads = devices.rng_state(machine.device), torch.get_num_threads()
+    rng = devices.rng_state(machine.device)
 
     def step() -> None:
         with machine.autocast():
@@ -283,23 +315,37 @@ def _images_per_second(model: nn.Module, machine: Machine, size: int, batch: int
         outputs.float().square().mean().backward()
 
     try:
-        torch.set_num_threads(1)
-        twin = train_mode(machine.place(copy.deepcopy(model)))
-        images = machine.place(torch.rand(batch, 3, size, size))
-        return round(batch / _seconds(step), 1)
+        with _one_thread():
+            twin = train_mode(machine.place(copy.deepcopy(model)))
+            images = machine.place(torch.rand(batch, 3, size, size))
+            return _rate(batch, step)
     finally:
-        torch.set_num_threads(threads)
         devices.restore_rng_state(rng, machine.device)
 
 
-def _seconds(step: Callable[[], object]) -> float:
-    """Of the better of two steps, after one that warms up.
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Where others are at work, several wait for each other and count as busy."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _rate(images: int, step: Callable[[], object]) -> float:
+    """Images a second of the better of two steps, of one if it is long, after one that warms up.
 
     By the processor's own time: a machine that is busy with other work may delay either way.
     """
     took = []
-    for _ in range(3):
+    while len(took) < 2 or (len(took) < 3 and took[1] < _LONG_STEP):
         started = time.process_time()
         step()
-        took.append((time.process_time() - started) / torch.get_num_threads())
-    return max(min(took[1:]), 1e-9)
+        took.append(time.process_time() - started)
+    return _rounded(images / max(min(took[1:]), 1e-9))
+
+
+def _rounded(rate: float) -> float:
+    return float(f"{rate:.4g}")  # not to a decimal, as a slow one would be none
