@@ -34,7 +34,7 @@ from ..models.feature_store import Store, rows_at_once
 
 _WORTH = 1.15  # so many times as fast as the first of the ways; less may be the hour's mood
 _IMAGES, _PIXELS = 16, 4 * 224**2  # at once, at most, in a measurement, but 2 images at least
-_LONG_STEP = 1  # s; the time of two such is not noise
+_LONG_STEPS = 6  # s; after two such no third is timed
 _LONG = 300  # s of work; compiling VGG16's frozen part took 22 and saved a third
 _OWN_TIME = "one thread's own time"
 PRODUCTS = "matrix products"  # how what `matrix_rate` measured is called
@@ -335,12 +335,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _rate(images: int, step: Callable[[], object]) -> float:
-    """Images a second of the better of two steps, of one if it is long, after one that warms up.
+    """Images a second of the better of two steps, of one where they are long, after a first one.
 
     By the processor's own time: a machine that is busy with other work may delay either way.
     """
     took = []
-    while len(took) < 2 or (len(took) < 3 and took[1] < _LONG_STEP):
+    while len(took) < 2 or (len(took) < 3 and sum(took) < _LONG_STEPS):
         started = time.process_time()
         step()
         took.append(time.process_time() - started)
