@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -69,6 +71,12 @@ def deflated_bomb(unpacked: int) -> bytes:
     body = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
     packed = pack.compress(body) + pack.compress(bytes(unpacked)) + pack.flush()
     return whole[:start] + packed
+
+
+def without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is not installed."""
+    for name in ("pydicom", "pydicom.pixels", "pydicom.filereader"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 def write_folder(root: Path, patients: range = range(1, 9), classes: tuple = TINY_CLASSES) -> Path:

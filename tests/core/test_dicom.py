@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import dicom_files
@@ -373,8 +372,7 @@ def test_the_patient_is_the_patient_id_and_never_the_name(tmp_path, monkeypatch)
 def test_without_pydicom_a_dicom_file_is_listed_with_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_bytes(WHOLE)
     table = pd.DataFrame({"path": ["a.dcm"]}, dtype="str")
-    for name in ("pydicom", "pydicom.pixels", "pydicom.filereader"):
-        monkeypatch.setitem(sys.modules, name, None)
+    dicom_files.without_pydicom(monkeypatch)
     table = records.with_patients(table, "auto", tmp_path)
     assert table["patient"][0] == "?a.dcm"
     with pytest.raises(ImportError, match="pip install 'pydicom>=3.0.1'"):  # of files all alike

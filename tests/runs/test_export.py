@@ -23,7 +23,6 @@ from tlutils.data import layouts, loaders
 from tlutils.models import predict_onnx, to_onnx
 from tlutils.runs.adapt import adapt
 from tlutils.runs.export import AnswersDiffer, export
-from tlutils.runs.folder import NotARun
 from tlutils.runs.use import predict
 
 TINY_NET = {"backbone": "squeezenet1_1"}

@@ -9,6 +9,7 @@ import textwrap
 import warnings
 from pathlib import Path
 
+import dicom_files
 import mlflow
 import numpy as np
 import pandas as pd
@@ -481,6 +482,35 @@ def test_a_run_does_not_go_on_with_other_images(begun, data, change, said):
     change(data)
     with pytest.raises(ValueError, match=f"holds another run.*{said}"):
         begin(data, begun.folder)
+
+
+@pytest.mark.parametrize("patient", ["auto", "(?P<patient>[^/]+)$"])
+def test_a_run_of_dicom_files_too_goes_on_only_with_what_reads_them(
+    patient, data, tmp_path, monkeypatch
+):
+    """However it tells the patients: who lacks a package has the same images, and is not told of others."""
+    dicom_files.write_folder(data / "train" / "more", range(1, 3))
+    for label in ("CNV", "DME"):
+        (data / "train" / "more" / label).rename(data / "train" / label / "more")
+    shutil.rmtree(data / "train" / "more")
+    begin(data, tmp_path / "run", patient=patient)
+    with monkeypatch.context() as patch:
+        dicom_files.without_pydicom(patch)
+        with (
+            pytest.warns(UserWarning, match="are left out"),
+            pytest.raises(ImportError, match="8 images of .*run.* pip install 'pydicom>=3.0.1'"),
+        ):
+            begin(data, tmp_path / "run", patient=patient)
+    assert records.readable(begin(data, tmp_path / "run", patient=patient).records).shape[0] > 8
+
+
+def test_a_run_begun_without_what_reads_some_files_goes_on_without(data, tmp_path, monkeypatch):
+    dicom_files.write_folder(data / "train" / "CNV", range(1, 3), ("DME",))
+    dicom_files.without_pydicom(monkeypatch)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="4 of .* are left out"):
+            run = begin(data, tmp_path / "run")
+    assert len(records.problems(run.records)) == 4
 
 
 def test_a_run_does_not_go_on_with_a_folder_that_is_missing_or_another_one(begun, data, tmp_path):

@@ -7,14 +7,17 @@ import warnings
 from functools import partial
 from pathlib import Path
 
+import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
 from small_runs import CPU, small, train
 from tiny_images import draw_tiny
 
+from tlutils.__main__ import main
 from tlutils.core import devices
 from tlutils.data import cleaning, records
+from tlutils.evaluation.predict import NothingToPredict
 from tlutils.models import checkpoints
 from tlutils.runs.adapt import adapt
 from tlutils.runs.folder import Run, read_predictions
@@ -61,6 +64,32 @@ def test_a_folder_of_new_images_with_a_broken_one_is_predicted_without_it(run, t
     with pytest.warns(UserWarning, match="bad.jpeg"):
         new = predict(run.folder, [tmp_path], device="cpu", show=False)
     assert len(new) == 1
+
+
+def test_dicom_files_alone_are_refused_with_what_to_install_to_read_them(
+    run, tmp_path, monkeypatch
+):
+    scans = dicom_files.write_folder(tmp_path / "scans", range(1, 2), ("CNV",))
+    with monkeypatch.context() as patch:
+        dicom_files.without_pydicom(patch)
+        with (
+            pytest.warns(UserWarning, match="left out 2 of 2"),
+            pytest.raises(ImportError, match="none of the 2 images .* pip install 'pydicom>=3.0.1"),
+        ):
+            predict(run.folder, [scans], **CPU)
+        out = tmp_path / "answers.csv"
+        assert main(["predict", str(run.folder), str(scans), "--out", str(out)]) == 3
+        (scans / "bad.png").write_text("no image")
+        with (
+            pytest.warns(UserWarning, match="left out 3 of 3"),
+            pytest.raises(NothingToPredict, match="none of the 3 images .* look at the files"),
+        ):
+            predict(run.folder, [scans], **CPU)
+        (scans / "bad.png").unlink()
+        draw_tiny("CNV", 100).save(scans / "good.png")
+        with pytest.warns(UserWarning, match="left out 2 of 3"):
+            assert len(predict(run.folder, [scans], **CPU)) == 1
+    assert len(predict(run.folder, [scans], **CPU)) == 3
 
 
 def test_other_images_of_unknown_patients_are_said_to_be_so(run, tiny_folder, tmp_path):

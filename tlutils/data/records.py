@@ -570,18 +570,29 @@ def inspect(
     for i, name in enumerate(("width", "height", "mode", "bytes", "sha256", "problem")):
         kind = "Int64" if name in _WHOLE_NUMBERS else "str"
         columns[name] = pd.array([row[i] for row in rows], dtype=kind)
-    _tell_of_missing_package(columns["problem"])
-    return records.assign(**columns)
+    found = records.assign(**columns)
+    lacking = lacking_package(found)["problem"]
+    if len(lacking) == len(found) > 0:
+        raise ImportError(lacking[0])
+    if len(lacking):
+        left = f"{len(lacking):,} of {many(len(found), 'file')} are left out"
+        warnings.warn(f"{left}: {lacking[0]}", stacklevel=2)
+    return found
 
 
-def _tell_of_missing_package(problems: pd.api.extensions.ExtensionArray) -> None:
-    """That DICOM files cannot be read for want of pydicom is no fault of theirs."""
-    lacking = pd.Series(problems).str.startswith(dicom.LACKS_PACKAGE)
-    if len(lacking) and lacking.all():
-        raise ImportError(problems[0])
-    if lacking.any():
-        left = f"{lacking.sum():,} of {many(len(lacking), 'file')} are left out"
-        warnings.warn(f"{left}: {problems[lacking.argmax()]}", stacklevel=3)
+def lacking_package(records: pd.DataFrame) -> pd.DataFrame:
+    """The DICOM files that cannot be read for want of pydicom, which is no fault of theirs.
+
+    Parameters
+    ----------
+    records : DataFrame after `inspect`.
+
+    Returns
+    -------
+    DataFrame, numbered anew; `problem` names what to install.
+    """
+    lacking = records["problem"].str.startswith(dicom.LACKS_PACKAGE)
+    return records[lacking].reset_index(drop=True)
 
 
 def _inspect_file(path: str, decode: bool) -> tuple:

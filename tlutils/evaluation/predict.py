@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..core import devices
 from ..core.devices import Machine
+from ..core.dicom import LACKS_PACKAGE
 from ..core.progress import bar
 from ..data.augment import AS_IT_IS, Augmentation
 from ..data.loaders import Loader
@@ -51,6 +52,23 @@ class NothingToPredict(ValueError):
             f"none of the {self.images} images can be read, so there is nothing to predict; "
             "look at the files"
         )
+
+
+class PackageMissing(NothingToPredict, ImportError):
+    """None of so many images can be read for want of a package.
+
+    Parameters
+    ----------
+    images : int
+    why : str, what to install
+    """
+
+    def __init__(self, images: int, why: str) -> None:
+        super(ValueError, self).__init__(images, why)
+        self.images, self.why = images, why
+
+    def __str__(self) -> str:
+        return f"none of the {self.images} images can be read: {self.why}"
 
 
 def predict(
@@ -96,7 +114,7 @@ def predict(
     Raises
     ------
     NothingToPredict
-        Where no image can be read.
+        Where no image can be read; it is an ImportError too where all lack a package.
     ValueError
         Where the loader does not give each image once, or the model answers NaN.
     """
@@ -341,11 +359,19 @@ def _in_order(
             stacklevel=3,
         )
     if not parts:
-        raise NothingToPredict(len(loader.records))
+        raise _nothing(loader)
     rows, labels, outputs = (torch.cat(one).cpu() for one in zip(*parts))  # the one wait for it
     _check_once(rows, loader, views)
     order = torch.argsort(rows, stable=True)
     return _table(loader, rows[order], labels[order], outputs[order].float(), split), order
+
+
+def _nothing(loader: Loader) -> NothingToPredict:
+    """What to raise where no image could be read."""
+    whys = [why for _, why in loader.unreadable]
+    if whys and all(LACKS_PACKAGE in why for why in whys):
+        return PackageMissing(len(loader.records), whys[0][whys[0].index(LACKS_PACKAGE) :])
+    return NothingToPredict(len(loader.records))
 
 
 def _check_once(rows: Tensor, loader: Loader, views: int) -> None:

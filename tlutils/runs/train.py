@@ -595,9 +595,17 @@ def _another_run(folder: Path, differing: list[str]) -> ValueError:
 def _refuse_other_images(run: Run, table: pd.DataFrame) -> None:
     """Refuse a table of other images, labels, patients or own splits.
 
-    A file that was left out as unreadable does not matter, whatever has become of it.
+    A file that was left out as unreadable does not matter, whatever has become of it. One that
+    could be read then, and lacks a package now, is no other image.
     """
     broken = set(records.problems(run.records)["path"])
+    lacking = records.lacking_package(table)
+    lacking = lacking[~lacking["path"].isin(broken)]
+    if len(lacking):
+        raise ImportError(
+            f"{many(len(lacking))} of {run.folder} can no longer be read: "
+            f"{lacking['problem'].iloc[0]}"
+        )
     columns = ["path", "label", "patient", "sha256"]
     then, now = (
         {

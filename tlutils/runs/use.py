@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -24,7 +23,7 @@ from ..data.splits import comparable, is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
-from ..evaluation.predict import Describe, NothingToPredict, predict_changed
+from ..evaluation.predict import Describe, NothingToPredict, PackageMissing, predict_changed
 from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from ..models.build import normalization
@@ -76,7 +75,7 @@ def predict_records(
     Raises
     ------
     NothingToPredict
-        Where no image can be read.
+        Where no image can be read; it is an ImportError too where all lack a package.
     """
     views = run.recipe.test_views if views is None else views
     machine = machine or run.machine()
@@ -94,15 +93,18 @@ def predict_records(
     # Processes share the filling of a store; the rest is quick.
     if store is not None and not views and prefix.split(model):
         return _by_path(answers(table, store=store))
-    mine, predictions = table.iloc[devices.rank() :: devices.world()], None
+    mine = table.iloc[devices.rank() :: devices.world()]
     seen = {"augmentation": run.recipe.augmentation, "seed": run.recipe.seed}
     # Nothing of this share, maybe; the others may have images that can be read.
-    with contextlib.suppress(NothingToPredict):
-        predictions = answers(mine, views=views, **seen) if len(mine) else None
-    shares = [share for share in devices.gather(predictions) if share is not None]
-    if not shares:
-        raise NothingToPredict(len(table))
-    return _by_path(pd.concat(shares))
+    try:
+        share = answers(mine, views=views, **seen) if len(mine) else None
+    except NothingToPredict as nothing:
+        share = nothing
+    shares = devices.gather(share)
+    if found := [share for share in shares if isinstance(share, pd.DataFrame)]:
+        return _by_path(pd.concat(found))
+    lacking = [share.why for share in shares if isinstance(share, PackageMissing)]
+    raise PackageMissing(len(table), lacking[0]) if lacking else NothingToPredict(len(table))
 
 
 def _by_path(predictions: pd.DataFrame) -> pd.DataFrame:
