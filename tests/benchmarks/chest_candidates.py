@@ -162,14 +162,14 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--images", type=int, default=1600, help="to train on; 0 for all")
     parser.add_argument("--held-out", type=int, default=400, help="images for the thresholds")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--only", nargs="+", choices=CANDIDATES, default=list(CANDIDATES))
     parser.add_argument("--out", type=Path, default=FOLDER / "chest_candidates.csv")
     given = parser.parse_args()
     manifest, held_out = divided(given)
     rows, thresholds = [], []
-    for seed in range(given.seeds):
+    for seed in given.seeds:
         first = None
         for name in given.only:
             which = {"candidate": name, "seed": seed}

@@ -64,7 +64,7 @@ def test_the_committed_transfer_says_where_it_was_measured_and_has_every_arm():
 
 @pytest.mark.parametrize("of", ["", "_thresholds"])
 @pytest.mark.parametrize(
-    ("name", "seeds"), [("chest_candidates", 3), ("chest_fit", 2), ("chest_best", 1)]
+    ("name", "seeds"), [("chest_candidates", 3), ("chest_fit", 2), ("chest_best", 3)]
 )
 def test_the_committed_candidates_say_where_they_were_measured_and_hold_their_intervals(
     name, seeds, of
