@@ -337,6 +337,15 @@ def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(
     assert checks["near-duplicates", "train & test"]["examples"] == "test/DRUSEN/DRUSEN-7777-1.jpeg"
 
 
+def test_the_fields_of_a_recipe_are_listed_without_data(said):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "chest-best", "--fields"])
+    out, _ = said()
+    assert (
+        not ended.value.code and "layer_decay = 0.7\n" in out and "augmentation.flip = 0.5" in out
+    )
+
+
 def test_audit_tells_of_patients_with_images_of_several_classes(tiny_folder, said):
     assert main(["audit", str(tiny_folder / "test")]) == 0
     assert re.search(r"\n2 patients have images of more than one class, e.g. \d+: right", said()[0])
@@ -588,9 +597,10 @@ def test_predict_and_evaluate_say_from_where_on_a_class_is_answered(
     cooled = calibration.threshold_at(
         run.threshold, checkpoints.load(run.folder / "best.pt")["temperature"]
     )
-    for more, threshold in ([], run.threshold), (["--calibrated"], cooled):
+    brought = ", brought to its temperature as the probabilities are"
+    for more, threshold, how in ([], run.threshold, ""), (["--calibrated"], cooled, brought):
         words = f"NORMAL is answered from a probability of {threshold:.3f} on. "
-        words += "That is the threshold of the run."
+        words += f"That is the threshold of the run{how}."
         assert main(["predict", str(run.folder), images, *more]) == 0
         out, err = said()
         assert words in err and words not in out

@@ -307,7 +307,8 @@ def _evaluate(given: _Arguments) -> int:
     print(pd.DataFrame(metrics["confusion"], metrics["classes"], metrics["classes"]).to_string())
     run = Run.load(given.run)
     rule = threshold_in_words(run, given.calibrated, given.adapted)
-    print("\n".join(["", *filter(None, [rule]), f"({run.caption})"]))
+    whose = "the run: " if given.data else ""
+    print("\n".join(["", *filter(None, [rule]), f"({whose}{run.caption})"]))
     return _DONE
 
 
@@ -458,6 +459,19 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; `python -m {self.prog} --help` says what there is")
 
 
+class _Fields(argparse.Action):
+    """Print the fields of the recipe that stands before it, as --help prints the options."""
+
+    def __call__(self, parser: argparse.ArgumentParser, given: _Arguments, *_: object) -> None:
+        from .runs import recipes
+
+        values = recipes.get(given.recipe or next(iter(recipes.RECIPES))).to_dict()
+        inner = values.pop("augmentation")
+        values |= {f"augmentation.{name}": value for name, value in inner.items()}
+        print("\n".join(f"{name} = {value}" for name, value in values.items()))
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Transfer learning on medical images. Not a medical device."
     parser = _Parser("tlutils", description=about)
@@ -502,9 +516,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", type=int, default=1, help="train it with so many seeds, on one division")
     about = (
         "change a field of the recipe, such as backbone=resnet18, size=112 or learning_rate=1e-4; "
-        "help= lists them all with their values; may be given several times"
+        "may be given several times"
     )
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
+    add("--fields", action=_Fields, nargs=0, help="list the recipe's fields and values, and exit")
     about = (
         "folder for the frozen part's outputs, or none (default: features/ in the run); runs that "
         "share one compute an image once"

@@ -632,7 +632,7 @@ def test_a_run_stopped_by_hand_leaves_its_best_epoch_and_says_how_to_go_on(
     with pytest.raises(KeyboardInterrupt):
         fit(model, parts, epochs=4, log=lines.append, **settings)
     assert not model.training and all(p.grad is None for p in model.parameters())
-    assert sum("stopped; the model has the weights of epoch 2" in line for line in lines) == 1
+    assert sum("memory has the weights of epoch 2, its best" in line for line in lines) == 1
     straight = Hungry(99)
     straight.load_state_dict(begun)
     two = quiet_fit(straight, parts, epochs=2, patience=0)

@@ -430,9 +430,10 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
         raise refusal(csv, found, "one each", "decide which label, split and patient are right")
     there = [images.state(os.path.join(root, path)) is not None for path in once["path"]]
     there = np.array(there, dtype=bool)
+    gone = once["path"][~there]
     missing = (
-        f"found {(~there).sum()} of {len(once)} files of {csv} missing in {root} "
-        f"({some(once['path'][~there])}); paths start from the CSV's folder unless root=... is "
+        f"{len(gone)} of {len(once)} files that {csv} names {'is' if len(gone) == 1 else 'are'} "
+        f"missing in {root} ({some(gone)}); paths start from the CSV's folder unless root=... is "
         "given"
     )
     if not there.any():

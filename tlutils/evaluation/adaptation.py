@@ -447,12 +447,13 @@ def in_words(found: dict) -> str:
         )
     if steady["patients"] is None:
         last = steady["numbers"][-1]
-        low, high = (as_text(last["loss"][end]) for end in ("low", "high"))
+        most = f"up to {as_text(last['loss']['high'])}"
         return (
             f"The choice is not steady with {last['patients']} patients yet (half of all can be "
-            f"tried, the others measure it): in 95 % of the draws it loses between {low} and "
-            f"{high} of the balanced accuracy of the choice on all, and {steady['within']:g} is "
-            "allowed. Label images of more patients."
+            f"tried, the others measure it): chosen on other draws of so many, it loses {most} of "
+            f"the balanced accuracy of the choice on all in 95 % of the draws, where "
+            f"{steady['within']:g} is allowed. "
+            "Label images of more patients."
         )
     return (
         f"The choice is steady from {steady['patients']} patients (about {steady['images']} "

@@ -348,9 +348,8 @@ def _rules() -> dict[str, _Rule]:
 def _check_field(holder: object, field: str, name: str) -> None:
     fields = [f.name for f in dataclasses.fields(holder)]
     if field not in fields:
-        values = ", ".join(f"{one}={getattr(holder, one)}" for one in fields)
-        guess = _guess(field, fields) or f"The fields and their values are {values}"
-        raise ValueError(f"there is no field {name!r}; {guess.strip()}")
+        guess = _guess(field, fields).strip() or f"the fields are {', '.join(fields)}"
+        raise ValueError(f"there is no field {name!r}; {guess}")
 
 
 def _guess(name: str, names: Iterable[str]) -> str:

@@ -141,6 +141,13 @@ def train(
     -------
     Run
         Finished.
+
+    Raises
+    ------
+    ValueError
+        Where `compiled` is none of the three, and as `prepare`.
+    ImportError
+        Where the images want a package that is not there.
     """
     if compiled not in ("auto", True, False):
         raise ValueError(f"compiled is {compiled!r}; it is True, False or 'auto'")
@@ -467,15 +474,19 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     if len(classes) == 2 and not recipe.positive:
         log(
             f"the positive class is {classes[1]}, the second by name, so sensitivity is for it; "
-            f"the recipe's positive={classes[0]} makes it the other"
+            f"--set positive={classes[0]}, or the recipe changed by "
+            f"{{'positive': '{classes[0]}'}}, makes it the other"
         )
     if recipe.threshold and len(classes) != 2:
         raise ValueError(
             f"threshold is {recipe.threshold!r} and {root} has {len(classes)} classes; a threshold "
             'divides two, so leave it "" here'
         )
-    # Raises where it cannot be.
-    build(**recipe.model_arguments(len(classes)), weights="random", device="meta")
+    # Raises where it cannot be, before the folder holds a run that could never be trained.
+    if run.weights in ("random", "imagenet"):
+        build(**recipe.model_arguments(len(classes)), weights="random", device="meta")
+    else:
+        build(**recipe.model_arguments(len(classes)), weights=run.weights)
     _warn_of_missing(run.records, classes)
     if not _is_drawn(run):  # drawings may be of nobody
         warn_of_unknown_patients(good, ", and train anew into another folder", stacklevel=6)
@@ -624,8 +635,8 @@ def _refuse_other_images(run: Run, table: pd.DataFrame) -> None:
         raise _another_run(
             run.folder,
             [
-                f"{len(found):,} of its images {'is' if len(found) == 1 else 'are'} {what}, "
-                f"e.g. {found[0]}"
+                f"{len(found):,} of its images {'is' if len(found) == 1 else 'are'} {what}"
+                f"{', file, label or patient' * (what == 'changed')}, e.g. {found[0]}"
                 for what, found in paths.items()
                 if found
             ],

@@ -464,10 +464,10 @@ def checked_views(run: Run, views: int | None, chosen: dict | None = None) -> in
         For a negative number.
     """
     usual = chosen["used"]["views"] if chosen else run.recipe.test_views
-    if chosen and views not in (None, usual):
+    if (chosen or run.recipe.threshold) and views not in (None, usual):
         warnings.warn(
-            f"the adaptation was chosen with {many(usual, 'view')} and is used with {views}; its "
-            "threshold may not fit",
+            f"the {'adaptation' if chosen else 'threshold'} was chosen with {many(usual, 'view')} "
+            f"and is used with {views}; it may not keep its rule",
             stacklevel=3,
         )
     views = usual if views is None else views
@@ -664,5 +664,7 @@ def threshold_in_words(run: Run, calibrated: bool = False, adapted: str | None =
     threshold = threshold_in_use(run, chosen)
     if threshold is None:
         return ""
-    at = calibration.threshold_at(threshold, temperature_in_use(run, calibrated, chosen))
-    return answered_from(thresholds.positive_of(run.classes), at, adapted or "the run")
+    temperature, of = temperature_in_use(run, calibrated, chosen), adapted or "the run"
+    of += ", brought to its temperature as the probabilities are" if temperature else ""
+    at = calibration.threshold_at(threshold, temperature)
+    return answered_from(thresholds.positive_of(run.classes), at, of)

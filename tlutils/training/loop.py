@@ -537,9 +537,8 @@ def _interrupt(state: State, checkpoint: str | Path | None) -> str:
     again = "with a checkpoint=..., the same call would go on from there"
     if checkpoint:
         again = f"the same call goes on after epoch {state.saved} from {checkpoint}"
-    return (
-        f"stopped; the model has the weights of epoch {state.best_epoch}, its best so far; {again}"
-    )
+    best = f"the model in memory has the weights of epoch {state.best_epoch}, its best so far"
+    return f"stopped; {again} ({best})"
 
 
 def _unreadable(loaders: dict[str, Loader]) -> list[tuple[str, str]]:
