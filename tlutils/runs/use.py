@@ -665,6 +665,7 @@ def threshold_in_words(run: Run, calibrated: bool = False, adapted: str | None =
     if threshold is None:
         return ""
     temperature, of = temperature_in_use(run, calibrated, chosen), adapted or "the run"
-    of += ", brought to its temperature as the probabilities are" if temperature else ""
+    if temperature and not chosen:
+        of += ", brought to its temperature as the probabilities are"
     at = calibration.threshold_at(threshold, temperature)
     return answered_from(thresholds.positive_of(run.classes), at, of)
