@@ -409,7 +409,7 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
     ("text", "message"),
     [
         ("image,label\na.png,A\nb.png,B\n", "columns image, label.*add path"),
-        ("path;label\na.png;A\nb.png;B\n", "between commas.*add path and label"),
+        ("path;label\na.png;A\nb.png;B\n", "between semicolons.*with commas"),
         ("path,label\na.png,A\nb.png,\n", "1 row without a label"),
         ("path,label\na.png,A\nb.png\n", "1 row without a label"),
         ("path,label\na.png,A\nb.png,A\n", "one class only"),

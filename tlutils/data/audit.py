@@ -203,6 +203,7 @@ def _copies(split: str, part: pd.DataFrame) -> dict:
 
 
 def _unknown(records: pd.DataFrame) -> dict:
+    records = records[is_readable(records)]
     hits = records["path"][unknown_patient(records)]
     bad = (
         f"For {many(len(hits))} no patient is known; each counts as one of its "
@@ -387,11 +388,12 @@ def _refuse_to_guess(records: pd.DataFrame, allow_unknown_patients: bool) -> Non
             "leaks into another cannot be told; expected folders named train, val, test, or a "
             "column split"
         )
-    nobody = unknown_patient(records)
+    good = records[is_readable(records)]
+    nobody = unknown_patient(good)
     if nobody.any() and not allow_unknown_patients:
         raise ValueError(
-            f"found no patient for {nobody.sum():,} of {len(records):,} images (e.g. "
-            f"{records['path'][nobody].iloc[0]}), so whether one is on two sides cannot be told. "
+            f"found no patient for {nobody.sum():,} of {len(good):,} images (e.g. "
+            f"{good['path'][nobody].iloc[0]}), so whether one is on two sides cannot be told. "
             "Pass patient=, a pattern of file names such as '(?P<patient>\\d+)_', or give a "
             "manifest with a column patient; allow_unknown_patients=True compares contents alone"
         )

@@ -189,11 +189,12 @@ class _ImageDataset(Dataset):
         return image_key(self.sha256[row] if data is None else hashlib.sha256(data).hexdigest())
 
     def __getitem__(self, row: int) -> tuple[Tensor | None, int, int, int, str]:
+        path = os.path.join(self.root, self.paths[row])
         try:
-            data, path = self.data(row), os.path.join(self.root, self.paths[row])
+            data = self.data(row)
             image = read_image(path, data=data, **self.reading)
-        except UnreadableImage as error:
-            return None, self.labels[row], -1, row, str(error)
+        except UnreadableImage as error:  # the path is told with the row
+            return None, self.labels[row], -1, row, str(error).removeprefix(f"{path}: ")
         return image, self.labels[row], self.key(row, data), row, ""
 
     def __getitems__(self, rows: list[int]) -> list[tuple[Tensor | None, int, int, int, str]]:

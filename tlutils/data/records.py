@@ -257,6 +257,9 @@ def with_patients(
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "give another rule (--patient, in Python patient=...), or none (in Python None) "
         todo += "where patients are not known"
+        if not by_file and root is not None and any(dicom.is_dicom(path, root) for path in paths):
+            todo = "the files are DICOM and may tell it: give --patient dicom (in Python "
+            todo += "patient='dicom'), or none (None) where patients are not known"
         raise refusal("the paths", f"no patient by the rule {quoted(patient)}", wanted, todo)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
@@ -474,6 +477,10 @@ def _known_columns(head: list[str], columns: tuple[str, ...], csv: Path) -> list
     """The names of a table's columns, ours as we spell them; refuses a table that lacks some."""
     ours = (*COLUMNS, "root")
     known = [name.strip().lower() if name.strip().lower() in ours else name for name in head]
+    for mark, named in ((";", "semicolons"), ("\t", "tabs")):
+        if len(head) == 1 and mark in head[0]:
+            todo = "save it with commas between the columns"
+            raise refusal(csv, f"columns between {named}", "commas", todo)
     if absent := [name for name in columns if name not in known]:
         wanted = f"{', '.join(columns)} between commas"
         todo = f"add {' and '.join(absent)} in the first line"
