@@ -15,7 +15,8 @@ from sharing import two_of
 from small_runs import BINARY, command
 
 from tlutils.__main__ import main
-from tlutils.evaluation import calibration
+from tlutils.data.audit import assert_no_leak
+from tlutils.evaluation import acquisition, calibration
 from tlutils.models import checkpoints
 from tlutils.runs import export
 
@@ -35,6 +36,7 @@ def test_doctor_says_what_was_chosen_and_why(said):
     out, _ = said()
     for word in ("torch", "device chosen", "precision chosen", "vgg16", "kermany-oct", "oct-vgg16"):
         assert word in out
+    assert all(change in out for change in acquisition.CHANGES)
     assert re.search(r"oct-vgg16-small  .*for a few hundred images", out)
 
 
@@ -273,12 +275,18 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
         (["predict", "OUT", "x.jpeg"], 3, "no run"),
         (["audit", "nowhere"], 3, "nowhere"),
         (["fetch", "mnist"], 2, "kermany-oct"),
+        (["fetch", "kermany-ches"], 2, "did you mean kermany-chest"),
+        (["train", "oct-vgg16", "--data", "DATA", "--out", "CLOSED"], 3, "hoose another folder"),
+        (["init", "CLOSED"], 3, "hoose another folder"),
+        (["shards", "DATA", "--out", "CLOSED"], 3, "hoose another folder"),
     ],
 )
 def test_wrong_use_and_missing_things_are_told_apart(
     arguments, code, named, tiny_folder, tmp_path, said
 ):
     places = {"DATA": str(tiny_folder), "OUT": str(tmp_path / "out")}
+    (tmp_path / "file").write_text("no folder")
+    places["CLOSED"] = str(tmp_path / "file" / "out")
     assert main([places.get(word, word) for word in arguments]) == code
     _, err = said()
     assert re.search(named, err) and "Traceback" not in err, err
@@ -382,6 +390,89 @@ def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp
     assert said()[0] == "" and (tmp_path / "table.csv").read_text() == before
 
 
+def test_audit_fix_and_predict_replace_no_file_of_another_kind(
+    finished, tiny_folder, tmp_path, said
+):
+    listed = tmp_path / "list.csv"
+    listed.write_text("path,label\nx.png,ill\n")
+    assert main(["audit", str(tiny_folder), "--fix", str(listed)]) == 2
+    out, err = said()
+    assert out == "" and "there already; remove it first" in err
+    assert listed.read_text() == "path,label\nx.png,ill\n"
+    scan = shutil.copy(next(tiny_folder.rglob("*.jpeg")), tmp_path / "scan.jpeg")
+    table = shutil.copy(scan, tmp_path / "scan.csv")
+    before = scan.read_bytes()
+    assert main(["predict", str(finished), str(tmp_path), "--out", str(scan)]) == 2
+    assert "ends in .csv or .parquet" in said()[1]
+    assert main(["predict", str(finished), str(table), "--out", str(table)]) == 2
+    assert "is one of the images" in said()[1]
+    assert scan.read_bytes() == before == table.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "never"),
+    [
+        (["predict", "RUN", "DATA", "--out", "FILE/answers.csv"], "prediction"),
+        (["export", "RUN", "--to", "FILE/model.onnx"], "converting"),
+        (["audit", "DATA", "--json", "FILE/audit.json"], "total"),
+        (["audit", "DATA", "--fix", "FILE/clean.csv"], "total"),
+        (["adapt", "CLOSED", "--data", "nowhere"], "nowhere"),
+        (["evaluate", "CLOSED", "--data", "nowhere"], "nowhere"),
+        (["stress", "CLOSED", "--data", "nowhere"], "nowhere"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_where_nothing_can_be_written_is_told_before_the_work(
+    words, never, finished, tiny_folder, tmp_path, said
+):
+    (tmp_path / "file").write_text("no folder")
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("evaluations"))
+    for name in ("adaptations", "evaluations"):
+        (tmp_path / "run" / name).write_text("no folder")
+    places = {"RUN": finished, "CLOSED": tmp_path / "run", "DATA": tiny_folder}
+    words = [word.replace("FILE", str(tmp_path / "file")) for word in words]
+    assert main([str(places.get(word, word)) for word in words]) == 3
+    out, err = said()
+    assert "hoose another folder" in err and never not in out + err
+
+
+@pytest.mark.parametrize("words", [["export", "--to", "m.onnx"], ["serve", "--port", "0"]])
+@pytest.mark.parametrize("lost", ["best.pt", "metrics.json"])
+def test_a_stopped_run_is_told_before_anything_begins(
+    words, lost, finished, tmp_path, said, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / lost).unlink()
+    assert main([words[0], str(run), *words[1:]]) == 3
+    out, err = said()
+    assert out == "" and f"has no {lost}: the run was not finished" in err
+
+
+def test_a_broken_dicom_file_is_of_no_unknown_patient(tmp_path, said):
+    data, out = dicom_files.write_folder(tmp_path / "data"), tmp_path / "run"
+    (data / "CNV" / "broken.dcm").write_bytes(b"no DICOM")
+    checks = {row["check"]: row for row in audited(data, tmp_path)}
+    assert checks["unreadable file"]["found"] == 1
+    assert checks["unknown patient"]["verdict"] == "ok"
+    assert train(data, out) == 0
+    assert "unknown" not in json.loads((out / "recipe.json").read_text())["audit"]["verdict"]
+    assert_no_leak(pd.read_csv(out / "records.csv"))
+    said()
+    rule = ["--patient", r"(?P<patient>\d+)_"]
+    assert main(["evaluate", str(out), "--data", str(data), *rule]) == 2
+    assert "--patient dicom" in said()[1]
+
+
+def test_a_file_that_cannot_be_read_is_named_once(finished, tmp_path, said):
+    for name in ("a.png", "b.png"):
+        image(tmp_path / "images" / name)
+    (tmp_path / "images" / "b.png").write_bytes(b"no image")
+    assert main(["predict", str(finished), str(tmp_path / "images")]) == 0
+    err = said()[1]
+    assert "left out 1 of 2" in err and err.count("b.png") == 1
+
+
 def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp_path, said):
     copy = shutil.copytree(finished, tmp_path / "run")
     which = ["--change", "noise", "--change", "inverted"]
@@ -394,7 +485,10 @@ def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp
     assert "what costs most balanced accuracy:" in out or "costs balanced accuracy" in out
     assert out.startswith("8 validation images of 1 patient under 2 changes; 95 % intervals, then")
     assert "random weights" in out
-    for wrong, told in ((["--split", "test"], "one last look"), (["--change", "up"], "'up'")):
+    for wrong, told in (
+        (["--split", "test"], "one last look"),
+        (["--change", "blurred"], "did you mean blur?"),
+    ):
         assert main(["stress", str(copy), *wrong, *where]) == 2
         assert told in said()[1]
 

@@ -101,6 +101,7 @@ def _doctor(given: _Arguments) -> int:
 
     from .core import devices
     from .data import sources
+    from .evaluation import acquisition
     from .models import weights
     from .runs import recipes
     from .runs.folder import versions
@@ -135,6 +136,9 @@ def _doctor(given: _Arguments) -> int:
     print("\nrecipes (python -m tlutils train NAME), each for any images:")
     for name, recipe in recipes.RECIPES.items():
         print(f"{name:>26}  {recipe.title}")
+    print("\nchanges of acquisition (python -m tlutils stress RUN --change NAME):")
+    for name, change in acquisition.CHANGES.items():
+        print(f"{name:>18}  {change.words}")
     return _DONE
 
 
@@ -160,6 +164,10 @@ def _audit(given: _Arguments) -> int:
     source = sources.get(given.data)
     if given.fix:
         cleaning.refuse_target(given.fix, source)
+        if os.path.lexists(given.fix):
+            raise ValueError(f"{given.fix} is there already; remove it first, or take another name")
+    for target in filter(None, (given.fix, given.json)):
+        files.check_writable(Path(target).parent)
     root = records.root_of(source)
     found = records.scan(source, patient=given.patient)
     table, pairs = records.inspect(found, root, decode=given.decode), None
@@ -496,7 +504,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--decode", action="store_true", help="decode every image whole, which finds all damage")
     about = "also look for images that look the same in other files"
     add("--near", action="store_true", help=about)
-    about = "write a manifest without what was found, split anew by patient where the splits leak"
+    about = (
+        "write a new manifest without what was found, split anew by patient where the splits leak"
+    )
     add("--fix", metavar="CLEAN.csv", help=about)
     _add_patient(add)
 
@@ -543,7 +553,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", help="other labelled images (default: the run's own)")
     add("--split", default="val", choices=("train", "val", "test"))
     _add_patient(add, "run")
-    about = "one of the changes; may be given several times (default: all)"
+    about = "one of the changes, which doctor lists; may be given several times (default: all)"
     add("--change", dest="changes", action="append", metavar="NAME", help=about)
     _add_device(add)
 

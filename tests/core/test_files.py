@@ -1,5 +1,6 @@
 """A reader finds the old file or the new one."""
 
+import errno
 import json
 import os
 import signal
@@ -52,6 +53,33 @@ def test_a_full_disk_is_one_clear_error_and_the_old_file_stays(tmp_path):
     ):
         disk.write(b"x" * 100000)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["recipe.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "todo"),
+    [
+        (errno.ENOSPC, "free some disk space, or choose another folder"),
+        (errno.EACCES, "make the folder writable, or choose another folder"),
+        (errno.ENOTDIR, "intact; choose another folder"),
+    ],
+)
+def test_what_to_do_fits_what_keeps_a_file_from_being_written(number, todo, tmp_path):
+    with pytest.raises(OSError, match=todo), files.replacing(tmp_path / "a.json"):
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_told_before_and_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    below = tmp_path / "file" / "a" / "b.json"
+    told = "could not write .*hoose another folder, and run the same command again"
+    with pytest.raises(OSError, match=told):
+        files.check_writable(below.parent)
+    with pytest.raises(OSError, match=told):
+        files.write_text(below, "new")
+    with pytest.raises(OSError, match=told), files.locked(below, "it"):
+        pass
+    files.check_writable(tmp_path / "a" / "b")
+    assert os.listdir(tmp_path) == ["file"]
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ other's work, `locked` lets one in.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
 import platform
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -18,6 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Busy(ValueError):
@@ -44,11 +49,13 @@ def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
     ------
     Busy
         Where another process or thread holds it.
+    OSError
+        Where one may not write there.
     """
     lock = Path(lock)
-    lock.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(lock, is_singleton=True)
     try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
         held.acquire(timeout=timeout)
     except Timeout:
         raise Busy(
@@ -56,6 +63,8 @@ def locked(lock: str | Path, what: str, timeout: float = 0) -> Iterator[None]:
             "until it has ended, or stop it, and run the same again; or choose another folder "
             f"(the lock is {lock})"
         ) from None
+    except OSError as error:
+        raise _unwritable(lock.parent, error) from error
     try:
         yield
     finally:
@@ -81,7 +90,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     IsADirectoryError
         Where a folder is there.
     OSError
-        Where the disk is full or the folder is closed; what stood there before still does.
+        Where the disk is full or the folder is closed, with what to do; what stood there before
+        still does.
 
     Examples
     --------
@@ -97,11 +107,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     refuse_folder(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path)
     mark = f"{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     part = path.with_name(f".{path.name}.{mark}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path)
         yield part
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
@@ -109,12 +119,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         if isinstance(error, RuntimeError) and "write" not in str(error).lower():
             raise
-        raise OSError(
-            f"could not write {path}: {error}. Earlier results are intact; "
-            "free some disk space, or choose another folder, and run the same command again"
-        ) from error
+        raise _unwritable(path, error, "Earlier results are intact; ") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(NotADirectoryError, PermissionError):
+            part.unlink(missing_ok=True)
 
 
 def refuse_folder(path: str | Path) -> None:
@@ -131,6 +139,36 @@ def refuse_folder(path: str | Path) -> None:
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the name of a file to write in it")
+
+
+def check_writable(folder: str | Path) -> None:
+    """Try whether files can be written in a folder, best before what they will hold is computed.
+
+    Parameters
+    ----------
+    folder : str or Path; where it is missing, it is tried in the one in which it would be made.
+
+    Raises
+    ------
+    OSError
+        Where they cannot, with what to do.
+    """
+    folder = Path(folder).absolute()
+    try:
+        there = next(above for above in (folder, *folder.parents) if above.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:  # without the name of a file that nobody knows
+        raise _unwritable(folder, OSError(error.errno, error.strerror)) from error
+
+
+def _unwritable(path: Path, error: Exception, told: str = "") -> OSError:
+    """The error that says what to do where a file or folder cannot be written."""
+    number = getattr(error, "errno", errno.ENOSPC)  # torch's RuntimeError has none
+    todo = "free some disk space, or " if number in _FULL else ""
+    todo = "make the folder writable, or " if number in _CLOSED else todo
+    todo = f"{told}{todo}choose another folder, and run the same command again"
+    return OSError(f"could not write {path}: {error}. {todo[0].upper()}{todo[1:]}")
 
 
 def _sweep(path: Path) -> None:

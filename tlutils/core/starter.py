@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import files
+
 _LIBRARY = Path(__file__).parents[1]
 # From the bottom up: a package stands on those before it.
 PACKAGES = (
@@ -42,6 +44,8 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
     ------
     ValueError
         For an unknown package, and where a file or something of these names lies there already.
+    OSError
+        Where one may not write there.
 
     Examples
     --------
@@ -65,6 +69,7 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         )
     if folder.is_file():
         raise ValueError(f"{folder.absolute()} is a file; give the name of a folder")
+    files.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tlutils-", dir=folder) as part:
         copy = Path(part) / "tlutils"

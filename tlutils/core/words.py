@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 
@@ -44,6 +45,27 @@ def some(items: Iterable[str]) -> str:
     """
     items = list(items)
     return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Name what a misspelt name may stand for.
+
+    Parameters
+    ----------
+    name : str
+    names : iterable of str, those there are
+
+    Returns
+    -------
+    str, "" where none is like it
+
+    Examples
+    --------
+    >>> did_you_mean("blurred", ["dark", "blur"]), did_you_mean("x", ["dark", "blur"])
+    (' (did you mean blur?)', '')
+    """
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
 
 
 def threshold_as_text(threshold: float) -> str:

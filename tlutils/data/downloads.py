@@ -28,7 +28,7 @@ from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from ..core.files import Busy, locked
+from ..core.files import Busy, check_writable, locked
 from ..core.packages import needed
 from ..core.progress import bar, watched
 
@@ -189,12 +189,10 @@ def make_folder(folder: Path) -> None:
         Where one may not write there.
     """
     try:
+        check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DownloadError(
-            f"cannot make the folder {folder.absolute()} ({error}); choose one that you may "
-            "write to."
-        ) from error
+        raise DownloadError(str(error)) from error
 
 
 class _Refused(Exception):

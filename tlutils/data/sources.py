@@ -12,7 +12,6 @@ Its images are then data/pneumoniamnist/{train,val,test}/{NORMAL,PNEUMONIA}/*.pn
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import logging
@@ -31,6 +30,7 @@ import pandas as pd
 from PIL import Image
 
 from ..core.progress import bar
+from ..core.words import did_you_mean
 from . import phantoms
 from .downloads import DAMAGE, alone, download, human, make_folder, unpack, whole_folder
 from .layouts import TABLES, find_root
@@ -247,8 +247,7 @@ def get(data: str | Path, to: str | Path = "data", **options) -> Path:
         return path
     if not path.exists():
         beside = [str(path.parent / one.name) for one in path.parent.glob("*")]
-        close = difflib.get_close_matches(str(path), [*SOURCES, *beside], n=1)
-        guess = f" (did you mean {close[0]}?)" if close else ""
+        guess = did_you_mean(str(path), [*SOURCES, *beside])
         raise FileNotFoundError(
             f"{data} is neither a folder here ({path.absolute()}) nor the name of a "
             f"source{guess}; the names are {', '.join(SOURCES)}."
@@ -283,7 +282,8 @@ def fetch(name: str, to: str | Path = "data", progress: bool = True, **options) 
         Where the file cannot be had.
     """
     if name not in SOURCES:
-        raise ValueError(f"there is no source {name!r}; the names are {', '.join(SOURCES)}.")
+        guess = did_you_mean(name, SOURCES)
+        raise ValueError(f"there is no source {name!r}{guess}; the names are {', '.join(SOURCES)}.")
     source, to = SOURCES[name], Path(to)
     if options and source.kind != "phantom":
         raise ValueError(

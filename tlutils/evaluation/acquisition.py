@@ -20,6 +20,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..core.words import did_you_mean
 from ..data.augment import Views
 
 # The seed of every dealing, so that epochs, seeds of training and recipes are judged alike.
@@ -85,8 +86,8 @@ def changed(images: Tensor, keys: Tensor, name: str) -> Tensor:
 def _check_names(names: Iterable[str]) -> None:
     if unknown := [name for name in names if name not in CHANGES and name != ""]:
         raise ValueError(
-            f"there is no change of acquisition {unknown[0]!r}; those there are: "
-            f"{', '.join(CHANGES)}"
+            f"there is no change of acquisition {unknown[0]!r}"
+            f"{did_you_mean(unknown[0], CHANGES)}; those there are: {', '.join(CHANGES)}"
         )
 
 

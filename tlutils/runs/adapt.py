@@ -83,6 +83,7 @@ def adapt(
         settings has.
     """
     run = Run.load(folder)
+    files.check_writable(run.folder / "adaptations")
     machine = run.machine(device, precision)
     rule = rule or thresholds.split_rule(run.recipe.threshold)[1] or "youden"
     thresholds.check_rule(rule)

@@ -82,6 +82,8 @@ def export(
     ------
     AnswersDiffer
         Where the exported model answers otherwise, saying by how much.
+    NotARun
+        Where the run was not finished.
     ImportError
         Where onnx, onnxscript or onnxruntime is not there.
     ValueError
@@ -89,6 +91,7 @@ def export(
         adaptation that is wanted, and where another predict.py stands there.
     """
     run, to = Run.load(folder), Path(to)
+    run.check_finished()
     script, text = to.with_name(_SCRIPT), standalone.source("models.predict_onnx")
     _check_places(to, script, text)
     onnx = needed("onnx", to_onnx.PACKAGES)
@@ -187,6 +190,7 @@ def _check_places(to: Path, script: Path, text: str) -> None:
             f"{script} is not one that an export has made, and would be replaced; move it, or "
             "export to another folder"
         )
+    files.check_writable(to.parent)
 
 
 def _warn_of_views(run: Run, chosen: dict | None) -> None:

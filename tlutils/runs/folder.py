@@ -31,6 +31,7 @@ from .recipes import Recipe
 BEGUN = ("recipe.json", "records.csv")
 # What `stress` writes: its table, and the answers that this is of.
 STRESS_FILES = ("stress.csv", "stress_predictions.csv")
+_FINISHED = ("best.pt", "metrics.json")
 _MEND = "Take it from a copy of the run, or remove the run's folder and train it again"
 # What recipe.json holds beside the recipe, by the path of its keys.
 _KEPT = {
@@ -162,7 +163,18 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether all of it is there, measured."""
-        return all((self.folder / name).is_file() for name in ("metrics.json", "best.pt"))
+        return all((self.folder / name).is_file() for name in _FINISHED)
+
+    def check_finished(self) -> None:
+        """Refuse a run that is not `finished`, before work that would end at what it lacks.
+
+        Raises
+        ------
+        NotARun
+            Naming the file that is missing.
+        """
+        for name in _FINISHED:
+            self._file(name)
 
     @property
     def threshold(self) -> float | None:

@@ -211,6 +211,8 @@ def evaluate(
     patient = patient_rule(run, patient, data)
     views = checked_views(run, views, chosen)
     model = run.model()
+    if data is not None:
+        files.check_writable(run.folder / "evaluations")
     if data is None:
         table, root, store = run.part(split, required=True), run.root, run.store()
     else:
@@ -502,7 +504,7 @@ def predict(
     ----------
     folder : str or Path, the run
     images : iterable of str or Path, image files and folders of them
-    out : str or Path, optional, CSV to write; None writes none
+    out : str or Path, optional, CSV to write, or .parquet; None writes none
     device, precision, views, calibrated, adapted, show
         As for `evaluate`; columns say whether the answers are calibrated, and by which adaptation,
         if any, they are.
@@ -515,14 +517,23 @@ def predict(
         limit that the run's validation images set, and unlike whether it lies beyond; a warning
         names those that do. Both are empty where it cannot be told: with a warning that says why,
         or as the run has too few training or no validation images, which its training has said.
+
+    Raises
+    ------
+    ValueError
+        For a table that ends in neither .csv nor .parquet, or is one of the images.
+    OSError
+        Where one may not write it, before anything is predicted.
     """
     if out is not None:
-        files.refuse_folder(out)
+        _check_table(Path(out))
     run = Run.load(folder)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
     found = devices.by_first(lambda: layouts.image_files(images, layouts.images_in))
+    if out is not None and os.path.realpath(out) in map(os.path.realpath, found):
+        raise ValueError(f"{out} is one of the images; give the predictions another name")
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
@@ -535,6 +546,17 @@ def predict(
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
+
+
+def _check_table(out: Path) -> None:
+    """Refuse a place where predictions cannot be written, or what is there may be no table."""
+    files.refuse_folder(out)
+    if out.suffix.lower() not in layouts.TABLES:
+        raise ValueError(
+            f"the predictions would be {out}; give them a name that ends in "
+            f"{' or '.join(layouts.TABLES)}"
+        )
+    files.check_writable(out.parent)
 
 
 def _with_distance(

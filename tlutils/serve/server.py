@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from ..core.images import UnreadableImage
 from ..core.packages import needed
+from ..runs.folder import Run
 from .answers import Answerer
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def serve(
     needed("starlette", _PACKAGES)
     uvicorn = needed("uvicorn", _PACKAGES)
     with _listening(host, port) as listening:
+        Run.load(folder).check_finished()
         log(f"loading {folder} and what its training images look like to it ...")
         app = application(Answerer(folder, adapted, device, precision), host)
         settings = {"access_log": False, "log_level": "warning", "server_header": False}
