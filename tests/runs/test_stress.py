@@ -79,6 +79,37 @@ def test_some_of_the_changes_and_again_the_same(run, tmp_path):
     assert trained["n"].tolist() == [len(run.part("train"))] * 2
 
 
+def test_a_few_changes_measured_again_leave_the_others_in_the_table(binary, tmp_path):
+    run, table = binary
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    answers, lines = read_predictions(copy / "stress_predictions.csv"), []
+    dark = table["change"] == "dark"
+    table[~dark].to_csv(copy / "stress.csv", index=False)
+    answers[answers["change"] != "dark"].to_csv(copy / "stress_predictions.csv", index=False)
+    few = stress(copy, changes=["dark", "blur"], **CPU, log=lines.append)
+    assert few["change"].tolist() == ["", "dark", "blur"]
+    pd.testing.assert_frame_equal(Run.load(copy).stress, table, check_dtype=False)
+    again = read_predictions(copy / "stress_predictions.csv")
+    pd.testing.assert_frame_equal(again, answers, check_dtype=False)
+    assert f"{copy / 'stress.csv'}, with {len(table) - 3} changes measured before" in lines[0]
+
+
+def test_a_fuller_table_of_other_answers_is_not_replaced(binary, tmp_path):
+    run, table = binary
+    copy, lines = shutil.copytree(run.folder, tmp_path / "run"), []
+    how = {"changes": ["dark"], **CPU, "log": lines.append}
+    stress(copy, "train", **how)
+    answers = read_predictions(copy / "stress_predictions.csv")
+    answers["p_NORMAL"] += 1e-3  # as by other weights
+    answers.to_csv(copy / "stress_predictions.csv", index=False)
+    stress(copy, **how)
+    pd.testing.assert_frame_equal(Run.load(copy).stress, table, check_dtype=False)
+    kept = sorted((copy / "evaluations").glob("*-stress.csv"))
+    assert [file.name.split("-")[0] for file in kept] == ["train", "val"]
+    assert all(str(file) in line for file, line in zip(kept, lines, strict=True))
+    assert [pd.read_csv(file)["split"][0] for file in kept] == ["train", "val"]
+
+
 def test_images_are_read_once_whatever_the_number_of_changes(run, tmp_path, monkeypatch):
     read, seen = loaders.read_image, []
     monkeypatch.setattr(

@@ -7,18 +7,21 @@ battery of `evaluation.acquisition` stands for what another place may do; it is 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from ..core import devices
+from ..core import devices, files
+from ..core.words import many
 from ..data import records
 from ..evaluation import calibration
 from ..evaluation.acquisition import CHANGES, Acquisition
 from ..evaluation.robustness import measure
-from .folder import STRESS_FILES, Run, reserved
+from .folder import STRESS_FILES, Run, read_predictions, reserved
 from .use import has_test_images, other_images, patient_rule, predict_records
 
 _KEPT = (
@@ -42,9 +45,11 @@ def stress(
 ) -> pd.DataFrame:
     """Measure a run's model under changes of acquisition, at its own threshold and test views.
 
-    Writes stress.csv (the table that is returned) and stress_predictions.csv into the run; of other
-    images into <run>/evaluations, under names that tell images and patients apart. With several
-    processes each takes a share.
+    Writes stress.csv (the table) and stress_predictions.csv into the run; of other images into
+    <run>/evaluations, under names that tell images and patients apart. What was measured there
+    under other changes stays, where the model answers the unchanged images as it did then; else a
+    table of more or other changes is not replaced, and the new one gets a name of its own in
+    <run>/evaluations. With several processes each takes a share.
 
     Parameters
     ----------
@@ -64,20 +69,23 @@ def stress(
     Returns
     -------
     DataFrame
-        A row a change, the unchanged images first (see `robustness.measure`), with the split, the
-        change's family and what it is in words.
+        A row a change of those that were requested, the unchanged images first (see
+        `robustness.measure`), with the split, the change's family and what it is in words.
 
     Raises
     ------
     ValueError
         For an unknown change, a split that the run does not have, or its own test images; for a
         patient rule without other images.
+    OSError
+        Where one may not write into the run.
     files.Busy
         Where the run is at work, training or otherwise measured.
     """
     run = Run.load(folder)
     patient = patient_rule(run, patient, data)
     machine = run.machine(device, precision)
+    files.check_writable(run.folder / "evaluations")
     acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
     # A training that goes on meanwhile would be left with a table of the weights it had before.
     with reserved(run.folder) if data is None else contextlib.nullcontext():
@@ -89,12 +97,49 @@ def stress(
         found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
         result = _named(measure(found, seed=run.recipe.seed), split)
         if devices.rank() == 0:
+            answers, targets = _with_kept(run, split, found, targets)
+            whole = result
+            if len(answers) > len(found):
+                whole = _named(measure(answers, seed=run.recipe.seed), split)
             # The table last: where it is, the answers that it is of are, too.
-            for content, target in zip((found, result), reversed(targets)):
+            for content, target in zip((answers, whole), reversed(targets)):
                 records.save(content, target)
     if devices.rank() == 0 and log:
-        log(f"the table is in {targets[0]}, the predictions are in {targets[1]}")
+        kept = len(whole) - len(result)
+        beside = f", with {many(kept, 'change')} measured before" if kept else ""
+        log(f"the table is in {targets[0]}{beside}, the predictions are in {targets[1]}")
     return result
+
+
+def _with_kept(
+    run: Run, split: str, found: pd.DataFrame, targets: list[Path]
+) -> tuple[pd.DataFrame, list[Path]]:
+    """The answers with those kept under other changes, or a place where these are not lost."""
+    made = set(found["change"])
+    try:
+        others = set(pd.read_csv(targets[0])["change"].fillna("")) - made
+    except (OSError, ValueError, KeyError):  # there is none, or no table
+        return found, targets
+    if not others:
+        return found, targets
+    with contextlib.suppress(OSError, ValueError, KeyError):  # the answers have gone, or are none
+        kept = read_predictions(targets[1])
+        if _are_the_same(*(every[every["change"] == ""] for every in (kept, found))):
+            order = {name: place for place, name in enumerate(["", *CHANGES])}
+            whole = pd.concat([found, kept[kept["change"].isin(others)]])
+            key = {"key": lambda names: names.map(order), "kind": "stable"}
+            return whole.sort_values("change", **key), targets
+    mark = hashlib.sha256(" ".join(sorted(made)).encode()).hexdigest()[:12]
+    folder = run.folder / "evaluations"
+    return found, [folder / f"{split}-{mark}-{target.name}" for target in targets]
+
+
+def _are_the_same(kept: pd.DataFrame, found: pd.DataFrame) -> bool:
+    """Whether answers are those of one model to the same images of one split, but for rounding."""
+    texts = ["split", "path", "patient", "label", "predicted"]
+    numbers = [name for name in found if name.startswith("p_")]
+    alike = kept[texts].to_numpy().tolist() == found[texts].to_numpy().tolist()
+    return alike and np.allclose(kept[numbers], found[numbers], rtol=0, atol=1e-5)
 
 
 def _images(
