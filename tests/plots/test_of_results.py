@@ -126,12 +126,23 @@ def test_curves_carry_names_colors_and_given_areas():
     assert [line.get_color() for line in ax.lines[1:]] == list(class_colors(curves).values())
 
 
-def test_the_threshold_is_marked_where_the_model_works():
-    curve = pd.DataFrame({"fpr": [0, 0.1, 1], "tpr": [0, 0.8, 1], "threshold": [np.inf, 0.5, 0.1]})
-    marks = [
-        line for line in of_results.roc(curve, threshold=0.45).lines if line.get_marker() == "o"
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.57, 0.596, 0.64, 0.8, 0.95, 1.0])
+def test_the_threshold_is_marked_at_the_rates_that_it_has(threshold):
+    """Also where the nearest score lies below it, and above all scores."""
+    scores = np.array([0.1, 0.3, 0.568, 0.8, 0.644, 0.57, 0.7, 0.95])
+    truth = np.array(["NORMAL"] * 5 + ["PNEUMONIA"] * 3)
+    rows = pd.DataFrame({"label": truth, "p_NORMAL": 1 - scores, "p_PNEUMONIA": scores})
+    called, ill = scores >= threshold, truth == "PNEUMONIA"
+    recall = called[ill].mean()
+    precision = ill[called].mean() if called.any() else 1
+    found = [
+        draw(curve(rows, "PNEUMONIA"), threshold=threshold)
+        for draw, curve in ((of_results.roc, thresholds.roc), (of_results.pr, thresholds.pr))
     ]
-    assert (marks[0].get_xdata()[0], marks[0].get_ydata()[0]) == (0.1, 0.8)
+    expected = [(called[~ill].mean(), recall), (recall, precision)]
+    for ax, rates in zip(found, expected):
+        dot, *_ = (line for line in ax.lines if line.get_marker() == "o")
+        assert np.ravel(dot.get_data()) == pytest.approx(rates)
 
 
 def test_calibration_bars_are_the_counts_and_the_gap_is_the_ece():

@@ -198,9 +198,10 @@ def _curves(
         words = f"{short_name(name)}  {words}" if name != "" else words
         ax.plot(*curve[list(columns)].to_numpy().T, color=color, linewidth=2, label=words)
         if threshold is not None:
-            nearest = (curve["threshold"] - threshold).abs().fillna(np.inf).idxmin()
+            # What is called positive changes at scores alone: the next one from it on has its rates.
+            at = curve["threshold"].fillna(np.inf).loc[lambda scores: scores >= threshold]
             look = {"color": color, "markersize": 9, "markeredgecolor": "white", "zorder": 3}
-            ax.plot(*curve.loc[nearest, list(columns)], "o", **look)
+            ax.plot(*curve.loc[at.nsmallest(1).index, list(columns)].to_numpy().T, "o", **look)
     if threshold is not None:
         ax.plot([], [], "o", color=GREY, markersize=9, label=f"threshold {threshold:.2f}")
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
