@@ -157,7 +157,6 @@ def _fetch(given: _Arguments) -> int:
 def _audit(given: _Arguments) -> int:
     """Count, look for damage and leaks; exit 1 where a split leaks, also if --fix mends it."""
     from .core import files
-    from .core.words import many
     from .data import cleaning, near_duplicates, records, sources
     from .data.audit import audit_all, audit_splits, leak_verdict, leaks
 
@@ -179,15 +178,9 @@ def _audit(given: _Arguments) -> int:
     print(counts.to_string(), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
-    known = table[~records.unknown_patient(table)]
-    labels = known.groupby("patient")["label"].nunique()
-    if several := int((labels > 1).sum()):
-        who = many(several, "patient has", "patients have")
-        print(
-            f"\n{who} images of more than one class, e.g. {labels.idxmax()}: right where each eye "
-            "or each visit has a label of its own, else some labels are wrong"
-        )
-    by = "patient" if len(known) else "image"
+    if several := records.of_several_classes(table, named=True):
+        print(f"\n{several}")
+    by = "image" if records.unknown_patient(table).all() else "patient"
     divided = (table["split"] != "").any()
     print(f"\n{verdict}{'' if divided else f'; train divides the images, by {by}'}")
     if given.json:

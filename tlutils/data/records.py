@@ -322,6 +322,35 @@ def unknown_patient(records: pd.DataFrame) -> pd.Series:
     return records["patient"].str.startswith("?")
 
 
+def of_several_classes(records: pd.DataFrame, named: bool = False) -> str:
+    """Say how many patients have images of more than one class, and when that is right.
+
+    Parameters
+    ----------
+    records : DataFrame with patient and label.
+    named : bool, whether to name one of them
+
+    Returns
+    -------
+    str, "" where there is no such patient.
+
+    Examples
+    --------
+    >>> of_several_classes(pd.DataFrame({"patient": ["7", "7"], "label": ["CNV", "DME"]}))[:48]
+    '1 patient has images of more than one class: rig'
+    """
+    known = records[~unknown_patient(records)]
+    labels = known.groupby("patient")["label"].nunique()
+    if not (several := int((labels > 1).sum())):
+        return ""
+    who = many(several, "patient has", "patients have")
+    example = f", e.g. {labels.idxmax()}" if named else ""
+    return (
+        f"{who} images of more than one class{example}: right where each eye or each visit has a "
+        "label of its own, else some labels are wrong"
+    )
+
+
 # Tables
 
 
