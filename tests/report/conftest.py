@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sharing import two_of
-from small_runs import small
+from small_runs import BINARY, small
 
 from tlutils.runs.folder import Run
 
@@ -23,6 +23,13 @@ def binary(tiny_folder, common_folder, trained) -> Run:
     """Two classes, a network of one output."""
     data = two_of(tiny_folder, common_folder / "two", "train", "val", "test")
     return trained(data, small("chest-vgg16-gap"))
+
+
+@pytest.fixture(scope="session")
+def deciding(tiny_folder, common_folder, trained) -> Run:
+    """Two classes and a threshold of its own."""
+    data = two_of(tiny_folder, common_folder / "two", "train", "val", "test")
+    return trained(data, BINARY)
 
 
 @pytest.fixture

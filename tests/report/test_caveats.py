@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from small_runs import edited
+import shutil
 
+import pytest
+from small_runs import CPU, edited
+
+from tlutils.data import records
 from tlutils.data.audit import audit_splits
 from tlutils.report import caveats
 from tlutils.runs.folder import Run
+from tlutils.runs.use import evaluate
 
 
 def titles(run: Run) -> set[str]:
@@ -56,6 +60,39 @@ def test_a_caveat_of_the_numbers_is_there_where_they_say_so_and_nowhere_else(cop
     with edited(copy / "metrics.json") as metrics:
         metrics["test"] = GOOD | OF_NUMBERS[title]
     assert titles(Run.load(copy)) & set(OF_NUMBERS) == {title}
+
+
+def test_patients_of_more_than_one_class_are_a_caveat_in_the_words_of_the_audit(copy):
+    run = Run.load(copy)
+
+    def found():
+        return [
+            c.text for c in caveats.of(run, audit_splits(run.records)) if "more than" in c.title
+        ]
+
+    told = records.of_several_classes(run.records)
+    assert "8 patients have images of more than one class: right" in told
+    assert found() == [f"{told}."]
+    run.records["patient"] = run.records["patient"] + run.records["label"]
+    assert not found()
+
+
+@pytest.mark.filterwarnings("ignore:.* of 32 images are among those")
+def test_other_places_are_those_that_nobody_looked_at(run, tmp_path):
+    def said():
+        (text,) = (c.text for c in caveats.of(copy, audit_splits(copy.records)) if c.title == place)
+        return text
+
+    place, folder = "Other places", shutil.copytree(run.folder, tmp_path / "run")
+    copy = Run.load(folder)
+    assert said().startswith("All images come from one collection. Other machines")
+    evaluate(folder, run.root / "train", **CPU)  # the run's own
+    assert said().startswith("All images come from one collection. Other machines")
+    for name in ("a", "b"):
+        shutil.copytree(run.root / "test", tmp_path / name)
+        evaluate(folder, tmp_path / name, **CPU)
+        evaluate(folder, tmp_path / name, views=1, **CPU)
+    assert "2 other sets were looked at (see Other images); machines" in said()
 
 
 def test_without_validation_nothing_could_be_chosen(copy):

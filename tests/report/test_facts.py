@@ -191,6 +191,27 @@ def test_the_command_names_a_patient_rule_where_there_is_one(copy, patient, word
     assert cli._parser().parse_args(said).patient == patient
 
 
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("auto", "told by the file names"),
+        ("dicom", "told by DICOM files"),
+        ("dicom-hashed", "told by DICOM files, as hashes"),
+        (r"-(?P<patient>\d+)-", r"told by the pattern -(?P<patient>\d+)- (--patient)"),
+    ],
+)
+def test_what_told_the_patients_is_the_rule_of_the_run(copy, rule, words):
+    with edited(copy / "recipe.json") as about:
+        about["data"]["patient"] = rule
+    assert facts.made_with(Run.load(copy))["patients"] == words
+
+
+def test_patients_that_are_not_in_the_file_names_were_told_by_something_else(copy):
+    run = Run.load(copy)
+    run.records["patient"] += "x"
+    assert facts.made_with(run)["patients"] == "told by a manifest, tar files or DICOM files"
+
+
 def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
     with edited(copy / "recipe.json") as about:
         about["recipe"]["name"] = "mine"
@@ -209,11 +230,15 @@ def test_the_kept_epoch_is_that_of_the_checkpoint(run, binary):
 @pytest.mark.parametrize(
     ("best", "freeze", "words"),
     [
-        (3, "none", "1 epoch of the head and 3 of all layers in 8.0 s; epoch 2 of the latter was"),
-        (1, "up to features", "and 3 of all layers but the frozen in 8.0 s; epoch 1 of the former"),
+        (3, "none", "of the head and 3 of all layers in 8.0 s; epoch 3, counted through, was kept"),
+        (
+            1,
+            "up to features",
+            "3 of all layers but the frozen in 8.0 s; epoch 1, counted through, was kept",
+        ),
     ],
 )
-def test_epochs_are_numbered_as_the_training_did_where_the_head_was_trained_first(
+def test_epochs_are_numbered_as_in_the_plot_where_the_head_was_trained_first(
     best, freeze, words, copy
 ):
     rows = [

@@ -14,13 +14,17 @@ import pandas as pd
 import pytest
 from browsers import chromium
 from small_runs import CPU, edited, small, train
+from tiny_images import draw_tiny
 
 from tlutils.evaluation import thresholds
-from tlutils.evaluation.metrics import compute_metrics
+from tlutils.evaluation.adaptation import in_words as in_words_of
+from tlutils.evaluation.metrics import compute_metrics, denominator
 from tlutils.evaluation.robustness import in_words, number_of, worst
 from tlutils.report.page import _ERRORS, _MEASURES, _NUMBERS, _OF_A_CLASS, write
+from tlutils.runs.adapt import adapt
 from tlutils.runs.folder import NotARun, Run
 from tlutils.runs.stress import stress
+from tlutils.runs.use import evaluate
 
 EVIL = "<script>alert(1)</script>&\"'.jpeg"
 
@@ -221,6 +225,103 @@ def test_thresholds_come_from_validation_and_are_measured_on_test(binary, tmp_pa
             **{name: as_shown(found[name]) for name in ("sensitivity", "specificity", "accuracy")},
         }
     assert table["one half"]["accuracy"] == as_shown(binary.metrics["test"]["accuracy"])
+
+
+def test_the_threshold_in_use_stands_among_the_others(deciding, binary, tmp_path):
+    page, of_test = written(deciding, tmp_path), deciding.metrics["test"]
+    names = ("threshold", "sensitivity", "specificity", "accuracy")
+    expected = {name: as_shown(of_test[name]) for name in names}
+    assert page.table("thresholds")["in use: specificity>=0.9"] == expected
+    assert "in use" not in written(binary, tmp_path).sections["thresholds"]
+
+
+def test_what_goes_by_the_likeliest_class_and_what_by_the_threshold_is_told(
+    deciding, binary, tmp_path
+):
+    said = "by the likeliest class, not by the threshold"
+    assert said in written(deciding, tmp_path).source
+    assert said not in written(binary, tmp_path).source
+    folder = shutil.copytree(deciding.folder, tmp_path / "run")
+
+    def answered(table):
+        """Each image is likeliest what it is, and answered so or by the threshold."""
+        ill = table["label"].eq("NORMAL")
+        chances = ill.map({True: "0.6", False: "0.2"})
+        others = ill.map({True: "0.4", False: "0.8"})
+        return table.assign(p_NORMAL=chances, p_CNV=others, predicted="CNV", loss="0.5")
+
+    rewritten(folder / "predictions.csv", answered)
+    errors = " ".join(written(folder, tmp_path).sections["worst-errors"].split())
+    assert "truth 0.600, answer 0.400, answered by the threshold" in errors
+    table = pd.read_csv(folder / "predictions.csv").assign(p_NORMAL=0.3, p_CNV=0.7)
+    table.to_csv(folder / "predictions.csv", index=False)
+    assert "by the threshold" not in written(folder, tmp_path).sections["worst-errors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"class_weights": "auto"}, "with class weights; that"),
+        (
+            {"class_weights": "auto", "label_smoothing": 0.1},
+            "with class weights and label smoothing; that",
+        ),
+        ({"loss": "focal"}, "with the focal factor; that"),
+    ],
+)
+def test_a_training_loss_of_another_kind_than_that_of_the_results_is_told(
+    copy, changes, words, tmp_path
+):
+    with edited(copy / "recipe.json") as about:
+        about["recipe"] |= {"class_weights": None, "label_smoothing": 0.0, **changes}
+    said = " ".join(written(copy, tmp_path).sections["training"].split())
+    assert ("The losses drawn are" in said) == bool(words) and words in said
+
+
+@pytest.mark.filterwarnings("ignore:The choice is not steady")
+@pytest.mark.parametrize("which", ["run", "deciding"])
+def test_what_was_measured_and_chosen_on_other_images_is_shown(which, tmp_path, request):
+    run = request.getfixturevalue(which)
+    folder, place = shutil.copytree(run.folder, tmp_path / "copy"), tmp_path / "place"
+    assert "other-images" not in written(folder, tmp_path).sections
+    for i, label in enumerate(run.classes):
+        for n in range(100, 104):
+            for image in (1, 2):
+                file = place / label / f"{label}-{n + 10 * i}-{image}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                draw_tiny(label, 7 * n + image).save(file)
+    plain = evaluate(folder, place, **CPU)
+    chosen = adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
+    with pytest.warns(UserWarning, match="that there was chosen on"):
+        again = evaluate(folder, place, adapted="there", **CPU)
+    page, name, two = written(folder, tmp_path), str(place), which == "deciding"
+    shown = page.table("other-images")
+    assert len(shown) == 2
+    for row, found in (
+        (name, plain),
+        (f"{name} adapted by there, chosen on them, so too good", again),
+    ):
+        cells = shown[row]
+        assert cells["images"] == denominator(found)
+        for measure in ("accuracy", "auc", *(["sensitivity"] if two else ["macro_f1"])):
+            assert cells[_MEASURES[measure]] == as_shown(found[measure])
+    before, after = page.table("other-images", 1).values()
+    for cells, when in ((before, "before"), (after, "after")):
+        assert cells["accuracy"] == as_shown(chosen[when]["accuracy"])
+    assert ("threshold" in before) == two and before["temperature"] == "1.000"
+    assert after["temperature"] == as_shown(chosen["temperature"])
+    if two:
+        assert before["threshold"] == as_shown(chosen["own_threshold"])
+        assert after["threshold"] == as_shown(chosen["threshold"])
+    assert in_words_of(chosen) in " ".join(page.sections["other-images"].split())
+
+
+def test_an_evaluation_that_is_none_is_named(copy):
+    (copy / "evaluations").mkdir()
+    (copy / "evaluations" / "x.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no JSON .* in .*x\.json; expected what evaluate writes"):
+        write(copy)
 
 
 @pytest.mark.parametrize("which", ["run", "binary"])

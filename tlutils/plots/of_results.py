@@ -198,7 +198,7 @@ def _curves(
         words = f"{short_name(name)}  {words}" if name != "" else words
         ax.plot(*curve[list(columns)].to_numpy().T, color=color, linewidth=2, label=words)
         if threshold is not None:
-            # What is called positive changes at scores alone: the next one from it on has its rates.
+            # The rates change at scores alone: they are those at the lowest score from it on.
             at = curve["threshold"].fillna(np.inf).loc[lambda scores: scores >= threshold]
             look = {"color": color, "markersize": 9, "markeredgecolor": "white", "zorder": 3}
             ax.plot(*curve.loc[at.nsmallest(1).index, list(columns)].to_numpy().T, "o", **look)

@@ -15,7 +15,7 @@ from ..data import records
 from ..evaluation.metrics import denominator
 from ..runs import openings
 from ..runs.folder import Run
-from .facts import kept_epoch, main_split, over_seeds, percent
+from .facts import elsewhere, kept_epoch, main_split, over_seeds, percent
 
 # Validation images; with fewer the accuracy moves in steps of more than a point.
 _ENOUGH_TO_CHOOSE = 100
@@ -61,7 +61,7 @@ def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
         *_of_training(run),
         *_of_files(run, audit),
         *_of_classes(run),
-        *_of_use(found),
+        *_of_use(run, found),
     ]
 
 
@@ -178,6 +178,8 @@ def _of_files(run: Run, audit: pd.DataFrame) -> Iterator[Caveat]:
             "patient of its own, so a person on two sides would go unseen and the intervals may be "
             "too narrow.",
         )
+    if several := records.of_several_classes(run.records):
+        yield Caveat("Patients of more than one class", f"{several}.")
 
 
 def _of_classes(run: Run) -> Iterator[Caveat]:
@@ -197,7 +199,7 @@ def _of_classes(run: Run) -> Iterator[Caveat]:
         yield Caveat("Part of the data", f"The run was limited to about {many(limit)}.")
 
 
-def _of_use(found: dict) -> Iterator[Caveat]:
+def _of_use(run: Run, found: dict) -> Iterator[Caveat]:
     few = [
         f"{of['n']:,} of {name}"
         for name, of in found["per_class"].items()
@@ -212,9 +214,17 @@ def _of_use(found: dict) -> Iterator[Caveat]:
             f"They miss how often the answers are right by {100 * found['ece']:.0f} points on "
             "average; do not read them as chances.",
         )
+    evaluations, adaptations = elsewhere(run)
+    others = [one for one in evaluations if one["own"] < one["metrics"]["n"]] + adaptations
+    sets = len({one["used"]["data"] for one in others})
+    seen = "All images come from one collection. Other machines, hospitals and people"
+    if sets:
+        counted = many(sets, "other set was looked at", "other sets were looked at")
+        seen = "The run's own images come from one collection. "
+        seen += f"{counted} (see Other images); machines, hospitals and people beyond these"
     common = " The predictive values hold only where the disease is as common as here."
     yield Caveat(
         "Other places",
-        "All images come from one collection. Other machines, hospitals and people were not looked "
-        f"at, nor images that show none of these classes.{common if 'ppv' in found else ''}",
+        f"{seen} were not looked at, nor images that show none of these classes."
+        f"{common if 'ppv' in found else ''}",
     )

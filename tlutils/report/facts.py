@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shlex
 from pathlib import Path
 
 import pandas as pd
 
-from ..core.words import many
+from ..core.words import many, refusal
 from ..data import layouts, records
 from ..evaluation import comparison
 from ..evaluation.metrics import denominator
 from ..models.build import build, count
-from ..runs.folder import Run
+from ..runs.folder import Run, read_predictions
 from ..runs.recipes import RECIPES, Recipe
 from ..training import monitors
 
@@ -33,6 +34,9 @@ _PHRASE_OF |= {"min_delta": "epochs", "stress_views": "epochs", "micro_batch": "
 _PHRASE_OF |= dict.fromkeys(("positive", "threshold", "test_views"), "answers")
 _PHRASE_OF["window"] = "images"
 _PHRASE_OF |= dict.fromkeys(("split", "val", "test"), "division")
+# What tells the patients by a rule; any other rule is a pattern.
+_TOLD_BY = {"auto": "a manifest, tar files or DICOM files", "dicom": "DICOM files"}
+_TOLD_BY["dicom-hashed"] = "DICOM files, as hashes"
 
 
 def percent(share: float) -> str:
@@ -92,7 +96,7 @@ def kept_epoch(run: Run) -> int:
 
 
 def course(run: Run) -> str:
-    """Say how many epochs there were and which was kept, numbered as the training numbered them.
+    """Say how many epochs there were and which was kept, by its number in history.csv.
 
     Parameters
     ----------
@@ -108,8 +112,7 @@ def course(run: Run) -> str:
     if head and run.recipe.freeze != "all":
         layers = "all layers" + " but the frozen" * (run.recipe.freeze != "none")
         epochs = f"{many(head, 'epoch')} of the head and {len(history) - head} of {layers}"
-        of = " of the former" if kept <= head else " of the latter"
-        kept = kept if kept <= head else kept - head
+        of = ", counted through,"
     validated, seconds = history["val_loss"].notna().any(), history["seconds"].sum()
     best = f"the best by {run.recipe.monitor}"
     how = best if validated else "the last, as there was no validation"
@@ -139,6 +142,47 @@ def over_seeds(run: Run) -> pd.Series | None:
     found = [Run.load(path.parent).metrics for path in others]
     metrics = [one[main_split(run.metrics)] for one in (run.metrics, *found)]
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
+
+
+def elsewhere(run: Run) -> tuple[list[dict], list[dict]]:
+    """Read what was measured on other images, and what was chosen for other places.
+
+    Parameters
+    ----------
+    run : Run, finished
+
+    Returns
+    -------
+    list of dict
+        used and notes, as `use.evaluate` writes them; metrics; own, how many of these images are
+        the run's.
+    list of dict, see `Run.adaptation`
+
+    Raises
+    ------
+    ValueError
+        Where a file is not what these write.
+    """
+    evaluations, own = [], set(_files(run.root, run.records))
+    for file in sorted((run.folder / "evaluations").glob("*.json")):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            todo = "delete it and evaluate again, on the same images"
+            raise refusal(file, f"no JSON ({error})", "what evaluate writes", todo) from None
+        used = found["used"]
+        found["metrics"], source = found.pop(used["split"]), Path(used["data"])
+        root = source.parent if source.suffix.lower() in layouts.TABLES else source
+        seen = _files(root, read_predictions(file.with_suffix(".csv")))
+        same = used["fingerprint"] == run.about["data"]["fingerprint"]  # a copy of them all
+        found["own"] = len(seen) if same else len(own.intersection(seen))
+        evaluations.append(found)
+    names = sorted(file.stem for file in (run.folder / "adaptations").glob("*.json"))
+    return evaluations, [run.adaptation(name, any_weights=True) for name in names]
+
+
+def _files(root: Path, table: pd.DataFrame) -> list[str]:
+    return [os.path.normpath(root / path) for path in table["path"]]
 
 
 def summary(run: Run) -> tuple[str, str]:
@@ -381,11 +425,12 @@ def made_with(run: Run) -> dict[str, str]:
     dict, a name and a phrase for each
     """
     machine, data, how = run.about["machine"], run.about["data"], run.metrics["interval"]
+    rule = data.get("patient", "auto")
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
-    by_hand = "told by a manifest, a pattern (--patient) or DICOM files"
+    by = "the file names" if named and rule == "auto" else _TOLD_BY.get(rule)
     unknown, told = int(records.unknown_patient(run.records).sum()), []
     if unknown < len(run.records):
-        told += ["told by the file names" if named else by_hand]
+        told += [f"told by {by or f'the pattern {rule} (--patient)'}"]
     if unknown:
         told += [f"unknown for {unknown:,} of {many(len(run.records))}"]
     return {

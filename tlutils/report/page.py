@@ -6,6 +6,7 @@ whose weights were left behind can be reported as well. The same run gives the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -17,7 +18,8 @@ from ..core.images import UnreadableImage
 from ..core.words import many
 from ..data import loaders, records
 from ..data.audit import audit_all
-from ..evaluation import calibration, metrics, robustness, thresholds
+from ..evaluation import adaptation, calibration, metrics, robustness, thresholds
+from ..evaluation.metrics import denominator
 from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs import openings
@@ -102,8 +104,9 @@ def _sections(run: Run) -> dict[str, Html | None]:
         "Training": _training(run),
         "Results": _results(measured),
         "Curves and calibration": _curves(measured, part),
-        "Thresholds": _thresholds(measured, predictions),
+        "Thresholds": _thresholds(run, measured, predictions),
         "Stress": _stress(run.stress),
+        "Other images": _elsewhere(run),
         "Worst errors": _errors(run, part),
         "What this does not say": tag("ul", found, class_="caveats"),
         "Make it again": text(tag("pre", words), table(facts.made_with(run).items(), kind="facts")),
@@ -211,7 +214,16 @@ def _training(run: Run) -> Html:
 
     through = " counted through from the head's" if "part" in run.history else ""
     shown = chart(draw, f"Loss, or accuracy, by epoch{through}. {sentence}")
-    return text(tag("p", sentence), tag("div", shown, class_="charts"))
+    used = run.recipe
+    apart = ["class weights"] * bool(used.class_weights)
+    apart += ["label smoothing"] * bool(used.label_smoothing)
+    apart += ["the focal factor"] * (used.loss == "focal")
+    note = f"The losses drawn are with {' and '.join(apart)}; that of the results is without."
+    return text(
+        tag("p", sentence),
+        tag("p", note, class_="soft") if apart else None,
+        tag("div", shown, class_="charts"),
+    )
 
 
 def _results(measured: dict) -> Html:
@@ -261,7 +273,9 @@ def _curves(measured: dict, part: pd.DataFrame) -> Html:
         shown += chart(lambda: of_results.roc(roc, areas, threshold), words)
         shown += chart(lambda: of_results.pr(pr, threshold), "Precision against recall")
     bins, words = metrics.calibration_table(part), "How often answers of each probability are right"
-    shown += chart(lambda: of_results.calibration(bins), words)
+    likeliest = found.get("threshold", 0.5) == 0.5
+    caption = "" if likeliest else "Right: by the likeliest class, not by the threshold."
+    shown += chart(lambda: of_results.calibration(bins, caption=caption), f"{words}. {caption}")
     sentence = [f"Of {many(found['n'], f'{SPLIT_NAMES[main_split(measured)]} image')}."]
     sentence += [_temperature(measured, part)]
     if not names:
@@ -284,7 +298,7 @@ def _temperature(measured: dict, part: pd.DataFrame) -> str | None:
     )
 
 
-def _thresholds(measured: dict, predictions: pd.DataFrame) -> Html | None:
+def _thresholds(run: Run, measured: dict, predictions: pd.DataFrame) -> Html | None:
     """Thresholds chosen on validation images, applied to test images; of two classes only."""
     if "sensitivity" not in measured[main_split(measured)]:
         return None
@@ -296,8 +310,11 @@ def _thresholds(measured: dict, predictions: pd.DataFrame) -> Html | None:
             "images. This run lacks them, so one half is all there is.",
         )
     test, how, rows = test.reset_index(drop=True), measured["interval"], []
+    own = run.recipe.threshold
+    chosen = {f"in use: {own}": measured["test"]["threshold"]} if own else {}
     for words, rule in _RULES.items():
-        threshold = thresholds.choose_threshold(val, rule) if rule else 0.5
+        chosen[words] = thresholds.choose_threshold(val, rule) if rule else 0.5
+    for words, threshold in chosen.items():
         found = metrics.compute_metrics(test, how["repeats"], how["seed"], threshold)
         rows.append([words, number(threshold), *(number(found[name]) for name in _OF_A_THRESHOLD)])
     sentence = (
@@ -314,7 +331,7 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     if found is None:
         return None
     before, *_ = rows = found.to_dict("records")
-    seen = metrics.denominator(before, SPLIT_NAMES.get(before["split"], before["split"]))
+    seen = denominator(before, SPLIT_NAMES.get(before["split"], before["split"]))
     sentence = (
         f"The acquisition of {seen} was changed in "
         f"{many(len(rows) - 1, 'way')}, one at a time; the model answered as it does elsewhere. "
@@ -336,6 +353,56 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
         tag("div", chart(lambda: of_results.stress(found), words), class_="charts"),
         table(shown, ["change", *(_MEASURES[name] for name in names)]),
     )
+
+
+def _elsewhere(run: Run) -> Html | None:
+    """What was measured on other images, and what was chosen for their places, if any was."""
+    evaluations, adaptations = facts.elsewhere(run)
+    names = _ON_TOP_OF_TWO_CLASSES if len(run.classes) == 2 else _ON_TOP
+    chosen_on = {one["name"]: one["used"]["fingerprint"] for one in adaptations}
+    rows, shown = [], []
+    for one in evaluations:
+        used, found, adapted = one["used"], one["metrics"], one["used"].get("adapted")
+        told = {
+            f"{one['own']} of them the run's own": one["own"],
+            f"{used['split']} images, where divided": used["split"] != "test",
+            many(used["views"], "view"): used["views"],
+            "calibrated": used["calibrated"],
+            f"adapted by {adapted}": adapted,
+            "chosen on them, so too good": chosen_on.get(adapted) == used["fingerprint"],
+        }
+        first = _with_small(used["requested"], *(words for words, there in told.items() if there))
+        rows.append([first, denominator(found), *(_measured(found[name]) for name in names)])
+    if rows:
+        shown.append(table(rows, ["data", "images", *(_MEASURES[name] for name in names)]))
+    if adaptations:
+        shown += [tag("h3", "Adaptations"), _adaptations(adaptations, names)]
+        shown += [tag("p", f"{one['name']}: {adaptation.in_words(one)}") for one in adaptations]
+    return text(shown) or None
+
+
+def _with_small(name: str, *told: str) -> Html:
+    return text(name, [" ", tag("small", ", ".join(told))] if told else None)
+
+
+def _adaptations(adaptations: list[dict], names: Sequence[str]) -> Html:
+    """What was chosen in place of what, and what either is worth there: two rows each."""
+    names = [name for name in (*names, "ece") if name in adaptations[0]["before"]]
+    two, rows = adaptations[0]["threshold"] is not None, []
+    for one in adaptations:
+        own = 0.5 if one["own_threshold"] is None else one["own_threshold"]
+        by = f"adapted by {one['name']}" + f", {one['rule']}" * two
+        kinds = {
+            "before": ("as the run answers", own, 1.0),
+            "after": (by, one["threshold"], one["temperature"]),
+        }
+        for when, (told, threshold, temperature) in kinds.items():
+            first = _with_small(one["used"]["requested"], told)
+            chosen = [_measured(threshold)] * two + [number(temperature)]
+            rows.append([first, *chosen, *(_measured(one[when][name]) for name in names)])
+    head = ["data", *["threshold"] * two, "temperature"]
+    words = "Adapted: each patient judged by what was chosen on others."
+    return table(rows, [*head, *((_MEASURES | _NUMBERS)[name] for name in names)], words)
 
 
 def _errors(run: Run, part: pd.DataFrame) -> Html:
@@ -369,6 +436,8 @@ def _tile(run: Run, row: dict) -> tuple[Html, bool]:
         shown, lost = picture(shape, words), False
     except UnreadableImage:
         shown, lost = tag("div", "no picture", class_="missing"), True
-    told = f"truth {row['p_' + row['label']]:.3f}, answer {row['p_' + row['predicted']]:.3f}"
+    truth, answer = row[f"p_{row['label']}"], row[f"p_{row['predicted']}"]
+    told = f"truth {truth:.3f}, answer {answer:.3f}"
+    told += ", answered by the threshold" if answer < truth else ""
     below = tag("figcaption", words, tag("small", told), tag("small", row["path"]))
     return tag("figure", shown, below), lost
