@@ -171,10 +171,11 @@ def _of_files(run: Run, audit: pd.DataFrame) -> Iterator[Caveat]:
     told = audit[(audit["check"] == "label shown by file properties") & (audit["verdict"] != "ok")]
     for meaning in told["meaning"].head(1):
         yield Caveat("The label shows in the files themselves", meaning)
-    if unknown := int(records.unknown_patient(run.records).sum()):
+    whole = records.readable(run.records)
+    if unknown := int(records.unknown_patient(whole).sum()):
         yield Caveat(
             "Patients are unknown",
-            f"For {unknown:,} of {many(len(run.records))} no patient is known. Each counts as a "
+            f"For {unknown:,} of {many(len(whole))} no patient is known. Each counts as a "
             "patient of its own, so a person on two sides would go unseen and the intervals may be "
             "too narrow.",
         )

@@ -428,11 +428,12 @@ def made_with(run: Run) -> dict[str, str]:
     rule = data.get("patient", "auto")
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
     by = "the file names" if named and rule == "auto" else _TOLD_BY.get(rule)
-    unknown, told = int(records.unknown_patient(run.records).sum()), []
-    if unknown < len(run.records):
+    whole = records.readable(run.records)
+    unknown, told = int(records.unknown_patient(whole).sum()), []
+    if unknown < len(whole):
         told += [f"told by {by or f'the pattern {rule} (--patient)'}"]
     if unknown:
-        told += [f"unknown for {unknown:,} of {many(len(run.records))}"]
+        told += [f"unknown for {unknown:,} of {many(len(whole))}"]
     return {
         "versions": ", ".join(f"{name} {v}" for name, v in run.about["versions"].items()),
         "machine": f"{machine['device']} ({machine['name']}) in {machine['precision']}, "
