@@ -317,8 +317,10 @@ def test_what_was_measured_and_chosen_on_other_images_is_shown(which, tmp_path, 
     assert in_words_of(chosen) in " ".join(page.sections["other-images"].split())
 
 
-def test_an_evaluation_that_is_none_is_named(copy):
+def test_an_evaluation_of_before_is_passed_over_and_one_that_is_none_is_named(copy):
     (copy / "evaluations").mkdir()
+    (copy / "evaluations" / "x.json").write_text('{"test": {}}')
+    assert "Other images" not in write(copy).read_text(encoding="utf-8")
     (copy / "evaluations" / "x.json").write_text("{")
     with pytest.raises(ValueError, match=r"no JSON .* in .*x\.json; expected what evaluate writes"):
         write(copy)

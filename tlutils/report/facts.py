@@ -170,10 +170,12 @@ def elsewhere(run: Run) -> tuple[list[dict], list[dict]]:
         except ValueError as error:
             todo = "delete it and evaluate again, on the same images"
             raise refusal(file, f"no JSON ({error})", "what evaluate writes", todo) from None
-        used = found["used"]
+        if "used" not in found:  # of an earlier version
+            continue
+        used, table = found["used"], file.with_suffix(".csv")
         found["metrics"], source = found.pop(used["split"]), Path(used["data"])
         root = source.parent if source.suffix.lower() in layouts.TABLES else source
-        seen = _files(root, read_predictions(file.with_suffix(".csv")))
+        seen = _files(root, read_predictions(table)) if table.is_file() else []
         same = used["fingerprint"] == run.about["data"]["fingerprint"]  # a copy of them all
         found["own"] = len(seen) if same else len(own.intersection(seen))
         evaluations.append(found)
