@@ -58,22 +58,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a marked test, with the reason, where the machine lacks what the test needs."""
     for name, missing in (
-        ("slow", not_slow),
+        ("slow", lambda: not_slow(item.nodeid)),
         ("gpu", no_gpu),
         ("real", no_real_data),
         ("browser", no_browser),
     ):
-        if item.get_closest_marker(name) and missing():
-            pytest.skip(missing())
+        if item.get_closest_marker(name) and (why := missing()):
+            pytest.skip(why)
 
 
-def not_slow() -> str:
-    """Why slow tests are left out; "" where they were asked for."""
-    return (
-        ""
-        if os.environ.get("TLUTILS_SLOW", "0") not in ("", "0")
-        else "slow: set TLUTILS_SLOW=1 to run it"
-    )
+def not_slow(test: str) -> str:
+    """Why a slow test is left out; "" where all were asked for, or those below a folder or file that it is in."""
+    asked = os.environ.get("TLUTILS_SLOW", "")
+    return "" if asked == "1" or (asked and asked in test) else "slow: set TLUTILS_SLOW=1 to run it"
 
 
 @lru_cache
