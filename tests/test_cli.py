@@ -38,6 +38,7 @@ def test_doctor_says_what_was_chosen_and_why(said):
         assert word in out
     assert all(change in out for change in acquisition.CHANGES)
     assert re.search(r"oct-vgg16-small  .*for a few hundred images", out)
+    assert re.search(r"pydicom  \d+\.\d+.*\(DICOM files\)", out)
 
 
 def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, said):
@@ -49,6 +50,7 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
     assert main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
     out, _ = said()
     assert "confusion" in out and "CNV" in out
+    assert f"nothing of this is written; what the training ended with is in {tmp_path}" in out
     assert (
         main(
             [

@@ -99,7 +99,7 @@ def _doctor(given: _Arguments) -> int:
     """Say what this machine has and what would be chosen on it."""
     import torch
 
-    from .core import devices
+    from .core import devices, packages
     from .data import sources
     from .evaluation import acquisition
     from .models import weights
@@ -122,6 +122,9 @@ def _doctor(given: _Arguments) -> int:
         "free disk here": f"{shutil.disk_usage('.').free / 1e9:.0f} GB",
     }
     for name, value in facts.items():
+        print(f"{name:>18}  {value}")
+    print("\npackages that only some of it needs:")
+    for name, value in packages.optional().items():
         print(f"{name:>18}  {value}")
     if rates := speed.measured():
         print("\nmeasured:")

@@ -29,6 +29,7 @@ from tlutils.data.audit import (
     leaks,
     measure_shortcuts,
 )
+from tlutils.data.layouts import find_root
 
 # A small chest set: no patient on both sides, unless the germ or the series is dropped from the key.
 CHEST = [
@@ -517,6 +518,17 @@ def test_a_clean_split_passes_as_folder_manifest_and_table(tmp_path):
         assert_no_leak(clean)
     assert_no_leak(root, patient=RULE, near=True)
     assert_no_leak(found.assign(patient=found["patient"].astype(int)))
+
+
+def test_of_a_run_the_division_that_it_was_trained_with_is_checked(tiny_folder, trained):
+    run = trained(tiny_folder)
+    assert_no_leak(run.folder)
+    leaky = run.records.assign(patient="one")
+    records.save(leaky, run.folder / "records.csv")
+    with pytest.raises(AssertionError, match="patient one"):
+        assert_no_leak(str(run.folder))
+    with pytest.raises(ValueError, match="a run's folder; its recipe.json names"):
+        find_root(run.folder)
 
 
 def test_a_patient_on_two_sides_is_named_with_an_image_of_each(tmp_path):

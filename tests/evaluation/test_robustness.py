@@ -92,9 +92,12 @@ def test_an_auc_that_is_lost_is_told_where_no_balanced_accuracy_is():
     found = robustness.measure(under(ill, same=ill, inverted=turned), repeats=20)
     assert robustness.worst(found).empty
     said = robustness.where_none_costs(found)
-    assert said.startswith("none of them costs balanced accuracy; inverted: AUC 0.")
+    none = "none of them costs balanced accuracy, as the unchanged images all get one answer, too"
+    assert said.startswith(f"{none}; inverted: AUC 0.")
     same = robustness.where_none_costs(found[found["change"] != "inverted"])
-    assert same == "none of them costs balanced accuracy"
+    assert same == none
+    able = robustness.measure(under(BINARY, same=BINARY), repeats=20)
+    assert robustness.where_none_costs(able) == "none of them costs balanced accuracy"
 
 
 def test_for_people_there_is_a_row_a_change_with_the_differences():

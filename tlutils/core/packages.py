@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+
+# What only some of it needs: what to install, and for what.
+OPTIONAL = {
+    "captum": "what counted in an image (Grad-CAM, occlusion)",
+    "cleanlab": "labels that may be wrong",
+    "imagehash": "near-duplicates",
+    "requests": "downloads",
+    "pydicom": "DICOM files",
+    "pyarrow": "tables in Parquet",
+    "onnx": "export",
+    "onnxscript": "export",
+    "onnxruntime": "export, and predict.py beside it",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "torchsummary": "a network's layers as a table",
+}
 
 
 def needed(module: str, package: str) -> ModuleType:
@@ -32,3 +49,19 @@ def needed(module: str, package: str) -> ModuleType:
         raise ImportError(
             f"this needs {package}, which cannot be imported ({error}); pip install {package}"
         ) from error
+
+
+def optional() -> dict[str, str]:
+    """Which of the packages that only single functions need are there.
+
+    Returns
+    -------
+    dict, by package: its version, or what to install, and what it is for
+    """
+    told = {}
+    for package, what in OPTIONAL.items():
+        try:
+            told[package] = f"{version(package)} ({what})"
+        except PackageNotFoundError:
+            told[package] = f"not here (pip install {package}; for {what})"
+    return told

@@ -27,7 +27,7 @@ from ..core.intervals import interval, resamples, weighted_auc
 from ..core.words import many
 from . import near_duplicates
 from .layouts import find_root
-from .records import inspect, root_of, scan, unknown_patient
+from .records import inspect, load, root_of, scan, unknown_patient
 from .splits import SPLITS, checked_records, comparable, is_readable
 
 _FEW = 100  # images; below, a validation set says little
@@ -328,9 +328,10 @@ def assert_no_leak(
 
     Parameters
     ----------
-    records : DataFrame, or str or Path of a folder or a CSV manifest, whose files are read. A table
-        has path, split, label, patient, as `records.scan` gives; its files are compared where it
-        has sha256 (`records.inspect` adds it), else only its patients.
+    records : DataFrame, or str or Path of a folder or a CSV manifest, whose files are read, or of a
+        run's folder, whose records.csv is the table. A table has path, split, label, patient, as
+        `records.scan` gives; its files are compared where it has sha256 (`records.inspect` adds
+        it), else only its patients.
     patient : as for `records.scan`, how a path tells the patient; not for a table.
     allow_unknown_patients : bool, whether images whose patient is unknown may take part, which are
         then compared by their contents alone.
@@ -350,6 +351,8 @@ def assert_no_leak(
     >>> rows = [("a/1.png", "train", "a", "Ann"), ("b/2.png", "test", "b", "Eve")]
     >>> assert_no_leak(pd.DataFrame(rows, columns=["path", "split", "label", "patient"]))
     """
+    if not isinstance(records, pd.DataFrame) and (Path(records) / "recipe.json").is_file():
+        records = load(Path(records) / "records.csv")
     if not isinstance(records, pd.DataFrame):
         source = Path(records)
         source = find_root(source) if source.is_dir() else source

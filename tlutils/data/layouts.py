@@ -144,6 +144,8 @@ def find_root(folder: str | Path) -> Path:
     if not folders:
         packed = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_ARCHIVES))
         todo = "Check that this is the folder that holds the images."
+        if (folder / "recipe.json").is_file():
+            todo = "This is a run's folder; its recipe.json names the folder of its images."
         unread = _unread(name for _, names in _walked(folder) for name in names)
         raise ValueError(
             f"found no image in {folder.absolute()}{unread and f', but {unread}'} (looked for "

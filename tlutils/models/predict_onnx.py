@@ -126,7 +126,8 @@ def main(arguments: list[str] | None = None) -> int:
     Returns
     -------
     int
-        0 done, 2 wrong use or no image that can be read, 3 something is missing.
+        0 done, 2 wrong use or no image that can be read, 3 something is missing (also the package
+        without which none can be read).
     """
     try:
         _answer(_parser().parse_args(arguments))
@@ -154,7 +155,8 @@ def _answer(given: argparse.Namespace) -> None:
     if len(lacking) > 1:
         print(f"left out: {len(lacking) - 1} more for the same reason", file=sys.stderr)
     if not answers:
-        raise ValueError("none of the images can be read, so there is nothing to predict")
+        wrong = ImportError if lost and lost == lacking else ValueError
+        raise wrong("none of the images can be read, so there is nothing to predict")
     table = _table(about["classes"], answers)
     if given.out:
         write_text(given.out, table)

@@ -77,6 +77,7 @@ figure { margin: 0; break-inside: avoid; min-width: 0; }
 .charts { display: grid; gap: 1.5rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .chart img { display: block; width: 100%; height: auto; max-width: 34rem; }
+.chart:only-child { grid-column: 1 / -1; } .chart:only-child img { max-width: none; }
 .gallery { display: grid; gap: 1rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fill, minmax(min(40vw, 9rem), 1fr)); }
 .gallery img, .missing { display: flex; width: 100%; aspect-ratio: 1; border-radius: .3rem; }

@@ -188,8 +188,7 @@ def evaluate(
         unless others are given, and at its temperature.
     show : bool, optional, progress bars or not; None decides
     log : Callable, optional
-        Called with a line that says where the results are, or how often the test images were
-        scored.
+        Called with lines that say where results are and how often the test images were scored.
 
     Returns
     -------
@@ -254,6 +253,9 @@ def evaluate(
             log(f"unlike the training images: {as_text(metrics['unlike'])} of the images")
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
+    if data is None and log and devices.rank() == 0:
+        kept = run.folder / "metrics.json"
+        log(f"nothing of this is written; what the training ended with is in {kept}")
     return metrics
 
 
