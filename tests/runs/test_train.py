@@ -898,10 +898,11 @@ def test_a_whole_model_goes_on_compiled_where_there_is_what_to_compile_with(begu
     (begun.folder / "last.pt").touch()
     begun.about["machine"] |= {"device": "cpu", "compiled": True}
     cpu = devices.choose("cpu")
-    monkeypatch.setattr(speed, "_has_compiler", lambda: True)
     assert training._way_to_train(begun, make_model(begun), cpu, None).compiled
-    monkeypatch.setattr(speed, "_has_compiler", lambda: False)
-    with pytest.warns(UserWarning, match="no C.. compiler"):
+    torch.compiler.reset()  # forgets what is compiled already
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("false",))  # there, and fails
+    with pytest.warns(UserWarning, match="as it is, not compiled"):
         assert not training._way_to_train(begun, make_model(begun), cpu, None).compiled
 
 

@@ -125,7 +125,7 @@ def compiled(
 
 
 def can_compile(machine: Machine) -> bool:
-    """Whether there is what torch compiles with; where not, a warning says so.
+    """Whether torch can compile for a device, as it shows on a sum; where not, a warning says why.
 
     Parameters
     ----------
@@ -135,10 +135,13 @@ def can_compile(machine: Machine) -> bool:
     -------
     bool
     """
-    there = machine.device.type != "cpu" or _has_compiler()
-    if not there:
-        warnings.warn("the model runs as it is, as there is no C++ compiler here", stacklevel=4)
-    return there
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=machine.device))
+    except Exception as error:  # of many kinds: no compiler, or one that fails
+        why = f"{type(error).__name__}: {error}".splitlines()[0]
+        warnings.warn(f"the model runs as it is, not compiled ({why})", stacklevel=4)
+        return False
+    return True
 
 
 def measured() -> dict[str, dict[str, float]]:
