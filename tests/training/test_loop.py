@@ -415,6 +415,13 @@ def test_bf16_trains_about_as_fp32_does(parts):
     assert np.allclose(a.history["val_loss"], b.history["val_loss"], atol=0.05)
 
 
+def test_what_a_store_keeps_is_not_rounded_unless_that_is_asked_for(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "_natural_precision", lambda _: ("bf16", "has it"))
+    quiet_fit(resnet(), parts, epochs=1, machine=None, store=tmp_path)
+    kept = [json.loads(file.read_text()) for file in tmp_path.rglob("store.json")]
+    assert len(kept) == 2 and {one["precision"] for one in kept} == {"fp32"}
+
+
 def test_one_line_an_epoch_is_logged_and_no_bar_where_nobody_watches(parts, capsys):
     lines = []
     with warnings.catch_warnings():

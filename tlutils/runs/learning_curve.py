@@ -69,7 +69,7 @@ def train_by_patients(
     steps : int
         Optimizer steps of each training, or a few more, to the end of an epoch; as many before
         them for the head alone where a recipe has head_epochs, whatever their number.
-    machine : Machine, optional, what to compute on; None chooses
+    machine : Machine, optional, what to compute on; None chooses, in fp32
     show : bool, optional, progress bar or not; None decides
     log : Callable, optional, called with a line a training; None for silence
 
@@ -84,7 +84,7 @@ def train_by_patients(
         Where there are no training or no test images, fewer patients than asked for, or patients
         in both.
     """
-    machine, log = machine or devices.choose(), log or (lambda line: None)
+    machine, log = machine or devices.choose(precision="fp32"), log or (lambda line: None)
     good = readable(records)
     parts = {part: good[good["split"] == part] for part in ("train", "test")}
     if lacking := [part for part, found in parts.items() if found.empty]:

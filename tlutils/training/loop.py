@@ -95,8 +95,9 @@ def fit(
     loaders : dict, {"train": Loader, "val": Loader}; without "val" there is no early stopping
     options : Options, optional, how to train; a Recipe is one, too
     machine : Machine, optional
-        What to compute on; None chooses. One that compiles does so with the frozen part, or with
-        the whole model where nothing is kept.
+        What to compute on; None chooses, with a store in fp32, as bf16 blurs some frozen parts
+        (see `prefix.rounding`). One that compiles does so with the frozen part, or with the whole
+        model where nothing is kept.
     store : str or Path, optional
         Folder for the outputs of the frozen part; None runs the whole model every epoch.
     checkpoint : str or Path, optional
@@ -123,7 +124,7 @@ def fit(
         Where options, model and data do not go together.
     """
     options = _as_validated(options or Options(), loaders, changes)
-    machine = machine or devices.choose()
+    machine = machine or devices.choose(precision="auto" if store is None else "fp32")
     watched, log = bool(log), log if log and devices.rank() == 0 else (lambda line: None)
     devices.seed_everything(options.seed + devices.rank())
     devices.take_from_rank_0(machine.place(model))
