@@ -25,11 +25,13 @@ HERE = Path(__file__).resolve().parent
 TITLE = "Transfer learning on medical images, step by step"
 PHANTOMS = (
     "Phantoms",
-    "The images are drawn by a program: they show every step and prove nothing about patients.",
+    "The images of this run are drawn by a program: they show every step and prove nothing about "
+    "patients. What is quoted from real images says so.",
 )
 RANDOM = (
     "Random weights",
-    "No weights learned on photographs were loaded: scores say nothing about what those give.",
+    "This run loaded no weights learned on photographs: its scores say nothing about what those "
+    "give.",
 )
 SETTINGS = ("data", "recipe", "weights", "size", "epochs", "limit", "seed")
 ZERO = {"epochs": "as each page says", "limit": "none"}  # what 0 means there, said in words
@@ -134,7 +136,7 @@ def badges(settings: dict, printed: str) -> list[tuple[str, str]]:
     found = [PHANTOMS] * on_phantoms(settings) + [RANDOM] * (settings.get("weights") == "random")
     leaks = LEAK.findall(printed)  # without their counts, which the page lets its reader guess
     return found + [
-        ("Leak", f"A division shown on this page leaks: {leak}. Each result says which it is of.")
+        ("Leak", f"A division shown on this page leaks: {leak}. Each result says on which division it was measured.")
         for leak in leaks[:1]
     ]
 
