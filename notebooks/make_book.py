@@ -135,9 +135,9 @@ def badges(settings: dict, printed: str) -> list[tuple[str, str]]:
     """What must be said above every result of a page, each with a name."""
     found = [PHANTOMS] * on_phantoms(settings) + [RANDOM] * (settings.get("weights") == "random")
     leaks = LEAK.findall(printed)  # without their counts, which the page lets its reader guess
+    where = "Each result says on which division it was measured."
     return found + [
-        ("Leak", f"A division shown on this page leaks: {leak}. Each result says on which division it was measured.")
-        for leak in leaks[:1]
+        ("Leak", f"A division shown on this page leaks: {leak}. {where}") for leak in leaks[:1]
     ]
 
 

@@ -245,7 +245,7 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
 @pytest.mark.parametrize(
     ("arguments", "code", "named"),
     [
-        (["train", "oct-vg16", "--data", "DATA", "--out", "OUT"], 2, "did you mean 'oct-vgg16"),
+        (["train", "oct-vg16", "--data", "DATA", "--out", "OUT"], 2, "did you mean oct-vgg16"),
         (
             ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "lr=3"],
             2,

@@ -76,7 +76,7 @@ def test_wrong_changes_are_refused_with_a_hint(change, hint):
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(ValueError, match="did you mean 'oct-vgg16'"):
+    with pytest.raises(ValueError, match="did you mean oct-vgg16"):
         recipes.get("oct-vgg")
 
 

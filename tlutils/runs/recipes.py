@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..core.words import did_you_mean
 from ..data.augment import Augmentation, is_number
 from ..data.loaders import RESIZES
 from ..evaluation.acquisition import Acquisition
@@ -348,13 +348,8 @@ def _rules() -> dict[str, _Rule]:
 def _check_field(holder: object, field: str, name: str) -> None:
     fields = [f.name for f in dataclasses.fields(holder)]
     if field not in fields:
-        guess = _guess(field, fields).strip() or f"the fields are {', '.join(fields)}"
-        raise ValueError(f"there is no field {name!r}; {guess}")
-
-
-def _guess(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {near[0]!r}? " if near else ""
+        guess = did_you_mean(field, fields) or f"; the fields are {', '.join(fields)}"
+        raise ValueError(f"there is no field {name!r}{guess}")
 
 
 def _kind(holder: object, field: str) -> object:
@@ -518,6 +513,6 @@ def get(name: str) -> Recipe:
     'mobilenet_v2'
     """
     if name not in RECIPES:
-        guess, names = _guess(name, RECIPES), ", ".join(RECIPES)
-        raise ValueError(f"there is no recipe {name!r}; {guess}The recipes are {names}")
+        guess, names = did_you_mean(name, RECIPES), ", ".join(RECIPES)
+        raise ValueError(f"there is no recipe {name!r}{guess}; those there are: {names}")
     return RECIPES[name]
