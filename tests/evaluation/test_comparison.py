@@ -335,7 +335,7 @@ def test_a_predictive_value_of_one_patient_tells_no_two_models_apart():
     found = comparison.paired_bootstrap(first, second, "ppv")
     assert found["low"] < 0 < 0.8 < found["value"] < found["high"]
     told = comparison.verdict(first, second, ["one", "two"], "ppv")
-    assert "these images cannot tell the two models apart (ppv" in told
+    assert told.startswith("These images cannot tell the two models apart (ppv")
 
 
 def test_runs_that_all_agree_leave_the_error_of_the_patients(pair):
@@ -361,13 +361,11 @@ def test_one_training_of_each_ranks_no_recipes_however_clear(pair):
     good, bad = answers(np.ones(150), labels), answers(np.arange(150) % 2, labels)
     for sides, names in (((bad, good), "BG"), ((good, bad), "GB"), (([bad], [good]), "BG")):
         text = comparison.verdict(*sides, list(names))
-        assert text.startswith(
-            f'One training of each cannot tell whether "{names[0]}" or "{names[1]}" is better:'
-        )
-        assert 'of these two trained models "G" is ahead' in text and "is better (" not in text
+        assert text.startswith('Of these two trained models "G" is ahead (accuracy')
+        assert text.endswith("Which way to train is better, one training of each cannot tell.")
     assert "cannot tell the two models apart" in comparison.verdict(good, good, ["G", "H"])
     more = [good, good.assign(**{"p_ILL": good["p_ILL"] * 0.9})]
-    assert comparison.verdict(bad, more, ["B", "G"]).startswith('One training of "B" cannot tell')
+    assert comparison.verdict(bad, more, ["B", "G"]).endswith('one training of "B" cannot tell.')
 
 
 def test_five_disagreements_on_one_side_alone_put_no_model_ahead(pair):
@@ -378,6 +376,26 @@ def test_five_disagreements_on_one_side_alone_put_no_model_ahead(pair):
         assert comparison.paired_bootstrap(bad, good)["low"] > 0
         text = comparison.verdict(bad, good, ["B", "G"])
         assert told in text and ("which counts here" in text) == (wrong == 5)
+
+
+def test_of_sensitivity_the_disagreements_about_the_ill_alone_count(pair):
+    """Five of the ill for the second model, and one of the healthy for the first."""
+    labels = np.arange(40) % 2 == 0
+    first = table(np.where(labels & (np.arange(40) >= 10), 0.9, 0.1), labels)
+    second = table(np.where(labels | (np.arange(40) == 1), 0.9, 0.1), labels)
+    assert comparison.paired_bootstrap(first, second, "sensitivity")["low"] > 0
+    told = comparison.verdict(first, second, ["B", "G"], "sensitivity")
+    assert told.startswith("These images cannot tell the two models apart (sensitivity")
+    assert "of 20 images of 20 patients 0 were right with" in told and "p = 0.062" in told
+
+
+def test_of_one_answer_for_all_images_the_mean_has_no_interval():
+    labels = np.arange(40) % 2 == 0
+    runs = [table(np.full(40, 0.9 + i / 100), labels) for i in range(2)]
+    for metric in ("balanced_accuracy", "auc"):
+        found = comparison.mean_of_runs(runs, metric)
+        assert found["value"] == 0.5 and found["low"] is found["high"] is None
+    assert comparison.mean_of_runs(runs, "accuracy")["low"] < 0.5
 
 
 def test_seeds_that_span_more_than_the_difference_tell_nothing(pair):
@@ -544,9 +562,8 @@ def test_one_patient_ranks_no_models():
     )
     found = comparison.paired_bootstrap(bad, good, repeats=50)
     assert found["value"] == 0.25 and found["low"] < 0 < found["high"]
-    assert "these images cannot tell the two models apart" in comparison.verdict(
-        bad, good, ["B", "G"]
-    )
+    told = comparison.verdict(bad, good, ["B", "G"])
+    assert told.startswith("These images cannot tell the two models apart")
     runs = [[one, one.assign(**{"p_ILL": one["p_ILL"] * 0.99})] for one in (bad, good)]
     assert comparison.verdict(*runs, ["B", "G"]).startswith("These runs and images cannot tell")
 

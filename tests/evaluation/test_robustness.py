@@ -86,6 +86,14 @@ def test_a_model_that_calls_all_ill_is_told_in_words():
     assert said.endswith(f"specificity 0.000 (lower by {before:.3f})")
 
 
+def test_of_one_answer_for_all_images_there_is_no_interval_as_in_the_metrics():
+    found = robustness.measure(under(BINARY, dark=all_called_positive(BINARY)), repeats=20)
+    before, after = row(found, ""), row(found, "dark")
+    assert before["balanced_accuracy_low"] < before["balanced_accuracy"]
+    assert after["balanced_accuracy"] == 0.5 and np.isnan(after["balanced_accuracy_low"])
+    assert after["auc_low"] < after["auc"] and after["balanced_accuracy_difference_low"] < 0
+
+
 def test_an_auc_that_is_lost_is_told_where_no_balanced_accuracy_is():
     ill = all_called_positive(BINARY)
     turned = ill.assign(p_NORMAL=ill["p_PNEUMONIA"], p_PNEUMONIA=ill["p_NORMAL"])

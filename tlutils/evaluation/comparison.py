@@ -15,7 +15,7 @@ from scipy.stats import binomtest, chi2, norm, t
 
 from ..core.intervals import check_bootstrap, json_number, wilson
 from ..core.words import many
-from .metrics import patients_of, rates, resampled, two_class_rates
+from .metrics import patients_of, rates, resampled, same_for_any_patients, two_class_rates
 from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
@@ -317,7 +317,8 @@ def mean_of_runs(
     Returns
     -------
     dict of value, low, high (95 %, within 0 to 1), patients_error, runs_error, df
-        All are None where the metric is undefined.
+        All are None where the metric is undefined; all but the value where each run gives all
+        images one answer (of the AUC, one score), as the metric is then the same for any patients.
 
     Raises
     ------
@@ -330,6 +331,9 @@ def mean_of_runs(
     value, kept = values.mean(), _defined(spreads.mean(0))
     if math.isnan(value) or not len(kept):
         return dict.fromkeys(_OF_BOTH_ERRORS)
+    answers = [(one["label"], one["predicted"], scores_of(one)) for one in runs]
+    if all(metric in same_for_any_patients(*one) for one in answers):
+        return dict.fromkeys(_OF_BOTH_ERRORS) | {"value": json_number(value)}
     ends = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
     if patients == 1 or ends[0] == ends[1]:
         ends = wilson(value * patients, patients, _LEVEL)
@@ -397,21 +401,25 @@ def _of_trained_models(
     alone: list[str],
 ) -> str:
     """The verdict where a side has one training alone."""
-    test = mcnemar(sides[0][0], sides[1][0])
+    tables = [side[0] for side in sides]
+    if metric in ("sensitivity", "specificity"):  # the images that it is about
+        positive = positive_of(classes_of(tables[0]))
+        tables = [t[(t["label"] == positive) == (metric == "sensitivity")] for t in tables]
+    test = mcnemar(*tables)
     p = f"p = {test['p']:.3f}" if test["p"] >= 0.001 else "p < 0.001"
-    result = f"of these two trained models {ahead} is ahead"
     # Of five disagreements, all on one side, no draw has another sign, and five tosses say little.
     if metric != "auc" and test["p"] >= 0.05 and not min(test["only_first"], test["only_second"]):
         p += ", which counts here, as no draw of disagreements on one side alone can turn the sign"
         ahead = ""
-    if not ahead:
-        result = "these images cannot tell the two models apart"
+    result = "These images cannot tell the two models apart"
+    if ahead:
+        result = f"Of these two trained models {ahead} is ahead"
     return (
-        f"One training of {'each' if len(alone) == 2 else alone[0]} cannot tell whether {names[0]} "
-        f"or {names[1]} is better: {result} ({numbers} by bootstrap over patients; of "
-        f"{len(sides[0][0])} images of {many(patients_of(sides[0][0]).nunique(), 'patient')} "
+        f"{result} ({numbers} by bootstrap over patients; of "
+        f"{len(tables[0])} images of {many(patients_of(tables[0]).nunique(), 'patient')} "
         f"{test['only_first']} were right with {names[0]} alone and "
-        f"{test['only_second']} with {names[1]} alone, McNemar {p})."
+        f"{test['only_second']} with {names[1]} alone, McNemar {p}). Which way to train is better, "
+        f"one training of {'each' if len(alone) == 2 else alone[0]} cannot tell."
     )
 
 

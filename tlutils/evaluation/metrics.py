@@ -292,19 +292,36 @@ def _with_intervals(
     patient = pd.Series(coded.patient)
     patients = patient.groupby(coded.truth).nunique()  # of each class
     called = patient.groupby(coded.predicted).nunique()  # by each class
+    without = same_for_any_patients(coded.truth, coded.predicted, coded.scores)
     overall, per_class = {}, {}
     for name, value in _overall(values, coded, positive).items():
         trials = coded.patients if name == "accuracy" else patients.min()
-        if name in ("balanced_accuracy", "auc") and trials > 1 and 0 < value[0] < 1:
-            trials = None  # of one answer for all images they are the same with any patients
+        trials = None if name in without else trials
         overall[name] = interval(value[0], spreads[name], level, trials)
     for i, name in enumerate(coded.classes):
         per_class[name] = {"n": int(coded.counts[i])}
         for rate in _OF_A_CLASS:
             ends = values[rate][0, i], spread[rate][:, i]
-            behind = called if rate == "precision" else patients
-            per_class[name][rate] = interval(*ends, level, behind.get(i, 1))
+            behind = (called if rate == "precision" else patients).get(i, 1)
+            behind = None if rate == "auc" and "auc" in without else behind
+            per_class[name][rate] = interval(*ends, level, behind)
     return overall, per_class
+
+
+def same_for_any_patients(truth: Sequence, predicted: Sequence, scores: np.ndarray) -> set[str]:
+    """Overall numbers of which no interval can be told, as all images have one answer or score.
+
+    Parameters
+    ----------
+    truth, predicted : list of str or int, the labels and the answers (n,)
+    scores : float array (n, classes)
+
+    Returns
+    -------
+    set of str, of "balanced_accuracy" (one answer) and "auc" (one score of each class)
+    """
+    alike = {"balanced_accuracy": len(set(predicted)) == 1, "auc": not np.ptp(scores, 0).any()}
+    return {name for name, holds in alike.items() if holds and len(set(truth)) > 1}
 
 
 def top_k_accuracy(predictions: pd.DataFrame, k: int) -> float:

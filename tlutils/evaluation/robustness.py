@@ -14,8 +14,15 @@ import pandas as pd
 from ..core.intervals import check_bootstrap, interval
 from ..core.words import many, threshold_as_text
 from .comparison import interval_of_difference
-from .metrics import as_text, denominator, patients_of, resampled, unknown_patients
-from .thresholds import checked_classes, negative_of, positive_of
+from .metrics import (
+    as_text,
+    denominator,
+    patients_of,
+    resampled,
+    same_for_any_patients,
+    unknown_patients,
+)
+from .thresholds import checked_classes, negative_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
 _OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "auc")
@@ -66,8 +73,11 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
     for name, (values, spreads) in found.items():
         row = {"change": name, "n": len(parts[name]), "patients": trials["accuracy"]}
         row["unknown_patients"] = unknown
+        answers = parts[name]["label"], parts[name]["predicted"], scores_of(parts[name])
+        without = same_for_any_patients(*answers)
         for of, behind in trials.items():
-            row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, behind))
+            known = None if of in without else behind
+            row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, known))
             before, spread = found[""][0][of], spreads[of] - found[""][1][of]
             apart = interval_of_difference(values[of] - before, spread, behind)
             row |= _with_ends(f"{of}_difference", apart)
