@@ -41,6 +41,12 @@ def test_doctor_says_what_was_chosen_and_why(said):
     assert re.search(r"pydicom  \d+\.\d+.*\(DICOM files\)", out)
 
 
+def test_seeds_without_test_images_are_summed_up_on_validation(tiny_folder, tmp_path, said):
+    files = tiny_folder / "train"
+    assert train(files, tmp_path / "run", "--seeds", "2", "--set", "test=0", "--epochs", "1") == 0
+    assert re.search(r"\nval:\n +mean +sd", said()[0])
+
+
 def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, said):
     assert train(tiny_folder, tmp_path / "run") == 0
     out, _ = said()
@@ -347,10 +353,12 @@ def test_audit_near_finds_copies_saved_again_and_says_what_file_properties_tell(
     assert checks["near-duplicates", "train & test"]["examples"] == "test/DRUSEN/DRUSEN-7777-1.jpeg"
 
 
-def test_the_fields_of_a_recipe_are_listed_without_data(said):
+@pytest.mark.parametrize("words", [["chest-best", "--fields"], ["--fields", "chest-best"]])
+def test_the_fields_of_a_recipe_are_listed_without_data(words, said):
     with pytest.raises(SystemExit) as ended:
-        main(["train", "chest-best", "--fields"])
+        main(["train", *words])
     out, _ = said()
+    assert "name = chest-best\n" in out
     assert (
         not ended.value.code and "layer_decay = 0.7\n" in out and "augmentation.flip = 0.5" in out
     )

@@ -168,8 +168,9 @@ def _audit(given: _Arguments) -> int:
         cleaning.refuse_target(given.fix, source)
         if os.path.lexists(given.fix):
             raise ValueError(f"{given.fix} is there already; remove it first, or take another name")
-    for target in filter(None, (given.fix, given.json)):
-        files.check_writable(Path(target).parent)
+    if given.json:
+        files.refuse_folder(given.json)
+        files.check_writable(Path(given.json).parent)
     root = records.root_of(source)
     found = records.scan(source, patient=given.patient)
     table, pairs = records.inspect(found, root, decode=given.decode), None
@@ -254,6 +255,7 @@ def _train(given: _Arguments) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
     from .core import devices
     from .evaluation import comparison
+    from .report.facts import main_split
     from .runs import recipes
     from .runs.train import train, train_seeds
 
@@ -270,8 +272,9 @@ def _train(given: _Arguments) -> int:
     runs = train_seeds(run, given.seeds, **how) if given.seeds > 1 else [run]
     if devices.rank() == 0:
         if len(runs) > 1:
-            table = comparison.over_seeds([one.metrics["test"] for one in runs])
-            print(table.round(4).to_string())
+            split = main_split(run.metrics)
+            table = comparison.over_seeds([one.metrics[split] for one in runs])
+            print(f"{split}:\n{table.round(4).to_string()}")
         words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
         print(f"the run is in {run.folder}; {words} makes a page of it")
     return _DONE
@@ -464,12 +467,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Fields(argparse.Action):
-    """Print the fields of the recipe that stands before it, as --help prints the options."""
+    """Print the fields of the recipe beside it, as --help prints the options."""
 
-    def __call__(self, parser: argparse.ArgumentParser, given: _Arguments, *_: object) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, given: _Arguments, beside: str | None, *_: object
+    ) -> None:
         from .runs import recipes
 
-        values = recipes.get(given.recipe or next(iter(recipes.RECIPES))).to_dict()
+        values = recipes.get(beside or given.recipe or next(iter(recipes.RECIPES))).to_dict()
         inner = values.pop("augmentation")
         values |= {f"augmentation.{name}": value for name, value in inner.items()}
         print("\n".join(f"{name} = {value}" for name, value in values.items()))
@@ -525,7 +530,8 @@ def _parser() -> argparse.ArgumentParser:
         "may be given several times"
     )
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help=about)
-    add("--fields", action=_Fields, nargs=0, help="list the recipe's fields and values, and exit")
+    about = "list the recipe's fields and values, and exit"
+    add("--fields", action=_Fields, nargs="?", metavar="RECIPE", help=about)
     about = (
         "folder for the frozen part's outputs, or none (default: features/ in the run); runs that "
         "share one compute an image once"

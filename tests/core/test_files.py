@@ -80,6 +80,9 @@ def test_a_folder_in_which_nothing_can_be_written_is_told_before_and_with_what_t
         pass
     files.check_writable(tmp_path / "a" / "b")
     assert os.listdir(tmp_path) == ["file"]
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match=told):
+        files.check_writable(tmp_path / "link")
 
 
 @pytest.fixture

@@ -848,3 +848,14 @@ def test_the_fingerprint_knows_paths_labels_and_contents_but_not_order_or_splits
         found.drop(columns=["sha256", "bytes"]),
     ]
     assert len({mark, *map(records.fingerprint, others)}) == 7
+
+
+def test_where_a_table_cannot_be_saved_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    for name, told in (("a.txt", "ends in .csv or .parquet"), ("", "is a folder")):
+        with pytest.raises((ValueError, OSError), match=told):
+            records.check_target(tmp_path / name)
+    records.check_target(tmp_path / "new" / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        records.check_target(tmp_path / "a.parquet")
+    assert not any(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 
+import pandas as pd
 import pytest
 from small_runs import CPU, edited
 
@@ -75,6 +76,8 @@ def test_patients_of_more_than_one_class_are_a_caveat_in_the_words_of_the_audit(
     assert found() == [f"{told}."]
     run.records["patient"] = run.records["patient"] + run.records["label"]
     assert not found()
+    both = pd.DataFrame({"patient": "7", "label": ["A", "B"], "problem": ["", "no image"]})
+    assert not records.of_several_classes(both)
 
 
 @pytest.mark.filterwarnings("ignore:.* of 32 images are among those")

@@ -1,7 +1,7 @@
 """A finished run under changes of acquisition."""
 
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from tlutils.core import files
 from tlutils.data import loaders, records
 from tlutils.evaluation import acquisition, metrics, thresholds
 from tlutils.models.build import prepared, probabilities
+from tlutils.runs import stress as runs_stress
 from tlutils.runs.folder import Run, read_predictions, reserved
 from tlutils.runs.stress import stress
 
@@ -92,6 +93,35 @@ def test_a_few_changes_measured_again_leave_the_others_in_the_table(binary, tmp_
     again = read_predictions(copy / "stress_predictions.csv")
     pd.testing.assert_frame_equal(again, answers, check_dtype=False)
     assert f"{copy / 'stress.csv'}, with {len(table) - 3} changes measured before" in lines[0]
+
+
+def test_what_another_process_measures_of_the_same_images_meanwhile_is_not_lost(
+    binary, two_classes, tmp_path, monkeypatch
+):
+    copy = shutil.copytree(binary[0].folder, tmp_path / "run")
+    other = shutil.copytree(two_classes, tmp_path / "other")
+    for i, image in enumerate(other.rglob("*.jpeg")):
+        draw_tiny("CNV", seed=i).save(image)
+    how = {"data": other, **CPU}
+    stress(copy, changes=["dark"], **how)
+    measure, calls = runs_stress.measure, []
+
+    def while_the_other_works(*of, **more):
+        calls.append(jobs.submit(stress, copy, changes=["bright"], **how) if not calls else None)
+        if len(calls) == 2:  # the whole table is measured, to be written next
+            wait(calls[:1], timeout=3)
+        return measure(*of, **more)
+
+    with ThreadPoolExecutor(1) as jobs:
+        monkeypatch.setattr(runs_stress, "measure", while_the_other_works)
+        stress(copy, changes=["blur"], **how)
+    (table,) = (copy / "evaluations").glob("*-stress.csv")
+    assert set(pd.read_csv(table)["change"].fillna("")) == {"", "dark", "blur", "bright"}
+
+
+def test_a_change_that_this_version_does_not_know_keeps_its_name():
+    table = runs_stress._named(pd.DataFrame({"change": ["", "dark", "ghost"]}), "val")
+    assert table["words"].tolist() == ["unchanged", "darker by 30 %", "ghost"]
 
 
 def test_a_fuller_table_of_other_answers_is_not_replaced(binary, tmp_path):

@@ -155,7 +155,8 @@ def check_writable(folder: str | Path) -> None:
     """
     folder = Path(folder).absolute()
     try:
-        there = next(above for above in (folder, *folder.parents) if above.exists())
+        # A link that leads nowhere is in the way of a folder, too.
+        there = next((at for at in (folder, *folder.parents) if os.path.lexists(at)), folder)
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:  # without the name of a file that nobody knows

@@ -18,8 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from ..core.words import many, some
 from . import near_duplicates
 from .audit import audit_splits, leaks
-from .layouts import TABLES
-from .records import save
+from .records import check_target, save
 from .splits import by_patient, comparable, is_readable
 
 _KEPT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}  # of copies, the one that examines stays
@@ -152,14 +151,10 @@ def refuse_target(csv: str | Path, data: str | Path) -> None:
     Raises
     ------
     ValueError
-        Where it is no .csv or .parquet, or the very table that is read.
+        Where it is the very table that is read, and as `records.check_target`.
     """
     csv = Path(csv)
-    if csv.suffix.lower() not in TABLES:
-        raise ValueError(
-            f"the clean table would be {csv}; give it a name that ends in {' or '.join(TABLES)}, "
-            "as only such files are recognised as manifests"
-        )
+    check_target(csv)
     if csv.resolve() == Path(data).resolve():
         raise ValueError(f"{csv} is the table that is audited; give the clean one another name")
 

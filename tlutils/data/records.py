@@ -26,11 +26,11 @@ import numpy as np
 import pandas as pd
 
 from ..core import dicom, images
-from ..core.files import replacing
+from ..core.files import check_writable, refuse_folder, replacing
 from ..core.packages import needed
 from ..core.progress import bar
 from ..core.words import many, quoted, refusal, some
-from .layouts import LAYOUT, SPLIT_NAMES, in_folders, in_shards, split_of
+from .layouts import LAYOUT, SPLIT_NAMES, TABLES, in_folders, in_shards, split_of
 from .splits import SPLITS, is_readable
 
 COLUMNS = ("path", "split", "label", "patient")
@@ -327,7 +327,7 @@ def of_several_classes(records: pd.DataFrame, named: bool = False) -> str:
 
     Parameters
     ----------
-    records : DataFrame with patient and label.
+    records : DataFrame with patient and label; unreadable images take no part.
     named : bool, whether to name one of them
 
     Returns
@@ -339,7 +339,7 @@ def of_several_classes(records: pd.DataFrame, named: bool = False) -> str:
     >>> of_several_classes(pd.DataFrame({"patient": ["7", "7"], "label": ["CNV", "DME"]}))[:48]
     '1 patient has images of more than one class: rig'
     """
-    known = records[~unknown_patient(records)]
+    known = records[is_readable(records) & ~unknown_patient(records)]
     labels = known.groupby("patient")["label"].nunique()
     if not (several := int((labels > 1).sum())):
         return ""
@@ -766,6 +766,32 @@ def per_patient(records: pd.DataFrame) -> pd.DataFrame:
     table = labels.agg(images="size", labels=lambda names: ", ".join(sorted(set(names))))
     order = {"by": ["images", "patient"], "ascending": [False, True]}
     return table.reset_index().sort_values(**order, ignore_index=True)
+
+
+def check_target(path: str | Path) -> None:
+    """Refuse a place where `save` could not write, best before what the table holds is computed.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    ValueError
+        Where it ends in neither .csv nor .parquet, as only such files are recognised as tables.
+    OSError
+        Where it is a folder, or one may not write there.
+    ImportError
+        For Parquet without pyarrow.
+    """
+    refuse_folder(path)
+    if Path(path).suffix.lower() not in TABLES:
+        raise ValueError(
+            f"the table would be {path}; give it a name that ends in {' or '.join(TABLES)}"
+        )
+    if _is_parquet(path):
+        needed("pyarrow.parquet", "pyarrow")
+    check_writable(Path(path).parent)
 
 
 def save(records: pd.DataFrame, path: str | Path, parquet_beside: bool = False) -> None:

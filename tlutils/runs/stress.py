@@ -85,7 +85,7 @@ def stress(
     run = Run.load(folder)
     patient = patient_rule(run, patient, data)
     machine = run.machine(device, precision)
-    files.check_writable(run.folder / "evaluations")
+    files.check_writable(run.folder if data is None else run.folder / "evaluations")
     acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
     # A training that goes on meanwhile would be left with a table of the weights it had before.
     with reserved(run.folder) if data is None else contextlib.nullcontext():
@@ -97,18 +97,27 @@ def stress(
         found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
         result = _named(measure(found, seed=run.recipe.seed), split)
         if devices.rank() == 0:
-            answers, targets = _with_kept(run, split, found, targets)
-            whole = result
-            if len(answers) > len(found):
-                whole = _named(measure(answers, seed=run.recipe.seed), split)
-            # The table last: where it is, the answers that it is of are, too.
-            for content, target in zip((answers, whole), reversed(targets)):
-                records.save(content, target)
+            whole, targets = _keep(run, split, found, result, targets)
     if devices.rank() == 0 and log:
         kept = len(whole) - len(result)
         beside = f", with {many(kept, 'change')} measured before" if kept else ""
         log(f"the table is in {targets[0]}{beside}, the predictions are in {targets[1]}")
     return result
+
+
+def _keep(
+    run: Run, split: str, found: pd.DataFrame, result: pd.DataFrame, targets: list[Path]
+) -> tuple[pd.DataFrame, list[Path]]:
+    """Write the answers and their table with what is kept of other changes; gives table, places."""
+    # Else another process would read what this one is about to replace.
+    with files.locked(run.folder / "evaluations" / ".lock", "what was measured", -1):
+        answers, targets = _with_kept(run, split, found, targets)
+        if len(answers) > len(found):
+            result = _named(measure(answers, seed=run.recipe.seed), split)
+        # The table last: where it is, the answers that it is of are, too.
+        for content, target in zip((answers, result), reversed(targets)):
+            records.save(content, target)
+    return result, targets
 
 
 def _with_kept(
@@ -162,9 +171,9 @@ def _images(
 
 def _named(table: pd.DataFrame, split: str) -> pd.DataFrame:
     """With the split, the family of each change, and what it is in words."""
-    changes = [CHANGES.get(name) for name in table["change"]]
-    table.insert(1, "family", ["" if change is None else change.family for change in changes])
-    words = ["unchanged" if change is None else change.words for change in changes]
+    known = [(name, CHANGES.get(name)) for name in table["change"]]
+    table.insert(1, "family", [change.family if change else "" for _, change in known])
+    words = [change.words if change else name or "unchanged" for name, change in known]
     table.insert(2, "words", words)
     table.insert(0, "split", split)
     return table

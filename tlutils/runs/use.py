@@ -528,7 +528,7 @@ def predict(
         Where one may not write it, before anything is predicted.
     """
     if out is not None:
-        _check_table(Path(out))
+        records.check_target(out)
     run = Run.load(folder)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
@@ -548,17 +548,6 @@ def predict(
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
-
-
-def _check_table(out: Path) -> None:
-    """Refuse a place where predictions cannot be written, or what is there may be no table."""
-    files.refuse_folder(out)
-    if out.suffix.lower() not in layouts.TABLES:
-        raise ValueError(
-            f"the predictions would be {out}; give them a name that ends in "
-            f"{' or '.join(layouts.TABLES)}"
-        )
-    files.check_writable(out.parent)
 
 
 def _with_distance(
