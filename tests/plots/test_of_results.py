@@ -63,15 +63,18 @@ def test_stress_wants_the_unchanged_images_and_takes_a_table_from_a_file():
     assert len(of_results.stress(from_file)) == 2
 
 
-def test_accuracy_by_patients_has_a_line_and_a_band_an_arm_and_the_baseline():
+def test_accuracy_by_patients_has_a_line_and_intervals_an_arm_and_the_baseline():
     ax = of_results.accuracy_by_patients(ARMS, baseline=0.6)
     assert labels_of(ax) == ["one", "two", "always the commonest: 0.600"]
     assert ax.get_xscale() == "log" and words(ax.get_xticklabels()) == ["5", "20"]
     assert ax.lines[0].get_ydata().tolist() == pytest.approx([0.75, 0.9])
-    assert len(ax.collections) == 2
+    one, two = (np.array(bars.get_segments()) for bars in ax.collections)
+    table = ARMS[ARMS["arm"] == "one"].sort_values("patients")
+    assert one[..., 1].tolist() == table[["low", "high"]].to_numpy().tolist()
+    assert (one[:, 0, 0] < two[:, 0, 0]).all(), "side by side"
 
 
-def test_a_threshold_by_patients_has_a_band_a_measure_and_says_what_there_is_without():
+def test_a_threshold_by_patients_has_intervals_a_measure_and_says_what_there_is_without():
     ax = of_results.threshold_by_patients(DRAWS, unadapted=0.7, steady=20)
     said = [
         "sensitivity",

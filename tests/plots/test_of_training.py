@@ -81,3 +81,9 @@ def test_embedding_colors_classes_and_the_patients_with_the_most_images():
     assert [len(dots.get_offsets()) for dots in by_patient.collections] == [1, 2, 2]
     with pytest.raises(ValueError, match="an x and a y for each row"):
         of_training.embedding(np.ones((4, 2)), records)
+    has = np.array([True, False, False, True, False])
+    also = "Wedge", has
+    *_, third = of_training.embedding(np.arange(10.0).reshape(5, 2), records, also=also)
+    without, with_it = third.collections
+    assert third.get_title(loc="left") == "Wedge" and len(with_it.get_offsets()) == 2
+    assert without.get_offsets()[:, 0].tolist() == [2, 4, 8]

@@ -448,13 +448,14 @@ def accuracy_by_patients(
     hint = "pass what learning_curve.summarize gives"
     require(table, ("arm", "patients", "value", "low", "high"), hint)
     (ax,) = panels(ax, 4.2)
-    _bands(ax, table, "arm")
+    _lines(ax, table, "arm")
     if baseline is not None:
         always = {"color": DARK, "linestyle": "--", "linewidth": 1.2}
         ax.axhline(baseline, label=f"always the commonest: {baseline:.3f}", **always)
     legend(ax, loc="upper left", bbox_to_anchor=(1, 1))
     title = "How many patients does it take?"
-    return label(ax, title, "patients to learn from", short_name(measure), caption)
+    what = f"{short_name(measure)}, 95 % intervals"
+    return label(ax, title, "patients to learn from", what, caption)
 
 
 def threshold_by_patients(
@@ -482,7 +483,7 @@ def threshold_by_patients(
     require(table, ("measure", "patients", "value", "low", "high"), hint)
     shown = ("sensitivity", "specificity", "balanced accuracy")
     (ax,) = panels(ax, 4.2)
-    _bands(ax, table[table["measure"].isin(shown)], "measure")
+    _lines(ax, table[table["measure"].isin(shown)], "measure")
     line = {"color": DARK, "linewidth": 1.2}
     if unadapted is not None:
         words = f"the run's threshold: balanced accuracy {unadapted:.3f}"
@@ -494,16 +495,16 @@ def threshold_by_patients(
     return label(ax, title, x, "rate on the other patients", caption)
 
 
-def _bands(ax: Axes, table: pd.DataFrame, by: str) -> None:
-    """A line and a band for each value of a column, by the number of patients."""
+def _lines(ax: Axes, table: pd.DataFrame, by: str) -> None:
+    """A line with intervals for each value of a column, by the number of patients, side by side."""
     arms = list(dict.fromkeys(table[by]))
     colors = class_colors(map(str, range(len(arms))))  # by order, as in the next picture of them
-    for arm, color, marker in zip(arms, colors.values(), "osD^vP*X" * len(arms)):
+    for i, (arm, color) in enumerate(zip(arms, colors.values())):
         of = table[table[by] == arm].sort_values("patients")
-        band = {"facecolor": to_rgba(color, 0.12), "edgecolor": color, "linewidth": 0.6}
-        ax.fill_between(of["patients"], of["low"], of["high"], **band)
-        line = {"color": color, "marker": marker, "markersize": 6, "linewidth": 2}
-        ax.plot(of["patients"], of["value"], **line, label=short_name(arm))
+        beside = of["patients"] * 2 ** (0.09 * (i - (len(arms) - 1) / 2))
+        ax.vlines(beside, of["low"], of["high"], color=color, linewidth=1.4)
+        line = {"color": color, "marker": "osD^vP*X"[i % 8], "markersize": 6, "linewidth": 1.6}
+        ax.plot(beside, of["value"], **line, label=short_name(arm))
     ax.set_xscale("log", base=2)
     numbers = sorted(table["patients"].unique())
     ax.set_xticks(numbers, [f"{n:,}" for n in numbers])

@@ -133,8 +133,9 @@ def embedding(
     patients: int = 8,
     ax: Iterable[Axes] | None = None,
     caption: str = "",
+    also: tuple[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Draw images as points in a plane twice: colored by class, and by patient.
+    """Draw images as points in a plane: colored by class, by patient, and by one thing more.
 
     Only those patients have colors who have the most images; all others are grey.
 
@@ -144,10 +145,12 @@ def embedding(
     records : table with label and patient, a row for each point
     patients : int, how many have a color
     ax, caption : iterable of Axes and str, see `tlutils.plots`
+    also : (str, bool array (N,)), optional
+        A third picture: what it shows in its title, and the points that have it.
 
     Returns
     -------
-    np.ndarray of 2 Axes
+    np.ndarray of 2 Axes, or 3
 
     Raises
     ------
@@ -160,7 +163,7 @@ def embedding(
             f"found points of shape {np.shape(points)} and {many(len(records), 'row')}; pass an x "
             "and a y for each row"
         )
-    left, right = axes = panels(ax, 4.6, 2)
+    left, right, *third = axes = panels(ax, 4.6, 2 if also is None else 3)
     for name, color in class_colors(sorted(records["label"].unique())).items():
         left.scatter(*points[records["label"] == name].T, s=18, color=color, label=short_name(name))
     most = records["patient"].value_counts().index[:patients]
@@ -169,8 +172,13 @@ def embedding(
     colors = [f"C{i}" for i in range(10) if i != 7]  # the palette's grey is for all others
     for i, name in enumerate(most):
         own = points[records["patient"] == name]
-        right.scatter(*own.T, s=24, color=colors[i % 9], label=short_name(name, 12))
-    titles = "By class", f"By patient: the {len(most)} with the most images"
+        look = {"s": 28, "color": colors[i % 9], "marker": "osD^vP*X"[i % 8]}
+        right.scatter(*own.T, **look, label=short_name(name, 12))
+    titles = ["By class", f"By patient: the {len(most)} with the most images"]
+    if also is not None:
+        titles.append(also[0])
+        for has, color, word in ((False, GREY, "no"), (True, DARK, "yes")):
+            third[0].scatter(*points[also[1] == has].T, s=18, color=color, label=word)
     for ax, title in zip(axes, titles):
         ax.grid(False)
         ax.set(xticks=[], yticks=[])
