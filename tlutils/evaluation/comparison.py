@@ -373,7 +373,8 @@ def verdict(
         found = paired_bootstrap(sides[0][0], sides[1][0], metric, repeats, seed)
     else:
         found = compare_recipes(*sides, metric, repeats, seed)
-    word, both = metric.replace("_", " "), f"{names[0]} and {names[1]}"
+    word = "AUC" if metric == "auc" else metric.replace("_", " ")
+    both = f"{names[0]} and {names[1]}"
     if found["value"] is None:
         return f"These images cannot tell {both} apart ({word} is undefined on them)."
     ahead = names[1] if found["value"] > 0 else names[0]

@@ -176,13 +176,15 @@ def embedding(
         right.scatter(*own.T, **look, label=short_name(name, 12))
     titles = ["By class", f"By patient: the {len(most)} with the most images"]
     if also is not None:
-        titles.append(also[0])
-        for has, color, word in ((False, GREY, "no"), (True, DARK, "yes")):
-            third[0].scatter(*points[also[1] == has].T, s=18, color=color, label=word)
+        titles = ["By class", f"By patient: {len(most)}", also[0]]
+        for has, color, word in ((False, "white", "no"), (True, DARK, "yes")):
+            look = {"s": 18, "facecolors": color, "edgecolors": GREY if color == "white" else DARK}
+            third[0].scatter(*points[also[1] == has].T, **look, linewidths=0.6, label=word)
     for ax, title in zip(axes, titles):
         ax.grid(False)
         ax.set(xticks=[], yticks=[])
         label(ax, title, "", "")
-        legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=4)
+        columns = 4 if also is None else 2
+        legend(ax, loc="upper center", bbox_to_anchor=(0.5, -0.01), ncols=columns)
     add_caption(axes, caption)
     return axes
