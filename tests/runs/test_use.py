@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import dicom_files
@@ -171,6 +172,29 @@ def test_images_that_the_run_was_trained_on_or_chosen_by_are_told_to_flatter_it(
     for split, what in ("train", "trained on"), ("val", "chosen by"):
         assert f"{len(run.part(split))} of {len(table)} images are among those that" in told
         assert f"was {what}, so what follows is too good" in told
+    (file,) = (copy / "evaluations").glob("*.json")
+    own = {split: len(run.part(split)) for split in ("train", "val")} | {"test": 0}
+    assert json.loads(file.read_text())["used"]["own"] == own
+
+
+@pytest.mark.filterwarnings("ignore:The choice is not steady", "ignore:.* unlike the training")
+def test_an_evaluation_says_of_which_weights_it_is_and_how_many_images_were_chosen_on(
+    run, tmp_path
+):
+    copy, some, place = tmp_path / "run", tmp_path / "some", tmp_path / "all"
+    shutil.copytree(run.folder, copy)
+    for folder, patients in (some, range(2)), (place, range(3)):
+        for i, (label, n) in enumerate(product(run.classes, patients)):
+            file = folder / label / f"{label}-{n + 10 * i}-1.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draw_tiny(label, 8000 + n).save(file)
+    adapt(copy, some, name="some", draws=5, repeats=50, **CPU)
+    evaluate(copy, place, **CPU)
+    with pytest.warns(UserWarning, match="8 of these 12 images are among those that some"):
+        evaluate(copy, place, adapted="some", **CPU)
+    used = [json.loads(path.read_text())["used"] for path in (copy / "evaluations").glob("*.json")]
+    assert sorted(one.get("chosen_on", -1) for one in used) == [-1, 8]
+    assert {one["weights"] for one in used} == {run.fingerprint} == {run.metrics["weights"]}
 
 
 def test_other_labelled_images_are_measured_beside_the_run(run, tiny_folder, tmp_path):

@@ -970,8 +970,10 @@ def _measure(
         records.save(dealt, run.folder / "stressed_predictions.csv")
     records.save(predictions, run.folder / "predictions.csv")
     best, chosen = run.folder / "best.pt", {"temperature": temperature, "threshold": threshold}
-    checkpoints.write(best, {**checkpoints.read(best), **chosen})
+    content = checkpoints.read(best)
+    checkpoints.write(best, {**content, **chosen})
     metrics = _metrics(predictions, run, threshold) | {"temperature": temperature}
+    metrics["weights"] = checkpoints.fingerprint(content)  # so that nobody need read them for it
     if "test" in metrics:
         used = openings.settings(run.recipe.test_views, threshold)
         openings.record(run, "train", used, metrics)

@@ -19,7 +19,7 @@ from ..core import devices, files
 from ..core.devices import Machine
 from ..core.words import answered_from, many, quoted
 from ..data import layouts, loaders, records, sources
-from ..data.splits import comparable, is_readable
+from ..data.splits import SPLITS, comparable, is_readable
 from ..evaluation import calibration, thresholds
 from ..evaluation.acquisition import Acquisition
 from ..evaluation.metrics import as_text, compute_metrics, patients_of, share
@@ -167,9 +167,10 @@ def evaluate(
     """Measure a run's model anew on one of its splits, or on other labelled images.
 
     Of other images the results are written to <run>/evaluations; the file's name tells data, split,
-    patient rule, views, calibration and adaptation apart, and the .json says what they were. They
-    say too which images are unlike the training images, as `predict` does. Nothing of the run is
-    changed, but that each look at its own test images is counted (see `openings`).
+    patient rule, views, calibration and adaptation apart, and the .json says what they were, of
+    which weights the answers are, and how many of the images are the run's own or were chosen on.
+    They say too which images are unlike the training images, as `predict` does. Nothing of the run
+    is changed, but that each look at its own test images is counted (see `openings`).
 
     Parameters
     ----------
@@ -218,8 +219,7 @@ def evaluate(
         others = partial(other_images, run, data, split, patient, show, stacklevel=4)
         table, root, source = devices.by_first(others)
         store = None
-    if chosen:
-        _warn_of_chosen_on(table, chosen, adapted)
+    known = {"chosen_on": _warn_of_chosen_on(table, chosen, adapted)} if chosen else {}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     asked = {"root": root, "store": store, "views": views}
     predict_them = answers if data is None else partial(_with_distance, run, model, answers)
@@ -231,7 +231,7 @@ def evaluate(
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     if data is not None and devices.rank() == 0:
-        _warn_of_own_images(run, table)
+        known["own"] = _warn_of_own_images(run, table)
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, threshold, calibrated, adapted)
@@ -246,7 +246,7 @@ def evaluate(
         target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
         used |= {"requested": str(data), "images": len(table)}
-        used["fingerprint"] = records.fingerprint(table)
+        used |= {"fingerprint": records.fingerprint(table), "weights": run.fingerprint, **known}
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_json(f"{target}.json", about)
         if log and "unlike" in metrics:
@@ -275,15 +275,18 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
     return bool(known["sha256"].isin(set(test["sha256"])).any())
 
 
-def _warn_of_own_images(run: Run, table: pd.DataFrame) -> None:
+def _warn_of_own_images(run: Run, table: pd.DataFrame) -> dict[str, int]:
+    """How many of some images are the run's own, of each split; a warning says which flatter it."""
     known = table[comparable(table)]["sha256"]
+    own = {split: int(known.isin(set(run.part(split)["sha256"])).sum()) for split in SPLITS}
     for split, what in ("train", "was trained on"), ("val", "was chosen by"):
-        if own := int(known.isin(set(run.part(split)["sha256"])).sum()):
+        if n := own[split]:
             warnings.warn(
-                f"{own} of {many(len(table))} are among those that {run.folder} {what}, so what "
+                f"{n} of {many(len(table))} are among those that {run.folder} {what}, so what "
                 "follows is too good, and says nothing about other images",
                 stacklevel=3,
             )
+    return own
 
 
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
@@ -296,7 +299,8 @@ def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> N
         log(openings.in_words(count))
 
 
-def _warn_of_chosen_on(table: pd.DataFrame, chosen: dict, name: str) -> None:
+def _warn_of_chosen_on(table: pd.DataFrame, chosen: dict, name: str) -> int:
+    """How many of some images an adaptation was chosen on; a warning says so."""
     known = int(table["sha256"].isin(chosen["images"]).sum())
     if known:
         warnings.warn(
@@ -305,6 +309,7 @@ def _warn_of_chosen_on(table: pd.DataFrame, chosen: dict, name: str) -> None:
             "measured by cross-fitting",
             stacklevel=3,
         )
+    return known
 
 
 def _file_name(used: dict) -> str:
