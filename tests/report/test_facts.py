@@ -212,6 +212,15 @@ def test_patients_that_are_not_in_the_file_names_were_told_by_something_else(cop
     assert facts.made_with(run)["patients"] == "told by a manifest, tar files or DICOM files"
 
 
+def test_of_patients_whose_rule_was_not_kept_it_is_not_told(copy):
+    with edited(copy / "recipe.json") as about:
+        del about["data"]["patient"]  # as before it was written down
+    run = Run.load(copy)
+    assert facts.made_with(run)["patients"] == "told by the file names"
+    run.records["patient"] += "x"
+    assert facts.made_with(run)["patients"] == "told by a rule that recipe.json does not name"
+
+
 def test_a_recipe_with_a_name_of_its_own_comes_back_in_python(copy):
     with edited(copy / "recipe.json") as about:
         about["recipe"]["name"] = "mine"

@@ -430,6 +430,8 @@ def made_with(run: Run) -> dict[str, str]:
     rule = data.get("patient", "auto")
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
     by = "the file names" if named and rule == "auto" else _TOLD_BY.get(rule)
+    if not named and "patient" not in data:  # once it was not written down
+        by = "a rule that recipe.json does not name"
     whole = records.readable(run.records)
     unknown, told = int(records.unknown_patient(whole).sum()), []
     if unknown < len(whole):
