@@ -13,7 +13,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from browsers import chromium
-from small_runs import CPU, edited, small, train
+from sharing import two_of
+from small_runs import BINARY, CPU, edited, small, train
 from tiny_images import draw_tiny
 
 from tlutils.evaluation import thresholds
@@ -233,6 +234,20 @@ def test_the_threshold_in_use_stands_among_the_others(deciding, binary, tmp_path
     expected = {name: as_shown(of_test[name]) for name in names}
     assert page.table("thresholds")["in use: specificity>=0.9"] == expected
     assert "in use" not in written(binary, tmp_path).sections["thresholds"]
+
+
+@pytest.mark.filterwarnings("ignore:the test images lack")
+def test_a_threshold_of_a_run_without_test_images_is_named_with_what_it_was_chosen_on(
+    tiny_folder, tmp_path
+):
+    data = two_of(tiny_folder, tmp_path / "two", "train", "val")
+    recipe = BINARY.changed({"test": "0"})
+    done = train(data, tmp_path / "run", recipe)
+    told = written(done, tmp_path).sections["thresholds"]
+    assert f"its threshold, {done.threshold:.3f} (specificity>=0.9), is measured on the" in told
+    assert "one half is all there is" not in told
+    plain = train(data, tmp_path / "plain", recipe.changed({"threshold": ""}))
+    assert "one half is all there is" in written(plain, tmp_path).sections["thresholds"]
 
 
 def test_what_goes_by_the_likeliest_class_and_what_by_the_threshold_is_told(

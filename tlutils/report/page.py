@@ -303,14 +303,21 @@ def _thresholds(run: Run, measured: dict, predictions: pd.DataFrame) -> Html | N
     if "sensitivity" not in measured[main_split(measured)]:
         return None
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
-    if test.empty or val["label"].nunique() < 2:
+    own, both = run.recipe.threshold, val["label"].nunique() == 2
+    if test.empty or not both:
+        lacking = "This run lacks them, so one half is all there is."
+        if own and both:
+            lacking = (
+                "This run has no test images: its threshold, "
+                f"{measured['val']['threshold']:.3f} ({own}), is measured on the validation images "
+                "that it was chosen on, so its numbers are too good."
+            )
         return tag(
             "p",
             "A threshold is chosen on validation images of both classes and applied to test "
-            "images. This run lacks them, so one half is all there is.",
+            f"images. {lacking}",
         )
     test, how, rows = test.reset_index(drop=True), measured["interval"], []
-    own = run.recipe.threshold
     chosen = {f"in use: {own}": measured["test"]["threshold"]} if own else {}
     for words, rule in _RULES.items():
         chosen[words] = thresholds.choose_threshold(val, rule) if rule else 0.5
