@@ -7,10 +7,11 @@ import shutil
 import pandas as pd
 import pytest
 from small_runs import CPU, edited
+from tiny_images import draw_tiny
 
 from tlutils.data import records
 from tlutils.data.audit import audit_splits
-from tlutils.report import caveats
+from tlutils.report import caveats, facts
 from tlutils.runs.folder import Run
 from tlutils.runs.use import evaluate
 
@@ -80,19 +81,27 @@ def test_patients_of_more_than_one_class_are_a_caveat_in_the_words_of_the_audit(
     assert not records.of_several_classes(both)
 
 
-@pytest.mark.filterwarnings("ignore:.* of 32 images are among those")
+@pytest.mark.filterwarnings("ignore:.* images are among those")
 def test_other_places_are_those_that_nobody_looked_at(run, tmp_path):
     def said():
-        (text,) = (c.text for c in caveats.of(copy, audit_splits(copy.records)) if c.title == place)
+        found = caveats.of(copy, audit_splits(copy.records), facts.elsewhere(copy).sets)
+        (text,) = (caveat.text for caveat in found if caveat.title == place)
         return text
 
     place, folder = "Other places", shutil.copytree(run.folder, tmp_path / "run")
     copy = Run.load(folder)
     assert said().startswith("All images come from one collection. Other machines")
     evaluate(folder, run.root / "train", **CPU)  # the run's own
+    again = shutil.copytree(run.root / "train", tmp_path / "again")  # and once more, with another
+    draw_tiny("CNV", 9000).save(again / "CNV" / "CNV-9000-1.png")
+    evaluate(folder, again, **CPU)
+    for table in (folder / "evaluations").glob("*.csv"):
+        table.unlink()
     assert said().startswith("All images come from one collection. Other machines")
     for name in ("a", "b"):
         shutil.copytree(run.root / "test", tmp_path / name)
+        for file in (tmp_path / name).rglob("*.jpeg"):  # else they were the run's own
+            file.write_bytes(file.read_bytes() + b"elsewhere")
         evaluate(folder, tmp_path / name, **CPU)
         evaluate(folder, tmp_path / name, views=1, **CPU)
     assert "2 other sets were looked at (see Other images); machines" in said()

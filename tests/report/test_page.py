@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -294,18 +295,22 @@ def test_a_training_loss_of_another_kind_than_that_of_the_results_is_told(
     assert ("The losses drawn are" in said) == bool(words) and words in said
 
 
+def draw_place(place: Path, labels: list[str], patients=range(100, 104)) -> None:
+    """Two images of each patient of another place."""
+    for i, label in enumerate(labels):
+        for n, image in product(patients, (1, 2)):
+            file = place / label / f"{label}-{n + 10 * i}-{image}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            draw_tiny(label, 7 * n + image).save(file)
+
+
 @pytest.mark.filterwarnings("ignore:The choice is not steady")
 @pytest.mark.parametrize("which", ["run", "deciding"])
 def test_what_was_measured_and_chosen_on_other_images_is_shown(which, tmp_path, request):
     run = request.getfixturevalue(which)
     folder, place = shutil.copytree(run.folder, tmp_path / "copy"), tmp_path / "place"
     assert "other-images" not in written(folder, tmp_path).sections
-    for i, label in enumerate(run.classes):
-        for n in range(100, 104):
-            for image in (1, 2):
-                file = place / label / f"{label}-{n + 10 * i}-{image}.png"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                draw_tiny(label, 7 * n + image).save(file)
+    draw_place(place, run.classes)
     plain = evaluate(folder, place, **CPU)
     chosen = adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
     with pytest.warns(UserWarning, match="that there was chosen on"):
@@ -332,13 +337,91 @@ def test_what_was_measured_and_chosen_on_other_images_is_shown(which, tmp_path, 
     assert in_words_of(chosen) in " ".join(page.sections["other-images"].split())
 
 
-def test_an_evaluation_of_before_is_passed_over_and_one_that_is_none_is_named(copy):
-    (copy / "evaluations").mkdir()
-    (copy / "evaluations" / "x.json").write_text('{"test": {}}')
-    assert "Other images" not in write(copy).read_text(encoding="utf-8")
-    (copy / "evaluations" / "x.json").write_text("{")
-    with pytest.raises(ValueError, match=r"no JSON .* in .*x\.json; expected what evaluate writes"):
-        write(copy)
+@pytest.mark.filterwarnings("ignore:The choice is not steady")
+def test_what_was_measured_with_earlier_weights_is_left_out_and_counted(tiny_folder, tmp_path):
+    place, recipe = tmp_path / "place", small(epochs="1")
+    done = train(tiny_folder, tmp_path / "run", recipe)
+    draw_place(place, done.classes)
+    evaluate(done.folder, place, **CPU)
+    adapt(done.folder, place, name="there", draws=5, repeats=50, **CPU)
+    assert len(written(done.folder, tmp_path).table("other-images")) == 1
+    before = done.fingerprint
+    assert train(tiny_folder, done.folder, recipe.changed({"epochs": "6"})).fingerprint != before
+    page = written(done.folder, tmp_path)
+    assert not [where for where, _ in page.tables if where == "other-images"]
+    assert "2 files of its earlier weights are left out: evaluations/" in page.words
+    assert "adaptations/there.json. Measure anew with python -m tlutils evaluate" in page.words
+    assert "All images come from one collection" in page.words
+    found = evaluate(done.folder, place, **CPU)
+    page = written(done.folder, tmp_path)
+    assert page.table("other-images")[str(place)]["accuracy"] == as_shown(found["accuracy"])
+    assert "1 file of its earlier weights is left out: adaptations/there.json" in page.words
+
+
+@pytest.mark.filterwarnings("ignore:The choice is not steady", "ignore:.* are among those that")
+def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_path):
+    folder, own, place = tmp_path / "run", tmp_path / "own", tmp_path / "place"
+    shutil.copytree(run.folder, folder)
+    draw_place(place, run.classes)
+    adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
+    draw_place(place, run.classes, range(104, 106))
+    evaluate(folder, place, adapted="there", **CPU)
+    for label in run.classes:
+        (own / label).mkdir(parents=True)
+        for file in run.root.glob(f"*/{label}/*"):
+            shutil.copy(file, own / label)
+    draw_tiny("CNV", 999).save(own / "CNV" / "CNV-9-1.png")
+    evaluate(folder, own, **CPU)
+    shown = list(written(folder, tmp_path).table("other-images"))
+    n = [len(run.part(split)) for split in ("train", "val", "test")]
+    parts = f"{n[0]} training, {n[1]} validation, {n[2]} test"
+    assert f"{own} 64 of them the run's own ({parts})" in shown
+    assert f"{place} adapted by there, chosen on 32 of them, so too good" in shown
+
+
+def test_an_evaluation_of_before_is_passed_over_or_read_by_its_old_names(run, tmp_path):
+    folder, place = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "place"
+    draw_place(place, run.classes)
+    evaluate(folder, place, **CPU)
+    (file,) = (folder / "evaluations").glob("*.json")
+    with edited(file) as content:
+        used = content["used"]
+        used["asked"] = used.pop("requested")
+        del used["weights"], used["own"]
+    assert list(written(folder, tmp_path).table("other-images")) == [
+        f"{place} perhaps of earlier weights"
+    ]
+    with edited(folder / "metrics.json") as metrics:
+        del metrics["weights"]  # of the same time
+    assert list(written(folder, tmp_path).table("other-images")) == [str(place)]
+    for content in (b"", b"a,b\n1,2\n"):
+        file.with_suffix(".csv").write_bytes(content)
+        assert f"evaluations/{file.name} is left out" in written(folder, tmp_path).words
+    file.write_text('{"test": {}}')
+    assert "other-images" not in written(folder, tmp_path).sections
+
+
+def test_files_beside_the_run_that_cannot_be_read_are_named_and_block_nothing(copy):
+    files = []
+    for kind in ("evaluations", "adaptations"):
+        (copy / kind).mkdir()
+        for i, content in enumerate(("", "{", "3", "null", "[]", '{"used": {}}', '{"used": 3}')):
+            (copy / kind / f"{i}.json").write_text(content)
+            files.append(f"{kind}/{i}.json")
+    page = Page(write(copy))
+    told = page.sections["other-images"]
+    assert [file for file in files if f"{file} is left out" not in told] == []
+    assert "All images come from one collection" in page.words
+
+
+@pytest.mark.filterwarnings("ignore:The choice is not steady")
+def test_an_adaptation_whose_table_is_missing_is_named_and_blocks_nothing(run, tmp_path):
+    folder, place = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "place"
+    draw_place(place, run.classes)
+    adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
+    (folder / "adaptations" / "there.csv").unlink()
+    told = written(folder, tmp_path).sections["other-images"]
+    assert "adaptations/there.json is left out" in told
 
 
 @pytest.mark.parametrize("which", ["run", "binary"])

@@ -157,6 +157,16 @@ def test_what_holds_for_every_answer_names_the_limits_of_the_run(run, answerer):
     assert "The weights were random" in [limit["title"] for limit in about["limits"]]
 
 
+def test_the_limits_of_a_run_do_not_hang_on_what_was_measured_on_other_images(run, tmp_path):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    for kind in ("evaluations", "adaptations"):
+        (folder / kind).mkdir(exist_ok=True)
+        (folder / kind / "x.json").write_text("3")
+    limits = Answerer(folder, **CPU).about()["limits"]
+    (told,) = (limit["text"] for limit in limits if limit["title"] == "Other places")
+    assert "one collection" in told and "see Other images" not in told
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

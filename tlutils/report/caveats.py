@@ -15,7 +15,7 @@ from ..data import records
 from ..evaluation.metrics import denominator
 from ..runs import openings
 from ..runs.folder import Run
-from .facts import elsewhere, kept_epoch, main_split, over_seeds, percent
+from .facts import kept_epoch, main_split, over_seeds, percent
 
 # Validation images; with fewer the accuracy moves in steps of more than a point.
 _ENOUGH_TO_CHOOSE = 100
@@ -39,13 +39,16 @@ class Caveat(NamedTuple):
     text: str
 
 
-def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
+def of(run: Run, audit: pd.DataFrame, sets: int | None = None) -> list[Caveat]:
     """Find what the result of a run does not say.
 
     Parameters
     ----------
     run : Run, finished
     audit : DataFrame, what the audit found in the run's records, files included
+    sets : int, optional
+        How many other sets of images the page tells of (see `facts.Elsewhere`); None where it tells
+        of none, whatever was looked at.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def of(run: Run, audit: pd.DataFrame) -> list[Caveat]:
         *_of_training(run),
         *_of_files(run, audit),
         *_of_classes(run),
-        *_of_use(run, found),
+        *_of_use(found, sets),
     ]
 
 
@@ -200,7 +203,7 @@ def _of_classes(run: Run) -> Iterator[Caveat]:
         yield Caveat("Part of the data", f"The run was limited to about {many(limit)}.")
 
 
-def _of_use(run: Run, found: dict) -> Iterator[Caveat]:
+def _of_use(found: dict, sets: int | None) -> Iterator[Caveat]:
     few = [
         f"{of['n']:,} of {name}"
         for name, of in found["per_class"].items()
@@ -215,11 +218,11 @@ def _of_use(run: Run, found: dict) -> Iterator[Caveat]:
             f"They miss how often the answers are right by {100 * found['ece']:.0f} points on "
             "average; do not read them as chances.",
         )
-    evaluations, adaptations = elsewhere(run)
-    others = [one for one in evaluations if one["own"] < one["metrics"]["n"]] + adaptations
-    sets = len({one["used"]["data"] for one in others})
     seen = "All images come from one collection. Other machines, hospitals and people"
-    if sets:
+    if sets is None:
+        seen = "The run's own images come from one collection. For its result other machines, "
+        seen += "hospitals and people"
+    elif sets:
         counted = many(sets, "other set was looked at", "other sets were looked at")
         seen = "The run's own images come from one collection. "
         seen += f"{counted} (see Other images); machines, hospitals and people beyond these"

@@ -7,12 +7,13 @@ import json
 import os
 import shlex
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
-from ..core.words import many, refusal
+from ..core.words import many
 from ..data import layouts, records
-from ..evaluation import comparison
+from ..evaluation import adaptation, comparison
 from ..evaluation.metrics import denominator
 from ..models.build import build, count
 from ..runs.folder import Run, read_predictions
@@ -37,6 +38,34 @@ _PHRASE_OF |= dict.fromkeys(("split", "val", "test"), "division")
 # What tells the patients by a rule; any other rule is a pattern.
 _TOLD_BY = {"auto": "a manifest, tar files or DICOM files", "dicom": "DICOM files"}
 _TOLD_BY["dicom-hashed"] = "DICOM files, as hashes"
+# What `use.evaluate` writes of what it measured, since it does.
+_OF_AN_EVALUATION = {"data", "split", "requested", "views", "calibrated", "fingerprint"}
+
+
+class Elsewhere(NamedTuple):
+    """What was measured on other images, and what was chosen for other places.
+
+    Parameters
+    ----------
+    evaluations : list of dict
+        used, as `use.evaluate` writes it; metrics, of its split; images, in words; own, how many of
+        them are the run's; unsure, whether they may be of earlier weights.
+    adaptations : list of dict
+        See `Run.adaptation`; own and unsure, as above; words, on whether it is steady.
+    left_out : list of str
+        Sentences that name the files that cannot be read, and those of earlier weights.
+    """
+
+    evaluations: list[dict]
+    adaptations: list[dict]
+    left_out: list[str]
+
+    @property
+    def sets(self) -> int:
+        """How many sets of images they are of, without those that are mostly the run's own."""
+        known = [(one, one["metrics"]["n"]) for one in self.evaluations]
+        known += [(one, len(one["images"])) for one in self.adaptations]
+        return len({one["used"]["data"] for one, n in known if 2 * one["own"] <= n})
 
 
 def percent(share: float) -> str:
@@ -144,8 +173,8 @@ def over_seeds(run: Run) -> pd.Series | None:
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
 
 
-def elsewhere(run: Run) -> tuple[list[dict], list[dict]]:
-    """Read what was measured on other images, and what was chosen for other places.
+def elsewhere(run: Run) -> Elsewhere:
+    """Read what was measured on other images, and chosen for other places, with the run's weights.
 
     Parameters
     ----------
@@ -153,34 +182,61 @@ def elsewhere(run: Run) -> tuple[list[dict], list[dict]]:
 
     Returns
     -------
-    list of dict
-        used and notes, as `use.evaluate` writes them; metrics; own, how many of these images are
-        the run's.
-    list of dict, see `Run.adaptation`
-
-    Raises
-    ------
-    ValueError
-        Where a file is not what these write.
+    Elsewhere
     """
-    evaluations, own = [], set(_files(run.root, run.records))
-    for file in sorted((run.folder / "evaluations").glob("*.json")):
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            todo = "delete it and evaluate again, on the same images"
-            raise refusal(file, f"no JSON ({error})", "what evaluate writes", todo) from None
-        if "used" not in found:  # of an earlier version
-            continue
-        used, table = found["used"], file.with_suffix(".csv")
-        found["metrics"], source = found.pop(used["split"]), Path(used["data"])
-        root = source.parent if source.suffix.lower() in layouts.TABLES else source
-        seen = _files(root, read_predictions(table)) if table.is_file() else []
-        same = used["fingerprint"] == run.about["data"]["fingerprint"]  # a copy of them all
-        found["own"] = len(seen) if same else len(own.intersection(seen))
-        evaluations.append(found)
-    names = sorted(file.stem for file in (run.folder / "adaptations").glob("*.json"))
-    return evaluations, [run.adaptation(name, any_weights=True) for name in names]
+    found, weights, earlier, left_out = {}, run.metrics.get("weights"), [], []
+    for kind, read in (("evaluations", _evaluation), ("adaptations", _adaptation)):
+        found[kind] = []
+        for file in sorted((run.folder / kind).glob("*.json")):
+            name = f"{kind}/{file.name}"
+            try:
+                one = read(run, file)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                left_out.append(
+                    f"{name} is left out, as it or the .csv beside it is damaged or missing. "
+                    "Remove it, and evaluate or adapt again, on the same images."
+                )
+                continue
+            of = one and one["used"].get("weights")
+            if weights and of and of != weights:
+                earlier.append(name)
+            elif one:
+                found[kind].append(one | {"unsure": bool(weights) and not of})
+    if earlier:
+        left_out.append(
+            f"The run was trained on since, so {many(len(earlier), 'file')} of its earlier weights "
+            f"{'is' if len(earlier) == 1 else 'are'} left out: {', '.join(earlier)}. Measure anew "
+            "with python -m tlutils evaluate or adapt, on the same images."
+        )
+    return Elsewhere(**found, left_out=left_out)
+
+
+def _evaluation(run: Run, file: Path) -> dict | None:
+    """What a file of evaluate holds; None of an earlier version, which did not tell the images."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    used = found.get("used")
+    if used is None:
+        return None
+    if "asked" in used:  # the name of before
+        used.setdefault("requested", used.pop("asked"))
+    if lost := _OF_AN_EVALUATION - used.keys():
+        raise KeyError(min(lost))
+    metrics, source = found[used["split"]], Path(used["data"])
+    one = {"used": used, "metrics": metrics, "images": denominator(metrics)}
+    if "own" in used:
+        return one | {"own": sum(used["own"].values())}
+    if used["fingerprint"] == run.about["data"]["fingerprint"]:  # a copy of them all
+        return one | {"own": metrics["n"]}
+    root = source.parent if source.suffix.lower() in layouts.TABLES else source
+    table = file.with_suffix(".csv")
+    seen = _files(root, read_predictions(table)) if table.is_file() else []
+    return one | {"own": len(set(seen).intersection(_files(run.root, run.records)))}
+
+
+def _adaptation(run: Run, file: Path) -> dict:
+    found = run.adaptation(file.stem, any_weights=True)
+    own = len(found["images"].intersection(run.records["sha256"]))
+    return found | {"own": own, "words": adaptation.in_words(found)}
 
 
 def _files(root: Path, table: pd.DataFrame) -> list[str]:

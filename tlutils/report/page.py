@@ -18,7 +18,7 @@ from ..core.images import UnreadableImage
 from ..core.words import many
 from ..data import loaders, records
 from ..data.audit import audit_all
-from ..evaluation import adaptation, calibration, metrics, robustness, thresholds
+from ..evaluation import calibration, metrics, robustness, thresholds
 from ..evaluation.metrics import denominator
 from ..inspection import errors
 from ..plots import of_results, of_training, style
@@ -97,7 +97,9 @@ def _sections(run: Run) -> dict[str, Html | None]:
     part = predictions[predictions["split"] == main_split(measured)].reset_index(drop=True)
     # Broken at spaces only, as a browser would break after the first hyphen of --set.
     words = [text(tag("span", word), " ") for word in facts.command(run).split(" ")]
-    found = [tag("li", tag("b", one.title), one.text) for one in caveats.of(run, audit)]
+    others = facts.elsewhere(run)
+    limits = caveats.of(run, audit, others.sets)
+    found = [tag("li", tag("b", one.title), one.text) for one in limits]
     return {
         "Recipe": table(facts.recipe(run).items(), kind="facts"),
         "Data": _data(run, audit),
@@ -106,7 +108,7 @@ def _sections(run: Run) -> dict[str, Html | None]:
         "Curves and calibration": _curves(measured, part),
         "Thresholds": _thresholds(run, measured, predictions),
         "Stress": _stress(run.stress),
-        "Other images": _elsewhere(run),
+        "Other images": _elsewhere(run, others),
         "Worst errors": _errors(run, part),
         "What this does not say": tag("ul", found, class_="caveats"),
         "Make it again": text(tag("pre", words), table(facts.made_with(run).items(), kind="facts")),
@@ -362,29 +364,36 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     )
 
 
-def _elsewhere(run: Run) -> Html | None:
+def _elsewhere(run: Run, others: facts.Elsewhere) -> Html | None:
     """What was measured on other images, and what was chosen for their places, if any was."""
-    evaluations, adaptations = facts.elsewhere(run)
+    evaluations, adaptations, left_out = others
     names = _ON_TOP_OF_TWO_CLASSES if len(run.classes) == 2 else _ON_TOP
     chosen_on = {one["name"]: one["used"]["fingerprint"] for one in adaptations}
     rows, shown = [], []
     for one in evaluations:
         used, found, adapted = one["used"], one["metrics"], one["used"].get("adapted")
+        own = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
+        own = f" ({', '.join(own)})" if own else ""
+        same = chosen_on.get(adapted) == used["fingerprint"]  # all that older files tell
+        on = used.get("chosen_on", found["n"] if same else 0)
+        of = "" if on == found["n"] else f"{on} of "
         told = {
-            f"{one['own']} of them the run's own": one["own"],
+            "perhaps of earlier weights": one["unsure"],
+            f"{one['own']} of them the run's own{own}": one["own"],
             f"{used['split']} images, where divided": used["split"] != "test",
             many(used["views"], "view"): used["views"],
             "calibrated": used["calibrated"],
             f"adapted by {adapted}": adapted,
-            "chosen on them, so too good": chosen_on.get(adapted) == used["fingerprint"],
+            f"chosen on {of}them, so too good": on,
         }
         first = _with_small(used["requested"], *(words for words, there in told.items() if there))
-        rows.append([first, denominator(found), *(_measured(found[name]) for name in names)])
+        rows.append([first, one["images"], *(_measured(found.get(name)) for name in names)])
     if rows:
         shown.append(table(rows, ["data", "images", *(_MEASURES[name] for name in names)]))
     if adaptations:
         shown += [tag("h3", "Adaptations"), _adaptations(adaptations, names)]
-        shown += [tag("p", f"{one['name']}: {adaptation.in_words(one)}") for one in adaptations]
+        shown += [tag("p", f"{one['name']}: {one['words']}") for one in adaptations]
+    shown += [tag("p", line, class_="mark warning") for line in left_out]
     return text(shown) or None
 
 
