@@ -379,6 +379,23 @@ def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_pat
     assert f"{place} adapted by there, chosen on 32 of them, so too good" in shown
 
 
+@pytest.mark.filterwarnings("ignore:The choice is not steady")
+def test_adaptations_with_other_views_are_told_apart(run, tmp_path):
+    folder, place = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "place"
+    draw_place(place, run.classes)
+    for name, views in (("plain", 0), ("seen", 2)):
+        adapt(folder, place, name=name, views=views, draws=5, repeats=50, **CPU)
+    assert list(written(folder, tmp_path).table("other-images")) == [
+        f"{place} {words}"
+        for words in (
+            "as the run answers",
+            "adapted by plain",
+            "as the run answers, 2 views",
+            "adapted by seen, 2 views",
+        )
+    ]
+
+
 def test_an_evaluation_of_before_is_passed_over_or_read_by_its_old_names(run, tmp_path):
     folder, place = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "place"
     draw_place(place, run.classes)

@@ -408,12 +408,13 @@ def _adaptations(adaptations: list[dict], names: Sequence[str]) -> Html:
     for one in adaptations:
         own = 0.5 if one["own_threshold"] is None else one["own_threshold"]
         by = f"adapted by {one['name']}" + f", {one['rule']}" * two
+        views = [many(one["used"]["views"], "view")] if one["used"]["views"] else []
         kinds = {
             "before": ("as the run answers", own, 1.0),
             "after": (by, one["threshold"], one["temperature"]),
         }
         for when, (told, threshold, temperature) in kinds.items():
-            first = _with_small(one["used"]["requested"], told)
+            first = _with_small(one["used"]["requested"], told, *views)
             chosen = [_measured(threshold)] * two + [number(temperature)]
             rows.append([first, *chosen, *(_measured(one[when][name]) for name in names)])
     head = ["data", *["threshold"] * two, "temperature"]
