@@ -581,7 +581,7 @@ def test_a_metric_that_is_undefined_is_called_so():
     ill = np.ones(6, bool)
     one, two = table(np.linspace(0.2, 0.9, 6), ill), table(np.linspace(0.3, 0.8, 6), ill)
     assert set(comparison.paired_bootstrap(one, two, "auc", repeats=5).values()) == {None}
-    assert "auc is undefined" in comparison.verdict(one, two, ["A", "B"], "auc")
+    assert "AUC is undefined" in comparison.verdict(one, two, ["A", "B"], "auc")
 
 
 def test_delong_claims_nothing_where_there_is_no_error_to_measure_by():
