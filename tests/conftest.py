@@ -68,9 +68,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def not_slow(test: str) -> str:
-    """Why a slow test is left out; "" where all were asked for, or those below a folder or file that it is in."""
-    asked = os.environ.get("TLUTILS_SLOW", "")
-    return "" if asked == "1" or (asked and asked in test) else "slow: set TLUTILS_SLOW=1 to run it"
+    """Why a slow test is left out; "" where all were asked for, or those of some folders or files."""
+    asked = os.environ.get("TLUTILS_SLOW", "").split()
+    wanted = asked == ["1"] or any(part in test for part in asked)
+    return "" if wanted else "slow: set TLUTILS_SLOW=1 to run it"
 
 
 @lru_cache
