@@ -879,6 +879,15 @@ def test_a_run_of_another_kind_of_device_stays_in_fp32_and_where_one_process_has
     assert training._way_to_train(begun, None, bf16, None, precision="bf16") == bf16
 
 
+def test_answers_are_in_fp32_where_one_of_several_processes_has_no_bf16(begun, monkeypatch):
+    begun.about["machine"] |= {"device": "cpu", "precision": "bf16"}
+    monkeypatch.setattr(devices, "_natural_precision", lambda _: ("bf16", "has it"))
+    assert begun.machine("cpu").precision == "bf16"
+    monkeypatch.setattr(devices, "gather", lambda value: [value, "fp32"])
+    assert begun.machine("cpu").precision == "fp32"
+    assert begun.machine("cpu", "bf16").precision == "bf16"
+
+
 def test_stores_are_opened_in_the_precision_that_the_run_began_in(begun):
     other = {"fp32": "bf16", "bf16": "fp32"}[devices.choose("cpu").precision]
     begun.about["machine"] |= {"device": "cpu", "precision": other}

@@ -213,8 +213,8 @@ class Run:
         ----------
         device, precision : str
             See `devices.choose`; but "auto" is fp32 where the run was trained in it, so that the
-            answers are those of its own metrics. What was compiled is so again on such a device,
-            as the kept features depend on it.
+            answers are those of its own metrics, and where one of several processes has no bf16.
+            What was compiled is so again on such a device, as the kept features depend on it.
 
         Returns
         -------
@@ -222,7 +222,8 @@ class Run:
         """
         trained, chosen = self.about["machine"], devices.choose(device, precision)
         alike = str(trained.get("device")).startswith(chosen.device.type)
-        if precision == "auto" and trained.get("precision") == "fp32":
+        needed = [trained.get("precision"), *devices.gather(chosen.precision)]
+        if precision == "auto" and "fp32" in needed:
             chosen = devices.choose(device, "fp32")
         return dataclasses.replace(chosen, compiled=alike and bool(trained.get("compiled")))
 
