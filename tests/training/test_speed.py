@@ -222,6 +222,9 @@ def test_operations_are_counted_forward_and_back_to_what_is_trained(model):
     forward = speed.flops(model, (3, 224, 224))
     assert forward == pytest.approx(2 * 1.814e9, rel=0.01), "as published: 1.81 GMAC"
     assert 2.9 < speed.flops(model, (3, 224, 224), train=True) / forward < 3
+    apart = build("mobilenet_v2", 2, "linear", freeze="none")  # its convolutions are in groups
+    ways = [speed.flops(apart, (3, 64, 64), train=train) for train in (False, True)]
+    assert 2.9 < ways[1] / ways[0] < 3
     fixed = build("resnet18", 2, "linear", freeze="all")
     back = speed.flops(fixed, (3, 224, 224), train=True) - forward
     assert back == 2 * 512 * 2, "of the last layer's weights alone"

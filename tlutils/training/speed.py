@@ -228,14 +228,22 @@ def flops(net: nn.Module, shape: Sequence[int], train: bool = False) -> float:
     -------
     float, of matrix products and convolutions alone
     """
-    from torch.utils.flop_counter import FlopCounterMode  # loads triton, which takes its time
+    # They load triton, which takes its time.
+    from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+
+    def back(out: Sequence[int], x: Sequence[int], weight: Sequence[int], *of, **_) -> int:
+        """As much as forward for each that is wanted; torch's own formula forgets the groups."""
+        transposed, wanted = of[4], of[7]
+        return sum(wanted[:2]) * conv_flop_count(x, weight, out, transposed)
 
     on_meta = {
         name: value.detach().to("meta").requires_grad_(value.requires_grad)
         for name, value in (*net.named_parameters(), *net.named_buffers())
     }
     inputs = torch.empty(2, *shape, device="meta")  # BatchNorm wants two
-    with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(train):
+    mapping = {torch.ops.aten.convolution_backward: back}
+    counter = FlopCounterMode(display=False, custom_mapping=mapping)
+    with counter, torch.set_grad_enabled(train):
         outputs = torch.func.functional_call(net, on_meta, inputs)
         if train:
             outputs.sum().backward()
