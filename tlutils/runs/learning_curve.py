@@ -94,7 +94,7 @@ def train_by_patients(
         raise ValueError(f"{who} training and test images; divide by patient")
     todo = [(arm, n, seed) for n in patients for seed in range(seeds) for arm in arms]
     found, sources = [], {arm: _source_of(weights) for arm, (_, weights) in arms.items()}
-    for arm, n, seed in bar(todo, "trainings", len(todo), show=show):
+    for arm, n, seed in bar(todo, "trainings", len(todo), "training", show=show):
         recipe, weights = arms[arm]
         recipe = replace(recipe, seed=seed)
         chosen = splits.take_patients(parts["train"], n, seed)
