@@ -56,7 +56,7 @@ def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, s
     assert main(["evaluate", str(tmp_path / "run"), "--split", "val"]) == 0
     out, _ = said()
     assert "confusion" in out and "CNV" in out
-    assert f"nothing of this is written; what the training ended with is in {tmp_path}" in out
+    assert f"these numbers are not written; those of the training's end are in {tmp_path}" in out
     assert (
         main(
             [

@@ -123,7 +123,7 @@ def _doctor(given: _Arguments) -> int:
     }
     for name, value in facts.items():
         print(f"{name:>18}  {value}")
-    print("\npackages that only some of it needs:")
+    print("\ninstalled packages that only some of it needs:")
     for name, value in packages.optional().items():
         print(f"{name:>18}  {value}")
     if rates := speed.measured():

@@ -74,3 +74,11 @@ def test_a_guess_about_a_number_without_an_interval_is_judged_by_the_number():
     assert [text.rsplit(": ")[-1] for text in said.values()] == ["too low.", "right.", "too high."]
     assert not any("(" in text for text in said.values())
     assert said == {guess: intervals.check_guess(guess, np.float64(0.5)) for guess in said}
+
+
+@pytest.mark.parametrize("none", [None, float("nan")])
+def test_a_guess_is_compared_with_the_value_where_there_is_no_interval(none):
+    found = {"value": 0.5, "low": none, "high": none}
+    told = [intervals.check_guess(guess, found) for guess in (0.1, 0.5, 0.9)]
+    assert [line.rpartition(": ")[2] for line in told] == ["too low.", "right.", "too high."]
+    assert not any("nan" in line for line in told)

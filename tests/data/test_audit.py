@@ -531,6 +531,11 @@ def test_of_a_run_the_division_that_it_was_trained_with_is_checked(tiny_folder, 
         find_root(run.folder)
 
 
+def test_images_beside_a_recipe_of_something_else_are_images(tmp_path):
+    (divided(tmp_path) / "recipe.json").write_text("flour, eggs")
+    assert_no_leak(tmp_path, patient=RULE)
+
+
 def test_a_patient_on_two_sides_is_named_with_an_image_of_each(tmp_path):
     root = films(divided(tmp_path), "test/B/2_9.png")
     with pytest.raises(AssertionError) as leak:

@@ -100,7 +100,8 @@ def test_an_auc_that_is_lost_is_told_where_no_balanced_accuracy_is():
     found = robustness.measure(under(ill, same=ill, inverted=turned), repeats=20)
     assert robustness.worst(found).empty
     said = robustness.where_none_costs(found)
-    none = "none of them costs balanced accuracy, as the unchanged images all get one answer, too"
+    none = "none of them costs balanced accuracy, as there is none to lose: the unchanged images "
+    none += "all get one answer"
     assert said.startswith(f"{none}; inverted: AUC 0.")
     same = robustness.where_none_costs(found[found["change"] != "inverted"])
     assert same == none

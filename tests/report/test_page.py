@@ -404,13 +404,19 @@ def test_an_evaluation_of_before_is_passed_over_or_read_by_its_old_names(run, tm
     with edited(file) as content:
         used = content["used"]
         used["asked"] = used.pop("requested")
-        del used["weights"], used["own"]
+        del used["weights"], used["own"], used["own_images"]
     assert list(written(folder, tmp_path).table("other-images")) == [
         f"{place} perhaps of earlier weights"
     ]
     with edited(folder / "metrics.json") as metrics:
         del metrics["weights"]  # of the same time
-    assert list(written(folder, tmp_path).table("other-images")) == [str(place)]
+    unsure = [f"{place} perhaps of earlier weights"]
+    assert list(written(folder, tmp_path).table("other-images")) == unsure
+    with edited(file) as found:
+        found["used"]["weights"] = "others"
+    assert f"left out: evaluations/{file.name}." in written(folder, tmp_path).words
+    with edited(file) as found:
+        del found["used"]["weights"]
     for content in (b"", b"a,b\n1,2\n"):
         file.with_suffix(".csv").write_bytes(content)
         assert f"evaluations/{file.name} is left out" in written(folder, tmp_path).words

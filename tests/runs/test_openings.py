@@ -57,7 +57,7 @@ def test_each_evaluation_counts_and_other_settings_are_told_apart(own):
     ):
         evaluate(own, **how, **CPU, log=said.append)
         assert tuple(counted(own).values()) == wanted
-    told = [line for line in said if not line.startswith("nothing of this is written")]
+    told = [line for line in said if not line.startswith("these numbers are not written")]
     assert "scored 5 times, under 3 settings" in told[-1] and len(told) == 4
     after = json.loads((own / "metrics.json").read_text())
     assert {**after, "test_openings": ONCE} == before

@@ -119,6 +119,18 @@ def test_what_another_process_measures_of_the_same_images_meanwhile_is_not_lost(
     assert set(pd.read_csv(table)["change"].fillna("")) == {"", "dark", "blur", "bright"}
 
 
+@pytest.mark.parametrize("damage", ["a row less", "no number"])
+def test_damaged_answers_of_before_keep_no_new_ones_from_being_written(damage, binary, tmp_path):
+    copy = shutil.copytree(binary[0].folder, tmp_path / "run")
+    answers = pd.read_csv(copy / "stress_predictions.csv", dtype=str)
+    if damage == "no number":
+        answers.loc[answers["change"].isna(), "p_NORMAL"] = "much"
+    answers[:-1].to_csv(copy / "stress_predictions.csv", index=False)
+    stress(copy, changes=["dark"], **CPU)
+    assert len(list((copy / "evaluations").glob("val-*-stress.csv"))) == 1
+    assert len(pd.read_csv(copy / "stress.csv")) == len(binary[1])
+
+
 def test_a_change_that_this_version_does_not_know_keeps_its_name():
     table = runs_stress._named(pd.DataFrame({"change": ["", "dark", "ghost"]}), "val")
     assert table["words"].tolist() == ["unchanged", "darker by 30 %", "ghost"]

@@ -174,7 +174,8 @@ def test_images_that_the_run_was_trained_on_or_chosen_by_are_told_to_flatter_it(
         assert f"was {what}, so what follows is too good" in told
     (file,) = (copy / "evaluations").glob("*.json")
     own = {split: len(run.part(split)) for split in ("train", "val")} | {"test": 0}
-    assert json.loads(file.read_text())["used"]["own"] == own
+    used = json.loads(file.read_text())["used"]
+    assert used["own"] == own and used["own_images"] == len(table)
 
 
 @pytest.mark.filterwarnings("ignore:The choice is not steady", "ignore:.* unlike the training")

@@ -172,7 +172,7 @@ def check_guess(guess: float, found: Mapping[str, float | None] | float) -> str:
     ----------
     guess : float, made before the measurement was seen.
     found : float, or dict of "value", "low" and "high", a measurement with its interval; a bound is
-        None where too few patients give none.
+        None, in a row of a table NaN, where there is none.
 
     Returns
     -------
@@ -190,6 +190,7 @@ def check_guess(guess: float, found: Mapping[str, float | None] | float) -> str:
     if not hasattr(found, "get"):  # a row of a table has it too
         found = {"value": found, "low": None, "high": None}
     value, low, high = found["value"], found["low"], found["high"]
+    low, high = (None if end is None or np.isnan(end) else end for end in (low, high))
     between = "" if low is None else f" ({low:.3f} to {high:.3f})"
     if guess > (value if high is None else high):
         verdict = "too high"

@@ -351,10 +351,10 @@ def assert_no_leak(
     >>> rows = [("a/1.png", "train", "a", "Ann"), ("b/2.png", "test", "b", "Eve")]
     >>> assert_no_leak(pd.DataFrame(rows, columns=["path", "split", "label", "patient"]))
     """
-    if not isinstance(records, pd.DataFrame) and (Path(records) / "recipe.json").is_file():
-        records = load(Path(records) / "records.csv")
-    if not isinstance(records, pd.DataFrame):
-        source = Path(records)
+    source = None if isinstance(records, pd.DataFrame) else Path(records)
+    if source and all((source / name).is_file() for name in ("recipe.json", "records.csv")):
+        records = load(source / "records.csv")
+    elif source:
         source = find_root(source) if source.is_dir() else source
         root = root_of(source)
         records = inspect(scan(source, patient), root, progress=False)

@@ -249,7 +249,7 @@ def where_none_costs(table: pd.DataFrame) -> str:
     text = "none of them costs balanced accuracy"
     before = table[table["change"].fillna("") == ""]  # a file makes NaN of it
     if "sensitivity" in before and {*before["sensitivity"], *before["specificity"]} == {0, 1}:
-        text += ", as the unchanged images all get one answer, too"
+        text += ", as there is none to lose: the unchanged images all get one answer"
     lost = table["auc_difference"]
     if not (lost < 0).any():
         return text

@@ -49,9 +49,10 @@ class Elsewhere(NamedTuple):
     ----------
     evaluations : list of dict
         used, as `use.evaluate` writes it; metrics, of its split; images, in words; own, how many of
-        them are the run's; unsure, whether they may be of earlier weights.
+        them are the run's; other, whether they are another set than the run's, by their folder and
+        as most are not its own; unsure, whether they may be of earlier weights.
     adaptations : list of dict
-        See `Run.adaptation`; own and unsure, as above; words, on whether it is steady.
+        See `Run.adaptation`; own, other and unsure, as above; words, on whether it is steady.
     left_out : list of str
         Sentences that name the files that cannot be read, and those of earlier weights.
     """
@@ -63,9 +64,8 @@ class Elsewhere(NamedTuple):
     @property
     def sets(self) -> int:
         """How many sets of images they are of, without those that are mostly the run's own."""
-        known = [(one, one["metrics"]["n"]) for one in self.evaluations]
-        known += [(one, len(one["images"])) for one in self.adaptations]
-        return len({one["used"]["data"] for one, n in known if 2 * one["own"] <= n})
+        known = self.evaluations + self.adaptations
+        return len({one["used"]["data"] for one in known if one["other"]})
 
 
 def percent(share: float) -> str:
@@ -184,10 +184,15 @@ def elsewhere(run: Run) -> Elsewhere:
     -------
     Elsewhere
     """
-    found, weights, earlier, left_out = {}, run.metrics.get("weights"), [], []
-    for kind, read in (("evaluations", _evaluation), ("adaptations", _adaptation)):
+    found, earlier, left_out = {}, [], []
+    kinds = {"evaluations": _evaluation, "adaptations": _adaptation}
+    files = {kind: sorted((run.folder / kind).glob("*.json")) for kind in kinds}
+    weights = run.metrics.get("weights")
+    if not weights and any(files.values()):  # written by an earlier version
+        weights = run.fingerprint
+    for kind, read in kinds.items():
         found[kind] = []
-        for file in sorted((run.folder / kind).glob("*.json")):
+        for file in files[kind]:
             name = f"{kind}/{file.name}"
             try:
                 one = read(run, file)
@@ -201,7 +206,7 @@ def elsewhere(run: Run) -> Elsewhere:
             if weights and of and of != weights:
                 earlier.append(name)
             elif one:
-                found[kind].append(one | {"unsure": bool(weights) and not of})
+                found[kind].append(one | {"unsure": not of})
     if earlier:
         left_out.append(
             f"The run was trained on since, so {many(len(earlier), 'file')} of its earlier weights "
@@ -222,21 +227,25 @@ def _evaluation(run: Run, file: Path) -> dict | None:
     if lost := _OF_AN_EVALUATION - used.keys():
         raise KeyError(min(lost))
     metrics, source = found[used["split"]], Path(used["data"])
-    one = {"used": used, "metrics": metrics, "images": denominator(metrics)}
-    if "own" in used:
-        return one | {"own": sum(used["own"].values())}
-    if used["fingerprint"] == run.about["data"]["fingerprint"]:  # a copy of them all
-        return one | {"own": metrics["n"]}
     root = source.parent if source.suffix.lower() in layouts.TABLES else source
-    table = file.with_suffix(".csv")
-    seen = _files(root, read_predictions(table)) if table.is_file() else []
-    return one | {"own": len(set(seen).intersection(_files(run.root, run.records)))}
+    if "own_images" in used:
+        own = used["own_images"]
+    elif used["fingerprint"] == run.about["data"]["fingerprint"]:  # a copy of them all
+        own = metrics["n"]
+    else:
+        table = file.with_suffix(".csv")
+        seen = _files(root, read_predictions(table)) if table.is_file() else []
+        own = len(set(seen).intersection(_files(run.root, run.records)))
+    other = root != run.root and 2 * own <= metrics["n"]
+    of = {"images": denominator(metrics), "own": own, "other": other}
+    return {"used": used, "metrics": metrics} | of
 
 
 def _adaptation(run: Run, file: Path) -> dict:
     found = run.adaptation(file.stem, any_weights=True)
     own = len(found["images"].intersection(run.records["sha256"]))
-    return found | {"own": own, "words": adaptation.in_words(found)}
+    other = Path(found["used"]["data"]) != run.root and 2 * own <= len(found["images"])
+    return found | {"own": own, "other": other, "words": adaptation.in_words(found)}
 
 
 def _files(root: Path, table: pd.DataFrame) -> list[str]:

@@ -109,11 +109,11 @@ def _keep(
     run: Run, split: str, found: pd.DataFrame, result: pd.DataFrame, targets: list[Path]
 ) -> tuple[pd.DataFrame, list[Path]]:
     """Write the answers and their table with what is kept of other changes; gives table, places."""
-    # Else another process would read what this one is about to replace.
-    with files.locked(run.folder / "evaluations" / ".lock", "what was measured", -1):
-        answers, targets = _with_kept(run, split, found, targets)
-        if len(answers) > len(found):
-            result = _named(measure(answers, seed=run.recipe.seed), split)
+    # Else another process would read what this one is about to replace; a run's own are reserved.
+    own = targets[0].parent == run.folder
+    lock = files.locked(targets[0].parent / ".lock", "what was measured", -1)
+    with contextlib.nullcontext() if own else lock:
+        answers, result, targets = _with_kept(run, split, found, result, targets)
         # The table last: where it is, the answers that it is of are, too.
         for content, target in zip((answers, result), reversed(targets)):
             records.save(content, target)
@@ -121,26 +121,29 @@ def _keep(
 
 
 def _with_kept(
-    run: Run, split: str, found: pd.DataFrame, targets: list[Path]
-) -> tuple[pd.DataFrame, list[Path]]:
-    """The answers with those kept under other changes, or a place where these are not lost."""
+    run: Run, split: str, found: pd.DataFrame, result: pd.DataFrame, targets: list[Path]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Path]]:
+    """Answers and table with those kept of other changes, or places where these are not lost."""
     made = set(found["change"])
     try:
         others = set(pd.read_csv(targets[0])["change"].fillna("")) - made
     except (OSError, ValueError, KeyError):  # there is none, or no table
-        return found, targets
+        return found, result, targets
     if not others:
-        return found, targets
-    with contextlib.suppress(OSError, ValueError, KeyError):  # the answers have gone, or are none
+        return found, result, targets
+    # The answers have gone, are none, or some of them are damaged.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_predictions(targets[1])
         if _are_the_same(*(every[every["change"] == ""] for every in (kept, found))):
             order = {name: place for place, name in enumerate(["", *CHANGES])}
             whole = pd.concat([found, kept[kept["change"].isin(others)]])
             key = {"key": lambda names: names.map(order), "kind": "stable"}
-            return whole.sort_values("change", **key), targets
+            whole = whole.sort_values("change", **key)
+            return whole, _named(measure(whole, seed=run.recipe.seed), split), targets
     mark = hashlib.sha256(" ".join(sorted(made)).encode()).hexdigest()[:12]
     folder = run.folder / "evaluations"
-    return found, [folder / f"{split}-{mark}-{target.name}" for target in targets]
+    places = [folder / f"{split}-{mark}-{target.name}" for target in targets]
+    return found, result, places
 
 
 def _are_the_same(kept: pd.DataFrame, found: pd.DataFrame) -> bool:

@@ -231,7 +231,7 @@ def evaluate(
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     if data is not None and devices.rank() == 0:
-        known["own"] = _warn_of_own_images(run, table)
+        known |= _warn_of_own_images(run, table)
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, threshold, calibrated, adapted)
@@ -254,8 +254,8 @@ def evaluate(
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     if data is None and log and devices.rank() == 0:
-        kept = run.folder / "metrics.json"
-        log(f"nothing of this is written; what the training ended with is in {kept}")
+        kept = f"; those of the training's end are in {run.folder / 'metrics.json'}"
+        log(f"these numbers are not written{kept if split in run.metrics else ''}")
     return metrics
 
 
@@ -275,8 +275,8 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
     return bool(known["sha256"].isin(set(test["sha256"])).any())
 
 
-def _warn_of_own_images(run: Run, table: pd.DataFrame) -> dict[str, int]:
-    """How many of some images are the run's own, of each split; a warning says which flatter it."""
+def _warn_of_own_images(run: Run, table: pd.DataFrame) -> dict:
+    """How many of some images are the run's own, also by split; a warning says which flatter it."""
     known = table[comparable(table)]["sha256"]
     own = {split: int(known.isin(set(run.part(split)["sha256"])).sum()) for split in SPLITS}
     for split, what in ("train", "was trained on"), ("val", "was chosen by"):
@@ -286,7 +286,8 @@ def _warn_of_own_images(run: Run, table: pd.DataFrame) -> dict[str, int]:
                 "follows is too good, and says nothing about other images",
                 stacklevel=3,
             )
-    return own
+    # Of a leaking run one may be in two splits.
+    return {"own": own, "own_images": int(known.isin(set(run.records["sha256"])).sum())}
 
 
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
