@@ -56,6 +56,14 @@ def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_p
     assert len(answers) == 1 + len(list((home / "images" / "test").rglob("*.jpeg")))
 
 
+def test_a_folder_of_class_folders_is_no_place_for_a_project(tiny_folder, tmp_path):
+    mine = Path(shutil.copytree(tiny_folder / "train", tmp_path / "mine"))
+    with pytest.raises(ValueError, match="would pass for one of their classes; choose the folder"):
+        starter.write(mine)
+    assert not (mine / "tlutils").exists()
+    assert starter.write(tmp_path)  # above them
+
+
 def test_a_file_is_no_place_for_a_project(tmp_path):
     (tmp_path / "project").write_text("mine")
     with pytest.raises(ValueError, match="project is a file; give the name of a folder"):

@@ -22,6 +22,11 @@ def test_a_folder_without_a_run_says_how_to_make_one(tmp_path):
         Run.load(tmp_path / "my run")
 
 
+def test_no_run_is_to_be_trained_into_a_folder_of_other_files(tiny_folder):
+    with pytest.raises(FileNotFoundError, match="a folder of its own .* --out runs/NAME"):
+        Run.load(tiny_folder)
+
+
 def test_two_processes_do_not_train_into_one_folder_but_may_read_it(run, tiny_folder, tmp_path):
     out = Path(shutil.copytree(run.folder, tmp_path / "run"))
     with holding(out / ".lock"):

@@ -541,6 +541,32 @@ def test_a_run_does_not_go_on_with_another_patient_rule(begun, data, patient):
         begin(data, begun.folder, patient=patient)
 
 
+@pytest.mark.parametrize(
+    ("out", "beside"),
+    [("runs/mine", "runs/mine"), (".", "runs/mine images"), ("CNV", "runs/CNV")],
+)
+def test_a_run_does_not_begin_among_its_images(out, beside, data, tmp_path, monkeypatch):
+    images = (data / "train").rename(tmp_path / "mine images")
+    there = sorted(images.rglob("*"))
+    monkeypatch.chdir(images)
+    for ask in (train, begin):
+        told = re.escape(f"the folder of the images, and they could not be read again; choose a "
+                         f"folder beside it, such as {Path('..', beside)}")  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            ask(".", out)
+        with pytest.raises(ValueError, match=re.escape(f"such as {tmp_path / beside}")):
+            ask(images, images / out)
+    assert sorted(images.rglob("*")) == there
+    begin(images, tmp_path / "runs")  # beside them
+
+
+def test_a_run_may_lie_beside_images_in_the_folder_that_is_given(data, tmp_path):
+    begin(tmp_path, tmp_path / "runs" / "mine")
+    cleaning.write(records.scan(data), data, data / "all.csv")
+    begin(data / "all.csv", data / "runs" / "mine")
+    begin(data, data / "runs" / "mine")  # of before, and goes on
+
+
 def test_a_run_takes_no_rule_that_it_cannot_write_down(data, tmp_path):
     with pytest.raises(ValueError, match="files cannot keep"):
         begin(data, tmp_path / "run", patient=records.patient_of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 import os
 import shutil
 import tempfile
@@ -43,7 +44,8 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
     Raises
     ------
     ValueError
-        For an unknown package, and where a file or something of these names lies there already.
+        For an unknown package, where a file or something of these names lies there already, and
+        for a folder of nothing but class folders.
     OSError
         Where one may not write there.
 
@@ -69,6 +71,11 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         )
     if folder.is_file():
         raise ValueError(f"{folder.absolute()} is a file; give the name of a folder")
+    if _is_of_classes(folder):
+        raise ValueError(
+            f"{folder.absolute()} holds folders of images alone, and tlutils/ would pass for one "
+            "of their classes; choose the folder above, or a new one"
+        )
     files.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tlutils-", dir=folder) as part:
@@ -83,3 +90,13 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         for name in names:
             (Path(part) / name).rename(folder / name)
     return [folder / name for name in names]
+
+
+def _is_of_classes(folder: Path) -> bool:
+    """Whether nothing but folders of images lies in a folder, two or more."""
+    inside = [*folder.glob("[!.]*")]
+    return len(inside) > 1 and all(any(map(_is_image, path.glob("*"))) for path in inside)
+
+
+def _is_image(path: Path) -> bool:
+    return (mimetypes.guess_type(path.name)[0] or "").startswith("image/")

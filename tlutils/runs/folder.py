@@ -99,10 +99,13 @@ class Run:
         folder = Path(folder)
         for name in BEGUN:
             if not (folder / name).is_file():
+                # Images, say, among which no run should lie.
+                other = folder.is_file() or any(folder.glob("[!.]*"))
+                into = "a folder of its own" if other else "it"
+                out = "runs/NAME" if other else shlex.quote(str(folder))
                 raise NotARun(
-                    f"{folder} is no run's folder: it has no {name}. Train one into it first "
-                    "(python -m tlutils train RECIPE --data DATA --out "
-                    f"{shlex.quote(str(folder))})"
+                    f"{folder} is no run's folder: it has no {name}. Train one into {into} first "
+                    f"(python -m tlutils train RECIPE --data DATA --out {out})"
                 )
         about = _checked(_with_new_names(_json(folder / "recipe.json")), folder / "recipe.json")
         try:

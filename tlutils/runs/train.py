@@ -153,6 +153,7 @@ def train(
         raise ValueError(f"compiled is {compiled!r}; it is True, False or 'auto'")
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
+    devices.by_first(lambda: _refuse_among_images(out, data))
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
@@ -383,7 +384,8 @@ def prepare(
     Raises
     ------
     ValueError
-        Where the folder holds another run, or the data do not suffice.
+        Where the folder holds another run or would lie among the images, or the data do not
+        suffice.
     weights.WeightsMissing
         Where a run is to begin with weights that are neither here nor to be had.
     files.Busy
@@ -401,8 +403,24 @@ def prepare(
         "machine": machine.describe(),
     }
     wanted = Run(Path(out), recipe, pd.DataFrame(), Path(), about)
+    devices.by_first(lambda: _refuse_among_images(out, data))
     with reserved(out):
         return devices.by_first(lambda: _begin_or_go_on(wanted, data, machine.device, show, log))
+
+
+def _refuse_among_images(out: str | Path, data: str | Path) -> None:
+    """Refuse to begin a run in a folder of images or below it: it would pass for a class there."""
+    place = Path(os.path.realpath(out))
+
+    def lies_in(folder: str | Path) -> bool:
+        return Path(folder).is_dir() and place.is_relative_to(os.path.realpath(folder))
+
+    if lies_in(data) and not _is_begun(place) and lies_in(root := sources.get(data)):
+        beside = os.path.normpath(Path(data, "..", "runs", place.name))
+        raise ValueError(
+            f"the run's folder would be {out}, which lies in {root}, the folder of the images, and "
+            f"they could not be read again; choose a folder beside it, such as {beside}"
+        )
 
 
 def _begin_or_go_on(
