@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from pathlib import Path
 
 import dicom_files
 import pandas as pd
@@ -417,6 +418,26 @@ def test_audit_fix_and_predict_replace_no_file_of_another_kind(
     assert main(["predict", str(finished), str(table), "--out", str(table)]) == 2
     assert "is one of the images" in said()[1]
     assert scan.read_bytes() == before == table.read_bytes()
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    for there, what in (
+        (listed, "no table of predictions"),
+        (run / "predictions.csv", "one of a run's files"),
+        (run / "records.csv", "one of a run's files"),
+    ):
+        then = there.read_bytes()
+        assert main(["predict", str(finished), str(scan), "--out", str(there)]) == 2
+        assert f"is there already and is {what}" in said()[1]
+        assert main(["report", str(finished), "--out", str(there)]) == 2
+        assert "a name that ends in .html" in said()[1] and there.read_bytes() == then
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.parquet", "run/new.csv"])
+def test_predict_replaces_predictions_of_before(name, finished, tiny_folder, tmp_path, said):
+    shutil.copytree(finished, tmp_path / "run")
+    scan, out = next(tiny_folder.rglob("*.jpeg")), tmp_path / name
+    assert main(["predict", str(finished), str(scan), "--out", str(out)]) == 0
+    in_run = 2 if name.startswith("run") else 0
+    assert main(["predict", str(finished), str(scan), "--out", str(out)]) == in_run
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     ----------
     run : Run, str or Path, of its folder; images that are no longer there are no error: the
         page says so
-    out : str or Path, the file; None writes <run>/report.html
+    out : str or Path, the file, which ends in .html; None writes <run>/report.html
 
     Returns
     -------
@@ -73,8 +73,11 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     NotARun
         Where the folder holds no run or an unfinished one.
     ValueError
-        Where its files are not what a run writes.
+        Where its files are not what a run writes, and for a page of another ending, which might be
+        somebody's table.
     """
+    if out and Path(out).suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"the page would be {out}; give it a name that ends in .html")
     run = run if isinstance(run, Run) else Run.load(run)
     title = facts.title(run)
     with as_this_version_writes(run):

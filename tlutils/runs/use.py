@@ -28,7 +28,7 @@ from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from ..models.build import normalization
 from . import openings, reference
-from .folder import Run
+from .folder import BEGUN, Run
 
 
 def predict_records(
@@ -529,7 +529,8 @@ def predict(
     Raises
     ------
     ValueError
-        For a table that ends in neither .csv nor .parquet, or is one of the images.
+        For a table that ends in neither .csv nor .parquet, is one of the images, or would replace a
+        file that is no table of predictions or lies in a run's folder.
     OSError
         Where one may not write it, before anything is predicted.
     """
@@ -542,6 +543,8 @@ def predict(
     found = devices.by_first(lambda: layouts.image_files(images, layouts.images_in))
     if out is not None and os.path.realpath(out) in map(os.path.realpath, found):
         raise ValueError(f"{out} is one of the images; give the predictions another name")
+    if out is not None:
+        devices.by_first(lambda: _refuse_other_table(Path(out)))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
     table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
@@ -554,6 +557,24 @@ def predict(
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
+
+
+def _refuse_other_table(out: Path) -> None:
+    """Refuse to replace any file but a table of predictions, and that too among a run's files."""
+    if not out.is_file():
+        return
+    parquet, folders = out.suffix.lower() == ".parquet", out.resolve().parents
+    try:
+        head = [*map(str, pd.read_parquet(out) if parquet else pd.read_csv(out, nrows=0))]
+    except (OSError, ValueError):
+        head = []
+    if any(all((folder / name).is_file() for name in BEGUN) for folder in folders):
+        what = "one of a run's files"
+    elif "predicted" in head and any(name.startswith("p_") for name in head):
+        return
+    else:
+        what = "no table of predictions"
+    raise ValueError(f"{out} is there already and is {what}; give the predictions another name")
 
 
 def _with_distance(
