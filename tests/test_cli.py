@@ -246,7 +246,8 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
         tmp_path / "none.csv"
     )
     assert train(tmp_path / "none.csv", tmp_path / "run3") in (2, 3)
-    assert "x.jpeg" in said()[1]
+    err = said()[1]
+    assert "x.jpeg" in err and "unless a column root (in Python also root=...) names another" in err
 
 
 @pytest.mark.parametrize(
@@ -543,6 +544,9 @@ def test_export_writes_a_model_that_its_script_asks_and_none_that_answers_otherw
     done = python(script, tiny_folder / "test", "--out", tmp_path / "p.csv")
     assert "16 answers are in" in done.stdout
     assert len(pd.read_csv(tmp_path / "p.csv")) == 16
+    (tmp_path / "another.onnx").write_bytes(b"an earlier one")
+    assert main(["export", str(finished), "--to", str(model)]) == 0
+    assert f"python {script} --model {model} IMAGE_OR_FOLDER" in said()[0]
     model.unlink()
     monkeypatch.setattr(export, "_LARGEST_DIFFERENCE", -1)
     assert main(["export", str(finished), "--to", str(model)]) == 1

@@ -60,7 +60,7 @@ def test_fields_change_from_typed_text():
     ("change", "hint"),
     [
         ({"learning_rat": 1}, "learning_rate"),
-        ({"augmentation.flp": 1}, "flip"),
+        ({"augmentation.flp": 1}, r"\(did you mean augmentation\.flip\?\)"),
         ({"epochs": "many"}, "epochs"),
         ({"optimizer": "lion"}, "adamw"),
         ({"schedule": "stairs"}, "one-cycle"),

@@ -547,7 +547,7 @@ def _refuse_alike(root: Path, folders: list[_Folder]) -> None:
             LAYOUT,
             "if these are splits, call them train, val and test; if they are sites or copies, put "
             "the images of each class into one folder, or list them in a CSV manifest; if they are "
-            "the classes, name them with classes=[...]",
+            "the classes, name them, in Python, with classes=[...]",
         )
     if 2 * len(shared) >= len(holders):
         warnings.warn(
@@ -606,7 +606,7 @@ def _refuse_empty(
     ]
     if empty:
         wanted = f"images ({_KINDS}) in each"
-        todo = "fill or remove them, or name the classes that count with classes=[...]"
+        todo = "fill or remove them, or, in Python, name the classes that count with classes=[...]"
         raise refusal(root, f"class folders without an image ({some(empty)})", wanted, todo)
 
 

@@ -149,8 +149,7 @@ def _check_labels(frame: pd.DataFrame, where: str, classes: list[str] | None) ->
         raise refusal(where, found, "one spelling in all splits", todo)
     if unknown:
         found = f"labels that are not among the classes ({some(unknown)})"
-        todo = "rename or remove them, or pass classes=... with all of them"
-        raise refusal(where, found, ", ".join(classes), todo)
+        raise refusal(where, found, ", ".join(classes), "rename or remove them")
     if classes is None and len(labels) < 2:
         found = f"one class only ({', '.join(labels)})"
         todo = "this may be a folder too high or too low"
@@ -465,8 +464,8 @@ def _rows_with_files(frame: pd.DataFrame, root: Path, csv: Path) -> pd.DataFrame
     gone = once["path"][~there]
     missing = (
         f"{len(gone)} of {len(once)} files that {csv} names {'is' if len(gone) == 1 else 'are'} "
-        f"missing in {root} ({some(gone)}); paths start from the CSV's folder unless root=... is "
-        "given"
+        f"missing in {root} ({some(gone)}); paths start from the CSV's folder unless a column root "
+        "(in Python also root=...) names another"
     )
     if not there.any():
         raise FileNotFoundError(missing)

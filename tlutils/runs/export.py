@@ -261,14 +261,17 @@ def _difference(wanted: pd.DataFrame, about: dict, answers: list[tuple]) -> tupl
 
 def _told(found: dict) -> list[str]:
     names = {"val": "of validation", "train": "of training", "noise": "of drawn noise"}
+    model, script = found["model"], found["script"]
+    # predict.py takes the one model beside it.
+    which = [] if [*model.parent.glob("*.onnx")] == [model] else ["--model", str(model)]
     kinds = ", ".join(
         f"{number} {names[kind]}" for kind, number in found["compared"].items() if number
     )
     return [
-        f"{found['model']} ({found['bytes'] / 1e6:.1f} MB, ONNX opset {to_onnx.OPSET}): compared "
+        f"{model} ({found['bytes'] / 1e6:.1f} MB, ONNX opset {to_onnx.OPSET}): compared "
         f"with the run on {many(sum(found['compared'].values()))} ({kinds}), both in fp32; "
         f"probabilities differ by at most {found['difference']:.1g}",
-        f"{found['script']} asks it, with onnxruntime, numpy and Pillow alone (for DICOM files "
+        f"{script} asks it, with onnxruntime, numpy and Pillow alone (for DICOM files "
         "pydicom, too): "
-        f"python {shlex.quote(str(found['script']))} IMAGE_OR_FOLDER --out answers.csv",
+        f"{shlex.join(['python', str(script), *which])} IMAGE_OR_FOLDER --out answers.csv",
     ]

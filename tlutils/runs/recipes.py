@@ -348,7 +348,9 @@ def _rules() -> dict[str, _Rule]:
 def _check_field(holder: object, field: str, name: str) -> None:
     fields = [f.name for f in dataclasses.fields(holder)]
     if field not in fields:
-        guess = did_you_mean(field, fields) or f"; the fields are {', '.join(fields)}"
+        above = "augmentation." if isinstance(holder, Augmentation) else ""
+        fields = [f"{above}{one}" for one in fields]
+        guess = did_you_mean(name, fields) or f"; the fields are {', '.join(fields)}"
         raise ValueError(f"there is no field {name!r}{guess}")
 
 
