@@ -118,6 +118,8 @@ def test_what_is_missing_or_wrong_is_one_line(model, tmp_path, capsys):
         (["--model", str(model), str(tmp_path / "none.png")], 3, "no image or folder"),
         (["--model", str(tmp_path / "x.onnx"), str(tmp_path)], 2, "no model that tlutils has"),
         ([str(tmp_path)], 2, "say which model"),
+        (["none.png", "--out", "a.parquet"], 2, "a name that ends in .csv"),  # before it looks
+        (["none.png", "--out", str(tmp_path)], 2, "is a folder; give the name of a file"),
     ):
         assert predict_onnx.main(words) == code
         err = capsys.readouterr().err

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.dicom import LACKS_PACKAGE
-from ..core.files import write_text
+from ..core.files import refuse_folder, write_text
 from ..core.images import UnreadableImage
 from ..core.packages import needed
 from ..core.words import answered_from
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
         _answer(_parser().parse_args(arguments))
     except (OSError, ImportError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ValueError) else 3
+        return 2 if isinstance(error, (ValueError, IsADirectoryError)) else 3
     return 0
 
 
@@ -147,6 +147,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _answer(given: argparse.Namespace) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", file=sys.stderr)
+    if given.out:
+        refuse_folder(given.out)
+        if Path(given.out).suffix.lower() != ".csv":
+            raise ValueError(f"the answers would be {given.out}; give it a name that ends in .csv")
     about, answers, lost = predict(given.model or _beside(), given.images)
     lacking = [line for line in lost if LACKS_PACKAGE in line]
     for line in lost:
