@@ -432,6 +432,8 @@ def test_several_seeds_are_summed_up():
     assert found.loc["accuracy", ["mean", "sd", "min", "max"]].tolist() == pytest.approx(
         [0.85, 0.05, 0.8, 0.9]
     )
+    many[1]["accuracy"]["value"] = None
+    assert comparison.over_seeds(many).loc["accuracy", "runs"] == 2
 
 
 # Against other packages

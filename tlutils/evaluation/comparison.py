@@ -433,7 +433,8 @@ def over_seeds(metrics: Sequence[dict]) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame, a row a metric: mean, sd (of a sample, NaN for one run), min, max, runs
+    DataFrame, a row a metric: mean, sd (of a sample, NaN for one run), min, max, runs (those that
+        have it; npv, say, is not there where nobody was called negative)
 
     Raises
     ------
@@ -452,7 +453,7 @@ def over_seeds(metrics: Sequence[dict]) -> pd.DataFrame:
     rows = [{name: one[name]["value"] for name in names} for one in metrics]
     table = pd.DataFrame(rows, dtype=float)
     columns = {"mean": table.mean(), "sd": table.std(ddof=1), "min": table.min()}
-    return pd.DataFrame({**columns, "max": table.max(), "runs": len(table)})
+    return pd.DataFrame({**columns, "max": table.max(), "runs": table.count()})
 
 
 def from_confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> dict[str, float]:
