@@ -408,7 +408,7 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,label\na.png,A\nb.png,B\n", "columns image, label.*add path"),
+        ("image,label\na.png,A\nb.png,B\n", "columns image, label.*add path.*, or rename a"),
         ("path;label\na.png;A\nb.png;B\n", "between semicolons.*with commas"),
         ("path,label\na.png,A\nb.png,\n", "1 row without a label"),
         ("path,label\na.png,A\nb.png\n", "1 row without a label"),
@@ -427,7 +427,8 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
             r"more values than columns \(line 3\).*quotation marks",
         ),
         ("path,label\n", "no row below the first"),
-        ("", "no table"),
+        ("", "no line.*the file is empty"),
+        ("\n\n", "no line.*the file is empty"),
         ('path,label\n"a.png,A\n', "no table"),
     ],
 )

@@ -488,11 +488,15 @@ def _read_table(csv: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         with open(csv, encoding="utf-8-sig", newline="") as file:
             lines = csv_format.reader(file, strict=True)
-            (_, head), *rows = [(lines.line_num, row) for row in lines if row]
+            rows = [(lines.line_num, row) for row in lines if row]
     except (ValueError, csv_format.Error) as error:
         wanted = f"a CSV file in UTF-8 with the columns {', '.join(columns)}"
         todo = "give a folder of images if that is what you have"
         raise refusal(csv, f"no table ({error})", wanted, todo) from None
+    if not rows:
+        wanted = f"the columns {', '.join(columns)}"
+        raise refusal(csv, "no line", wanted, "the file is empty: list the images in it")
+    (_, head), *rows = rows
     known, n = _known_columns(head, columns, csv), len(head)
     if long := [str(number) for number, row in rows if any(map(str.strip, row[n:]))]:
         found = f"more values than columns (line {some(long)})"
@@ -511,7 +515,7 @@ def _known_columns(head: list[str], columns: tuple[str, ...], csv: Path) -> list
             raise refusal(csv, f"columns between {named}", "commas", todo)
     if absent := [name for name in columns if name not in known]:
         wanted = f"{', '.join(columns)} between commas"
-        todo = f"add {' and '.join(absent)} in the first line"
+        todo = f"add {' and '.join(absent)} in the first line, or rename a column of another name"
         raise refusal(csv, f"the columns {', '.join(head)}", wanted, todo)
     if twice := [name for name in ours if known.count(name) > 1]:
         found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"
