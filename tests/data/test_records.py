@@ -408,7 +408,7 @@ def test_missing_and_repeated_rows_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("image,label\na.png,A\nb.png,B\n", "columns image, label.*add path.*, or rename a"),
+        ("image,label\na.png,A\nb.png,B\n", "columns image, label.*add path.*, or rename what"),
         ("path;label\na.png;A\nb.png;B\n", "between semicolons.*with commas"),
         ("path,label\na.png,A\nb.png,\n", "1 row without a label"),
         ("path,label\na.png,A\nb.png\n", "1 row without a label"),

@@ -128,6 +128,18 @@ def test_another_recipe_does_not_overwrite_a_run(run, tiny_folder):
     )
 
 
+def test_of_a_run_of_another_recipe_its_name_is_told_first_and_five_things_at_most(
+    run, tiny_folder
+):
+    other = recipes.get("chest-best").changed({"size": 32, "epochs": 1})
+    told = (
+        "run: recipe: 'oct-vgg16' in the folder, 'chest-best' requested; (.*); and [0-9]+ more. C"
+    )
+    with pytest.raises(ValueError, match=told) as refused:
+        train(tiny_folder, run.folder, other)
+    assert str(refused.value).count(" requested") == 5
+
+
 def test_the_same_recipe_gives_the_same_numbers(run, tiny_folder, tmp_path):
     again = train(tiny_folder, tmp_path / "again")
     assert again.metrics["test"] == run.metrics["test"]

@@ -515,7 +515,7 @@ def _known_columns(head: list[str], columns: tuple[str, ...], csv: Path) -> list
             raise refusal(csv, f"columns between {named}", "commas", todo)
     if absent := [name for name in columns if name not in known]:
         wanted = f"{', '.join(columns)} between commas"
-        todo = f"add {' and '.join(absent)} in the first line, or rename a column of another name"
+        todo = f"add {' and '.join(absent)} in the first line, or rename what holds them"
         raise refusal(csv, f"the columns {', '.join(head)}", wanted, todo)
     if twice := [name for name in ours if known.count(name) > 1]:
         found = f"several columns for {' and '.join(twice)} ({', '.join(head)})"

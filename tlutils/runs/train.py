@@ -54,6 +54,7 @@ from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
 _FEW = 2000  # images times views: too few for compiling to pay
 _COMPARED = 32  # images, in both precisions
+_NAMED = 5  # of what tells a run from another one
 # Of what tells images apart; VGG16 and ResNets have 0.02 to 0.09 in bf16, MobileNetV2 0.13 to 0.4.
 _BLURRED = 0.1
 
@@ -611,10 +612,13 @@ def _settled(run: Run) -> dict:
     free, kept = ("epochs", "patience", "micro_batch"), run.recipe.to_dict()
     kept = {name: value for name, value in kept.items() if name not in free}
     kept |= {"weights": run.weights, "limit": run.about["limit"], "data": str(run.root)}
-    return kept | {"patient": run.about["data"].get("patient")}
+    kept |= {"patient": run.about["data"].get("patient"), "title": kept.pop("title")}
+    return {"recipe": kept.pop("name"), **kept}
 
 
 def _another_run(folder: Path, differing: list[str]) -> ValueError:
+    if (more := len(differing) - _NAMED) > 0:
+        differing = [*differing[:_NAMED], f"and {more} more"]
     return ValueError(
         f"{folder} holds another run: {'; '.join(differing)}. Choose another folder, or remove "
         "this one first"
