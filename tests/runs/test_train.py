@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 import warnings
+from itertools import product
 from pathlib import Path
 
 import dicom_files
@@ -570,6 +571,14 @@ def test_a_run_does_not_begin_among_its_images(out, beside, data, tmp_path, monk
             ask(images, images / out)
     assert sorted(images.rglob("*")) == there
     begin(images, tmp_path / "runs")  # beside them
+
+
+def test_a_run_does_not_begin_among_the_images_of_a_source(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_folder, "data/kermany-oct")
+    for ask, out in product((train, begin), ("data/kermany-oct", "data/kermany-oct/train/run")):
+        with pytest.raises(ValueError, match="such as data.runs."):
+            ask("kermany-oct", out)
 
 
 def test_a_run_may_lie_beside_images_in_the_folder_that_is_given(data, tmp_path):

@@ -412,12 +412,13 @@ def prepare(
 def _refuse_among_images(out: str | Path, data: str | Path) -> None:
     """Refuse to begin a run in a folder of images or below it: it would pass for a class there."""
     place = Path(os.path.realpath(out))
+    given = Path("data", data) if str(data) in sources.SOURCES else Path(data)
 
-    def lies_in(folder: str | Path) -> bool:
-        return Path(folder).is_dir() and place.is_relative_to(os.path.realpath(folder))
+    def lies_in(folder: Path) -> bool:
+        return place.is_relative_to(os.path.realpath(folder))
 
-    if lies_in(data) and not _is_begun(place) and lies_in(root := sources.get(data)):
-        beside = os.path.normpath(Path(data, "..", "runs", place.name))
+    if lies_in(given) and not _is_begun(place) and lies_in(root := sources.get(data)):
+        beside = os.path.normpath(given / ".." / "runs" / place.name)
         raise ValueError(
             f"the run's folder would be {out}, which lies in {root}, the folder of the images, and "
             f"they could not be read again; choose a folder beside it, such as {beside}"
