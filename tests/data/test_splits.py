@@ -287,6 +287,26 @@ def test_a_clean_test_set_is_kept(how):
     assert own_test(divided) == own_test(with_own_folders()) and "test images are kept" in said
 
 
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("test", "; training and validation were divided anew (--set split=official keeps "),
+        ("train", "; all images were divided anew (--set split=official keeps "),
+    ],
+)
+@pytest.mark.parametrize("how", ["patient", "image"])
+def test_that_a_data_sets_own_validation_is_not_kept_is_told_with_the_way_to_keep_it(
+    own, told, how
+):
+    table = with_own_folders()
+    table["split"] = table["split"].replace("test", own)
+    assert "official" not in splits.divide(table, how)[1]
+    table.loc[table["patient"].isin(["p0", "p1"]), "split"] = "val"
+    assert told in splits.divide(table, how)[1]
+    kept, how = splits.divide(table, "official")
+    assert kept["split"].equals(table["split"]) and "anew" not in how
+
+
 def test_by_patient_nobody_is_on_two_sides_and_by_image_somebody_is():
     by = {how: splits.divide(with_own_folders(), how)[0] for how in ("patient", "image")}
     assert not leaks(audit_splits(by["patient"])) and leaks(audit_splits(by["image"]))
