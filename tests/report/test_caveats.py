@@ -16,6 +16,9 @@ from tlutils.runs.folder import Run
 from tlutils.runs.use import evaluate
 
 
+COARSE = "What is unlike the training images is told coarsely"
+
+
 def titles(run: Run) -> set[str]:
     return {caveat.title for caveat in caveats.of(run, audit_splits(run.records))}
 
@@ -26,6 +29,7 @@ def test_the_caveats_follow_from_the_run(run, copy):
         "The validation set is small",
         "One seed",
         "Other places",
+        COARSE,
     } <= titles(run)
     assert not {"The images are phantoms", "The splits leak", "Part of the data"} & titles(run)
     with edited(copy / "recipe.json") as about:
@@ -35,6 +39,19 @@ def test_the_caveats_follow_from_the_run(run, copy):
         Run.load(copy)
     )
     assert "The weights were random" not in titles(Run.load(copy))
+
+
+def test_a_limit_of_few_validation_patients_is_a_caveat_and_of_many_or_none_it_is_not(copy):
+    run = Run.load(copy)
+    told = {caveat.title: caveat.text for caveat in caveats.of(run, audit_splits(run.records))}
+    assert f"only {run.part('val')['patient'].nunique()} validation patient" in told[COARSE]
+    val = run.records["split"] == "val"
+    run.records = run.records[~val]
+    assert COARSE not in titles(run)
+    one = Run.load(copy).part("val").head(1)
+    rows = pd.concat([one] * 100).assign(patient=[str(n) for n in range(100)])
+    run.records = pd.concat([run.records, rows], ignore_index=True)
+    assert COARSE not in titles(run)
 
 
 GOOD = {

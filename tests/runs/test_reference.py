@@ -1,5 +1,6 @@
 """Images unlike a run's training images: what is kept to tell them, and what is said of them."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -62,7 +63,9 @@ def films(run, part="val"):
 
 def test_images_of_no_kind_are_unlike_and_named_in_a_warning(run, odd):
     some = films(run, "test")[0]
-    with pytest.warns(UserWarning, match="2 of 3 .* unlike the training .*noise.png.*white.png"):
+    told = f"the furthest of only {run.part('val')['patient'].nunique()} validation patients? set"
+    words = f"2 of 3 .* unlike the training .*{told}.*noise.png.*white.png"
+    with pytest.warns(UserWarning, match=words):
         found = predict(run.folder, [*odd, some], **CPU)
     assert found.set_index("path")["unlike"].to_dict() == {
         str(odd[0]): True,
@@ -197,7 +200,8 @@ def test_of_other_images_the_share_that_is_unlike_is_measured(copy, tiny_folder,
     half = evaluate(copy.folder, other, **CPU)
     assert plain["unlike"]["value"] < 0.5 <= half["unlike"]["value"] < 1
     assert half["unlike"]["low"] < half["unlike"]["value"] < half["unlike"]["high"]
-    assert any("unlike the training images: 0." in line for line in said)
+    (line,) = [line for line in said if line.startswith("unlike the training images: 0.")]
+    assert line.endswith(reference.limit_in_words(copy)) and "only " in line
     files = sorted((copy.folder / "evaluations").glob("*.json"))
     assert any(json.loads(file.read_text())["test"]["unlike"] == half["unlike"] for file in files)
     assert read_predictions(files[0].with_suffix(".csv"))["unlike"].isin([True, False]).all()
@@ -212,6 +216,18 @@ def test_the_command_line_names_them(run, odd, tmp_path, capsys):
     assert err.count("note: 2 of 2 images are unlike the training images") == 1
     assert main([*words, "--out", str(tmp_path / "p.csv")]) == 0
     assert pd.read_csv(tmp_path / "p.csv")["unlike"].tolist() == [True, True]
+
+
+def test_only_of_few_validation_patients_the_limit_is_told_with_their_number(run):
+    one = run.part("val").head(1)
+    of = {n: pd.concat([one] * n).assign(patient=[*map(str, range(n))]) for n in (30, 99, 100)}
+    few, fewer, many = (
+        reference.limit_in_words(dataclasses.replace(run, records=table)) for table in of.values()
+    )
+    assert "only 30 validation patients" in few and "about 1 in 31 is" in few
+    assert "only 99 " in fewer and many == "the limit that the validation patients set"
+    unknown = dataclasses.replace(run, records=of[30].assign(patient="?" + of[30]["patient"]))
+    assert "only 30 validation images" in reference.limit_in_words(unknown)
 
 
 def test_what_is_kept_is_small(run):

@@ -12,8 +12,9 @@ import pandas as pd
 
 from ..core.words import many
 from ..data import records
-from ..evaluation.metrics import denominator
-from ..runs import openings
+from ..evaluation.metrics import denominator, patients_of
+from ..evaluation.novelty import MANY
+from ..runs import openings, reference
 from ..runs.folder import Run
 from .facts import kept_epoch, main_split, over_seeds, percent
 
@@ -60,6 +61,7 @@ def of(run: Run, audit: pd.DataFrame, sets: int | None = None) -> list[Caveat]:
         *_of_what_was_learned(run),
         *_of_accuracy(found),
         *_of_validation(metrics),
+        *_of_novelty(run),
         *_of_openings(metrics),
         *_of_training(run),
         *_of_files(run, audit),
@@ -130,6 +132,16 @@ def _of_validation(metrics: dict) -> Iterator[Caveat]:
             f"The epoch, and every threshold, was chosen by "
             f"{denominator(metrics['val'])}, where one image more or less right moves the accuracy "
             f"by {100 / n:.1f} points.",
+        )
+
+
+def _of_novelty(run: Run) -> Iterator[Caveat]:
+    val = records.readable(run.part("val"))
+    if patients_of(val).nunique() < MANY and not reference.lacking(run):
+        yield Caveat(
+            "What is unlike the training images is told coarsely",
+            f"An image is called so beyond {reference.limit_in_words(run)}. Of {MANY} validation "
+            "patients and more it would be about 1 in 100.",
         )
 
 

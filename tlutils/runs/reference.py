@@ -54,6 +54,28 @@ def lacking(run: Run) -> str:
     return ""
 
 
+def limit_in_words(run: Run) -> str:
+    """What the limit is, with the number of validation patients where they are few.
+
+    Parameters
+    ----------
+    run : Run, whose images can set one
+
+    Returns
+    -------
+    str, such as "the limit that the validation patients set"
+    """
+    val = records.readable(run.part("val"))
+    n = patients_of(val).nunique()
+    if n >= novelty.MANY:
+        return "the limit that the validation patients set"
+    who = "validation image" if records.unknown_patient(val).all() else "validation patient"
+    return (
+        f"the limit that the furthest of only {many(n, who)} set; of new ones that are like them "
+        f"about 1 in {n + 1} is expected beyond it"
+    )
+
+
 def known(run: Run, model: nn.Module, answers: _Answers) -> Reference | None:
     """The run's reference, as it is kept, or made now and kept.
 

@@ -250,7 +250,9 @@ def evaluate(
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_json(f"{target}.json", about)
         if log and "unlike" in metrics:
-            log(f"unlike the training images: {as_text(metrics['unlike'])} of the images")
+            limit = reference.limit_in_words(run)
+            of = f"{as_text(metrics['unlike'])} of the images"
+            log(f"unlike the training images: {of}, further from them than {limit}")
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     if data is None and log and devices.rank() == 0:
@@ -553,7 +555,7 @@ def predict(
     predictions = _with_distance(run, model, answers, table, "new", **how)
     predictions = as_the_run_answers(run, predictions, calibrated, chosen)
     predictions["path"] = predictions["path"].map(whole)
-    _warn_of_unlike(predictions)
+    _warn_of_unlike(run, predictions)
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
@@ -592,14 +594,14 @@ def _with_distance(
     return answers(table, split, describe=known.describe, **how)
 
 
-def _warn_of_unlike(predictions: pd.DataFrame) -> None:
+def _warn_of_unlike(run: Run, predictions: pd.DataFrame) -> None:
     far = predictions.loc[predictions["unlike"].eq(True), "path"]
     if len(far) and devices.rank() == 0:
         named = f"{', '.join(far[:3])}{', ...' if len(far) > 3 else ''}"
         warnings.warn(
             f"{len(far)} of {many(len(predictions))} {'is' if len(far) == 1 else 'are'} unlike "
-            "the training images (further from them than the limit that the validation patients "
-            f"set), so what the model answers there may mean nothing: {named}",
+            f"the training images (further from them than {reference.limit_in_words(run)}), so "
+            f"what the model answers there may mean nothing: {named}",
             stacklevel=3,
         )
 
