@@ -15,7 +15,6 @@ from tlutils.report import caveats, facts
 from tlutils.runs.folder import Run
 from tlutils.runs.use import evaluate
 
-
 COARSE = "What is unlike the training images is told coarsely"
 
 
@@ -79,6 +78,17 @@ def test_a_caveat_of_the_numbers_is_there_where_they_say_so_and_nowhere_else(cop
     with edited(copy / "metrics.json") as metrics:
         metrics["test"] = GOOD | OF_NUMBERS[title]
     assert titles(Run.load(copy)) & set(OF_NUMBERS) == {title}
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_probabilities_are_off_by_the_likeliest_class_whatever_answers(copy, threshold):
+    with edited(copy / "metrics.json") as metrics:
+        metrics["test"] = GOOD | {"ece": 0.4} | ({"threshold": threshold} if threshold else {})
+    run = Run.load(copy)
+    found = {caveat.title: caveat.text for caveat in caveats.of(run, audit_splits(run.records))}
+    text = found["The probabilities are off"]
+    assert "how often the likeliest class is right by 40 points on average" in text
+    assert ("the answers go by the threshold" in text) == bool(threshold)
 
 
 def test_patients_of_more_than_one_class_are_a_caveat_in_the_words_of_the_audit(copy):

@@ -13,10 +13,10 @@ import pandas as pd
 from ..core.words import many
 from ..data import records
 from ..evaluation.metrics import denominator, patients_of
-from ..evaluation.novelty import MANY
+from ..evaluation.novelty import ENOUGH
 from ..runs import openings, reference
 from ..runs.folder import Run
-from .facts import kept_epoch, main_split, over_seeds, percent
+from .facts import by_likeliest, kept_epoch, main_split, over_seeds, percent
 
 # Validation images; with fewer the accuracy moves in steps of more than a point.
 _ENOUGH_TO_CHOOSE = 100
@@ -137,10 +137,10 @@ def _of_validation(metrics: dict) -> Iterator[Caveat]:
 
 def _of_novelty(run: Run) -> Iterator[Caveat]:
     val = records.readable(run.part("val"))
-    if patients_of(val).nunique() < MANY and not reference.lacking(run):
+    if patients_of(val).nunique() < ENOUGH and not reference.lacking(run):
         yield Caveat(
             "What is unlike the training images is told coarsely",
-            f"An image is called so beyond {reference.limit_in_words(run)}. Of {MANY} validation "
+            f"An image is called so beyond {reference.limit_in_words(run)}. Of {ENOUGH} validation "
             "patients and more it would be about 1 in 100.",
         )
 
@@ -225,10 +225,11 @@ def _of_use(found: dict, sets: int | None) -> Iterator[Caveat]:
         text = f"What is said of each class rests on {', '.join(few)}."
         yield Caveat("Few images of a class", text)
     if found["ece"] > _MISCALIBRATED:
+        by = "" if by_likeliest(found) else " (the answers go by the threshold, not by that class)"
         yield Caveat(
             "The probabilities are off",
-            f"They miss how often the answers are right by {100 * found['ece']:.0f} points on "
-            "average; do not read them as chances.",
+            f"They miss how often the likeliest class is right by {100 * found['ece']:.0f} points "
+            f"on average{by}; do not read them as chances.",
         )
     seen = "All images come from one collection. Other machines, hospitals and people"
     if sets is None:

@@ -87,6 +87,20 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\u00a0%"
 
 
+def by_likeliest(found: dict) -> bool:
+    """Whether the answers that were measured are the likeliest classes.
+
+    Parameters
+    ----------
+    found : dict, the metrics of a split
+
+    Returns
+    -------
+    bool, False where a threshold other than one half decides
+    """
+    return found.get("threshold", 0.5) == 0.5
+
+
 def main_split(metrics: dict) -> str:
     """Name the split that a run's headline is about.
 

@@ -215,10 +215,14 @@ def _training(run: Run) -> Html:
     def draw() -> np.ndarray:
         # Narrow enough that the letters can be read on a telephone.
         axes = [plt.subplots(figsize=(5.2, 3.4), layout="constrained")[1] for _ in range(2)]
-        return of_training.history(run.history, facts.kept_epoch(run), axes)
+        axes = of_training.history(run.history, facts.kept_epoch(run), axes)
+        style.add_caption(axes[1:], caption)
+        return axes
 
+    by = facts.by_likeliest(run.metrics[main_split(run.metrics)])
+    caption = "" if by else "Accuracy: by the likeliest class, not by the threshold."
     through = " counted through from the head's" if "part" in run.history else ""
-    shown = chart(draw, f"Loss, or accuracy, by epoch{through}. {sentence}")
+    shown = chart(draw, f"Loss, or accuracy, by epoch{through}. {sentence} {caption}")
     used = run.recipe
     apart = ["class weights"] * bool(used.class_weights)
     apart += ["label smoothing"] * bool(used.label_smoothing)
@@ -278,8 +282,9 @@ def _curves(measured: dict, part: pd.DataFrame) -> Html:
         shown += chart(lambda: of_results.roc(roc, areas, threshold), words)
         shown += chart(lambda: of_results.pr(pr, threshold), "Precision against recall")
     bins, words = metrics.calibration_table(part), "How often answers of each probability are right"
-    likeliest = found.get("threshold", 0.5) == 0.5
-    caption = "" if likeliest else "Right: by the likeliest class, not by the threshold."
+    caption = (
+        "" if facts.by_likeliest(found) else "Right: by the likeliest class, not by the threshold."
+    )
     shown += chart(lambda: of_results.calibration(bins, caption=caption), f"{words}. {caption}")
     sentence = [f"Of {many(found['n'], f'{SPLIT_NAMES[main_split(measured)]} image')}."]
     sentence += [_temperature(measured, part)]

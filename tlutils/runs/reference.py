@@ -67,7 +67,7 @@ def limit_in_words(run: Run) -> str:
     """
     val = records.readable(run.part("val"))
     n = patients_of(val).nunique()
-    if n >= novelty.MANY:
+    if n >= novelty.ENOUGH:
         return "the limit that the validation patients set"
     who = "validation image" if records.unknown_patient(val).all() else "validation patient"
     return (

@@ -1010,6 +1010,7 @@ def _measure(
                 seen = "" if dealt is None else " under changes of acquisition"
                 told = f"threshold {threshold_as_text(threshold)}, chosen by {rule}"
                 log(f"{told} on the validation images{seen}")
+                log("this accuracy is by it; those of the epochs are by the likeliest class")
         log(f"({run.caption})")
     return run.metrics
 
