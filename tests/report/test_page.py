@@ -334,7 +334,9 @@ def test_what_was_measured_and_chosen_on_other_images_is_shown(which, tmp_path, 
     assert after["temperature"] == as_shown(chosen["temperature"])
     if two:
         assert before["threshold"] == as_shown(chosen["own_threshold"])
-        assert after["threshold"] == as_shown(chosen["threshold"])
+        at = f"at the temperature {chosen['threshold']['at_temperature']:.3f}"
+        assert after["threshold"] == f"{as_shown(chosen['threshold'])} {at}"
+        assert "Answers go by the threshold at the temperature." in page.words
     assert in_words_of(chosen) in " ".join(page.sections["other-images"].split())
 
 

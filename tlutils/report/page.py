@@ -423,11 +423,18 @@ def _adaptations(adaptations: list[dict], names: Sequence[str]) -> Html:
         }
         for when, (told, threshold, temperature) in kinds.items():
             first = _with_small(one["used"]["requested"], told, *views)
-            chosen = [_measured(threshold)] * two + [number(temperature)]
+            chosen = [_of_both_scales(threshold)] * two + [number(temperature)]
             rows.append([first, *chosen, *(_measured(one[when][name]) for name in names)])
     head = ["data", *["threshold"] * two, "temperature"]
     words = "Adapted: each patient judged by what was chosen on others."
+    words += " Answers go by the threshold at the temperature." * two
     return table(rows, [*head, *((_MEASURES | _NUMBERS)[name] for name in names)], words)
+
+
+def _of_both_scales(threshold: object) -> Html:
+    """A threshold; an adaptation's also among the probabilities at its temperature."""
+    at = threshold.get("at_temperature") if isinstance(threshold, dict) else None
+    return text(_measured(threshold), at and [" ", tag("small", f"at the temperature {at:.3f}")])
 
 
 def _errors(run: Run, part: pd.DataFrame) -> Html:
