@@ -47,13 +47,21 @@ def test_a_leak_is_in_the_verdict_whatever_the_accuracy(copy):
     assert "too good" in sentence and tone == "bad"
 
 
-def test_further_seeds_are_in_the_verdict(copy):
+def test_further_seeds_are_in_the_verdict_and_in_the_command(copy):
+    assert cli._parser().parse_args(asked_for(Run.load(copy))).seeds == 1
     again = shutil.copytree(copy, copy.parent / "again")
     with edited(again / "metrics.json") as metrics:
         metrics["test"]["accuracy"]["value"] = 0.123
     again.rename(copy / "seed-1")
     one = Run.load(copy)
     assert "12.3\u00a0%" in facts.summary(one)[0] and facts.over_seeds(one)["runs"] == 2
+    assert cli._parser().parse_args(asked_for(one)).seeds == 2
+    one.recipe = dataclasses.replace(one.recipe, name="mine")
+    *imports, call = facts.command(one).splitlines()
+    exec("\n".join(imports))
+    compile(call, "command", "eval")
+    assert "train_seeds" in imports[-1] and call.startswith("train_seeds(train(")
+    assert call.endswith("), 2)")
 
 
 def test_the_title_names_the_network_that_was_used_and_where_the_images_lie(run):

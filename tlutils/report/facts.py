@@ -181,10 +181,13 @@ def over_seeds(run: Run) -> pd.Series | None:
     -------
     pd.Series or None, mean, sd, min, max and runs; None where there is one seed
     """
-    others = sorted(run.folder.glob("seed-*/metrics.json"))
-    found = [Run.load(path.parent).metrics for path in others]
+    found = [Run.load(path.parent).metrics for path in _further_seeds(run)]
     metrics = [one[main_split(run.metrics)] for one in (run.metrics, *found)]
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
+
+
+def _further_seeds(run: Run) -> list[Path]:
+    return sorted(run.folder.glob("seed-*/metrics.json"))
 
 
 def elsewhere(run: Run) -> Elsewhere:
@@ -471,19 +474,23 @@ def command(run: Run) -> str:
     """
     name, data, limit = run.folder.resolve().name, run.about["data"], run.about["limit"]
     patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
-    changes = _changed(run.recipe)
+    changes, seeds = _changed(run.recipe), 1 + len(_further_seeds(run))
     if changes is None:
+        further = ("train_seeds(", f", {seeds})") if seeds > 1 else ("", "")
         return (
-            "from tlutils.runs.folder import Run\nfrom tlutils.runs.train import train\n"
-            f"train(Run.load({str(run.folder)!r}).recipe, {data['requested']!r}, "
+            "from tlutils.runs.folder import Run\n"
+            f"from tlutils.runs.train import train{', train_seeds' * (seeds > 1)}\n"
+            f"{further[0]}train(Run.load({str(run.folder)!r}).recipe, {data['requested']!r}, "
             f"{name + '-again'!r}, weights={run.weights!r}, limit={limit}, patient={patient!r}, "
-            f"precision={precision!r})"
+            f"precision={precision!r}){further[1]}"
         )
     options = {"data": data["requested"], "out": f"{name}-again", "weights": run.weights}
     if limit:
         options["limit"] = limit
     if patient != "auto":
         options["patient"] = "none" if patient is None else patient
+    if seeds > 1:
+        options["seeds"] = seeds
     words = ["python", "-m", "tlutils", "train", run.recipe.name]
     for option, value in (options | {"precision": precision}).items():
         # A value that begins with - would be taken for an option of its own.
