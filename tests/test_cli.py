@@ -702,7 +702,7 @@ def test_adapt_chooses_for_a_place_and_evaluate_and_predict_answer_by_it(
     assert main(["evaluate", run, "--data", str(place), "--adapted", "site"]) == 0
     out, err = said()
     assert "chosen on, so what follows is too good" in err
-    assert f"{place}: accuracy" in out and "no test images of its own: measured on all" in out
+    assert f"{place}: accuracy" in out and "images has no splits: measured on all 16 images" in out
     assert main(["evaluate", run, "--adapted", "elsewhere"]) == 2
     assert "it has site" in said()[1]
     rule = ["--patient", r"(?P<patient>-5\d+)"]

@@ -102,7 +102,7 @@ def test_what_another_process_measures_of_the_same_images_meanwhile_is_not_lost(
     other = shutil.copytree(two_classes, tmp_path / "other")
     for i, image in enumerate(other.rglob("*.jpeg")):
         draw_tiny("CNV", seed=i).save(image)
-    how = {"data": other, **CPU}
+    how = {"split": "test", "data": other, **CPU}
     stress(copy, changes=["dark"], **how)
     measure, calls = runs_stress.measure, []
 

@@ -140,6 +140,28 @@ def test_images_of_another_place_tell_their_patients_by_its_own_rule(run, tiny_f
         assert evaluate(copy, other, adapted="site", **CPU)["patients"] == 8
 
 
+@pytest.mark.filterwarnings("ignore:.* unlike the training")
+def test_images_without_splits_are_all_measured_whatever_split_is_asked_for_and_once(
+    run, tiny_folder, tmp_path
+):
+    copy, place, lines = tmp_path / "run", tmp_path / "place", []
+    shutil.copytree(run.folder, copy, ignore=shutil.ignore_patterns("evaluations"))
+    shutil.copytree(tiny_folder / "test", place)
+    for file in place.rglob("*.jpeg"):  # else they were the run's own
+        file.write_bytes(file.read_bytes() + b"elsewhere")
+    how = {"log": lines.append, **CPU}
+    for split in ("val", "test", "train"):
+        assert evaluate(copy, place, split, **how)["n"] == 16
+        stress(copy, split, ["noise"], place, **how)
+    assert len([line for line in lines if "no splits: measured on all 16 images" in line]) == 6
+    kept = sorted(file.name for file in (copy / "evaluations").glob("*.csv"))
+    assert len(kept) == 3 and [name.startswith("place-all-") for name in kept].count(True) == 2
+    with pytest.raises(ValueError, match="no 'val' images; its splits are test, train: name one"):
+        others = shutil.copytree(tiny_folder, tmp_path / "divided")
+        shutil.rmtree(others / "val")
+        evaluate(copy, others, "val", **CPU)
+
+
 @pytest.mark.parametrize("ask", [evaluate, stress])
 def test_a_patient_rule_is_for_other_images_alone(ask, run):
     with pytest.raises(ValueError, match="is for other images.*--data"):
@@ -301,7 +323,7 @@ def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_fol
     ):
         evaluate(copy.folder, tmp_path / site / "images", **more, **CPU)
     found = sorted((copy.folder / "evaluations").glob("*.json"))
-    assert len(found) == 5 and [path.name.split("-")[0] for path in found] == 4 * ["siteA"] + [
+    assert len(found) == 4 and [path.name.split("-")[0] for path in found] == 3 * ["siteA"] + [
         "siteB"
     ]
     used = [json.loads(path.read_text())["used"] for path in found]
@@ -313,7 +335,6 @@ def test_evaluations_of_two_folders_of_one_name_stand_side_by_side(run, tiny_fol
         ("test", 0, False),
         ("test", 0, True),
         ("test", 1, False),
-        ("val", 0, False),
     ]
     assert all(len(pd.read_csv(path.with_suffix(".csv"))) == 16 for path in found)
 

@@ -29,6 +29,7 @@ _KEPT = (
     "would be mended to fit them. Take split val, or other images (data=..., on the command line "
     "--data)"
 )
+_ALL = "all"  # what images without splits are filed under, whatever was asked
 
 
 def stress(
@@ -75,8 +76,8 @@ def stress(
     Raises
     ------
     ValueError
-        For an unknown change, a split that the run does not have, or its own test images; for a
-        patient rule without other images.
+        For an unknown change, a split that the run, or other images with splits, do not have, or
+        the run's own test images; for a patient rule without other images.
     OSError
         Where one may not write into the run.
     files.Busy
@@ -89,7 +90,7 @@ def stress(
     acquisition = Acquisition(dict.fromkeys(["", *(CHANGES if changes is None else changes)]))
     # A training that goes on meanwhile would be left with a table of the weights it had before.
     with reserved(run.folder) if data is None else contextlib.nullcontext():
-        table, root, targets = _images(run, split, data, patient, show)
+        table, root, split, targets = _images(run, split, data, patient, show)
         how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
         found = predict_records(run, run.model(), table, split, machine, show, **how)
         found = calibration.answered(found, run.threshold)
@@ -101,6 +102,8 @@ def stress(
     if devices.rank() == 0 and log:
         kept = len(whole) - len(result)
         beside = f", with {many(kept, 'change')} measured before" if kept else ""
+        if split == _ALL:
+            log(f"{data} has no splits: measured on all {many(int(result['n'].max()))}")
         log(f"the table is in {targets[0]}{beside}, the predictions are in {targets[1]}")
     return result
 
@@ -156,20 +159,22 @@ def _are_the_same(kept: pd.DataFrame, found: pd.DataFrame) -> bool:
 
 def _images(
     run: Run, split: str, data: str | Path | None, patient: str | None, show: bool | None
-) -> tuple[pd.DataFrame, Path, list[Path]]:
-    """Records, the folder that they start from, and where the results go."""
+) -> tuple[pd.DataFrame, Path, str, list[Path]]:
+    """Records, the folder that they start from, their split, and where the results go."""
     if data is not None:
         others = partial(other_images, run, data, split, patient, show, stacklevel=5)
         table, root, source = devices.by_first(others)
         if has_test_images(run, table):
             raise ValueError(f"among the images of {data} are {_KEPT}")
         of = table.assign(label=table["label"] + "\0" + table["patient"])
+        split = split if (table["split"] == split).all() else _ALL
         name = f"{source.stem[-40:]}-{split}-{records.fingerprint(of)[:12]}"
-        return table, root, [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
+        targets = [run.folder / "evaluations" / f"{name}-{file}" for file in STRESS_FILES]
+        return table, root, split, targets
     if split == "test":
         raise ValueError(f"these are {_KEPT}")
     targets = [run.folder / file for file in STRESS_FILES]
-    return run.part(split, required=True), run.root, targets
+    return run.part(split, required=True), run.root, split, targets
 
 
 def _named(table: pd.DataFrame, split: str) -> pd.DataFrame:

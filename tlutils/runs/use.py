@@ -177,7 +177,7 @@ def evaluate(
     folder : str or Path, the run
     data : str or Path, optional
         Other images: all of them, or those of `split` where they have splits.
-    split : str, "train", "val" or "test"
+    split : str, "train", "val" or "test"; images without splits are measured as "test"
     patient : str or None
         How other images tell their patients (see `records.with_patients`); "run" is as those of the
         adaptation, where one is named, or else as the run's.
@@ -200,8 +200,8 @@ def evaluate(
     Raises
     ------
     ValueError
-        Where the run has no image of the split, no temperature that is wanted, or no such
-        adaptation; for a patient rule without other images.
+        Where the run, or other images with splits, have none of this split; where the run has no
+        temperature that is wanted, or no such adaptation; for a patient rule without other images.
     """
     run = Run.load(folder)
     machine = run.machine(device, precision)
@@ -218,7 +218,8 @@ def evaluate(
     else:
         others = partial(other_images, run, data, split, patient, show, stacklevel=4)
         table, root, source = devices.by_first(others)
-        store = None
+        store, divided = None, (table["split"] == split).all()
+        split = split if divided else "test"  # the same file, whatever was asked
     known = {"chosen_on": _warn_of_chosen_on(table, chosen, adapted)} if chosen else {}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     asked = {"root": root, "store": store, "views": views}
@@ -237,9 +238,8 @@ def evaluate(
         used = openings.settings(views, threshold, calibrated, adapted)
         devices.by_first(lambda: _count_opening(run, used, log))
     if data is not None and devices.rank() == 0:
-        if log and not (table["split"] == split).all():
-            seen = many(len(predictions))
-            log(f"{source} has no {split} images of its own: measured on all {seen}")
+        if log and not divided:
+            log(f"{source} has no splits: measured on all {many(len(predictions))}")
         used = {"data": str(source), "split": split, "patient": patient, "views": views}
         used |= {"calibrated": calibrated}
         used |= {"adapted": adapted} if adapted is not None else {}
@@ -413,7 +413,7 @@ def other_images(
     ----------
     run : Run, whose classes they have
     data : str or Path, a source's name, a folder or a manifest
-    split : str or None, its images alone where there are such; None takes all
+    split : str or None, of images that have splits those of this one; None takes all
     patient : str or None, how they tell their patients, see `records.with_patients`
     show : bool, optional, progress bar or not; None decides
     stacklevel : int
@@ -424,11 +424,21 @@ def other_images(
     DataFrame, records, inspected
     Path, the folder that their paths start from
     Path, what was read: that folder or a manifest
+
+    Raises
+    ------
+    ValueError
+        Where they have splits, but not this one.
     """
     source = sources.get(data).resolve()
     table = records.scan(source, classes=run.classes, patient=patient)
     root = records.root_of(source)
-    if (table["split"] == split).any():
+    if split is not None and (own := sorted(set(table["split"]) - {""})):
+        if split not in own:
+            raise ValueError(
+                f"{data} has no {split!r} images; its splits are {', '.join(own)}: name one "
+                "(split=..., on the command line --split)"
+            )
         table = table[table["split"] == split].reset_index(drop=True)
     table = records.inspect(table, root, decode=True, progress=show)
     good = records.readable(table)
