@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..core.words import many, some
 from . import near_duplicates
-from .audit import audit_splits, leaks
+from .audit import audit_near_duplicates, audit_splits, leaks
 from .records import check_target, save
 from .splits import by_patient, comparable, is_readable
 
@@ -43,7 +43,8 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
     """Take out what spoils an examination, and split anew by patient where the splits leak.
 
     Unreadable files go; files with one content under two labels all go, as nobody knows which is
-    right; of other copies one stays, that in test first. Patients who share a file, or with `pairs`
+    right; images that only look the same under two labels stay, and are counted; of other copies
+    one stays, that in test first. Patients who share a file, or with `pairs`
     a look, count as one under one name, a known one if there is any, so that they end on one side.
     Then, where the splits leak, they are drawn anew; a test set in which nothing leaks is kept and
     only train and val are drawn.
@@ -79,10 +80,13 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
     done, how = _split(once)
     before = records["patient"][agreed.index]  # of copies too: the only image may be one
     renamed = agreed["patient"] != before
+    stays = renamed & agreed["path"].isin(done["path"])
     sharing = "no two patients share a picture"
     if names := [*(before + " is now " + agreed["patient"])[renamed].unique()]:
         sharing = many(len(names), "patient shares", "patients share") + " a picture with another: "
         sharing += some(names)
+        if gone := len(names) - before[stays].nunique():
+            sharing += f"; of {gone} of these no image of their own is left"
     moved = done["path"].map(once.set_index("path")["split"]) != done["split"]
     steps = [
         ("unreadable", len(records) - len(whole), "left out, as they cannot be read"),
@@ -90,12 +94,16 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
         ("copies", len(agreed) - len(once), "left out, as another file has the same bytes"),
         (
             "patients joined",
-            (renamed & agreed["path"].isin(done["path"])).sum(),
-            f"under another name now; {sharing}",
+            stays.sum(),
+            f"are under another patient's name now; {sharing}",
         ),
         ("split anew", moved.sum(), how),
         ("left", len(done), f"in the clean table, of {many(done['patient'].nunique(), 'patient')}"),
     ]
+    if pairs is not None:
+        found = audit_near_duplicates(done, pairs).set_index("check")["found"]
+        stay = "stay, though they look the same as one of another label: look at them"
+        steps.insert(-2, ("two labels alike", found["near-duplicates of two labels"], stay))
     return Cleaned(done, pd.DataFrame(steps, columns=["step", "images", "what"]))
 
 
