@@ -66,6 +66,7 @@ tbody th { font-weight: 500; } td small { white-space: nowrap; }
 .counts td, .counts thead th + th { text-align: right; }
 .counts table { width: auto; } .counts td, .counts th { padding-right: 1.5rem; }
 .facts th { width: 9rem; color: var(--soft); } .audit th { width: 17rem; }
+.facts td { overflow-wrap: anywhere; }
 .audit small { display: block; }
 .audit td:nth-child(2), .audit td:nth-child(3) { width: 1%; white-space: nowrap; }
 .mark { color: var(--tone); font-weight: 600; }
