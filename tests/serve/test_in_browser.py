@@ -154,10 +154,15 @@ def test_what_is_no_image_is_told_in_a_sentence_and_the_next_one_is_answered(
 
 
 @pytest.mark.browser
-def test_an_image_unlike_all_others_is_said_to_be_aloud(page):
+def test_an_image_unlike_all_others_is_said_to_be_aloud_and_in_the_strip(page, scans):
     drop(page, blank_png=whole_png(64, 48))
     shows(page, "unlike the training images")
     assert "may mean nothing" in page.locator("#unlike").inner_text()
+    drop(page, CNV_jpeg=scans["CNV_jpeg"], blank_png=whole_png(64, 48))
+    shows(page, "2 images done")
+    answer = page.locator("#answer").inner_text()
+    names = page.locator("#queue button small").all_inner_texts()
+    assert names[1].startswith("unlike, ") and "unlike" not in names[0] and answer in names[0]
 
 
 @pytest.mark.browser

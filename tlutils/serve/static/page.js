@@ -100,8 +100,10 @@ function list() {
       const done = item.result || item.error;
       const { name } = item.file;
       const button = element("button", name, { type: "button", title: name, "data-at": at });
-      const outcome = item.result ? item.result.answer : item.error ? "not answered" : "waiting";
-      button.append(element("small", outcome, item.error ? { class: "bad" } : {}));
+      let outcome = item.result ? item.result.answer : item.error ? "not answered" : "waiting";
+      if (item.result?.unlike) outcome = `unlike, ${outcome}`;
+      const bad = item.error || item.result?.unlike;
+      button.append(element("small", outcome, bad ? { class: "bad" } : {}));
       button.disabled = !done;
       if (item === shown) button.setAttribute("aria-current", "true");
       button.addEventListener("click", () => {
