@@ -580,7 +580,7 @@ def _parser() -> argparse.ArgumentParser:
     add = command("predict", _predict, "what a run's model sees in images")
     add("run", type=Path)
     add("images", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
-    add("--out", help="CSV file for the predictions (default: print them)")
+    add("--out", help="file for the predictions, .csv or .parquet (default: print them)")
     _add_views(add)
     _add_device(add)
 

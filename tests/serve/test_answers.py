@@ -170,7 +170,10 @@ def test_the_limits_of_a_run_do_not_hang_on_what_was_measured_on_other_images(ru
 @pytest.mark.parametrize(
     ("data", "why"),
     [
-        (b"some words", "^this is no image; choose a JPEG, PNG, BMP, TIFF or DICOM file$"),
+        (
+            b"some words",
+            "^this is no image; choose a JPEG, PNG, BMP, TIFF, GIF, WebP or DICOM file$",
+        ),
         (b"", "^this file cannot be answered: empty file$"),
         (png(50_000, 50_000), "decompression bomb"),
         (whole_png(8_000, 5_000), "8,000 x 5,000 pixels"),

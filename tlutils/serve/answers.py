@@ -292,7 +292,8 @@ def _checked_size(data: bytes) -> tuple[int, int]:
 def _refusal(problem: str) -> UnreadableImage:
     """What is wrong with a file, in a sentence for the person at the page."""
     if problem.startswith("not an image"):
-        return UnreadableImage("this is no image; choose a JPEG, PNG, BMP, TIFF or DICOM file")
+        kinds = "JPEG, PNG, BMP, TIFF, GIF, WebP or DICOM"
+        return UnreadableImage(f"this is no image; choose a {kinds} file")
     return UnreadableImage(f"this file cannot be answered: {problem}")
 
 
