@@ -514,6 +514,7 @@ def test_stress_says_what_each_change_costs_and_where_the_table_is(finished, tmp
     assert str(copy / "stress.csv") in out and (copy / "stress.csv").is_file()
     rows = [row.split("  ")[0].strip() for row in out.splitlines()]
     assert "unchanged" in rows and "inverted, black for white" in rows
+    assert re.search(r"inverted, black for white +inverted +\d", out)
     assert "what costs most balanced accuracy:" in out or "costs balanced accuracy" in out
     assert out.startswith("8 validation images of 1 patient under 2 changes; 95 % intervals, then")
     assert "random weights" in out

@@ -114,7 +114,8 @@ def test_for_people_there_is_a_row_a_change_with_the_differences():
         robustness.measure(under(FOUR, noise=other_answers(FOUR, 1)), repeats=20)
     )
     assert found.index.tolist() == ["unchanged", "noise"]
-    assert found.columns.tolist() == ["balanced accuracy", "accuracy", "AUC"]
+    assert found.columns.tolist() == ["change", "balanced accuracy", "accuracy", "AUC"]
+    assert found["change"].tolist() == ["", "noise"]
     assert "(" in found.loc["noise", "AUC"] and " -0." in found.loc["noise", "AUC"]
     assert found.loc["unchanged", "AUC"].endswith(")")
 

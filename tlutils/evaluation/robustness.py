@@ -266,10 +266,10 @@ def for_people(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame of str, a row a change, a column a number
+    DataFrame of str, a row a change, its name in the first column, then a column a number
     """
     rows = table.to_dict("records")
-    columns = {
+    columns = {"change": table["change"].tolist()} | {
         _NAMES.get(name, name): [as_text(number_of(row, name)) + _signed(row, name) for row in rows]
         for name in main_numbers(table)
     }
