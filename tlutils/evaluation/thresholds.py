@@ -287,7 +287,13 @@ def split_rule(how: str) -> tuple[bool, str]:
     (True, 'specificity>=0.9')
     """
     stressed, rule = re.fullmatch(r"(stressed\s)?(.*)", how.strip(), re.DOTALL).groups()
-    check_rule(rule)
+    try:
+        check_rule(rule)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; after the word stressed (stressed specificity>=0.9) it holds for images "
+            "under changes of acquisition"
+        ) from None
     return bool(stressed), rule.strip()
 
 

@@ -494,8 +494,7 @@ def _begin(run: Run, log: Callable[[str], None]) -> Run:
     if len(classes) == 2 and not recipe.positive:
         log(
             f"the positive class is {classes[1]}, the second by name, so sensitivity is for it; "
-            f"--set positive={classes[0]}, or the recipe changed by "
-            f"{{'positive': '{classes[0]}'}}, makes it the other"
+            f"the recipe's field positive changes that (--set positive={classes[0]})"
         )
     if recipe.threshold and len(classes) != 2:
         raise ValueError(
