@@ -44,10 +44,10 @@ def clean(records: pd.DataFrame, pairs: pd.DataFrame | None = None) -> Cleaned:
 
     Unreadable files go; files with one content under two labels all go, as nobody knows which is
     right; images that only look the same under two labels stay, and are counted; of other copies
-    one stays, that in test first. Patients who share a file, or with `pairs`
-    a look, count as one under one name, a known one if there is any, so that they end on one side.
-    Then, where the splits leak, they are drawn anew; a test set in which nothing leaks is kept and
-    only train and val are drawn.
+    one stays, that in test first. Patients who share a file, or with `pairs` a look, count as one
+    under one name, a known one if there is any, so that they end on one side. Then, where the
+    splits leak, they are drawn anew; a test set in which nothing leaks is kept and only train and
+    val are drawn.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ import pandas as pd
 from sklearn.decomposition import PCA
 
 FEWEST = 16  # training images
-ENOUGH = 100  # validation patients, of whom one may lie beyond the limit; of fewer none does
+ENOUGH = 100  # validation patients; where they are fewer, their number is told with the limit
 _SHARE = 0.01  # of the validation patients, that lie beyond the limit
 _ROUNDING = 1e-4  # the image that sets the limit must not lie beyond it by another batch's rounding
 _SIDE = 8  # of the small image
