@@ -441,6 +441,22 @@ def test_files_beside_the_run_that_cannot_be_read_are_named_and_block_nothing(co
 
 
 @pytest.mark.filterwarnings("ignore:The choice is not steady")
+def test_a_number_that_is_missing_in_a_file_beside_the_run_leaves_that_file_out(run, tmp_path):
+    folder, place = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "place"
+    draw_place(place, run.classes)
+    evaluate(folder, place, **CPU)
+    adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
+    with edited(folder / "adaptations" / "there.json") as found:
+        found["before"]["accuracy"]["high"] = None
+    (file,) = (folder / "evaluations").glob("*.json")
+    with edited(file) as found:
+        found["test"]["accuracy"] = "good"
+    told = written(folder, tmp_path).sections["other-images"]
+    assert "adaptations/there.json is left out" in told
+    assert f"evaluations/{file.name} is left out" in told
+
+
+@pytest.mark.filterwarnings("ignore:The choice is not steady")
 def test_an_adaptation_whose_table_is_missing_is_named_and_blocks_nothing(run, tmp_path):
     folder, place = shutil.copytree(run.folder, tmp_path / "run"), tmp_path / "place"
     draw_place(place, run.classes)

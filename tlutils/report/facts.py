@@ -214,16 +214,13 @@ def elsewhere(run: Run) -> Elsewhere:
             try:
                 one = read(run, file)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-                left_out.append(
-                    f"{name} is left out, as it or the .csv beside it is damaged or missing. "
-                    "Remove it, and evaluate or adapt again, on the same images."
-                )
+                left_out.append(damaged(name))
                 continue
             of = one and one["used"].get("weights")
             if weights and of and of != weights:
                 earlier.append(name)
             elif one:
-                found[kind].append(one | {"unsure": not of})
+                found[kind].append(one | {"unsure": not of, "file": name})
     if earlier:
         left_out.append(
             f"The run was trained on since, so {many(len(earlier), 'file')} of its earlier weights "
@@ -231,6 +228,23 @@ def elsewhere(run: Run) -> Elsewhere:
             "with python -m tlutils evaluate or adapt, on the same images."
         )
     return Elsewhere(**found, left_out=left_out)
+
+
+def damaged(file: str) -> str:
+    """What is said of a file beside the run that holds something else than was written.
+
+    Parameters
+    ----------
+    file : str, from the run's folder on
+
+    Returns
+    -------
+    str
+    """
+    return (
+        f"{file} is left out, as it or the .csv beside it is damaged or missing. Remove it, and "
+        "evaluate or adapt again, on the same images."
+    )
 
 
 def _evaluation(run: Run, file: Path) -> dict | None:

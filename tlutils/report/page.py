@@ -6,7 +6,7 @@ whose weights were left behind can be reported as well. The same run gives the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -317,10 +317,11 @@ def _thresholds(run: Run, measured: dict, predictions: pd.DataFrame) -> Html | N
     if test.empty or not both:
         lacking = "This run lacks them, so one half is all there is."
         if own and both:
+            under = ", under changes of acquisition" if thresholds.split_rule(own)[0] else ""
             lacking = (
                 "This run has no test images: its threshold, "
                 f"{measured['val']['threshold']:.3f} ({own}), is measured on the validation images "
-                "that it was chosen on, so its numbers are too good."
+                f"that it was chosen on{under}, so its numbers are too good."
             )
         return tag(
             "p",
@@ -377,43 +378,59 @@ def _elsewhere(run: Run, others: facts.Elsewhere) -> Html | None:
     evaluations, adaptations, left_out = others
     names = _ON_TOP_OF_TWO_CLASSES if len(run.classes) == 2 else _ON_TOP
     chosen_on = {one["name"]: one["used"]["fingerprint"] for one in adaptations}
-    rows, shown = [], []
-    for one in evaluations:
-        used, found, adapted = one["used"], one["metrics"], one["used"].get("adapted")
-        own = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
-        own = f" ({', '.join(own)})" if own else ""
-        same = chosen_on.get(adapted) == used["fingerprint"]  # all that older files tell
-        on = used.get("chosen_on", found["n"] if same else 0)
-        of = "" if on == found["n"] else f"{on} of "
-        told = {
-            "perhaps of earlier weights": one["unsure"],
-            f"{one['own']} of them the run's own{own}": one["own"],
-            f"{used['split']} images, where divided": used["split"] != "test",
-            many(used["views"], "view"): used["views"],
-            "calibrated": used["calibrated"],
-            f"adapted by {adapted}": adapted,
-            f"chosen on {of}them, so too good": on,
-        }
-        first = _with_small(used["requested"], *(words for words, there in told.items() if there))
-        rows.append([first, one["images"], *(_measured(found.get(name)) for name in names)])
+    shown, lines = [], list(left_out)
+    rows = _rows(evaluations, lambda one: [_evaluation(one, names, chosen_on)], lines)
     if rows:
         shown.append(table(rows, ["data", "images", *(_MEASURES[name] for name in names)]))
     if adaptations:
-        shown += [tag("h3", "Adaptations"), _adaptations(adaptations, names)]
+        shown += [tag("h3", "Adaptations"), _adaptations(adaptations, names, lines)]
         shown += [tag("p", f"{one['name']}: {one['words']}") for one in adaptations]
-    shown += [tag("p", line, class_="mark warning") for line in left_out]
+    shown += [tag("p", line, class_="mark warning") for line in lines]
     return text(shown) or None
+
+
+def _rows(files: list[dict], made: Callable[[dict], list[list]], left_out: list[str]) -> list[list]:
+    """The rows of each file; one that holds something else is named among those left out."""
+    rows = []
+    for one in files:
+        try:
+            rows += made(one)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            left_out.append(facts.damaged(one["file"]))
+    return rows
+
+
+def _evaluation(one: dict, names: Sequence[str], chosen_on: Mapping[str, str]) -> list:
+    """A row: which images, with all that has to be said of them, and the numbers."""
+    used, found, adapted = one["used"], one["metrics"], one["used"].get("adapted")
+    own = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
+    own = f" ({', '.join(own)})" if own else ""
+    same = chosen_on.get(adapted) == used["fingerprint"]  # all that older files tell
+    on = used.get("chosen_on", found["n"] if same else 0)
+    of = "" if on == found["n"] else f"{on} of "
+    told = {
+        "perhaps of earlier weights": one["unsure"],
+        f"{one['own']} of them the run's own{own}": one["own"],
+        f"{used['split']} images, where divided": used["split"] != "test",
+        many(used["views"], "view"): used["views"],
+        "calibrated": used["calibrated"],
+        f"adapted by {adapted}": adapted,
+        f"chosen on {of}them, so too good": on,
+    }
+    first = _with_small(used["requested"], *(words for words, there in told.items() if there))
+    return [first, one["images"], *(_measured(found.get(name)) for name in names)]
 
 
 def _with_small(name: str, *told: str) -> Html:
     return text(name, [" ", tag("small", ", ".join(told))] if told else None)
 
 
-def _adaptations(adaptations: list[dict], names: Sequence[str]) -> Html:
+def _adaptations(adaptations: list[dict], names: Sequence[str], left_out: list[str]) -> Html:
     """What was chosen in place of what, and what either is worth there: two rows each."""
     names = [name for name in (*names, "ece") if name in adaptations[0]["before"]]
-    two, rows = adaptations[0]["threshold"] is not None, []
-    for one in adaptations:
+    two = adaptations[0]["threshold"] is not None
+
+    def made(one: dict) -> list[list]:
         own = 0.5 if one["own_threshold"] is None else one["own_threshold"]
         by = f"adapted by {one['name']}" + f", {one['rule']}" * two
         views = [many(one["used"]["views"], "view")] if one["used"]["views"] else []
@@ -421,10 +438,14 @@ def _adaptations(adaptations: list[dict], names: Sequence[str]) -> Html:
             "before": ("as the run answers", own, 1.0),
             "after": (by, one["threshold"], one["temperature"]),
         }
+        rows = []
         for when, (told, threshold, temperature) in kinds.items():
             first = _with_small(one["used"]["requested"], told, *views)
             chosen = [_of_both_scales(threshold)] * two + [number(temperature)]
             rows.append([first, *chosen, *(_measured(one[when][name]) for name in names)])
+        return rows
+
+    rows = _rows(adaptations, made, left_out)
     head = ["data", *["threshold"] * two, "temperature"]
     words = "Adapted: each patient judged by what was chosen on others."
     words += " Answers go by the threshold at the temperature." * two
