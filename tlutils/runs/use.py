@@ -28,7 +28,9 @@ from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from ..models.build import normalization
 from . import openings, reference
-from .folder import BEGUN, Run
+from .folder import BEGUN, STRESS_FILES, Run
+
+_TABLES = ("predictions.csv", "stressed_predictions.csv", *STRESS_FILES)  # that a run keeps
 
 
 def predict_records(
@@ -572,15 +574,17 @@ def predict(
 
 
 def _refuse_other_table(out: Path) -> None:
-    """Refuse to replace any file but a table of predictions, and that too among a run's files."""
+    """Refuse to replace any file but a table of predictions, and those that a run keeps, too."""
     if not out.is_file():
         return
-    parquet, folders = out.suffix.lower() == ".parquet", out.resolve().parents
+    parquet, place = out.suffix.lower() == ".parquet", out.resolve().parent
+    own = place.name == "evaluations" or out.name in _TABLES
+    place = place.parent if place.name == "evaluations" else place
     try:
         head = [*map(str, pd.read_parquet(out) if parquet else pd.read_csv(out, nrows=0))]
     except (OSError, ValueError):
         head = []
-    if any(all((folder / name).is_file() for name in BEGUN) for folder in folders):
+    if own and all((place / name).is_file() for name in BEGUN):
         what = "one of a run's files"
     elif "predicted" in head and any(name.startswith("p_") for name in head):
         return
