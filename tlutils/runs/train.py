@@ -154,7 +154,7 @@ def train(
         raise ValueError(f"compiled is {compiled!r}; it is True, False or 'auto'")
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
-    devices.by_first(lambda: _refuse_among_images(out, data))
+    _refuse_among_images(out, data)  # in each process, as one that comes late is not waited for
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
@@ -404,7 +404,7 @@ def prepare(
         "machine": machine.describe(),
     }
     wanted = Run(Path(out), recipe, pd.DataFrame(), Path(), about)
-    devices.by_first(lambda: _refuse_among_images(out, data))
+    _refuse_among_images(out, data)
     with reserved(out):
         return devices.by_first(lambda: _begin_or_go_on(wanted, data, machine.device, show, log))
 
