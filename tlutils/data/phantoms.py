@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter, gaussian_filter1d, zoom
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from ..core.progress import bar
 
@@ -211,21 +211,24 @@ def _scatter(
     texture = _clouds(scan, light.shape, 5)
     stuff = (y >= eye.rpe - lesion.material) & (y < eye.rpe)
     stuff &= np.broadcast_to(lesion.material, eye.x.shape) > 2
-    light = np.where(stuff, 0.62 + 0.25 * texture, light)
+    light[stuff] = 0.62 + 0.25 * texture[stuff]
     below = y - eye.rpe
     line = np.exp(-0.5 * (below / 3.6) ** 2)
     # lifted: what lies between pigment epithelium and Bruch's membrane
     under = (below > 0) & (y < eye.bruch - 1)
     choroid = 0.42 * np.exp(-np.maximum(y - eye.bruch, 0) / person.uniform(35, 75))
     choroid *= 1 + 0.28 * gaussian_filter(_clouds(person, light.shape, 8), 2)
-    light = np.where(below > 3, np.where(under, 0.42 + 0.12 * texture, choroid.clip(0.02)), light)
-    light = np.maximum(light, line * 1.15)
+    ground = choroid.clip(0.02)
+    ground[under] = 0.42 + 0.12 * texture[under]
+    light = np.maximum(np.where(below > 3, ground, light), line * 1.15)
     for x0, at, half_width, half_height, brightness in lesion.spots:
         row = np.interp(x0, eye.x, top + at * (base - top))
         rows = half_height * eye.height / 496
-        inside = ((eye.x - x0) / half_width) ** 2 + ((y - row) / rows) ** 2
-        spot = (brightness - light) / (1 + np.exp(np.clip(8 * (inside - 1), -30, 30)))
-        light += spot * (depth > 0.05) * (depth < 0.9)
+        across, down = ((eye.x - x0) / half_width) ** 2, ((y - row) / rows) ** 2
+        near = np.ix_(down[:, 0] < 5, across < 5)  # what lies further away stays as it is
+        inside = across[near[1]] + down[near[0], 0]
+        spot = (brightness - light[near]) / (1 + np.exp(np.clip(8 * (inside - 1), -30, 30)))
+        light[near] += spot * (depth[near] > 0.05) * (depth[near] < 0.9)
     return light * _shadows(eye, person, depth)
 
 
@@ -241,8 +244,13 @@ def _shadows(eye: _Eye, person: np.random.Generator, depth: np.ndarray) -> np.nd
 
 def _clouds(draw: np.random.Generator, shape: tuple[int, int], size: int) -> np.ndarray:
     """Smooth noise of mean 0 and deviation 1 with blobs of about `size` pixels."""
-    small = draw.normal(0, 1, (shape[0] // size + 3, shape[1] // size + 3))
-    big = zoom(small.astype(np.float32), size, order=1)[: shape[0], : shape[1]]
+    big = draw.normal(0, 1, (shape[0] // size + 3, shape[1] // size + 3)).astype(np.float32)
+    for axis in (1, 0):  # linear between neighbours, as scipy.ndimage.zoom
+        points = big.shape[axis]
+        low, part = np.divmod(np.arange(shape[axis]) * ((points - 1) / (points * size - 1)), 1)
+        low, part = low.astype(int), part[:, None] if axis == 0 else part
+        big = big.take(low, axis) * (1 - part) + big.take(low + 1, axis) * part
+    big = big.astype(np.float32)
     return big / big.std()
 
 
@@ -307,7 +315,8 @@ def draw_chest(
     patient, index = seed if patient is None else patient, _CHEST_KINDS.index(kind)
     person, ill = np.random.default_rng([patient, 3]), np.random.default_rng([patient, 7, index])
     film = np.random.default_rng([seed, 4, index])
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    # a column and a row: what depends on one of them alone is computed once
+    y, x = (axis.astype(np.float32) for axis in np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j])
     x = (x - film.normal(0, 0.03)) * film.uniform(0.95, 1.08)
     y = (y - film.normal(0, 0.03)) * film.uniform(0.95, 1.08)
     lungs, body, middle = _chest_parts(person, x, y)
@@ -338,7 +347,7 @@ def _chest_parts(
     w, h = person.uniform(0.30, 0.36), person.uniform(0.62, 0.74)
     gap, up = person.uniform(0.40, 0.46), person.uniform(-0.16, -0.06)
     dome = person.uniform(0.42, 0.58)
-    lungs = np.zeros_like(x)
+    lungs = np.zeros((len(y), x.shape[1]), np.float32)
     for side in (-1, 1):
         lean = (x - side * (gap + 0.10 * (y - up))) / (w * (1 + 0.30 * (y - up)))
         inside = np.abs(lean) ** 2.4 + np.abs((y - up) / h) ** 2.4 - 1
@@ -375,15 +384,15 @@ def _pneumonia(
 ) -> np.ndarray:
     """What pneumonia adds: one dense lobe with a soft edge, or haze and strands on both sides."""
     if kind == "NORMAL":
-        return np.zeros_like(x)
+        return np.zeros_like(lungs)
     strength = ill.uniform(0.20, 0.48) * film.uniform(0.85, 1.15)  # from day to day a little else
     if kind == "bacteria":
         side, at = ill.choice([-1, 1]), ill.uniform(-0.45, 0.35)
         across = (x - side * ill.uniform(0.30, 0.55)) / ill.uniform(0.16, 0.34)
         patch = across**2 + ((y - at) / ill.uniform(0.14, 0.34)) ** 2
-        cloud = 1 + 0.12 * gaussian_filter(_clouds(film, x.shape, max(4, x.shape[1] // 16)), 3)
+        cloud = 1 + 0.12 * gaussian_filter(_clouds(film, lungs.shape, max(4, x.shape[1] // 16)), 3)
         return strength * _soft(patch - 1, 0.35) * cloud * lungs.clip(0.15)
-    strands = np.abs(gaussian_filter(_clouds(film, x.shape, max(3, x.shape[1] // 50)), 2)) * 2
+    strands = np.abs(gaussian_filter(_clouds(film, lungs.shape, max(3, x.shape[1] // 50)), 2)) * 2
     near = np.exp(-(((np.abs(x) - 0.25) / 0.35) ** 2))
     near = near * np.exp(-(((y - ill.uniform(-0.2, 0.2)) / 0.7) ** 2))
     return strength * lungs * near * (0.55 + 0.16 * strands)
