@@ -419,15 +419,22 @@ def test_audit_fix_and_predict_replace_no_file_of_another_kind(
     assert main(["predict", str(finished), str(table), "--out", str(table)]) == 2
     assert "is one of the images" in said()[1]
     assert scan.read_bytes() == before == table.read_bytes()
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    run, study = Path(shutil.copytree(finished, tmp_path / "run")), tmp_path / "study.csv"
+    study.write_text("patient,predicted,p_value\n1,ill,0.5\n")
+    (run / "adaptations").mkdir()
+    shutil.copy(run / "predictions.csv", run / "adaptations" / "site.csv")
+    assert main(["predict", str(finished), str(scan), "--out", str(run / "stress.csv")]) == 2
+    assert "where a run keeps its own" in said()[1] and not (run / "stress.csv").exists()
     for there, what in (
         (listed, "no table of predictions"),
-        (run / "predictions.csv", "one of a run's files"),
+        (study, "no table of predictions"),
+        (run / "predictions.csv", "where a run keeps its own"),
+        (run / "adaptations" / "site.csv", "where a run keeps its own"),
         (run / "records.csv", "no table of predictions"),
     ):
         then = there.read_bytes()
         assert main(["predict", str(finished), str(scan), "--out", str(there)]) == 2
-        assert f"is there already and is {what}" in said()[1]
+        assert what in said()[1]
         assert main(["report", str(finished), "--out", str(there)]) == 2
         assert "a name that ends in .html" in said()[1] and there.read_bytes() == then
 

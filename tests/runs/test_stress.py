@@ -131,6 +131,13 @@ def test_damaged_answers_of_before_keep_no_new_ones_from_being_written(damage, b
     assert len(pd.read_csv(copy / "stress.csv")) == len(binary[1])
 
 
+def test_a_table_that_was_cut_off_loses_no_answers(binary, tmp_path):
+    copy = shutil.copytree(binary[0].folder, tmp_path / "run")
+    binary[1].query("change in ['', 'dark']").to_csv(copy / "stress.csv", index=False)
+    stress(copy, changes=["dark"], **CPU)
+    assert len(pd.read_csv(copy / "stress.csv")) == len(binary[1])
+
+
 def test_a_change_that_this_version_does_not_know_keeps_its_name():
     table = runs_stress._named(pd.DataFrame({"change": ["", "dark", "ghost"]}), "val")
     assert table["words"].tolist() == ["unchanged", "darker by 30 %", "ghost"]

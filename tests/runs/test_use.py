@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sys
 import warnings
 from functools import partial
 from itertools import product
@@ -16,7 +17,7 @@ from small_runs import CPU, small, train
 from tiny_images import draw_tiny
 
 from tlutils.__main__ import main
-from tlutils.core import devices
+from tlutils.core import devices, files
 from tlutils.data import cleaning, records
 from tlutils.evaluation.predict import NothingToPredict
 from tlutils.models import checkpoints
@@ -255,6 +256,36 @@ def test_an_image_is_seen_in_the_same_views_wherever_it_lies(run, tmp_path):
     assert not np.allclose(
         there[columns], predict(run.folder, [tmp_path], views=0, **CPU)[columns], atol=1e-3
     )
+
+
+@pytest.mark.parametrize("what", [evaluate, predict, adapt, stress], ids=lambda what: what.__name__)
+def test_a_training_that_ends_meanwhile_mixes_no_two_models(
+    what, run, tiny_folder, tmp_path, monkeypatch
+):
+    copy, module = shutil.copytree(run.folder, tmp_path / "run"), sys.modules[what.__module__]
+    shutil.rmtree(copy / "evaluations", ignore_errors=True)
+
+    def and_another_model_is_there(*of, **more):
+        shutil.copy(copy / "best.pt", copy / "new.pt")
+        (copy / "new.pt").replace(copy / "best.pt")
+        return predict_records(*of, **more)
+
+    monkeypatch.setattr(module, "predict_records", and_another_model_is_there)
+    asked = [shutil.copytree(tiny_folder / "test", tmp_path / "elsewhere")]
+    for file in asked[0].rglob("*.jpeg"):
+        file.write_bytes(file.read_bytes() + b"elsewhere")
+    how = {"data": asked.pop(), "split": "test"} if what is stress else {}
+    asked = [asked] if what is predict else asked
+    with pytest.raises(files.Busy, match="trained on meanwhile"):
+        what(copy, *asked, **how, **CPU)
+    assert not [*copy.glob("evaluations/*.json"), *copy.glob("adaptations/*.json")]
+
+
+def test_evaluate_gives_its_numbers_where_the_training_has_not_written_its_own(run, tmp_path):
+    copy, lines = shutil.copytree(run.folder, tmp_path / "run"), []
+    (copy / "metrics.json").unlink()
+    assert evaluate(copy, **CPU, log=lines.append) == run.metrics["test"]
+    assert lines[-1] == "these numbers are not written"
 
 
 def test_evaluating_again_reads_the_store_and_not_the_images(tiny_folder, tmp_path):

@@ -81,8 +81,11 @@ def adapt(
         For images that the run was trained or is tested on, less than two patients of a class, an
         unknown rule, a name that cannot be, or that an adaptation to other data or by other
         settings has.
+    files.Busy
+        Where a training went on meanwhile and best.pt is another.
     """
     run = Run.load(folder)
+    best_file = devices.by_first(lambda: run.best_file)
     files.check_writable(run.folder / "adaptations")
     machine = run.machine(device, precision)
     rule = rule or thresholds.split_rule(run.recipe.threshold)[1] or "youden"
@@ -98,6 +101,7 @@ def adapt(
     found = calibration.answered(found, about["own_threshold"])
     how = {"draws": draws, "repeats": repeats, "seed": run.recipe.seed}
     about = {"name": name, "used": used} | about
+    devices.by_first(lambda: run.check_best_file(best_file))
     return devices.by_first(lambda: _choose(run, table, found, about, how, log))
 
 

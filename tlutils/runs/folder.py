@@ -282,6 +282,30 @@ class Run:
         """A mark of the weights of best.pt."""
         return checkpoints.fingerprint(checkpoints.load(self._file("best.pt")))
 
+    @property
+    def best_file(self) -> tuple[int, ...]:
+        """What tells this best.pt from one that a training puts in its place."""
+        about = self._file("best.pt").stat()
+        return about.st_ino, about.st_mtime_ns, about.st_size
+
+    def check_best_file(self, begun_with: tuple[int, ...]) -> None:
+        """Refuse to go on with a model where best.pt holds another by now.
+
+        Parameters
+        ----------
+        begun_with : tuple of int, `best_file` before any of it was read
+
+        Raises
+        ------
+        files.Busy
+            Where a training that went on has put another in its place.
+        """
+        if self.best_file != begun_with:
+            raise files.Busy(
+                f"{self.folder} was trained on meanwhile, so answers and threshold would be of two "
+                "models; run the same again when the training has ended"
+            )
+
     def adaptation(self, name: str, any_weights: bool = False) -> dict:
         """What was chosen for another place.
 

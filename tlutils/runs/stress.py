@@ -84,6 +84,7 @@ def stress(
         Where the run is at work, training or otherwise measured.
     """
     run = Run.load(folder)
+    best_file = devices.by_first(lambda: run.best_file)
     patient = patient_rule(run, patient, data)
     machine = run.machine(device, precision)
     files.check_writable(run.folder if data is None else run.folder / "evaluations")
@@ -94,6 +95,7 @@ def stress(
         how = {"root": root, "acquisition": acquisition, "shown": len(acquisition.changes)}
         found = predict_records(run, run.model(), table, split, machine, show, **how)
         found = calibration.answered(found, run.threshold)
+        devices.by_first(lambda: run.check_best_file(best_file))
         order = {name: place for place, name in enumerate(acquisition.changes)}
         found = found.sort_values("change", key=lambda names: names.map(order), kind="stable")
         result = _named(measure(found, seed=run.recipe.seed), split)
@@ -127,11 +129,10 @@ def _with_kept(
     run: Run, split: str, found: pd.DataFrame, result: pd.DataFrame, targets: list[Path]
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Path]]:
     """Answers and table with those kept of other changes, or places where these are not lost."""
-    made = set(found["change"])
-    try:
-        others = set(pd.read_csv(targets[0])["change"].fillna("")) - made
-    except (OSError, ValueError, KeyError):  # there is none, or no table
-        return found, result, targets
+    made, others = set(found["change"]), set()
+    for target in targets:  # one of them may be cut off
+        with contextlib.suppress(OSError, ValueError, KeyError):  # there is none, or no table
+            others |= set(pd.read_csv(target)["change"].fillna("")) - made
     if not others:
         return found, result, targets
     # The answers have gone, are none, or some of them are damaged.

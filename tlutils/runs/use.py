@@ -204,8 +204,11 @@ def evaluate(
     ValueError
         Where the run, or other images with splits, have none of this split; where the run has no
         temperature that is wanted, or no such adaptation; for a patient rule without other images.
+    files.Busy
+        Where a training went on meanwhile and best.pt is another.
     """
     run = Run.load(folder)
+    best_file = devices.by_first(lambda: run.best_file)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     if chosen and patient == "run" and data is not None:
@@ -231,6 +234,8 @@ def evaluate(
     threshold = threshold_in_use(run, chosen)
     plain = None if calibrated or chosen else threshold
     metrics = compute_metrics(predictions, seed=run.recipe.seed, threshold=plain)
+    weights = run.fingerprint if data is not None else ""
+    devices.by_first(lambda: run.check_best_file(best_file))
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     if data is not None and devices.rank() == 0:
@@ -248,7 +253,7 @@ def evaluate(
         target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
         used |= {"requested": str(data), "images": len(table), "precision": machine.precision}
-        used |= {"fingerprint": records.fingerprint(table), "weights": run.fingerprint, **known}
+        used |= {"fingerprint": records.fingerprint(table), "weights": weights, **known}
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_json(f"{target}.json", about)
         if log and "unlike" in metrics:
@@ -258,8 +263,10 @@ def evaluate(
         if log:
             log(f"the predictions and all numbers are in {target}.csv and .json")
     if data is None and log and devices.rank() == 0:
-        kept = f"; those of the training's end are in {run.folder / 'metrics.json'}"
-        log(f"these numbers are not written{kept if split in run.metrics else ''}")
+        ended = run.folder / "metrics.json"
+        kept = ended.is_file() and split in run.metrics
+        beside = f"; those of the training's end are in {ended}" if kept else ""
+        log(f"these numbers are not written{beside}")
     return metrics
 
 
@@ -547,10 +554,13 @@ def predict(
         file that is no table of predictions or lies in a run's folder.
     OSError
         Where one may not write it, before anything is predicted.
+    files.Busy
+        As `evaluate`.
     """
     if out is not None:
         records.check_target(out)
     run = Run.load(folder)
+    best_file = devices.by_first(lambda: run.best_file)
     machine = run.machine(device, precision)
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
@@ -566,6 +576,7 @@ def predict(
     answers = partial(predict_records, run, model, machine=machine, show=show)
     predictions = _with_distance(run, model, answers, table, "new", **how)
     predictions = as_the_run_answers(run, predictions, calibrated, chosen)
+    devices.by_first(lambda: run.check_best_file(best_file))
     predictions["path"] = predictions["path"].map(whole)
     _warn_of_unlike(run, predictions)
     if out is not None and devices.rank() == 0:
@@ -574,23 +585,25 @@ def predict(
 
 
 def _refuse_other_table(out: Path) -> None:
-    """Refuse to replace any file but a table of predictions, and those that a run keeps, too."""
+    """Refuse to replace any file but a table of predictions, and the names of those a run keeps."""
+    place = out.resolve().parent
+    own = place.name in ("evaluations", "adaptations")
+    folder = place.parent if own else place
+    if (own or out.name in _TABLES) and all((folder / name).is_file() for name in BEGUN):
+        raise ValueError(f"{out} is where a run keeps its own; give the predictions another name")
     if not out.is_file():
         return
-    parquet, place = out.suffix.lower() == ".parquet", out.resolve().parent
-    own = place.name == "evaluations" or out.name in _TABLES
-    place = place.parent if place.name == "evaluations" else place
+    parquet = out.suffix.lower() == ".parquet"
     try:
         head = [*map(str, pd.read_parquet(out) if parquet else pd.read_csv(out, nrows=0))]
     except (OSError, ValueError):
         head = []
-    if own and all((place / name).is_file() for name in BEGUN):
-        what = "one of a run's files"
-    elif "predicted" in head and any(name.startswith("p_") for name in head):
-        return
-    else:
-        what = "no table of predictions"
-    raise ValueError(f"{out} is there already and is {what}; give the predictions another name")
+    classes = [name for name in head if name.startswith("p_")]
+    if not ({"path", "predicted"} <= {*head} and len(classes) > 1):
+        raise ValueError(
+            f"{out} is there already and is no table of predictions; give the predictions another "
+            "name"
+        )
 
 
 def _with_distance(
