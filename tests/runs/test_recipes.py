@@ -61,6 +61,9 @@ def test_fields_change_from_typed_text():
     [
         ({"learning_rat": 1}, "learning_rate"),
         ({"augmentation.flp": 1}, r"\(did you mean augmentation\.flip\?\)"),
+        ({"foo.flip": 0}, r"no field 'foo\.flip'.*epochs.*augmentation\.flip"),
+        ({"epochs.flip": 0}, r"no field 'epochs\.flip'"),
+        ({"epochs.": 3}, r"no field 'epochs\.' \(did you mean epochs\?\)"),
         ({"epochs": "many"}, "epochs"),
         ({"optimizer": "lion"}, "adamw"),
         ({"schedule": "stairs"}, "one-cycle"),

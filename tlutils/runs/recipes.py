@@ -200,9 +200,10 @@ class Recipe(Options):
         """
         recipe = self
         for name, value in changes.items():
-            outer, _, inner = _OLD_NAMES.get(name, name).partition(".")
+            known = _OLD_NAMES.get(name, name)
+            _check_field(known)
+            outer, _, inner = known.partition(".")
             holder, field = (recipe.augmentation, inner) if inner else (recipe, outer)
-            _check_field(holder, field, name)
             value = _OLD_VALUES.get((field, value), value) if isinstance(value, str) else value
             value = _parsed(value, _kind(holder, field), name)
             changed = dataclasses.replace(holder, **{field: value})
@@ -345,11 +346,10 @@ def _rules() -> dict[str, _Rule]:
     }
 
 
-def _check_field(holder: object, field: str, name: str) -> None:
-    fields = [f.name for f in dataclasses.fields(holder)]
-    if field not in fields:
-        above = "augmentation." if isinstance(holder, Augmentation) else ""
-        fields = [f"{above}{one}" for one in fields]
+def _check_field(name: str) -> None:
+    fields = [field.name for field in dataclasses.fields(Recipe)]
+    fields += [f"augmentation.{field.name}" for field in dataclasses.fields(Augmentation)]
+    if name not in fields:
         guess = did_you_mean(name, fields) or f"; the fields are {', '.join(fields)}"
         raise ValueError(f"there is no field {name!r}{guess}")
 
