@@ -148,8 +148,9 @@ def test_audit_exits_1_on_a_leak_and_0_without(tiny_folder, tmp_path, said):
     shutil.copytree(tiny_folder, leaky)
     path = next((leaky / "train" / "CNV").iterdir())
     shutil.copy(path, leaky / "test" / "CNV" / path.name)
-    assert main(["audit", str(leaky)]) == 1
+    assert main(["audit", str(leaky), "--json", str(tmp_path / "a.json")]) == 1
     assert "LEAK" in said()[0]
+    assert json.loads((tmp_path / "a.json").read_text())["leak"] is True
 
 
 def test_fetch_says_where_it_fetches_to_and_where_the_images_are(drawn_folder, said):
@@ -402,14 +403,18 @@ def test_audit_fix_refuses_a_bad_target_before_it_works(target, tiny_folder, tmp
     assert said()[0] == "" and (tmp_path / "table.csv").read_text() == before
 
 
-def test_audit_fix_and_predict_replace_no_file_of_another_kind(
-    finished, tiny_folder, tmp_path, said
-):
+def test_audit_and_predict_replace_no_file_of_another_kind(finished, tiny_folder, tmp_path, said):
     listed = tmp_path / "list.csv"
     listed.write_text("path,label\nx.png,ill\n")
     assert main(["audit", str(tiny_folder), "--fix", str(listed)]) == 2
     out, err = said()
     assert out == "" and "there already; remove it first" in err
+    for other in (listed, finished / "recipe.json"):
+        then = other.read_bytes()
+        assert main(["audit", str(tiny_folder), "--json", str(other)]) == 2
+        out, err = said()
+        assert out == "" and "there already and holds no findings of an audit" in err
+        assert other.read_bytes() == then
     assert listed.read_text() == "path,label\nx.png,ill\n"
     scan = shutil.copy(next(tiny_folder.rglob("*.jpeg")), tmp_path / "scan.jpeg")
     table = shutil.copy(scan, tmp_path / "scan.csv")

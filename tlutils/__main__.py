@@ -170,6 +170,7 @@ def _audit(given: _Arguments) -> int:
             raise ValueError(f"{given.fix} is there already; remove it first, or take another name")
     if given.json:
         files.refuse_folder(given.json)
+        _refuse_other_json(Path(given.json))
         files.check_writable(Path(given.json).parent)
     root = records.root_of(source)
     found = records.scan(source, patient=given.patient)
@@ -202,6 +203,20 @@ def _audit(given: _Arguments) -> int:
         table = shlex.quote(str(given.fix))
         print(f"train from it: python -m tlutils train RECIPE --data {table} --out runs/NAME")
     return _BAD_NEWS if leak else _DONE
+
+
+def _refuse_other_json(out: Path) -> None:
+    """Refuse to replace any file but the findings of an audit."""
+    if not out.is_file():
+        return
+    try:
+        kept = json.loads(out.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        kept = None
+    if not (isinstance(kept, dict) and {"counts", "checks", "verdict"} <= kept.keys()):
+        raise ValueError(
+            f"{out} is there already and holds no findings of an audit; give them another name"
+        )
 
 
 def _print_finding(row: object) -> None:

@@ -60,8 +60,21 @@ def test_a_csv_is_printed_or_written_that_spreadsheets_may_open(
     assert "(phantom images; not a medical device)" in err
     rule = "=B is answered from a probability of 0.400 on. That is the threshold of the run."
     assert rule in err.splitlines()
-    assert predict_onnx.main(["--model", str(model), "--out", "a/b.csv", "--", *names]) == 0
-    assert (tmp_path / "a" / "b.csv").read_text() == out
+    for _ in range(2):  # its own table it may replace
+        assert predict_onnx.main(["--model", str(model), "--out", "a/b.csv", "--", *names]) == 0
+        assert (tmp_path / "a" / "b.csv").read_text() == out
+
+
+@pytest.mark.parametrize(
+    "kept", [b"path,label\nx.png,ill\n", b"", b"\n", b"\xff\0\r" * 99, b'"' + b"x" * 200_000]
+)
+def test_no_file_of_another_kind_is_replaced(kept, model, tmp_path, capsys):
+    grey(tmp_path / "a.png", 9)
+    (tmp_path / "list.csv").write_bytes(kept)
+    words = ["--model", str(model), str(tmp_path / "a.png"), "--out", str(tmp_path / "list.csv")]
+    assert predict_onnx.main(words) == 2
+    assert "there already and is no table of answers" in capsys.readouterr().err
+    assert (tmp_path / "list.csv").read_bytes() == kept
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,20 @@ def _table(classes: list[str], answers: list[tuple[str, np.ndarray, str]]) -> st
     return text.getvalue()
 
 
+def _refuse_other_table(out: Path) -> None:
+    """Refuse to replace any file but what `_table` makes."""
+    if not out.is_file():
+        return
+    with open(out, encoding="utf-8", errors="replace", newline="") as file:
+        text = io.StringIO(file.read(100_000), newline="")  # a longer field is an error to csv
+    head = next(csv.reader(text), [])
+    scores = {name[:2] for name in head[1:-1]}
+    if scores != {"p_"} or (head[0], head[-1]) != ("path", "predicted"):
+        raise ValueError(
+            f"{out} is there already and is no table of answers; give the answers another name"
+        )
+
+
 def _beside() -> Path:
     found = sorted(Path(__file__).parent.glob("*.onnx"))
     if len(found) != 1:
@@ -151,6 +165,7 @@ def _answer(given: argparse.Namespace) -> None:
         refuse_folder(given.out)
         if Path(given.out).suffix.lower() != ".csv":
             raise ValueError(f"the answers would be {given.out}; give it a name that ends in .csv")
+        _refuse_other_table(Path(given.out))
     about, answers, lost = predict(given.model or _beside(), given.images)
     lacking = [line for line in lost if LACKS_PACKAGE in line]
     for line in lost:
