@@ -352,8 +352,8 @@ def test_what_was_measured_with_earlier_weights_is_left_out_and_counted(tiny_fol
     assert train(tiny_folder, done.folder, recipe.changed({"epochs": "6"})).fingerprint != before
     page = written(done.folder, tmp_path)
     assert not [where for where, _ in page.tables if where == "other-images"]
-    assert "2 files of its earlier weights are left out: evaluations/" in page.words
-    assert "adaptations/there.json. Measure anew with python -m tlutils evaluate" in page.words
+    told = "2 files of its earlier weights are left out: adaptations/there.json, evaluations/"
+    assert told in page.words and ".json. Measure anew with python -m tlutils eva" in page.words
     assert "All images come from one collection" in page.words
     found = evaluate(done.folder, place, **CPU)
     page = written(done.folder, tmp_path)
@@ -380,6 +380,21 @@ def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_pat
     parts = f"{n[0]} training, {n[1]} validation, {n[2]} test"
     assert f"{own} 64 of them the run's own ({parts})" in shown
     assert f"{place} adapted by there, chosen on 32 of them, so too good" in shown
+    (file,) = (folder / "evaluations").glob("*-place-test-*.json")
+    adapt(folder, place, name="there", draws=5, repeats=50, **CPU)  # of more images by now
+    page = written(folder, tmp_path)
+    assert list(page.table("other-images")) == [f"{own} 64 of them the run's own ({parts})"]
+    told = (
+        f"An adaptation was chosen anew since, so 1 file of its earlier choice is left out: {file}"
+    )
+    assert told.replace(f"{folder}/", "") in page.words
+    evaluate(folder, place, adapted="there", **CPU)
+    row = f"{place} adapted by there, chosen on them, so too good"
+    assert row in written(folder, tmp_path).table("other-images")
+    with edited(file) as found:
+        del found["used"]["choice"]  # as before it was written down
+    row = row.replace("there,", "there, perhaps by its earlier choice,")
+    assert row in written(folder, tmp_path).table("other-images")
 
 
 @pytest.mark.filterwarnings("ignore:The choice is not steady")
@@ -447,6 +462,11 @@ def test_a_number_that_is_missing_in_a_file_beside_the_run_leaves_that_file_out(
     evaluate(folder, place, **CPU)
     adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
     with edited(folder / "adaptations" / "there.json") as found:
+        before = found.pop("before")
+    told = written(folder, tmp_path).sections["other-images"]
+    assert "adaptations/there.json is left out" in told
+    with edited(folder / "adaptations" / "there.json") as found:
+        found["before"] = before
         found["before"]["accuracy"]["high"] = None
     (file,) = (folder / "evaluations").glob("*.json")
     with edited(file) as found:

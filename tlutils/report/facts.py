@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +48,14 @@ class Elsewhere(NamedTuple):
 
     Parameters
     ----------
-    evaluations : list of dict
-        used, as `use.evaluate` writes it; metrics, of its split; images, in words; own, how many of
-        them are the run's; other, whether they are another set than the run's, by their folder and
-        as most are not its own; unsure, whether they may be of earlier weights.
-    adaptations : list of dict
-        See `Run.adaptation`; own, other and unsure, as above; words, on whether it is steady.
+    evaluations, adaptations : list of dict
+        file, from the run's folder on; used, as `use.evaluate` or `adapt.adapt` writes it; other,
+        whether the images are another set than the run's, by their folder and as most are not its
+        own; rows, what a reader sees: name, told (all that has to be said of it), numbers by name,
+        of evaluations images, in words; of adaptations also words, on whether it is steady.
     left_out : list of str
-        Sentences that name the files that cannot be read, and those of earlier weights.
+        Sentences that name the files that cannot be read, and those of earlier weights or of an
+        earlier choice under an adaptation's name.
     """
 
     evaluations: list[dict]
@@ -201,14 +202,15 @@ def elsewhere(run: Run) -> Elsewhere:
     -------
     Elsewhere
     """
-    found, earlier, left_out = {}, [], []
-    kinds = {"evaluations": _evaluation, "adaptations": _adaptation}
+    found: dict[str, list[dict]] = {"adaptations": [], "evaluations": []}
+    evaluation = partial(_evaluation, chosen=found["adaptations"])
+    kinds = {"adaptations": _adaptation, "evaluations": evaluation}
     files = {kind: sorted((run.folder / kind).glob("*.json")) for kind in kinds}
-    weights = run.metrics.get("weights")
+    weights, left_out = run.metrics.get("weights"), []
+    earlier, replaced = [], []
     if not weights and any(files.values()):  # written by an earlier version
         weights = run.fingerprint
     for kind, read in kinds.items():
-        found[kind] = []
         for file in files[kind]:
             name = f"{kind}/{file.name}"
             try:
@@ -219,14 +221,20 @@ def elsewhere(run: Run) -> Elsewhere:
             of = one and one["used"].get("weights")
             if weights and of and of != weights:
                 earlier.append(name)
+            elif one and one.get("replaced"):
+                replaced.append(name)
             elif one:
-                found[kind].append(one | {"unsure": not of, "file": name})
-    if earlier:
-        left_out.append(
-            f"The run was trained on since, so {many(len(earlier), 'file')} of its earlier weights "
-            f"{'is' if len(earlier) == 1 else 'are'} left out: {', '.join(earlier)}. Measure anew "
-            "with python -m tlutils evaluate or adapt, on the same images."
-        )
+                found[kind].append(one | {"file": name})
+    for since, before, names in (
+        ("The run was trained on since", "its earlier weights", earlier),
+        ("An adaptation was chosen anew since", "its earlier choice", replaced),
+    ):
+        if names:
+            left_out.append(
+                f"{since}, so {many(len(names), 'file')} of {before} "
+                f"{'is' if len(names) == 1 else 'are'} left out: {', '.join(names)}. Measure anew "
+                "with python -m tlutils evaluate or adapt, on the same images."
+            )
     return Elsewhere(**found, left_out=left_out)
 
 
@@ -247,7 +255,7 @@ def damaged(file: str) -> str:
     )
 
 
-def _evaluation(run: Run, file: Path) -> dict | None:
+def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
     """What a file of evaluate holds; None of an earlier version, which did not tell the images."""
     found = json.loads(file.read_text(encoding="utf-8"))
     used = found.get("used")
@@ -268,15 +276,43 @@ def _evaluation(run: Run, file: Path) -> dict | None:
         seen = _files(root, read_predictions(table)) if table.is_file() else []
         own = len(set(seen).intersection(_files(run.root, run.records)))
     other = root != run.root and 2 * own <= metrics["n"]
-    of = {"images": denominator(metrics), "own": own, "other": other}
-    return {"used": used, "metrics": metrics} | of
+    adapted, then = used.get("adapted"), used.get("choice")
+    now = next((one["choice"] for one in chosen if one["name"] == adapted), None)
+    same = now and now["fingerprint"] == used["fingerprint"]  # all that older files tell
+    on = used.get("chosen_on", metrics["n"] if same else 0)
+    parts = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
+    parts = f" ({', '.join(parts)})" if parts else ""
+    told = {
+        "perhaps of earlier weights": not used.get("weights"),
+        f"{own} of them the run's own{parts}": own,
+        f"{used['split']} images, where divided": used["split"] != "test",
+        many(used["views"], "view"): used["views"],
+        "calibrated": used["calibrated"],
+        f"adapted by {adapted}": adapted,
+        "perhaps by its earlier choice": now and not then,
+        f"chosen on {'' if on == metrics['n'] else f'{on} of '}them, so too good": on,
+    }
+    row = {"name": used["requested"], "told": [words for words, there in told.items() if there]}
+    row |= {"images": denominator(metrics), "numbers": metrics}
+    replaced = now and then and now != then
+    return {"used": used, "other": other, "rows": [row], "replaced": replaced}
 
 
 def _adaptation(run: Run, file: Path) -> dict:
     found = run.adaptation(file.stem, any_weights=True)
     own = len(found["images"].intersection(run.records["sha256"]))
     other = Path(found["used"]["data"]) != run.root and 2 * own <= len(found["images"])
-    return found | {"own": own, "other": other, "words": adaptation.in_words(found)}
+    name, views = found["used"]["requested"], found["used"]["views"]
+    views = [many(views, "view")] if views else []
+    by = f"adapted by {found['name']}" + (f", {found['rule']}" if found["threshold"] else "")
+    before = {"threshold": 0.5 if found["own_threshold"] is None else found["own_threshold"]}
+    before |= {**found["before"], "temperature": 1.0}
+    after = {**found["after"], "threshold": found["threshold"], "temperature": found["temperature"]}
+    rows = [
+        {"name": name, "told": [how, *views], "numbers": numbers}
+        for how, numbers in (("as the run answers", before), (by, after))
+    ]
+    return found | {"other": other, "rows": rows, "words": adaptation.in_words(found)}
 
 
 def _files(root: Path, table: pd.DataFrame) -> list[str]:

@@ -6,7 +6,7 @@ whose weights were left behind can be reported as well. The same run gives the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -261,8 +261,12 @@ def _results(measured: dict) -> Html:
 
 
 def _measured(value: object) -> Html:
-    """A number; where it has an interval, with a drawing of it."""
-    return text(number(value), interval(value) if isinstance(value, dict) else None)
+    """A number; where it has an interval, with a drawing of it; a threshold on both scales."""
+    if not isinstance(value, dict):
+        return number(value)
+    at = value.get("at_temperature")  # an adaptation's
+    small = at and [" ", tag("small", f"at the temperature {at:.3f}")]
+    return text(number(value), interval(value), small)
 
 
 def _curves(measured: dict, part: pd.DataFrame) -> Html:
@@ -375,87 +379,41 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
 
 def _elsewhere(run: Run, others: facts.Elsewhere) -> Html | None:
     """What was measured on other images, and what was chosen for their places, if any was."""
-    evaluations, adaptations, left_out = others
     names = _ON_TOP_OF_TWO_CLASSES if len(run.classes) == 2 else _ON_TOP
-    chosen_on = {one["name"]: one["used"]["fingerprint"] for one in adaptations}
-    shown, lines = [], list(left_out)
-    rows = _rows(evaluations, lambda one: [_evaluation(one, names, chosen_on)], lines)
-    if rows:
-        shown.append(table(rows, ["data", "images", *(_MEASURES[name] for name in names)]))
-    if adaptations:
-        shown += [tag("h3", "Adaptations"), _adaptations(adaptations, names, lines)]
-        shown += [tag("p", f"{one['name']}: {one['words']}") for one in adaptations]
+    shown, lines = [], list(others.left_out)
+    words = {**_MEASURES, **_NUMBERS, "threshold": "threshold", "temperature": "temperature"}
+    if rows := _rows(others.evaluations, names, lines):
+        shown.append(table(rows, ["data", "images", *(words[name] for name in names)]))
+    if others.adaptations:
+        numbers = others.adaptations[0]["rows"][1]["numbers"]
+        two = numbers["threshold"] is not None
+        names = ["threshold"] * two + ["temperature", *(n for n in (*names, "ece") if n in numbers)]
+        rows = _rows(others.adaptations, names, lines)
+        sentence = "Adapted: each patient judged by what was chosen on others."
+        sentence += " Answers go by the threshold at the temperature." * two
+        head = ["data", *(words[name] for name in names)]
+        shown += [tag("h3", "Adaptations"), table(rows, head, sentence)]
+        shown += [tag("p", f"{one['name']}: {one['words']}") for one in others.adaptations]
     shown += [tag("p", line, class_="mark warning") for line in lines]
     return text(shown) or None
 
 
-def _rows(files: list[dict], made: Callable[[dict], list[list]], left_out: list[str]) -> list[list]:
+def _rows(files: list[dict], names: Sequence[str], left_out: list[str]) -> list[list]:
     """The rows of each file; one that holds something else is named among those left out."""
     rows = []
     for one in files:
         try:
-            rows += made(one)
+            rows += [_row(row, names) for row in one["rows"]]
         except (LookupError, TypeError, ValueError, AttributeError):
             left_out.append(facts.damaged(one["file"]))
     return rows
 
 
-def _evaluation(one: dict, names: Sequence[str], chosen_on: Mapping[str, str]) -> list:
-    """A row: which images, with all that has to be said of them, and the numbers."""
-    used, found, adapted = one["used"], one["metrics"], one["used"].get("adapted")
-    own = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
-    own = f" ({', '.join(own)})" if own else ""
-    same = chosen_on.get(adapted) == used["fingerprint"]  # all that older files tell
-    on = used.get("chosen_on", found["n"] if same else 0)
-    of = "" if on == found["n"] else f"{on} of "
-    told = {
-        "perhaps of earlier weights": one["unsure"],
-        f"{one['own']} of them the run's own{own}": one["own"],
-        f"{used['split']} images, where divided": used["split"] != "test",
-        many(used["views"], "view"): used["views"],
-        "calibrated": used["calibrated"],
-        f"adapted by {adapted}": adapted,
-        f"chosen on {of}them, so too good": on,
-    }
-    first = _with_small(used["requested"], *(words for words, there in told.items() if there))
-    return [first, one["images"], *(_measured(found.get(name)) for name in names)]
-
-
-def _with_small(name: str, *told: str) -> Html:
-    return text(name, [" ", tag("small", ", ".join(told))] if told else None)
-
-
-def _adaptations(adaptations: list[dict], names: Sequence[str], left_out: list[str]) -> Html:
-    """What was chosen in place of what, and what either is worth there: two rows each."""
-    names = [name for name in (*names, "ece") if name in adaptations[0]["before"]]
-    two = adaptations[0]["threshold"] is not None
-
-    def made(one: dict) -> list[list]:
-        own = 0.5 if one["own_threshold"] is None else one["own_threshold"]
-        by = f"adapted by {one['name']}" + f", {one['rule']}" * two
-        views = [many(one["used"]["views"], "view")] if one["used"]["views"] else []
-        kinds = {
-            "before": ("as the run answers", own, 1.0),
-            "after": (by, one["threshold"], one["temperature"]),
-        }
-        rows = []
-        for when, (told, threshold, temperature) in kinds.items():
-            first = _with_small(one["used"]["requested"], told, *views)
-            chosen = [_of_both_scales(threshold)] * two + [number(temperature)]
-            rows.append([first, *chosen, *(_measured(one[when][name]) for name in names)])
-        return rows
-
-    rows = _rows(adaptations, made, left_out)
-    head = ["data", *["threshold"] * two, "temperature"]
-    words = "Adapted: each patient judged by what was chosen on others."
-    words += " Answers go by the threshold at the temperature." * two
-    return table(rows, [*head, *((_MEASURES | _NUMBERS)[name] for name in names)], words)
-
-
-def _of_both_scales(threshold: object) -> Html:
-    """A threshold; an adaptation's also among the probabilities at its temperature."""
-    at = threshold.get("at_temperature") if isinstance(threshold, dict) else None
-    return text(_measured(threshold), at and [" ", tag("small", f"at the temperature {at:.3f}")])
+def _row(row: dict, names: Sequence[str]) -> list:
+    small = [" ", tag("small", ", ".join(row["told"]))] if row["told"] else None
+    numbers = {name: row["numbers"][name] for name in names}
+    cells = [number(of) if name == "temperature" else _measured(of) for name, of in numbers.items()]
+    return [text(row["name"], small), *([row["images"]] if "images" in row else []), *cells]
 
 
 def _errors(run: Run, part: pd.DataFrame) -> Html:

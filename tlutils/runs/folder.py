@@ -316,7 +316,8 @@ class Run:
 
         Returns
         -------
-        dict, see `adapt.adapt`; and "images", the sha256 of each image that it was chosen on
+        dict, see `adapt.adapt`; and "images", the sha256 of each image that it was chosen on, and
+        "choice", what tells it from another of the same name
 
         Raises
         ------
@@ -341,6 +342,8 @@ class Run:
             threshold, temperature = found["threshold"], found["temperature"]["value"]
             if not (views >= 0 < temperature and (not threshold or threshold["value"] >= 0)):
                 raise ValueError("views, threshold or temperature is no number that can be")
+            choice = {"fingerprint": found["used"]["fingerprint"], "temperature": temperature}
+            choice["threshold"] = threshold["value"] if threshold else None
             images = pd.read_csv(file.with_suffix(".csv"), usecols=["sha256"], dtype=str)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(file, error, mend) from None
@@ -349,7 +352,7 @@ class Run:
                 f"the adaptation {name!r} of {self.folder} was chosen for other weights: the run "
                 "was trained on since. Adapt it anew, on the same images"
             )
-        return found | {"images": set(images["sha256"])}
+        return found | {"images": set(images["sha256"]), "choice": choice}
 
     def write(self) -> None:
         """Write recipe.json, with the recipe as used."""

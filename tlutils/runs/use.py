@@ -170,7 +170,8 @@ def evaluate(
 
     Of other images the results are written to <run>/evaluations; the file's name tells data, split,
     patient rule, views, calibration and adaptation apart, and the .json says what they were, of
-    which weights the answers are, and how many of the images are the run's own or were chosen on.
+    which weights and choice the answers are, and how many of the images are the run's own or were
+    chosen on.
     They say too which images are unlike the training images, as `predict` does. Nothing of the run
     is changed, but that each look at its own test images is counted (see `openings`).
 
@@ -225,7 +226,10 @@ def evaluate(
         table, root, source = devices.by_first(others)
         store, divided = None, (table["split"] == split).all()
         split = split if divided else "test"  # the same file, whatever was asked
-    known = {"chosen_on": _warn_of_chosen_on(table, chosen, adapted)} if chosen else {}
+    known = {}
+    if chosen:
+        chosen_on = _warn_of_chosen_on(table, chosen, adapted)
+        known = {"chosen_on": chosen_on, "choice": chosen["choice"]}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     asked = {"root": root, "store": store, "views": views}
     predict_them = answers if data is None else partial(_with_distance, run, model, answers)
