@@ -31,6 +31,19 @@ def test_each_package_that_something_needs_is_listed_with_its_version_or_how_to_
     assert told["no-such-package"] == "not here (pip install no-such-package; for nothing)"
 
 
+def test_a_package_that_is_there_and_cannot_be_imported_says_why(monkeypatch, tmp_path):
+    (tmp_path / "broken-1.2.dist-info").mkdir()
+    (tmp_path / "broken-1.2.dist-info" / "METADATA").write_text("Name: broken\nVersion: 1.2\n")
+    (tmp_path / "broken.py").write_text("raise AttributeError('_ARRAY_API\\nnot found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(packages.OPTIONAL, "broken", "nothing")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    told = packages.optional()
+    mend = "(pip install --force-reinstall broken; for nothing)"
+    why = f"1.2, but it cannot be imported: AttributeError: _ARRAY_API {mend}"
+    assert told["broken"] == why and "but it cannot be imported: ModuleNotFou" in told["pydicom"]
+
+
 def test_all_that_is_imported_where_it_is_used_is_listed():
     trees = [ast.parse(path.read_text()) for path in Path(tlutils.__file__).parent.rglob("*.py")]
     calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call)]

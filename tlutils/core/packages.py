@@ -52,7 +52,7 @@ def needed(module: str, package: str) -> ModuleType:
 
 
 def optional() -> dict[str, str]:
-    """Which of the packages that only single functions need are there.
+    """Which of the packages that only single functions need are there, and can be imported.
 
     Returns
     -------
@@ -61,7 +61,16 @@ def optional() -> dict[str, str]:
     told = {}
     for package, what in OPTIONAL.items():
         try:
-            told[package] = f"{version(package)} ({what})"
+            there = version(package)
         except PackageNotFoundError:
             told[package] = f"not here (pip install {package}; for {what})"
+            continue
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                importlib.import_module(package)
+            told[package] = f"{there} ({what})"
+        except Exception as error:  # a broken one may raise anything
+            why = f"{type(error).__name__}: {error}".splitlines()[0]
+            mend = f"pip install --force-reinstall {package}; for {what}"
+            told[package] = f"{there}, but it cannot be imported: {why} ({mend})"
     return told
