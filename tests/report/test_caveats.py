@@ -128,9 +128,12 @@ def test_other_places_are_those_that_nobody_looked_at(run, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(run.root / "test", tmp_path / name)
         for file in (tmp_path / name).rglob("*.jpeg"):  # else they were the run's own
-            file.write_bytes(file.read_bytes() + b"elsewhere")
+            file.write_bytes(file.read_bytes() + name.encode())
         evaluate(folder, tmp_path / name, **CPU)
         evaluate(folder, tmp_path / name, views=1, **CPU)
+    listed = records.scan(tmp_path / "b")[["path", "label"]]
+    listed.to_csv(tmp_path / "b" / "list.csv", index=False)
+    evaluate(folder, tmp_path / "b" / "list.csv", **CPU)  # the same set
     assert "2 other sets were looked at (see Other images); machines" in said()
 
 

@@ -282,3 +282,25 @@ def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_o
     history.loc[other, ["val_loss", "val_images"]] = 0.0, 1
     history.to_csv(copy / "history.csv", index=False)
     assert other.any() and facts.kept_epoch(run) == kept
+
+
+@pytest.mark.parametrize(
+    ("requested", "data", "root", "other"),
+    [
+        ("scans", "/there/scans", None, False),
+        ("scans", "/elsewhere/scans", None, True),
+        ("scans", "/there/scans/list.csv", None, False),
+        ("scans", "/elsewhere/list.csv", "/there/scans", False),
+        ("learn.csv", "/there/scans", None, False),
+        ("learn.csv", "/there/scans/learn.csv", None, False),
+        ("learn.csv", "/there/scans/site_b.csv", None, True),
+    ],
+)
+def test_another_set_is_told_by_its_folder_its_list_and_the_share_of_the_runs_own(
+    copy, requested, data, root, other
+):
+    run = Run.load(copy)
+    run.root, run.about["data"]["requested"] = Path("/there/scans"), requested
+    used = {"data": data} | ({"root": root} if root else {})
+    assert facts._is_other(run, used, 3, 10) == other
+    assert not facts._is_other(run, used, 6, 10)

@@ -401,6 +401,9 @@ def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_pat
     parts = f"{n[0]} training, {n[1]} validation, {n[2]} test"
     assert f"{own} 64 of them the run's own ({parts})" in shown
     assert f"{place} adapted by there, chosen on 32 of them, so too good" in shown
+    with edited(next((folder / "evaluations").glob("*-own-test-*.json"))) as found:
+        del found["used"]["own_images"]  # as before it was counted
+    assert list(written(folder, tmp_path).table("other-images")) == shown
     (file,) = (folder / "evaluations").glob("*-place-test-*.json")
     adapt(folder, place, name="there", draws=5, repeats=50, **CPU)  # of more images by now
     page = written(folder, tmp_path)
@@ -482,19 +485,27 @@ def test_a_number_that_is_missing_in_a_file_beside_the_run_leaves_that_file_out(
     draw_place(place, run.classes)
     evaluate(folder, place, **CPU)
     adapt(folder, place, name="there", draws=5, repeats=50, **CPU)
-    with edited(folder / "adaptations" / "there.json") as found:
-        before = found.pop("before")
-    told = written(folder, tmp_path).sections["other-images"]
-    assert "adaptations/there.json is left out" in told
-    with edited(folder / "adaptations" / "there.json") as found:
-        found["before"] = before
+    adapt(folder, place, name="too", draws=5, repeats=50, **CPU)
+    there, whole = folder / "adaptations" / "there.json", written(folder, tmp_path)
+    for part, number in (("before", None), ("name", None), ("before", "accuracy")):
+        kept = there.read_text()
+        with edited(there) as found:
+            (found[part] if number else found).pop(number or part)
+        page = written(folder, tmp_path)
+        assert "adaptations/there.json is left out" in page.sections["other-images"]
+        for row, cells in page.table("other-images", 1).items():  # those of the other
+            assert cells == whole.table("other-images", 1)[row]
+        there.write_text(kept)
+    with edited(there) as found:
         found["before"]["accuracy"]["high"] = None
     (file,) = (folder / "evaluations").glob("*.json")
     with edited(file) as found:
         found["test"]["accuracy"] = "good"
-    told = written(folder, tmp_path).sections["other-images"]
-    assert "adaptations/there.json is left out" in told
-    assert f"evaluations/{file.name} is left out" in told
+    (folder / "adaptations" / "too.json").unlink()
+    page = written(folder, tmp_path)
+    assert "adaptations/there.json is left out" in page.sections["other-images"]
+    assert f"evaluations/{file.name} is left out" in page.sections["other-images"]
+    assert "All images come from one collection" in page.words
 
 
 @pytest.mark.filterwarnings("ignore:The choice is not steady")

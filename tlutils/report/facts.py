@@ -50,9 +50,10 @@ class Elsewhere(NamedTuple):
     ----------
     evaluations, adaptations : list of dict
         file, from the run's folder on; used, as `use.evaluate` or `adapt.adapt` writes it; other,
-        whether the images are another set than the run's, by their folder and as most are not its
-        own; rows, what a reader sees: name, told (all that has to be said of it), numbers by name,
-        of evaluations images, in words; of adaptations also words, on whether it is steady.
+        whether the images are another set than the run's, by their folder or manifest and as most
+        are not its own; rows, what a reader sees: name, told (all that has to be said of it),
+        numbers by name, of evaluations images, in words; of adaptations also words, on whether it
+        is steady.
     left_out : list of str
         Sentences that name the files that cannot be read, and those of earlier weights or of an
         earlier choice under an adaptation's name.
@@ -65,8 +66,13 @@ class Elsewhere(NamedTuple):
     @property
     def sets(self) -> int:
         """How many sets of images they are of, without those that are mostly the run's own."""
-        known = self.evaluations + self.adaptations
-        return len({one["used"]["data"] for one in known if one["other"]})
+        found: list[set[str]] = []
+        for one in self.evaluations + self.adaptations:
+            if one["other"]:  # by a folder and by a manifest, say, they may be the same
+                marks = {one["used"]["data"], one["used"]["fingerprint"]}
+                same = [of for of in found if of & marks]
+                found = [of for of in found if of not in same] + [marks.union(*same)]
+        return len(found)
 
 
 def percent(share: float) -> str:
@@ -265,17 +271,15 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
         used.setdefault("requested", used.pop("asked"))
     if lost := _OF_AN_EVALUATION - used.keys():
         raise KeyError(min(lost))
-    metrics, source = found[used["split"]], Path(used["data"])
-    root = source.parent if source.suffix.lower() in layouts.TABLES else source
-    if "own_images" in used:
-        own = used["own_images"]
+    metrics = found[used["split"]]
+    if "own_images" in used or "own" in used:  # of a leaking run one may be in two splits
+        own = used.get("own_images", min(sum(used.get("own", {}).values()), metrics["n"]))
     elif used["fingerprint"] == run.about["data"]["fingerprint"]:  # a copy of them all
         own = metrics["n"]
     else:
         table = file.with_suffix(".csv")
-        seen = _files(root, read_predictions(table)) if table.is_file() else []
+        seen = _files(_root(used), read_predictions(table)) if table.is_file() else []
         own = len(set(seen).intersection(_files(run.root, run.records)))
-    other = root != run.root and 2 * own <= metrics["n"]
     adapted, then = used.get("adapted"), used.get("choice")
     now = next((one["choice"] for one in chosen if one["name"] == adapted), None)
     same = now and now["fingerprint"] == used["fingerprint"]  # all that older files tell
@@ -295,13 +299,16 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
     row = {"name": used["requested"], "told": [words for words, there in told.items() if there]}
     row |= {"images": denominator(metrics), "numbers": metrics}
     replaced = now and then and now != then
+    other = _is_other(run, used, own, metrics["n"])
     return {"used": used, "other": other, "rows": [row], "replaced": replaced}
 
 
 def _adaptation(run: Run, file: Path) -> dict:
     found = run.adaptation(file.stem, any_weights=True)
     own = len(found["images"].intersection(run.records["sha256"]))
-    other = Path(found["used"]["data"]) != run.root and 2 * own <= len(found["images"])
+    other = _is_other(run, found["used"], own, len(found["images"]))
+    if (len(run.classes) == 2) != bool(found["threshold"]):
+        raise KeyError("threshold")
     name, views = found["used"]["requested"], found["used"]["views"]
     views = [many(views, "view")] if views else []
     by = f"adapted by {found['name']}" + (f", {found['rule']}" if found["threshold"] else "")
@@ -313,6 +320,24 @@ def _adaptation(run: Run, file: Path) -> dict:
         for how, numbers in (("as the run answers", before), (by, after))
     ]
     return found | {"other": other, "rows": rows, "words": adaptation.in_words(found)}
+
+
+def _root(used: dict) -> Path:
+    """The folder that paths of other images start from; once it was not written down."""
+    source = Path(used["data"])
+    return Path(used.get("root") or (source.parent if _is_manifest(source) else source))
+
+
+def _is_manifest(source: Path) -> bool:
+    return source.suffix.lower() in layouts.TABLES
+
+
+def _is_other(run: Run, used: dict, own: int, n: int) -> bool:
+    """Whether n images are another set than the run's, of which `own` are among them."""
+    source, kept = Path(used["data"]), Path(run.about["data"]["requested"])
+    elsewhere = _root(used) != run.root
+    another_list = _is_manifest(source) and _is_manifest(kept) and source.name != kept.name
+    return (elsewhere or another_list) and 2 * own <= n
 
 
 def _files(root: Path, table: pd.DataFrame) -> list[str]:
@@ -408,7 +433,7 @@ def title(run: Run) -> str:
 def _data(run: Run) -> str:
     """The folder above all images, and the manifest that lists them, if any."""
     asked = Path(run.about["data"]["requested"])
-    if asked.suffix.lower() not in layouts.TABLES:
+    if not _is_manifest(asked):
         return run.root.name
     folders = {path.rpartition("/")[0] for path in run.records["path"]}
     above = os.path.commonpath([os.path.normpath(run.root / folder) for folder in folders])

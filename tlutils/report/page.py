@@ -48,6 +48,8 @@ _NUMBERS = {
 }
 _ON_TOP = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
 _ON_TOP_OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "auc")
+_ADAPTED = ("temperature", "accuracy", "balanced_accuracy", "ece")
+_ADAPTED_OF_TWO_CLASSES = ("threshold", *_ADAPTED[:2], "sensitivity", "specificity", "ece")
 _OF_A_CLASS = {"recall": "recall", "precision": "precision", "f1": "F1", "auc": "AUC"}
 _OF_A_THRESHOLD = ("sensitivity", "specificity", "accuracy")
 _RULES = {"one half": None, "Youden": "youden", "sensitivity of 95\u00a0%": "sensitivity>=0.95"}
@@ -100,7 +102,7 @@ def _sections(run: Run) -> dict[str, Html | None]:
     part = predictions[predictions["split"] == main_split(measured)].reset_index(drop=True)
     # Broken at spaces only, as a browser would break after the first hyphen of --set.
     words = [text(tag("span", word), " ") for word in facts.command(run).split(" ")]
-    others = facts.elsewhere(run)
+    others = _with_cells(run, facts.elsewhere(run))
     limits = caveats.of(run, audit, others.sets)
     found = [tag("li", tag("b", one.title), one.text) for one in limits]
     return {
@@ -111,7 +113,7 @@ def _sections(run: Run) -> dict[str, Html | None]:
         "Curves and calibration": _curves(measured, part),
         "Thresholds": _thresholds(run, measured, predictions),
         "Stress": _stress(run.stress),
-        "Other images": _elsewhere(run, others),
+        "Other images": _elsewhere(others),
         "Worst errors": _errors(run, part),
         "What this does not say": tag("ul", found, class_="caveats"),
         "Make it again": text(tag("pre", words), table(facts.made_with(run).items(), kind="facts")),
@@ -377,43 +379,54 @@ def _stress(found: pd.DataFrame | None) -> Html | None:
     )
 
 
-def _elsewhere(run: Run, others: facts.Elsewhere) -> Html | None:
-    """What was measured on other images, and what was chosen for their places, if any was."""
-    names = _ON_TOP_OF_TWO_CLASSES if len(run.classes) == 2 else _ON_TOP
-    shown, lines = [], list(others.left_out)
-    words = {**_MEASURES, **_NUMBERS, "threshold": "threshold", "temperature": "temperature"}
-    if rows := _rows(others.evaluations, names, lines):
-        shown.append(table(rows, ["data", "images", *(words[name] for name in names)]))
-    if others.adaptations:
-        numbers = others.adaptations[0]["rows"][1]["numbers"]
-        two = numbers["threshold"] is not None
-        names = ["threshold"] * two + ["temperature", *(n for n in (*names, "ece") if n in numbers)]
-        rows = _rows(others.adaptations, names, lines)
-        sentence = "Adapted: each patient judged by what was chosen on others."
-        sentence += " Answers go by the threshold at the temperature." * two
-        head = ["data", *(words[name] for name in names)]
-        shown += [tag("h3", "Adaptations"), table(rows, head, sentence)]
-        shown += [tag("p", f"{one['name']}: {one['words']}") for one in others.adaptations]
-    shown += [tag("p", line, class_="mark warning") for line in lines]
-    return text(shown) or None
+def _with_cells(run: Run, others: facts.Elsewhere) -> facts.Elsewhere:
+    """The same, each with the cells of its rows; a file that holds anything else is left out."""
+    two = len(run.classes) == 2
+    names = {
+        "evaluations": _ON_TOP_OF_TWO_CLASSES if two else _ON_TOP,
+        "adaptations": _ADAPTED_OF_TWO_CLASSES if two else _ADAPTED,
+    }
+    kept, left_out = {"evaluations": [], "adaptations": []}, list(others.left_out)
+    for kind, found in kept.items():
+        for one in getattr(others, kind):
+            try:
+                cells = [_cells(row, names[kind]) for row in one["rows"]]
+            except (LookupError, TypeError, ValueError, AttributeError):
+                left_out.append(facts.damaged(one["file"]))
+            else:
+                found.append(one | {"cells": cells})
+    return facts.Elsewhere(**kept, left_out=left_out)
 
 
-def _rows(files: list[dict], names: Sequence[str], left_out: list[str]) -> list[list]:
-    """The rows of each file; one that holds something else is named among those left out."""
-    rows = []
-    for one in files:
-        try:
-            rows += [_row(row, names) for row in one["rows"]]
-        except (LookupError, TypeError, ValueError, AttributeError):
-            left_out.append(facts.damaged(one["file"]))
-    return rows
-
-
-def _row(row: dict, names: Sequence[str]) -> list:
+def _cells(row: dict, names: Sequence[str]) -> dict[str, Html | str]:
+    """By the head of their columns."""
     small = [" ", tag("small", ", ".join(row["told"]))] if row["told"] else None
+    images = {"images": row["images"]} if "images" in row else {}
     numbers = {name: row["numbers"][name] for name in names}
-    cells = [number(of) if name == "temperature" else _measured(of) for name, of in numbers.items()]
-    return [text(row["name"], small), *([row["images"]] if "images" in row else []), *cells]
+    heads = {**_MEASURES, **_NUMBERS, "threshold": "threshold", "temperature": "temperature"}
+    measured = {
+        heads[name]: number(of) if name == "temperature" else _measured(of)
+        for name, of in numbers.items()
+    }
+    return {"data": text(row["name"], small), **images, **measured}
+
+
+def _elsewhere(others: facts.Elsewhere) -> Html | None:
+    """What was measured on other images, and what was chosen for their places, if any was."""
+    shown = []
+    if rows := [row for one in others.evaluations for row in one["cells"]]:
+        shown.append(table([row.values() for row in rows], [*rows[0]]))
+    if rows := [row for one in others.adaptations for row in one["cells"]]:
+        sentence = "Adapted: each patient judged by what was chosen on others."
+        by_threshold = " Answers go by the threshold at the temperature."
+        sentence += by_threshold if "threshold" in rows[0] else ""
+        shown += [
+            tag("h3", "Adaptations"),
+            table([row.values() for row in rows], [*rows[0]], sentence),
+            *(tag("p", f"{one['name']}: {one['words']}") for one in others.adaptations),
+        ]
+    shown += [tag("p", line, class_="mark warning") for line in others.left_out]
+    return text(shown) or None
 
 
 def _errors(run: Run, part: pd.DataFrame) -> Html:

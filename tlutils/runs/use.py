@@ -256,7 +256,8 @@ def evaluate(
         used |= {"adapted": adapted} if adapted is not None else {}
         target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
-        used |= {"requested": str(data), "images": len(table), "precision": machine.precision}
+        used |= {"requested": str(data), "root": str(root), "images": len(table)}
+        used |= {"precision": machine.precision}
         used |= {"fingerprint": records.fingerprint(table), "weights": weights, **known}
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_json(f"{target}.json", about)
