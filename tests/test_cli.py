@@ -81,6 +81,7 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp
     for file in data.rglob("*.dcm"):
         file.rename(file.with_suffix(ending))
     assert main(["audit", str(data)]) == 0
+    assert f", e.g. CNV/002{ending} is of patient CNV1\n" in said()[0]
     assert "The patient of every image is known" in json.dumps(audited(data, tmp_path))
     assert train(data, out, "--patient", "dicom-hashed") == 0
     about, table = (out / "recipe.json").read_text(), pd.read_csv(out / "records.csv")
@@ -364,6 +365,20 @@ def test_the_fields_of_a_recipe_are_listed_without_data(words, said):
     assert (
         not ended.value.code and "layer_decay = 0.7\n" in out and "augmentation.flip = 0.5" in out
     )
+
+
+def test_audit_says_how_many_patients_the_rule_finds_with_an_example(tiny_folder, tmp_path, said):
+    file, train, of = tmp_path / "a.json", tiny_folder / "train", "is of patient 1001"
+    assert main(["audit", str(tiny_folder)]) == 0
+    assert f"\n64 images of 8 patients, e.g. test/CNV/CNV-1007-1.jpeg {of[:-1]}7\n" in said()[0]
+    assert main(["audit", str(train), "--json", str(file)]) == 0
+    assert f"\n32 images of 4 patients, e.g. CNV/CNV-1001-1.jpeg {of}\n" in said()[0]
+    known = {"example": {"path": "CNV/CNV-1001-1.jpeg", "patient": "1001"}, "unknown_patients": 0}
+    assert (known | {"images": 32, "patients": 4}).items() <= json.loads(file.read_text()).items()
+    assert main(["audit", str(train), "--patient", r"CNV-(?P<patient>\d+)"]) == 0
+    assert f"8 images of 4 patients, e.g. CNV/CNV-1001-1.jpeg {of}; 24 images of un" in said()[0]
+    assert main(["audit", str(train), "--patient", "none"]) == 0
+    assert "\n32 images of unknown patients\n" in said()[0]
 
 
 def test_audit_tells_of_patients_with_images_of_several_classes(tiny_folder, said):

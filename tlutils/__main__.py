@@ -179,7 +179,9 @@ def _audit(given: _Arguments) -> int:
         pairs = near_duplicates.find_pairs(table)
     found = audit_all(table, pairs)
     counts, verdict, leak = records.counts(table), leak_verdict(found), leaks(found)
+    people = records.of_patients(table)
     print(counts.to_string(), end="\n\n")
+    print(_told_of_patients(**people), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
     if several := records.of_several_classes(table, named=True):
@@ -189,7 +191,7 @@ def _audit(given: _Arguments) -> int:
     print(f"\n{verdict}{'' if divided else f'; train divides the images, by {by}'}")
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
-        told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
+        told = {"counts": counts.to_dict(), **people, "checks": checks, "verdict": verdict}
         files.write_json(given.json, told | {"leak": leak})
     if given.fix:
         cleaned = cleaning.clean(table, pairs)
@@ -202,6 +204,18 @@ def _audit(given: _Arguments) -> int:
         table = shlex.quote(str(given.fix))
         print(f"train from it: python -m tlutils train RECIPE --data {table} --out runs/NAME")
     return _BAD_NEWS if leak else _DONE
+
+
+def _told_of_patients(images: int, patients: int, unknown_patients: int, example: dict) -> str:
+    from .core.words import many
+
+    told = []
+    if example:
+        told = [f"{many(images - unknown_patients)} of {many(patients, 'patient')}"]
+        told[0] += f", e.g. {example['path']} is of patient {example['patient']}"
+    if unknown_patients or not told:
+        told += [f"{many(unknown_patients)} of unknown patients"]
+    return "; ".join(told)
 
 
 def _print_finding(row: object) -> None:
