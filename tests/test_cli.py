@@ -260,6 +260,14 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
             2,
             "no field 'lr'",
         ),
+        *(
+            (
+                ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", f"{name}=1"],
+                2,
+                f"{name} is no field of a recipe but an option of its own: --{name}$",
+            )
+            for name in ("weights", "patient", "device", "store", "limit", "seeds", "compile")
+        ),
         (
             ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "backbone=resnet"],
             2,

@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -273,7 +274,12 @@ def _train(given: _Arguments) -> int:
     from .runs import recipes
     from .runs.train import train, train_seeds
 
-    recipe = recipes.get(given.recipe).changed(dict(map(_assignment, given.set)))
+    recipe, changes = recipes.get(given.recipe), dict(map(_assignment, given.set))
+    for name in changes:
+        option = rf"--{re.escape(name)}(?![\w-])"
+        if name not in recipe.to_dict() and re.search(option, given.parser.format_usage()):
+            raise ValueError(f"{name} is no field of a recipe but an option of its own: --{name}")
+    recipe = recipe.changed(changes)
     if given.epochs is not None:
         recipe = recipe.changed({"epochs": given.epochs})
     if given.seeds < 1:
@@ -503,7 +509,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, function: Callable, help: str) -> Callable:
         sub = commands.add_parser(name, help=help, description=function.__doc__)
-        sub.set_defaults(command=function)
+        sub.set_defaults(command=function, parser=sub)
         return sub.add_argument
 
     command("doctor", _doctor, "what this machine has")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import functools
+import inspect
 import json
 import math
 import re
@@ -30,6 +31,7 @@ from ..training.options import Options
 # What recipe.json and command lines of before call a field, or a field's value.
 _OLD_NAMES = {"optimiser": "optimizer", "fit": "resize"}
 _OLD_VALUES = {("head", old): new for old, new in OLD_HEADS.items()}
+_BESIDE: dict[str, str] = {}  # what is no field -> the function that takes it, see `beside`
 # The backbones of the recipes below: torchvision, whose import takes seconds, need not be asked.
 BACKBONES = ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2")
 
@@ -345,12 +347,30 @@ def _rules() -> dict[str, _Rule]:
     }
 
 
+def beside(function: Callable) -> Callable:
+    """Name a function's arguments to whoever takes them for fields of a recipe; a decorator.
+
+    Parameters
+    ----------
+    function : Callable, that takes a recipe and more beside it
+
+    Returns
+    -------
+    Callable, the same
+    """
+    for name in inspect.signature(function).parameters:
+        _BESIDE.setdefault(name, function.__name__)
+    return function
+
+
 def _check_field(holder: object, field: str, name: str) -> None:
     fields = [f.name for f in dataclasses.fields(holder)]
     if field not in fields:
         above = "augmentation." if isinstance(holder, Augmentation) else ""
         fields = [f"{above}{one}" for one in fields]
         guess = did_you_mean(name, fields) or f"; the fields are {', '.join(fields)}"
+        if of := _BESIDE.get(name):
+            guess = f" of a recipe; it is an argument of {of}: {of}(..., {name}=...)"
         raise ValueError(f"there is no field {name!r}{guess}")
 
 

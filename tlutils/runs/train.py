@@ -59,6 +59,7 @@ _NAMED = 5  # of what tells a run from another one
 _BLURRED = 0.1
 
 
+@recipes.beside
 def train(
     recipe: Recipe | str,
     data: str | Path,
@@ -165,6 +166,7 @@ def train(
     return run
 
 
+@recipes.beside
 def train_seeds(
     run: Run,
     seeds: int = 3,
