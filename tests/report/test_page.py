@@ -378,7 +378,7 @@ def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_pat
     shown = list(written(folder, tmp_path).table("other-images"))
     n = [len(run.part(split)) for split in ("train", "val", "test")]
     parts = f"{n[0]} training, {n[1]} validation, {n[2]} test"
-    assert f"{own} 64 of them the run's own ({parts})" in shown
+    assert f"{own} 64 of them the run's own ({parts}), so too good" in shown
     assert f"{place} adapted by there, chosen on 32 of them, so too good" in shown
 
 

@@ -403,8 +403,9 @@ def _rows(files: list[dict], made: Callable[[dict], list[list]], left_out: list[
 def _evaluation(one: dict, names: Sequence[str], chosen_on: Mapping[str, str]) -> list:
     """A row: which images, with all that has to be said of them, and the numbers."""
     used, found, adapted = one["used"], one["metrics"], one["used"].get("adapted")
-    own = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
-    own = f" ({', '.join(own)})" if own else ""
+    parts = {SPLIT_NAMES[split]: n for split, n in used.get("own", {}).items() if n}
+    own = f" ({', '.join(f'{n} {name}' for name, n in parts.items())})" * bool(parts)
+    own += ", so too good" * bool(parts.keys() & {SPLIT_NAMES["train"], SPLIT_NAMES["val"]})
     same = chosen_on.get(adapted) == used["fingerprint"]  # all that older files tell
     on = used.get("chosen_on", found["n"] if same else 0)
     of = "" if on == found["n"] else f"{on} of "
