@@ -201,32 +201,34 @@ def elsewhere(run: Run) -> Elsewhere:
     -------
     Elsewhere
     """
-    found, earlier, left_out = {}, [], []
-    kinds = {"evaluations": _evaluation, "adaptations": _adaptation}
-    files = {kind: sorted((run.folder / kind).glob("*.json")) for kind in kinds}
-    weights = run.metrics.get("weights")
-    if not weights and any(files.values()):  # written by an earlier version
+    found, left_out, weights = {}, [], run.metrics.get("weights")
+    others = run.of_earlier_weights(weights)
+    if others and not weights and (run.folder / "best.pt").is_file():  # of an earlier version
         weights = run.fingerprint
-    for kind, read in kinds.items():
+        others = run.of_earlier_weights(weights)
+    for kind, read in {"evaluations": _evaluation, "adaptations": _adaptation}.items():
         found[kind] = []
-        for file in files[kind]:
+        for file in sorted((run.folder / kind).glob("*.json")):
             name = f"{kind}/{file.name}"
+            if name in others:
+                continue
             try:
                 one = read(run, file)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 left_out.append(damaged(name))
                 continue
-            of = one and one["used"].get("weights")
-            if weights and of and of != weights:
-                earlier.append(name)
-            elif one:
-                found[kind].append(one | {"unsure": not of, "file": name})
-    if earlier:
-        left_out.append(
-            f"The run was trained on since, so {many(len(earlier), 'file')} of its earlier weights "
-            f"{'is' if len(earlier) == 1 else 'are'} left out: {', '.join(earlier)}. Measure anew "
-            "with python -m tlutils evaluate or adapt, on the same images."
-        )
+            if one:
+                unsure = not one["used"].get("weights")
+                found[kind].append(one | {"unsure": unsure, "file": name})
+    if others:
+        n, are = many(len(others), "file"), "is" if len(others) == 1 else "are"
+        told = f"The run was trained on since, so {n} of its earlier weights {are} left out"
+        mend = "Measure anew with python -m tlutils evaluate or adapt, on the same images."
+        if not weights:
+            told = f"{n} {are} left out, as only best.pt, which is missing, could tell whether"
+            told += " the run was trained on since"
+            mend = "Put it back, and report the run again."
+        left_out.append(f"{told}: {', '.join(others)}. {mend}")
     return Elsewhere(**found, left_out=left_out)
 
 
