@@ -222,7 +222,10 @@ def evaluate(
         table, root, source = devices.by_first(others)
         store, divided = None, (table["split"] == split).all()
         split = split if divided else "test"  # the same file, whatever was asked
-    known = {"chosen_on": _warn_of_chosen_on(table, chosen, adapted)} if chosen else {}
+    known = {}
+    if chosen:
+        known["chosen_on"] = int(table["sha256"].isin(chosen["images"]).sum())
+        _warn_of_chosen_on(known["chosen_on"], len(table), adapted)
     answers = partial(predict_records, run, model, machine=machine, show=show)
     asked = {"root": root, "store": store, "views": views}
     predict_them = answers if data is None else partial(_with_distance, run, model, answers)
@@ -234,7 +237,8 @@ def evaluate(
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     if data is not None and devices.rank() == 0:
-        known |= _warn_of_own_images(run, table)
+        known |= _count_own_images(run, table)
+        _warn_of_own_images(run, known["own"], len(table))
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, threshold, calibrated, adapted)
@@ -279,19 +283,23 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
     return bool(known["sha256"].isin(set(test["sha256"])).any())
 
 
-def _warn_of_own_images(run: Run, table: pd.DataFrame) -> dict:
-    """How many of some images are the run's own, also by split; a warning says which flatter it."""
+def _count_own_images(run: Run, table: pd.DataFrame) -> dict:
+    """How many of some images are the run's own, by split ("own") and in all ("own_images")."""
     known = table[comparable(table)]["sha256"]
     own = {split: int(known.isin(set(run.part(split)["sha256"])).sum()) for split in SPLITS}
+    # Of a leaking run one may be in two splits.
+    return {"own": own, "own_images": int(known.isin(set(run.records["sha256"])).sum())}
+
+
+def _warn_of_own_images(run: Run, own: dict, of: int) -> None:
+    """Say which of the run's own images flatter it."""
     for split, what in ("train", "was trained on"), ("val", "was chosen by"):
         if n := own[split]:
             warnings.warn(
-                f"{n} of {many(len(table))} are among those that {run.folder} {what}, so what "
+                f"{n} of {many(of)} are among those that {run.folder} {what}, so what "
                 "follows is too good, and says nothing about other images",
                 stacklevel=3,
             )
-    # Of a leaking run one may be in two splits.
-    return {"own": own, "own_images": int(known.isin(set(run.records["sha256"])).sum())}
 
 
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
@@ -304,17 +312,15 @@ def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> N
         log(openings.in_words(count))
 
 
-def _warn_of_chosen_on(table: pd.DataFrame, chosen: dict, name: str) -> int:
-    """How many of some images an adaptation was chosen on; a warning says so."""
-    known = int(table["sha256"].isin(chosen["images"]).sum())
-    if known:
+def _warn_of_chosen_on(n: int, of: int, name: str) -> None:
+    """Say how many of some images an adaptation was chosen on."""
+    if n:
         warnings.warn(
-            f"{known} of these {len(table)} images are among those that {name} was chosen on, so "
-            f"what follows is too good. What to expect there is in adaptations/{name}.json, "
-            "measured by cross-fitting",
+            f"{n} of these {of} images are among those that {name} was chosen on, so what follows "
+            f"is too good. What to expect there is in adaptations/{name}.json, measured by "
+            "cross-fitting",
             stacklevel=3,
         )
-    return known
 
 
 def _file_name(used: dict) -> str:
