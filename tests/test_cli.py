@@ -102,6 +102,7 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp
     assert len(found) == 17
     then = pd.read_csv(out / "predictions.csv").set_index("path")
     for path, row in then[then["label"] == "DME"].iterrows():
+        assert found.loc[str(data / path), "patient"] == row["patient"]
         assert abs(found.loc[str(data / path), "p_DME"] - row["p_DME"]) < 1e-4
 
 

@@ -541,10 +541,12 @@ def predict(
     -------
     DataFrame
         Predictions (split "new", label ""); files that are no images are left out with a warning
-        that names them. distance says how far an image lies from the training images, 1 being the
-        limit that the run's validation images set, and unlike whether it lies beyond; a warning
-        names those that do. Both are empty where it cannot be told: with a warning that says why,
-        or as the run has too few training or no validation images, which its training has said.
+        that names them. patient is whom the run's rule finds, a pattern in the path below the
+        folder that is given or in the name of a file that is given, and "" where it finds nobody.
+        distance says how far an image lies from the training images, 1 being the limit that the
+        run's validation images set, and unlike whether it lies beyond; a warning names those that
+        do. Both are empty where it cannot be told: with a warning that says why, or as the run has
+        too few training or no validation images, which its training has said.
 
     Raises
     ------
@@ -557,7 +559,7 @@ def predict(
     if out is not None:
         records.check_target(out)
     run = Run.load(folder)
-    machine = run.machine(device, precision)
+    machine, images = run.machine(device, precision), list(map(Path, images))
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
     found = devices.by_first(lambda: layouts.image_files(images, layouts.images_in))
@@ -567,7 +569,8 @@ def predict(
         devices.by_first(lambda: _refuse_other_table(Path(out)))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
-    table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
+    patients = devices.by_first(lambda: _told_patients(run, [*whole.values()], images))
+    table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": patients})
     model, how = run.model(), {"root": Path("/"), "views": views}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     predictions = _with_distance(run, model, answers, table, "new", **how)
@@ -577,6 +580,26 @@ def predict(
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
+
+
+def _told_patients(run: Run, images: list[str], given: list[Path]) -> list[str]:
+    """The patients of new images by the run's rule, "" where it tells none.
+
+    A pattern sees a path from the given folder on, or the name of a given file: further above, it
+    might take any folder for a patient.
+    """
+    rule, folders = patient_rule(run, "run", None), {one for one in given if one.is_dir()}
+    paths = [*map(os.path.abspath, images)]
+    if rule not in ("auto", "dicom", "dicom-hashed"):
+        for i, file in enumerate(map(Path, images)):
+            above = next((one for one in file.parents if one in folders), file.parent)
+            paths[i] = file.relative_to(above).as_posix()
+    table = pd.DataFrame({"path": paths})
+    try:
+        table = records.with_patients(table, rule, "/")
+    except (ValueError, ImportError):  # it fits none of them, or lacks a package
+        return [""] * len(images)
+    return table["patient"].mask(records.unknown_patient(table), "").tolist()
 
 
 def _refuse_other_table(out: Path) -> None:
