@@ -81,6 +81,7 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp
     for file in data.rglob("*.dcm"):
         file.rename(file.with_suffix(ending))
     assert main(["audit", str(data)]) == 0
+    assert f", e.g. CNV/002{ending} is of patient CNV1\n" in said()[0]
     assert "The patient of every image is known" in json.dumps(audited(data, tmp_path))
     assert train(data, out, "--patient", "dicom-hashed") == 0
     about, table = (out / "recipe.json").read_text(), pd.read_csv(out / "records.csv")
@@ -101,6 +102,7 @@ def test_a_folder_of_dicom_files_is_audited_trained_on_and_predicted(ending, tmp
     assert len(found) == 17
     then = pd.read_csv(out / "predictions.csv").set_index("path")
     for path, row in then[then["label"] == "DME"].iterrows():
+        assert found.loc[str(data / path), "patient"] == row["patient"]
         assert abs(found.loc[str(data / path), "p_DME"] - row["p_DME"]) < 1e-4
 
 
@@ -260,6 +262,14 @@ def test_a_manifest_works_and_one_with_missing_files_says_which(tiny_folder, tmp
             2,
             "no field 'lr'",
         ),
+        *(
+            (
+                ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", f"{name}=1"],
+                2,
+                f"{name} is no field of a recipe but an option of its own: --{name}$",
+            )
+            for name in ("weights", "patient", "device", "store", "limit", "seeds", "compile")
+        ),
         (
             ["train", "oct-vgg16", "--data", "DATA", "--out", "OUT", "--set", "backbone=resnet"],
             2,
@@ -365,6 +375,20 @@ def test_the_fields_of_a_recipe_are_listed_without_data(words, said):
     assert (
         not ended.value.code and "layer_decay = 0.7\n" in out and "augmentation.flip = 0.5" in out
     )
+
+
+def test_audit_says_how_many_patients_the_rule_finds_with_an_example(tiny_folder, tmp_path, said):
+    file, train, of = tmp_path / "a.json", tiny_folder / "train", "is of patient 1001"
+    assert main(["audit", str(tiny_folder)]) == 0
+    assert f"\n64 images of 8 patients, e.g. test/CNV/CNV-1007-1.jpeg {of[:-1]}7\n" in said()[0]
+    assert main(["audit", str(train), "--json", str(file)]) == 0
+    assert f"\n32 images of 4 patients, e.g. CNV/CNV-1001-1.jpeg {of}\n" in said()[0]
+    known = {"example": {"path": "CNV/CNV-1001-1.jpeg", "patient": "1001"}, "unknown_patients": 0}
+    assert (known | {"images": 32, "patients": 4}).items() <= json.loads(file.read_text()).items()
+    assert main(["audit", str(train), "--patient", r"CNV-(?P<patient>\d+)"]) == 0
+    assert f"8 images of 4 patients, e.g. CNV/CNV-1001-1.jpeg {of}; 24 images of un" in said()[0]
+    assert main(["audit", str(train), "--patient", "none"]) == 0
+    assert "\n32 images of unknown patients\n" in said()[0]
 
 
 def test_audit_tells_of_patients_with_images_of_several_classes(tiny_folder, said):

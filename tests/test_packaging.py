@@ -285,6 +285,17 @@ def test_the_run_of_everything_is_a_script_that_bash_accepts():
         subprocess.run(["bash", "-n", str(script)], check=True)
 
 
+@pytest.mark.parametrize(
+    ("value", "runs"),
+    [("", 0), ("0", 0), ("false", 0), ("1", 1), ("tests/lab test_a0", 1), ("tests/lab", 0)],
+)
+def test_slow_tests_run_where_they_are_asked_for(value, runs, request, monkeypatch):
+    file, plugins = str(ROOT / "tests" / "conftest.py"), request.config.pluginmanager.get_plugins()
+    (conftest,) = [one for one in plugins if getattr(one, "__file__", "") == file]
+    monkeypatch.setenv("TLUTILS_SLOW", value)
+    assert bool(conftest.not_slow("tests/test_a0.py::test_it[false]")) != runs
+
+
 @pytest.mark.skipif(not shutil.which("git"), reason="no git on this machine")
 def test_what_runs_and_downloads_leave_is_ignored_by_git(tmp_path):
     shutil.copy(ROOT / ".gitignore", tmp_path)

@@ -11,6 +11,7 @@ import argparse
 import functools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -180,7 +181,9 @@ def _audit(given: _Arguments) -> int:
         pairs = near_duplicates.find_pairs(table)
     found = audit_all(table, pairs)
     counts, verdict, leak = records.counts(table), leak_verdict(found), leaks(found)
+    people = records.of_patients(table)
     print(counts.to_string(), end="\n\n")
+    print(_told_of_patients(**people), end="\n\n")
     for row in found.itertuples():
         _print_finding(row)
     if several := records.of_several_classes(table, named=True):
@@ -190,7 +193,7 @@ def _audit(given: _Arguments) -> int:
     print(f"\n{verdict}{'' if divided else f'; train divides the images, by {by}'}")
     if given.json:
         checks = json.loads(found.to_json(orient="records"))
-        told = {"counts": counts.to_dict(), "checks": checks, "verdict": verdict}
+        told = {"counts": counts.to_dict(), **people, "checks": checks, "verdict": verdict}
         files.write_json(given.json, told | {"leak": leak})
     if given.fix:
         cleaned = cleaning.clean(table, pairs)
@@ -217,6 +220,18 @@ def _refuse_other_json(out: Path) -> None:
         raise ValueError(
             f"{out} is there already and holds no findings of an audit; give them another name"
         )
+
+
+def _told_of_patients(images: int, patients: int, unknown_patients: int, example: dict) -> str:
+    from .core.words import many
+
+    told = []
+    if example:
+        told = [f"{many(images - unknown_patients)} of {many(patients, 'patient')}"]
+        told[0] += f", e.g. {example['path']} is of patient {example['patient']}"
+    if unknown_patients or not told:
+        told += [f"{many(unknown_patients)} of unknown patients"]
+    return "; ".join(told)
 
 
 def _print_finding(row: object) -> None:
@@ -274,7 +289,12 @@ def _train(given: _Arguments) -> int:
     from .runs import recipes
     from .runs.train import train, train_seeds
 
-    recipe = recipes.get(given.recipe).changed(dict(map(_assignment, given.set)))
+    recipe, changes = recipes.get(given.recipe), dict(map(_assignment, given.set))
+    for name in changes:
+        option = rf"--{re.escape(name)}(?![\w-])"
+        if name not in recipe.to_dict() and re.search(option, given.parser.format_usage()):
+            raise ValueError(f"{name} is no field of a recipe but an option of its own: --{name}")
+    recipe = recipe.changed(changes)
     if given.epochs is not None:
         recipe = recipe.changed({"epochs": given.epochs})
     if given.seeds < 1:
@@ -504,7 +524,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def command(name: str, function: Callable, help: str) -> Callable:
         sub = commands.add_parser(name, help=help, description=function.__doc__)
-        sub.set_defaults(command=function)
+        sub.set_defaults(command=function, parser=sub)
         return sub.add_argument
 
     command("doctor", _doctor, "what this machine has")

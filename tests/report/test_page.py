@@ -369,8 +369,11 @@ def test_what_was_measured_with_earlier_weights_is_left_out_and_counted(tiny_fol
     evaluate(done.folder, place, **CPU)
     adapt(done.folder, place, name="there", draws=5, repeats=50, **CPU)
     assert len(written(done.folder, tmp_path).table("other-images")) == 1
-    before = done.fingerprint
-    assert train(tiny_folder, done.folder, recipe.changed({"epochs": "6"})).fingerprint != before
+    before, lines, old = done.fingerprint, [], write(done)
+    longer = train(tiny_folder, done.folder, recipe.changed({"epochs": "6"}), log=lines.append)
+    assert longer.fingerprint != before and not old.exists()
+    assert "removed what tells of the run as it was: report.html" in lines
+    assert any("2 files of the run's earlier weights: evaluations/" in line for line in lines)
     page = written(done.folder, tmp_path)
     assert not [where for where, _ in page.tables if where == "other-images"]
     told = "2 files of its earlier weights are left out: adaptations/there.json, evaluations/"
@@ -399,7 +402,7 @@ def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_pat
     shown = list(written(folder, tmp_path).table("other-images"))
     n = [len(run.part(split)) for split in ("train", "val", "test")]
     parts = f"{n[0]} training, {n[1]} validation, {n[2]} test"
-    assert f"{own} 64 of them the run's own ({parts})" in shown
+    assert f"{own} 64 of them the run's own ({parts}), so too good" in shown
     assert f"{place} adapted by there, chosen on 32 of them, so too good" in shown
     with edited(next((folder / "evaluations").glob("*-own-test-*.json"))) as found:
         del found["used"]["own_images"]  # as before it was counted
@@ -457,6 +460,10 @@ def test_an_evaluation_of_before_is_passed_over_or_read_by_its_old_names(run, tm
     with edited(file) as found:
         found["used"]["weights"] = "others"
     assert f"left out: evaluations/{file.name}." in written(folder, tmp_path).words
+    (folder / "best.pt").rename(tmp_path / "best.pt")
+    told = "1 file is left out, as only best.pt, which is missing, could tell whether the run was"
+    assert told in written(folder, tmp_path).words
+    (tmp_path / "best.pt").rename(folder / "best.pt")
     with edited(file) as found:
         del found["used"]["weights"]
     for content in (b"", b"a,b\n1,2\n"):

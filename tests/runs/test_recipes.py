@@ -1,6 +1,7 @@
 """A recipe is data."""
 
 import dataclasses
+import inspect
 import json
 import math
 
@@ -9,6 +10,7 @@ import pytest
 from tlutils.data.augment import Augmentation
 from tlutils.runs import recipes
 from tlutils.runs.recipes import Recipe
+from tlutils.runs.train import train
 
 FIELDS = [f.name for f in dataclasses.fields(Recipe)]
 PARTS = [f"augmentation.{f.name}" for f in dataclasses.fields(Augmentation)]
@@ -76,6 +78,12 @@ def test_fields_change_from_typed_text():
 def test_wrong_changes_are_refused_with_a_hint(change, hint):
     with pytest.raises(ValueError, match=hint):
         recipes.get("oct-vgg16").changed(change)
+
+
+def test_what_is_an_argument_and_no_field_is_refused_with_where_it_belongs():
+    for name in set(inspect.signature(train).parameters) - {*FIELDS}:
+        with pytest.raises(ValueError, match=rf"of a recipe; .* train\(\.\.\., {name}=\.\.\.\)$"):
+            recipes.get("oct-vgg16").changed({name: "random"})
 
 
 def test_an_unknown_recipe_names_the_nearest():

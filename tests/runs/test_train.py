@@ -699,10 +699,14 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_says_so_in_re
     whole = train(tiny_folder, tmp_path / "whole", small(patience="0", epochs="4"))
     looked = {"test_openings": {"times": 2, "settings": 2}}  # with two epochs and with four
     assert whole.metrics | looked == four.metrics and same_weights(whole, four)
-    for epochs in ("2", "4"):
+    for epochs, fewer in ("2", True), ("4", False):
         again = train(tiny_folder, two.folder, small(patience="0", epochs=epochs), log=said.append)
         assert again.recipe.epochs == 4 and "is finished already" in said[-1]
+        assert ("has 4 epochs already, more than the 2 requested" in said[-2]) == fewer
         assert json.loads((two.folder / "recipe.json").read_text()) == about
+    (two.folder / "metrics.json").unlink()  # stopped before it was measured
+    assert train(tiny_folder, two.folder, small(patience="0"), log=said.append).recipe.epochs == 4
+    assert len([line for line in said if "has 4 epochs already, more than the 2" in line]) == 2
 
 
 def same_weights(one, other):

@@ -13,7 +13,7 @@ import dicom_files
 import numpy as np
 import pandas as pd
 import pytest
-from small_runs import CPU, small, train
+from small_runs import CPU, edited, first, small, train
 from tiny_images import draw_tiny
 
 from tlutils.__main__ import main
@@ -53,6 +53,27 @@ def test_new_images_are_predicted_as_the_run_saw_them(run, tmp_path):
         new[[f"p_{c}" for c in run.classes]], known[[f"p_{c}" for c in run.classes]], atol=1e-4
     )
     assert len(pd.read_csv(tmp_path / "p.csv")) == 3
+
+
+def test_new_images_tell_their_patients_by_the_rule_of_the_run(run, tmp_path):
+    folder, new = shutil.copytree(run.folder, tmp_path / "p1" / "run"), tmp_path / "p1" / "new"
+    files = [new / "p7" / "CNV-12-1.jpeg", new / "scan.jpeg", tmp_path / "p3" / "x-p4.jpeg"]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(first(run.root), file)
+    given = [new, *files[1:]]
+    for rule, patients in (
+        ("auto", ["12", "", ""]),
+        (r"(?P<patient>p\d)", ["p7", "", "p4"]),  # p1 and p3 are folders above those given
+        (r"(?P<patient>q)", ["", "", ""]),
+        ("dicom", ["", "", ""]),
+        (None, ["", "", ""]),
+    ):
+        with edited(folder / "recipe.json") as about:
+            about["data"]["patient"] = rule
+        found = predict(folder, given, tmp_path / "p.csv", **CPU).set_index("path")["patient"]
+        assert found[[*map(str, files)]].tolist() == patients
+        assert read_predictions(tmp_path / "p.csv")["patient"].tolist() == found.tolist()
 
 
 def test_a_folder_in_place_of_the_csv_is_refused_before_anything_is_predicted(tmp_path):

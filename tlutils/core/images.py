@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from PIL.ExifTags import Base as Tag
 
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 # All that Pillow may try: EPS would start a program.
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "GIF", "WEBP")
 _SIGNATURES = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8")
@@ -152,6 +153,25 @@ def content(path: str | Path) -> bytes:
             return file.read()
     except OSError as error:
         raise UnreadableImage(f"cannot be read ({error.strerror})") from None
+
+
+def is_image(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
+    """Whether a file is an image: by its ending, or by its first bytes where it lacks one.
+
+    Parameters
+    ----------
+    path : str or path-like, as for `content`.
+    root : str or path-like, the folder from which it starts.
+
+    Returns
+    -------
+    bool
+    """
+    if os.fspath(path).lower().endswith(PICTURE_ENDINGS):
+        return True
+    from . import dicom
+
+    return dicom.is_dicom(path, root)
 
 
 def _is_dicom(data: bytes) -> bool:

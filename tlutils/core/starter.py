@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 import os
 import shutil
 import tempfile
@@ -10,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import files
+from .images import is_image
 
 _LIBRARY = Path(__file__).parents[1]
 # From the bottom up: a package stands on those before it.
@@ -95,8 +95,4 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
 def _is_of_classes(folder: Path) -> bool:
     """Whether nothing but folders of images lies in a folder, two or more."""
     inside = [*folder.glob("[!.]*")]
-    return len(inside) > 1 and all(any(map(_is_image, path.glob("*"))) for path in inside)
-
-
-def _is_image(path: Path) -> bool:
-    return (mimetypes.guess_type(path.name)[0] or "").startswith("image/")
+    return len(inside) > 1 and all(any(map(is_image, path.glob("[!.]*"))) for path in inside)

@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import dicom
-from ..core.images import state
+from ..core.images import PICTURE_ENDINGS, is_image, state
 from ..core.words import many, refusal, some
 from . import shards
 
@@ -38,8 +38,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp")
-_KINDS = f"{', '.join((*_ENDINGS, *dicom.ENDINGS))}, or DICOM without an ending"
+_KINDS = f"{', '.join((*PICTURE_ENDINGS, *dicom.ENDINGS))}, or DICOM without an ending"
 # Endings of images that `images.read` does not read.
 _UNREAD = re.compile(
     r"\.(?:jp2|jpx|j2k|heic|heif|avif|p[bgp]m|tga|psd|nii|nii\.gz|mha|mhd|nrrd|npy|npz|svs|ndpi)$",
@@ -89,10 +88,6 @@ def split_of(name: str) -> str | None:
 
 def _is_junk(name: str) -> bool:
     return _JUNK.fullmatch(name) is not None
-
-
-def _is_image(path: str, root: str | Path = "") -> bool:
-    return path.lower().endswith(_ENDINGS) or dicom.is_dicom(path, root)
 
 
 def _unread(names: Iterable[str]) -> str:
@@ -201,7 +196,7 @@ def _image_folders(folder: Path) -> _Folders:
     found = {}
     for parts, names in _walked(folder):
         inside = os.path.join(folder, *parts)
-        if images := [name for name in names if _is_image(name, inside)]:
+        if images := [name for name in names if is_image(name, inside)]:
             found[parts] = images
     return found
 
@@ -394,7 +389,7 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
         for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
-                image = _is_image(entry.path)
+                image = is_image(entry.path)
                 (files if image else others).append(name)
                 if not image and _is_locked(entry):
                     lost.append(f"{ascii(name)} (Permission denied)")
@@ -661,7 +656,7 @@ def _shard_images(members: pd.DataFrame, root: Path) -> pd.Series:
             for name, problem in zip(members["member"], members["problem"])
         ]
     ]
-    counts = pd.Series([_is_image(path, root) for path in kept["path"]], kept.index, bool)
+    counts = pd.Series([is_image(path, root) for path in kept["path"]], kept.index, bool)
     _warn_of_unread(root, kept["member"][~counts])
     return counts.reindex(members.index, fill_value=False)
 

@@ -321,6 +321,34 @@ def unknown_patient(records: pd.DataFrame) -> pd.Series:
     return records["patient"].str.startswith("?")
 
 
+def of_patients(records: pd.DataFrame) -> dict:
+    """Count images and patients, with one image as an example of how a path tells its patient.
+
+    Parameters
+    ----------
+    records : DataFrame with path and patient; unreadable images take no part.
+
+    Returns
+    -------
+    dict
+        images, patients, unknown_patients (images whose patient is unknown), example (path and
+        patient; None where none is known).
+
+    Examples
+    --------
+    >>> of_patients(pd.DataFrame({"path": ["a/Ann-1.png"], "patient": ["Ann"]}))["example"]
+    {'path': 'a/Ann-1.png', 'patient': 'Ann'}
+    """
+    good = records[is_readable(records)]
+    known = good.loc[~unknown_patient(good), ["path", "patient"]]
+    return {
+        "images": len(good),
+        "patients": known["patient"].nunique(),
+        "unknown_patients": len(good) - len(known),
+        "example": known.iloc[0].to_dict() if len(known) else None,
+    }
+
+
 def of_several_classes(records: pd.DataFrame, named: bool = False) -> str:
     """Say how many patients have images of more than one class, and when that is right.
 

@@ -210,37 +210,38 @@ def elsewhere(run: Run) -> Elsewhere:
     """
     found: dict[str, list[dict]] = {"adaptations": [], "evaluations": []}
     evaluation = partial(_evaluation, chosen=found["adaptations"])
-    kinds = {"adaptations": _adaptation, "evaluations": evaluation}
-    files = {kind: sorted((run.folder / kind).glob("*.json")) for kind in kinds}
-    weights, left_out = run.metrics.get("weights"), []
-    earlier, replaced = [], []
-    if not weights and any(files.values()):  # written by an earlier version
+    left_out, replaced, weights = [], [], run.metrics.get("weights")
+    others = run.of_earlier_weights(weights)
+    if others and not weights and (run.folder / "best.pt").is_file():  # of an earlier version
         weights = run.fingerprint
-    for kind, read in kinds.items():
-        for file in files[kind]:
+        others = run.of_earlier_weights(weights)
+    for kind, read in {"adaptations": _adaptation, "evaluations": evaluation}.items():
+        for file in sorted((run.folder / kind).glob("*.json")):
             name = f"{kind}/{file.name}"
+            if name in others:
+                continue
             try:
                 one = read(run, file)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
                 left_out.append(damaged(name))
                 continue
-            of = one and one["used"].get("weights")
-            if weights and of and of != weights:
-                earlier.append(name)
-            elif one and one.get("replaced"):
+            if one and one.get("replaced"):
                 replaced.append(name)
             elif one:
                 found[kind].append(one | {"file": name})
-    for since, before, names in (
-        ("The run was trained on since", "its earlier weights", earlier),
-        ("An adaptation was chosen anew since", "its earlier choice", replaced),
+    again = "Measure anew with python -m tlutils evaluate or adapt, on the same images."
+    told = "The run was trained on since, so {} of its earlier weights {} left out"
+    if not weights:
+        told = "{} {} left out, as only best.pt, which is missing, could tell whether the run was"
+        told += " trained on since"
+    anew = "An adaptation was chosen anew since, so {} of its earlier choice {} left out"
+    for words, names, mend in (
+        (told, others, again if weights else "Put it back, and report the run again."),
+        (anew, replaced, again),
     ):
         if names:
-            left_out.append(
-                f"{since}, so {many(len(names), 'file')} of {before} "
-                f"{'is' if len(names) == 1 else 'are'} left out: {', '.join(names)}. Measure anew "
-                "with python -m tlutils evaluate or adapt, on the same images."
-            )
+            words = words.format(many(len(names), "file"), "is" if len(names) == 1 else "are")
+            left_out.append(f"{words}: {', '.join(names)}. {mend}")
     return Elsewhere(**found, left_out=left_out)
 
 
@@ -284,11 +285,12 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
     now = next((one["choice"] for one in chosen if one["name"] == adapted), None)
     same = now and now["fingerprint"] == used["fingerprint"]  # all that older files tell
     on = used.get("chosen_on", metrics["n"] if same else 0)
-    parts = [f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n]
-    parts = f" ({', '.join(parts)})" if parts else ""
+    parts = {split: f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n}
+    good = ", so too good" if parts.keys() & {"train", "val"} else ""
+    parts = f" ({', '.join(parts.values())})" if parts else ""
     told = {
         "perhaps of earlier weights": not used.get("weights"),
-        f"{own} of them the run's own{parts}": own,
+        f"{own} of them the run's own{parts}{good}": own,
         f"{used['split']} images, where divided": used["split"] != "test",
         many(used["views"], "view"): used["views"],
         "calibrated": used["calibrated"],

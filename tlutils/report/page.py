@@ -23,7 +23,7 @@ from ..evaluation.metrics import denominator
 from ..inspection import errors
 from ..plots import of_results, of_training, style
 from ..runs import openings
-from ..runs.folder import Run, as_this_version_writes
+from ..runs.folder import REPORT, Run, as_this_version_writes
 from . import caveats, facts
 from .facts import SPLIT_NAMES, main_split
 from .html import Html, chart, document, interval, number, picture, table, tag, text
@@ -91,7 +91,7 @@ def write(run: Run | str | Path, out: str | Path | None = None) -> Path:
     body = [
         tag("section", tag("h2", name), content, id=_id(name)) for name, content in sections.items()
     ]
-    file = Path(out) if out else run.folder / "report.html"
+    file = Path(out) if out else run.folder / REPORT
     files.write_text(file, document(title, top, body))
     return file
 

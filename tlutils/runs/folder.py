@@ -31,6 +31,7 @@ from .recipes import Recipe
 BEGUN = ("recipe.json", "records.csv")
 # What `stress` writes: its table, and the answers that this is of.
 STRESS_FILES = ("stress.csv", "stress_predictions.csv")
+REPORT = "report.html"
 _FINISHED = ("best.pt", "metrics.json")
 _MEND = "Take it from a copy of the run, or remove the run's folder and train it again"
 # What recipe.json holds beside the recipe, by the path of its keys.
@@ -305,6 +306,25 @@ class Run:
                 f"{self.folder} was trained on meanwhile, so answers and threshold would be of two "
                 "models; run the same again when the training has ended"
             )
+
+    def of_earlier_weights(self, weights: str | None) -> list[str]:
+        """Find what `evaluate` and `adapt` wrote when the run had other weights.
+
+        Parameters
+        ----------
+        weights : str or None, the `fingerprint` of those that it has; None finds all that names any
+
+        Returns
+        -------
+        list of str, paths of .json files from the run's folder on
+        """
+        found = []
+        for kind in ("evaluations", "adaptations"):
+            for file in sorted((self.folder / kind).glob("*.json")):
+                with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                    if _json(file)["used"]["weights"] != weights:
+                        found.append(f"{kind}/{file.name}")
+        return found
 
     def adaptation(self, name: str, any_weights: bool = False) -> dict:
         """What was chosen for another place.

@@ -30,6 +30,9 @@ from ..training.options import Options
 # What recipe.json and command lines of before call a field, or a field's value.
 _OLD_NAMES = {"optimiser": "optimizer", "fit": "resize"}
 _OLD_VALUES = {("head", old): new for old, new in OLD_HEADS.items()}
+# What `train` takes beside a recipe.
+_ARGUMENTS = ("out", "weights", "limit", "device", "precision", "store", "compiled", "patient")
+_ARGUMENTS += ("show", "log", "on_epoch_end", "recipe")
 # The backbones of the recipes below: torchvision, whose import takes seconds, need not be asked.
 BACKBONES = ("vgg16", "vgg16_bn", "resnet18", "resnet152", "mobilenet_v2")
 
@@ -351,6 +354,8 @@ def _check_field(name: str) -> None:
     fields += [f"augmentation.{field.name}" for field in dataclasses.fields(Augmentation)]
     if name not in fields:
         guess = did_you_mean(name, fields) or f"; the fields are {', '.join(fields)}"
+        if name in _ARGUMENTS:
+            guess = f" of a recipe; it is an argument of train: train(..., {name}=...)"
         raise ValueError(f"there is no field {name!r}{guess}")
 
 

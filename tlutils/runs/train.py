@@ -33,7 +33,7 @@ from torch import nn
 from ..core import devices, files
 from ..core.devices import Machine
 from ..core.images import UnreadableImage
-from ..core.words import differences, many, threshold_as_text
+from ..core.words import differences, many, some, threshold_as_text
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.augment import normalize
@@ -48,7 +48,7 @@ from ..models.weights import describe, resolve
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
 from . import openings, recipes, reference
-from .folder import BEGUN, STRESS_FILES, Run, reserved, timestamp, versions
+from .folder import BEGUN, REPORT, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
 from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
@@ -77,8 +77,9 @@ def train(
 ) -> Run:
     """Train and evaluate one recipe; the same call again goes on where a killed run stopped.
 
-    A finished run is given back as it is, or goes on where more epochs are asked for. Other data,
-    weights or settings in a run's folder are refused.
+    A finished run is given back as it is (a line says where fewer epochs are asked for), or goes on
+    where more are; a report and the stress of before are removed then. Other data, weights or
+    settings in a run's folder are refused.
 
     Curves in TensorBoard::
 
@@ -689,6 +690,8 @@ def _learns_more(run: Run, wanted: Recipe, log: Callable[[str], None]) -> bool:
     """Whether a finished run has epochs to go if it gets the wanted epochs and patience."""
     then = run.recipe
     more_patient = (wanted.patience or math.inf) > (then.patience or math.inf)
+    if wanted.epochs < then.epochs and wanted.epochs < (n := len(run.history) - then.head_epochs):
+        log(_keeps_more(run.folder, n, wanted.epochs))
     if wanted.epochs <= then.epochs and not more_patient:
         return False
     if not (run.folder / "last.pt").is_file():
@@ -703,6 +706,13 @@ def _learns_more(run: Run, wanted: Recipe, log: Callable[[str], None]) -> bool:
         )
         return False
     return wanted.epochs > done
+
+
+def _keeps_more(folder: Path, epochs: int, requested: int) -> str:
+    return (
+        f"{folder} has {many(epochs, 'epoch')} already, more than the {requested} requested, and "
+        "keeps them; choose another folder to train fewer"
+    )
 
 
 def make_model(run: Run) -> nn.Module:
@@ -872,7 +882,8 @@ def fit(
     how["on_epoch_end"] = on_epoch_end
     with reserved(run.folder):
         run.about["machine"] = machine.describe()
-        devices.by_first(lambda: _begin_to_fit(run, model, used))
+        if gone := devices.by_first(lambda: _begin_to_fit(run, model, used)):
+            tell(f"removed what tells of the run as it was: {', '.join(gone)}")
         if recipe.head_epochs:
             tell(f"first the head alone, {many(recipe.head_epochs, 'epoch')}")
             options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)
@@ -885,7 +896,7 @@ def fit(
         done = loop.fit(model, used, recipe, checkpoint=run.folder / "last.pt", **how)
         if recipe.head_epochs:
             done = tuning.better_of(head, done, state)
-        devices.by_first(lambda: _write_fit(run, model, done))
+        devices.by_first(lambda: _write_fit(run, model, done, tell))
     return done
 
 
@@ -898,20 +909,26 @@ def _of_part(
     return lambda row: on_epoch_end({**row, "part": part, "epoch": row["epoch"] + before})
 
 
-def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> None:
-    """Take what was measured away: it is not that of the weights to come, if they can come."""
+def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -> list[str]:
+    """Take what was measured away: it is not that of the weights to come, if they can come.
+
+    Gives back the names of that which training does not write anew.
+    """
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
     measured = ("metrics.json", "predictions.csv", "stressed_predictions.csv", reference.FILE)
+    gone = [name for name in (*STRESS_FILES, REPORT) if (run.folder / name).is_file()]
     with openings.kept(run):
-        for name in (*measured, *STRESS_FILES):
+        for name in (*measured, *gone):
             (run.folder / name).unlink(missing_ok=True)
     run.write()
+    return gone
 
 
-def _write_fit(run: Run, model: nn.Module, done: Fit) -> None:
+def _write_fit(run: Run, model: nn.Module, done: Fit, log: Callable[[str], None]) -> None:
     """Write history.csv and best.pt, and into recipe.json how many epochs there were."""
     epochs = len(done.history) - run.recipe.head_epochs
     if epochs > run.recipe.epochs:  # fewer were asked for than it had already
+        log(_keeps_more(run.folder, epochs, run.recipe.epochs))
         run.recipe = dataclasses.replace(run.recipe, epochs=epochs)
         run.write()
     records.save(done.history, run.folder / "history.csv")
@@ -1010,6 +1027,11 @@ def _measure(
                 told = f"threshold {threshold_as_text(threshold)}, chosen by {rule}"
                 log(f"{told} on the validation images{seen}")
                 log("this accuracy is by it; those of the epochs are by the likeliest class")
+        if earlier := run.of_earlier_weights(metrics["weights"]):
+            log(
+                f"{many(len(earlier), 'file')} of the run's earlier weights: {some(earlier)}; the "
+                "report leaves them out, so evaluate or adapt anew, on the same images"
+            )
         log(f"({run.caption})")
     return run.metrics
 

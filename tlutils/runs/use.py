@@ -228,7 +228,8 @@ def evaluate(
         split = split if divided else "test"  # the same file, whatever was asked
     known = {}
     if chosen:
-        chosen_on = _warn_of_chosen_on(table, chosen, adapted)
+        chosen_on = int(table["sha256"].isin(chosen["images"]).sum())
+        _warn_of_chosen_on(chosen_on, len(table), adapted)
         known = {"chosen_on": chosen_on, "choice": chosen["choice"]}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     asked = {"root": root, "store": store, "views": views}
@@ -243,7 +244,8 @@ def evaluate(
     if data is not None and predictions["unlike"].notna().all():
         metrics["unlike"] = share(predictions["unlike"], patients_of(predictions))
     if data is not None and devices.rank() == 0:
-        known |= _warn_of_own_images(run, table)
+        known |= _count_own_images(run, table)
+        _warn_of_own_images(run, known["own"], len(table))
     own_test = split == "test" if data is None else has_test_images(run, table)
     if own_test:
         used = openings.settings(views, threshold, calibrated, adapted)
@@ -291,19 +293,23 @@ def has_test_images(run: Run, table: pd.DataFrame) -> bool:
     return bool(known["sha256"].isin(set(test["sha256"])).any())
 
 
-def _warn_of_own_images(run: Run, table: pd.DataFrame) -> dict:
-    """How many of some images are the run's own, also by split; a warning says which flatter it."""
+def _count_own_images(run: Run, table: pd.DataFrame) -> dict:
+    """How many of some images are the run's own, by split ("own") and in all ("own_images")."""
     known = table[comparable(table)]["sha256"]
     own = {split: int(known.isin(set(run.part(split)["sha256"])).sum()) for split in SPLITS}
+    # Of a leaking run one may be in two splits.
+    return {"own": own, "own_images": int(known.isin(set(run.records["sha256"])).sum())}
+
+
+def _warn_of_own_images(run: Run, own: dict, of: int) -> None:
+    """Say which of the run's own images flatter it."""
     for split, what in ("train", "was trained on"), ("val", "was chosen by"):
         if n := own[split]:
             warnings.warn(
-                f"{n} of {many(len(table))} are among those that {run.folder} {what}, so what "
+                f"{n} of {many(of)} are among those that {run.folder} {what}, so what "
                 "follows is too good, and says nothing about other images",
                 stacklevel=3,
             )
-    # Of a leaking run one may be in two splits.
-    return {"own": own, "own_images": int(known.isin(set(run.records["sha256"])).sum())}
 
 
 def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> None:
@@ -316,17 +322,15 @@ def _count_opening(run: Run, used: dict, log: Callable[[str], None] | None) -> N
         log(openings.in_words(count))
 
 
-def _warn_of_chosen_on(table: pd.DataFrame, chosen: dict, name: str) -> int:
-    """How many of some images an adaptation was chosen on; a warning says so."""
-    known = int(table["sha256"].isin(chosen["images"]).sum())
-    if known:
+def _warn_of_chosen_on(n: int, of: int, name: str) -> None:
+    """Say how many of some images an adaptation was chosen on."""
+    if n:
         warnings.warn(
-            f"{known} of these {len(table)} images are among those that {name} was chosen on, so "
-            f"what follows is too good. What to expect there is in adaptations/{name}.json, "
-            "measured by cross-fitting",
+            f"{n} of these {of} images are among those that {name} was chosen on, so what follows "
+            f"is too good. What to expect there is in adaptations/{name}.json, measured by "
+            "cross-fitting",
             stacklevel=3,
         )
-    return known
 
 
 def _file_name(used: dict) -> str:
@@ -547,10 +551,12 @@ def predict(
     -------
     DataFrame
         Predictions (split "new", label ""); files that are no images are left out with a warning
-        that names them. distance says how far an image lies from the training images, 1 being the
-        limit that the run's validation images set, and unlike whether it lies beyond; a warning
-        names those that do. Both are empty where it cannot be told: with a warning that says why,
-        or as the run has too few training or no validation images, which its training has said.
+        that names them. patient is whom the run's rule finds, a pattern in the path below the
+        folder that is given or in the name of a file that is given, and "" where it finds nobody.
+        distance says how far an image lies from the training images, 1 being the limit that the
+        run's validation images set, and unlike whether it lies beyond; a warning names those that
+        do. Both are empty where it cannot be told: with a warning that says why, or as the run has
+        too few training or no validation images, which its training has said.
 
     Raises
     ------
@@ -566,7 +572,7 @@ def predict(
         records.check_target(out)
     run = Run.load(folder)
     best_file = devices.by_first(lambda: run.best_file)
-    machine = run.machine(device, precision)
+    machine, images = run.machine(device, precision), list(map(Path, images))
     chosen = devices.by_first(lambda: run.adaptation(adapted)) if adapted is not None else None
     views = checked_views(run, views, chosen)
     found = devices.by_first(lambda: layouts.image_files(images, layouts.images_in))
@@ -576,7 +582,8 @@ def predict(
         devices.by_first(lambda: _refuse_other_table(Path(out)))
     # Not resolved: a link to itself would raise.
     whole = {os.path.abspath(file): str(file) for file in found}
-    table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": ""})
+    patients = devices.by_first(lambda: _told_patients(run, [*whole.values()], images))
+    table = pd.DataFrame({"path": list(whole), "split": "new", "label": "", "patient": patients})
     model, how = run.model(), {"root": Path("/"), "views": views}
     answers = partial(predict_records, run, model, machine=machine, show=show)
     predictions = _with_distance(run, model, answers, table, "new", **how)
@@ -587,6 +594,26 @@ def predict(
     if out is not None and devices.rank() == 0:
         records.save(_for_spreadsheets(predictions), out)
     return predictions
+
+
+def _told_patients(run: Run, images: list[str], given: list[Path]) -> list[str]:
+    """The patients of new images by the run's rule, "" where it tells none.
+
+    A pattern sees a path from the given folder on, or the name of a given file: further above, it
+    might take any folder for a patient.
+    """
+    rule, folders = patient_rule(run, "run", None), {one for one in given if one.is_dir()}
+    paths = [*map(os.path.abspath, images)]
+    if rule not in ("auto", "dicom", "dicom-hashed"):
+        for i, file in enumerate(map(Path, images)):
+            above = next((one for one in file.parents if one in folders), file.parent)
+            paths[i] = file.relative_to(above).as_posix()
+    table = pd.DataFrame({"path": paths})
+    try:
+        table = records.with_patients(table, rule, "/")
+    except (ValueError, ImportError):  # it fits none of them, or lacks a package
+        return [""] * len(images)
+    return table["patient"].mask(records.unknown_patient(table), "").tolist()
 
 
 def _refuse_other_table(out: Path) -> None:
