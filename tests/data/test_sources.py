@@ -13,16 +13,15 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
+import archives
 import numpy as np
 import processes
 import pytest
-from archives import tarred
-from archives import zipped as zip_of
 from data_builders import JPEG, image_names, write
 from PIL import Image
 from servers import serving_files
 
-from tlutils.data import archives, records, sources
+from tlutils.data import downloads, records, sources
 from tlutils.data.downloads import DownloadError
 from tlutils.data.layouts import find_root
 from tlutils.data.sources import SOURCES, fetch, get
@@ -45,7 +44,7 @@ def offer(mirror, monkeypatch, name: str, content: bytes, known: bool = True) ->
 
 
 def zipped(names: list[str]) -> bytes:
-    return zip_of(dict.fromkeys(names, JPEG))
+    return archives.zipped(dict.fromkeys(names, JPEG))
 
 
 def medmnist(n: int = 6, size: int = 28, n_classes: int = 2, **replaced) -> bytes:
@@ -112,7 +111,7 @@ def test_the_oct_archive_is_fetched_too_and_says_that_only_its_size_is_known(
     mirror, monkeypatch, tmp_path
 ):
     names = image_names("OCT2017/train", "OCT2017/test", classes=("CNV", "DME", "DRUSEN", "NORMAL"))
-    content = tarred(dict.fromkeys(names, JPEG), mode="w:gz")
+    content = archives.tarred(dict.fromkeys(names, JPEG), mode="w:gz")
     (mirror.folder / "OCT2017.tar.gz").write_bytes(content)
     small = dataclasses.replace(SOURCES["kermany-oct"], bytes=len(content))
     monkeypatch.setitem(SOURCES, "kermany-oct", small)
@@ -322,11 +321,11 @@ def test_a_fetch_killed_while_it_unpacks_is_begun_anew(mirror, monkeypatch, tmp_
     content = zipped(names)
     offer(mirror, monkeypatch, "kermany-chest", content)
     code = (
-        "import os, signal, sys; from tlutils.data import archives, sources\n"
-        "place, seen = archives._place, []\n"
+        "import os, signal, sys; from tlutils.data import downloads, sources\n"
+        "place, seen = downloads._place, []\n"
         "def die(*args):\n    seen.append(place(*args))\n"
         "    if len(seen) == 100: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "archives._place = die\n"
+        "downloads._place = die\n"
         "import dataclasses; source = sources.SOURCES['kermany-chest']\n"
         f"sources.SOURCES['kermany-chest'] = dataclasses.replace(source, sha256=None, bytes={len(content)})\n"
         "sources.fetch('kermany-chest', 'data')"
@@ -349,24 +348,24 @@ def test_a_folder_removed_while_it_is_fetched_is_an_error_and_fetched_anew(
     mirror, monkeypatch, tmp_path
 ):
     offer(mirror, monkeypatch, "kermany-chest", zipped(image_names("train")))
-    unpacked = archives._place
+    unpacked = downloads._place
 
     def removed(*args):
         shutil.rmtree(tmp_path / "data" / "kermany-chest.unfinished")
         unpacked(*args)
 
-    monkeypatch.setattr(archives, "_place", removed)
+    monkeypatch.setattr(downloads, "_place", removed)
     with pytest.raises(ValueError, match="cannot be made"):
         get("kermany-chest", tmp_path / "data")
     monkeypatch.setattr(
-        archives, "_place", lambda *args: (unpacked(*args), shutil.rmtree(tmp_path / "data"))
+        downloads, "_place", lambda *args: (unpacked(*args), shutil.rmtree(tmp_path / "data"))
     )
     with pytest.raises(
         (ValueError, DownloadError), match="cannot be made|removed while it was filled"
     ):
         get("kermany-chest", tmp_path / "data")
     assert not (tmp_path / "data" / "kermany-chest").exists()
-    monkeypatch.setattr(archives, "_place", unpacked)
+    monkeypatch.setattr(downloads, "_place", unpacked)
     assert count(get("kermany-chest", tmp_path / "data")) == 4
 
 

@@ -4,8 +4,7 @@ In: a source's name, a folder or a CSV manifest. Out: records (a table, one row 
 audit found in them, and batches of uint8 tensors.
 
     sources            the named data sets, and how to have them here
-    downloads          fetch and verify a file of the network
-    archives           unpack safely
+    downloads          fetch, verify, unpack safely
     phantoms           drawings of nobody, and of nothing, for trying things out
     layouts            what a folder looks like: where the data begin, its images, split and class
     records            a folder or manifest becomes a table; what is wrong with each file

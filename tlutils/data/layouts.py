@@ -187,7 +187,7 @@ def _refuse_file(folder: Path) -> None:
 def _how_to_unpack(archive: Path) -> str:
     to = archive.with_name(archive.name.split(".")[0])
     names = ", ".join(json.dumps(str(path), ensure_ascii=False) for path in (archive, to))
-    code = f"from tlutils.data.archives import unpack; unpack({names})"
+    code = f"from tlutils.data.downloads import unpack; unpack({names})"
     return f"Unpack it with: {shlex.join(['python', '-c', code])}"
 
 

@@ -23,7 +23,7 @@ from ..core import dicom, tars
 from ..core.images import UnreadableImage, content
 from ..core.progress import bar
 from ..core.words import many
-from .archives import whole_folder
+from .downloads import whole_folder
 from .phantoms import MARKER
 from .splits import is_readable
 

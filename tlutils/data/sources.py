@@ -32,8 +32,7 @@ from PIL import Image
 from ..core.progress import bar
 from ..core.words import did_you_mean
 from . import phantoms
-from .archives import DAMAGE, unpack, whole_folder
-from .downloads import alone, download, human, make_folder
+from .downloads import DAMAGE, alone, download, human, make_folder, unpack, whole_folder
 from .layouts import TABLES, find_root
 from .splits import SPLITS
 
