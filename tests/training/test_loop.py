@@ -39,13 +39,9 @@ def parts(data):
     return patches.parts(*data, 32, at=48)
 
 
-def resnet(freeze="all", head="gap", **more):
-    return build("resnet18", 2, head, freeze=freeze, **more)
-
-
-def small_net(freeze):
-    """All of it can learn, statistics of BatchNorm too, in a tenth of the numbers of a ResNet."""
-    return build("shufflenet_v2_x0_5", 2, "gap", freeze=freeze)
+def net(freeze="all", head="gap"):
+    """It has BatchNorm too, in a tenth of the numbers of a ResNet."""
+    return build("shufflenet_v2_x0_5", 2, head, freeze=freeze)
 
 
 def quiet_fit(model, parts, **settings):
@@ -58,14 +54,14 @@ def same(a, b):
 
 
 def test_a_frozen_net_with_a_new_head_learns(parts):
-    net = build("vgg11", 2, "gap")
-    done = quiet_fit(net, parts, epochs=12, patience=0, learning_rate=3e-3)
+    model = net()
+    done = quiet_fit(model, parts, epochs=12, patience=0, learning_rate=3e-3)
     assert done.history["train_loss"].iloc[-1] < 0.7 * done.history["train_loss"].iloc[0]
     assert done.history["val_accuracy"].max() >= 0.9
 
 
 def test_the_history_holds_one_row_an_epoch_with_the_promised_columns(parts):
-    done = quiet_fit(resnet(), parts, epochs=2)
+    done = quiet_fit(net(), parts, epochs=2)
     assert done.history["epoch"].tolist() == [1, 2]
     assert {
         "train_loss",
@@ -95,7 +91,7 @@ def test_losses_and_accuracies_are_means_over_images_not_over_batches(data):
         "train": loaders.make(table[:23], folder, ["noise", "patch"], 32, batch_size=12, workers=0),
         "val": uneven,
     }
-    model = resnet()
+    model = net()
     done = quiet_fit(model, parts, epochs=1)
     from tlutils.data.augment import normalize
 
@@ -118,7 +114,7 @@ def test_losses_and_accuracies_are_means_over_images_not_over_batches(data):
 def test_frozen_weights_and_batchnorm_statistics_do_not_move_and_the_others_do(
     parts, tmp_path, freeze, store
 ):
-    model = resnet(freeze)
+    model = build("resnet18", 2, "gap", freeze=freeze)
     before = checkpoints.copy_of_state(model)
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
     quiet_fit(model, parts, epochs=1, store=store and tmp_path)
@@ -133,7 +129,7 @@ def test_frozen_weights_and_batchnorm_statistics_do_not_move_and_the_others_do(
 
 def test_training_from_the_store_equals_training_without_it(parts, tmp_path):
     settings = {"epochs": 4, "views": 2, "augmentation": VIEWS, "patience": 0}
-    plain, stored = resnet(), resnet()
+    plain, stored = net(), net()
     a = quiet_fit(plain, parts, **settings)
     b = quiet_fit(stored, parts, store=tmp_path, **settings)
     assert set(a.history["where"]) == {"files"} and set(b.history["where"]) == {"store"}
@@ -145,14 +141,14 @@ def test_training_from_the_store_equals_training_without_it(parts, tmp_path):
 
 def test_the_store_runs_the_frozen_part_once_for_each_view(parts, tmp_path):
     done = quiet_fit(
-        resnet(), parts, epochs=5, views=2, augmentation=VIEWS, patience=0, store=tmp_path
+        net(), parts, epochs=5, views=2, augmentation=VIEWS, patience=0, store=tmp_path
     )
     filled = done.history["store_seconds"] > 0
     assert filled.tolist() == [True, True, False, False, False]
 
 
 def test_training_is_repeatable(parts):
-    a, b = (quiet_fit(resnet(), parts, epochs=2, augmentation=VIEWS, views=0) for _ in range(2))
+    a, b = (quiet_fit(net(), parts, epochs=2, augmentation=VIEWS, views=0) for _ in range(2))
     assert same(a.model, b.model) and a.history["train_loss"].equals(b.history["train_loss"])
 
 
@@ -173,7 +169,7 @@ def test_a_killed_run_ends_with_the_same_weights_as_one_that_was_not(
         "schedule": "cosine",
         "store": store and tmp_path / "store",
     }
-    straight = quiet_fit(small_net(freeze), parts, **settings)
+    straight = quiet_fit(net(freeze), parts, **settings)
 
     def die(line):
         if "epoch  2" in line:
@@ -182,7 +178,7 @@ def test_a_killed_run_ends_with_the_same_weights_as_one_that_was_not(
     with pytest.raises(Killed), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit(
-            small_net(freeze),
+            net(freeze),
             parts,
             machine=FP32,
             log=die,
@@ -190,7 +186,7 @@ def test_a_killed_run_ends_with_the_same_weights_as_one_that_was_not(
             checkpoint=tmp_path / "last.pt",
             **settings,
         )
-    resumed = quiet_fit(small_net(freeze), parts, checkpoint=tmp_path / "last.pt", **settings)
+    resumed = quiet_fit(net(freeze), parts, checkpoint=tmp_path / "last.pt", **settings)
     assert same(straight.model, resumed.model)
     assert straight.history["val_loss"].equals(resumed.history["val_loss"])
 
@@ -204,22 +200,22 @@ def test_each_epoch_is_told_once_after_it_is_saved_also_over_a_break(parts, tmp_
             raise Killed
 
     with pytest.raises(Killed):
-        quiet_fit(resnet(), parts, on_epoch_end=tell, **settings)
-    done = quiet_fit(resnet(), parts, on_epoch_end=tell, **settings)
+        quiet_fit(net(), parts, on_epoch_end=tell, **settings)
+    done = quiet_fit(net(), parts, on_epoch_end=tell, **settings)
     pd.testing.assert_frame_equal(pd.DataFrame(told), done.history)
     assert {type(value) for row in told for value in row.values()} <= {int, float, str}
 
 
 def test_a_finished_run_is_not_trained_again(parts, tmp_path):
-    first = quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
-    again = quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
+    first = quiet_fit(net(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
+    again = quiet_fit(net(), parts, epochs=2, checkpoint=tmp_path / "last.pt")
     assert same(first.model, again.model) and len(again.history) == 2
 
 
 def test_a_finished_run_can_be_trained_longer(parts, tmp_path):
-    quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt", patience=0)
-    longer = quiet_fit(resnet(), parts, epochs=4, checkpoint=tmp_path / "last.pt", patience=0)
-    straight = quiet_fit(resnet(), parts, epochs=4, patience=0)
+    quiet_fit(net(), parts, epochs=2, checkpoint=tmp_path / "last.pt", patience=0)
+    longer = quiet_fit(net(), parts, epochs=4, checkpoint=tmp_path / "last.pt", patience=0)
+    straight = quiet_fit(net(), parts, epochs=4, patience=0)
     assert same(longer.model, straight.model)
 
 
@@ -227,50 +223,50 @@ def test_a_finished_run_can_be_trained_longer(parts, tmp_path):
     ("change", "named"), [({"learning_rate": 0.5}, "learning_rate"), ({"seed": 3}, "seed")]
 )
 def test_a_checkpoint_of_other_settings_is_refused(parts, tmp_path, change, named):
-    quiet_fit(resnet(), parts, epochs=1, checkpoint=tmp_path / "last.pt")
+    quiet_fit(net(), parts, epochs=1, checkpoint=tmp_path / "last.pt")
     with pytest.raises(ValueError, match=named):
-        quiet_fit(resnet(), parts, epochs=2, checkpoint=tmp_path / "last.pt", **change)
+        quiet_fit(net(), parts, epochs=2, checkpoint=tmp_path / "last.pt", **change)
 
 
 def test_a_checkpoint_of_another_model_is_refused(parts, tmp_path):
-    quiet_fit(resnet(), parts, epochs=1, checkpoint=tmp_path / "last.pt")
+    quiet_fit(net(), parts, epochs=1, checkpoint=tmp_path / "last.pt")
     with pytest.raises(ValueError, match="head"):
-        quiet_fit(resnet(head="linear"), parts, epochs=2, checkpoint=tmp_path / "last.pt")
+        quiet_fit(net(head="linear"), parts, epochs=2, checkpoint=tmp_path / "last.pt")
 
 
 def test_a_checkpoint_with_names_of_before_is_gone_on_from(parts, tmp_path):
     how = {"patience": 0, "optimizer": "sgd", "checkpoint": tmp_path / "last.pt"}
-    quiet_fit(resnet(head="mlp"), parts, epochs=1, **how)
+    quiet_fit(net(head="mlp"), parts, epochs=1, **how)
     saved = checkpoints.read(tmp_path / "last.pt")
     for values in (saved, saved["settings"]):
         values["optimiser"] = values.pop("optimizer")
     saved["model"]["head"] = "article"
     checkpoints.write(tmp_path / "last.pt", saved)
-    resumed = quiet_fit(resnet(head="mlp"), parts, epochs=2, **how)
-    straight = quiet_fit(resnet(head="mlp"), parts, epochs=2, **how | {"checkpoint": None})
+    resumed = quiet_fit(net(head="mlp"), parts, epochs=2, **how)
+    straight = quiet_fit(net(head="mlp"), parts, epochs=2, **how | {"checkpoint": None})
     assert same(resumed.model, straight.model) and len(resumed.history) == 2
 
 
 def test_a_checkpoint_from_before_an_option_existed_stands_for_its_default(parts, tmp_path):
     how = {"patience": 0, "checkpoint": tmp_path / "last.pt"}
-    quiet_fit(resnet(), parts, epochs=1, **how)
+    quiet_fit(net(), parts, epochs=1, **how)
     saved = checkpoints.read(tmp_path / "last.pt")
     del saved["settings"]["min_delta"], saved["settings"]["augmentation"]["gamma"]
     checkpoints.write(tmp_path / "last.pt", saved)
     with pytest.raises(ValueError, match="min_delta: 0.0 in the folder, 0.5 requested"):
-        quiet_fit(resnet(), parts, epochs=2, min_delta=0.5, **how)
-    resumed = quiet_fit(resnet(), parts, epochs=2, **how)
-    straight = quiet_fit(resnet(), parts, epochs=2, patience=0)
+        quiet_fit(net(), parts, epochs=2, min_delta=0.5, **how)
+    resumed = quiet_fit(net(), parts, epochs=2, **how)
+    straight = quiet_fit(net(), parts, epochs=2, patience=0)
     assert same(resumed.model, straight.model) and len(resumed.history) == 2
 
 
 def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
-    model = resnet("none", "linear")
+    model = net("none", "linear")
     done = quiet_fit(model, parts, epochs=30, patience=2, learning_rate=0.3, optimizer="sgd")
     best = done.history["val_loss"].idxmin()
     assert done.best_epoch == best + 1 and len(done.history) in (30, best + 3)
     again = quiet_fit(
-        resnet("none", "linear"),
+        net("none", "linear"),
         parts,
         epochs=done.best_epoch,
         patience=0,
@@ -284,7 +280,7 @@ def test_early_stopping_waits_for_patience_and_restores_the_best_epoch(parts):
 
 
 def test_min_delta_counts_only_real_improvements(parts):
-    done = quiet_fit(resnet(), parts, epochs=9, patience=2, learning_rate=1e-6, min_delta=0.5)
+    done = quiet_fit(net(), parts, epochs=9, patience=2, learning_rate=1e-6, min_delta=0.5)
     assert done.best_epoch == 1 and len(done.history) == 3 and "stopped early" in done.stopped
 
 
@@ -323,7 +319,7 @@ def test_stressed_validation_chooses_another_epoch_where_plain_validation_finds_
 
 def test_stressed_validation_is_of_the_changes_dealt_to_each_image(data, parts):
     settings = {"epochs": 1, "stress_views": 3, **STRESSED, "learning_rate": 1e-9}
-    done = quiet_fit(resnet(), parts, **settings)
+    done = quiet_fit(net(), parts, **settings)
     known = data[1][48:].assign(patient="")
     loader = loaders.make(known, data[0], ["noise", "patch"], 32, batch_size=7, workers=0)
     table = predict_changed(done.model, loader, Acquisition(), 3, FP32, progress=False)
@@ -337,8 +333,8 @@ def test_stressed_validation_is_of_the_changes_dealt_to_each_image(data, parts):
 @pytest.mark.parametrize("views", [1, 4])
 def test_stressed_validation_from_the_store_equals_that_without_it(parts, tmp_path, views):
     settings = {"epochs": 3, "views": 1, "stress_views": views, **STRESSED}
-    plain = quiet_fit(resnet(), parts, **settings)
-    stored = quiet_fit(resnet(), parts, store=tmp_path, **settings)
+    plain = quiet_fit(net(), parts, **settings)
+    stored = quiet_fit(net(), parts, store=tmp_path, **settings)
     for column in ("stress_loss", "stress_auc", "val_loss"):
         assert np.allclose(plain.history[column], stored.history[column], atol=1e-4), column
     filled = stored.history["store_seconds"] > 0
@@ -350,35 +346,35 @@ def test_stressed_validation_from_the_store_equals_that_without_it(parts, tmp_pa
 
 
 def test_a_training_chosen_by_stress_goes_on_as_if_it_had_not_been_stopped(parts, tmp_path):
-    straight = quiet_fit(small_net("none"), parts, epochs=3, views=0, **STRESSED)
+    straight = quiet_fit(net("none"), parts, epochs=3, views=0, **STRESSED)
     how = {"schedule": "constant", "views": 0, "checkpoint": tmp_path / "last.pt", **STRESSED}
-    quiet_fit(small_net("none"), parts, epochs=1, **how)
-    resumed = quiet_fit(small_net("none"), parts, epochs=3, **how)
+    quiet_fit(net("none"), parts, epochs=1, **how)
+    resumed = quiet_fit(net("none"), parts, epochs=3, **how)
     assert same(straight.model, resumed.model)
     assert straight.history["stress_auc"].equals(resumed.history["stress_auc"])
     with pytest.raises(ValueError, match="stress_views: 4 in the folder, 2 requested"):
-        quiet_fit(small_net("none"), parts, epochs=4, **how | {"stress_views": 2})
+        quiet_fit(net("none"), parts, epochs=4, **how | {"stress_views": 2})
 
 
 def test_a_small_validation_set_draws_a_warning_where_it_chooses_the_epoch(parts):
     how = {"machine": FP32, "log": None, "show": False}
     with pytest.warns(UserWarning, match="24 images.*4.2 points.*--set val=0.3"):
-        fit(resnet(), parts, **how, epochs=4)
+        fit(net(), parts, **how, epochs=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit(resnet(), parts, **how, epochs=4, monitor="train_loss")
-        fit(resnet(), parts, **how, epochs=2)
+        fit(net(), parts, **how, epochs=4, monitor="train_loss")
+        fit(net(), parts, **how, epochs=2)
 
 
 def test_without_validation_it_says_so_and_keeps_the_last_epoch(parts):
     with pytest.warns(UserWarning, match="no validation set"):
-        done = quiet_fit(resnet(), {"train": parts["train"]}, epochs=3, learning_rate=0.5)
+        done = quiet_fit(net(), {"train": parts["train"]}, epochs=3, learning_rate=0.5)
     assert done.best_epoch == 3 and done.history["val_loss"].isna().all()
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(parts):
     with pytest.raises(TrainingError, match="learning_rate"):
-        quiet_fit(resnet("none", "linear"), parts, epochs=3, learning_rate=1e9, optimizer="sgd")
+        quiet_fit(net("none", "linear"), parts, epochs=3, learning_rate=1e9, optimizer="sgd")
 
 
 class Hungry(torch.nn.Module):
@@ -410,14 +406,14 @@ def test_micro_batch_auto_finds_what_fits_and_trains_the_same(parts):
 
 
 def test_bf16_trains_about_as_fp32_does(parts):
-    a = quiet_fit(resnet(), parts, epochs=3, patience=0)
-    b = quiet_fit(resnet(), parts, epochs=3, patience=0, machine=devices.choose("cpu", "bf16"))
+    a = quiet_fit(net(), parts, epochs=3, patience=0)
+    b = quiet_fit(net(), parts, epochs=3, patience=0, machine=devices.choose("cpu", "bf16"))
     assert np.allclose(a.history["val_loss"], b.history["val_loss"], atol=0.05)
 
 
 def test_what_a_store_keeps_is_not_rounded_unless_that_is_asked_for(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "_natural_precision", lambda _: ("bf16", "has it"))
-    quiet_fit(resnet(), parts, epochs=1, machine=None, store=tmp_path)
+    quiet_fit(net(), parts, epochs=1, machine=None, store=tmp_path)
     kept = [json.loads(file.read_text()) for file in tmp_path.rglob("store.json")]
     assert len(kept) == 2 and {one["precision"] for one in kept} == {"fp32"}
 
@@ -426,13 +422,13 @@ def test_one_line_an_epoch_is_logged_and_no_bar_where_nobody_watches(parts, caps
     lines = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fit(resnet(), parts, machine=FP32, log=lines.append, epochs=2)
+        fit(net(), parts, machine=FP32, log=lines.append, epochs=2)
     assert sum(line.startswith("epoch") for line in lines) == 2
     assert "\r" not in capsys.readouterr().err
 
 
 def test_a_stepped_schedule_is_really_stepped(parts):
-    done = quiet_fit(resnet(), parts, epochs=3, patience=0, schedule="step:2:0.1")
+    done = quiet_fit(net(), parts, epochs=3, patience=0, schedule="step:2:0.1")
     assert np.allclose(done.history["learning_rate"], [1e-3, 1e-3, 1e-4])
 
 
@@ -445,7 +441,7 @@ def test_a_batch_of_which_nothing_can_be_read_is_passed_over(data, tmp_path):
         gone.reset_index(drop=True), folder, ["noise", "patch"], 32, batch_size=16, workers=0
     )
     with pytest.warns(UserWarning, match="saw 32 of 48"):
-        done = quiet_fit(resnet(), {"train": train}, epochs=1, views=1, store=tmp_path)
+        done = quiet_fit(net(), {"train": train}, epochs=1, views=1, store=tmp_path)
     assert len(done.unreadable) == 16 and math.isfinite(done.history["train_loss"][0])
 
 
@@ -462,7 +458,7 @@ class Outage:
             name: loaders.make(part, folder, ["noise", "patch"], 32, batch_size=16, workers=0)
             for name, part in (("train", self.table[:48]), ("val", self.table[48:]))
         }
-        easiest = predict(resnet(), self.parts["val"], FP32).sort_values("loss")["path"]
+        easiest = predict(net(), self.parts["val"], FP32).sort_values("loss")["path"]
         self.hidden = easiest.iloc[left:].tolist()
 
     def begin(self):
@@ -484,7 +480,7 @@ class Outage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return fit(
-                resnet(),
+                net(),
                 self.parts,
                 machine=FP32,
                 log=log,
@@ -601,15 +597,15 @@ def test_a_run_whose_store_is_gone_goes_on_without_the_image_that_is_damaged_mea
 def test_what_is_no_number_in_the_store_is_not_blamed_on_file_or_learning_rate(
     parts, tmp_path, place, number
 ):
-    quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
+    quiet_fit(net(), parts, epochs=1, store=tmp_path)
     for features in tmp_path.glob("*/features"):
-        numbers = np.memmap(features, np.float32, "r+").reshape(-1, 512)
+        numbers = np.memmap(features, np.float32, "r+").reshape(-1, 1024)
         numbers[min(7, len(numbers) - 1), place] = number
         numbers.flush()
     with pytest.raises(
         TrainingError, match="what the frozen part answers for 1 of 48 images.*7.png"
     ) as error:
-        quiet_fit(resnet(), parts, epochs=1, store=tmp_path)
+        quiet_fit(net(), parts, epochs=1, store=tmp_path)
     assert "learning_rate" not in str(error.value)
 
 
