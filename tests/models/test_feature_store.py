@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import io
 import os
 import shutil
 import warnings
@@ -32,11 +33,21 @@ FP32 = devices.choose("cpu", "fp32")
 VIEWS = Augmentation(crop=(0.7, 1.0), flip=0.5)
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    """The content of 150 files."""
+    draw, content = np.random.default_rng(0), []
+    for _ in range(150):
+        file = io.BytesIO()
+        Image.fromarray(draw.integers(0, 255, (32, 32), np.uint8)).save(file, "PNG")
+        content.append(file.getvalue())
+    return content
+
+
 @pytest.fixture
-def table(tmp_path):
-    draw = np.random.default_rng(0)
-    for i in range(150):
-        Image.fromarray(draw.integers(0, 255, (32, 32), np.uint8)).save(tmp_path / f"{i}.png")
+def table(drawn, tmp_path):
+    for i, content in enumerate(drawn):
+        (tmp_path / f"{i}.png").write_bytes(content)
     return table_of(150)
 
 
@@ -50,8 +61,8 @@ def loader(table, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def resnet():
-    return build("resnet18", 3, "gap", freeze="all")
+def net():
+    return build("shufflenet_v2_x0_5", 3, "gap", freeze="all")
 
 
 def store_of(folder, prefix, loader, **changes):
@@ -59,8 +70,8 @@ def store_of(folder, prefix, loader, **changes):
     return feature_store.open_store(folder, prefix, loader, **arguments)
 
 
-def test_what_is_read_is_what_the_prefix_makes_of_the_view(loader, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_what_is_read_is_what_the_prefix_makes_of_the_view(loader, net, tmp_path):
+    prefix = split(net).prefix
     store = store_of(tmp_path / "s", prefix, loader)
     for number in (0, 1):
         assert store.fill(number)
@@ -71,8 +82,8 @@ def test_what_is_read_is_what_the_prefix_makes_of_the_view(loader, resnet, tmp_p
         assert torch.allclose(store.read(number, np.array([3, 149, 64])), expected, atol=1e-5)
 
 
-def test_a_full_store_is_not_computed_again(loader, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_a_full_store_is_not_computed_again(loader, net, tmp_path):
+    prefix = split(net).prefix
     store_of(tmp_path / "s", prefix, loader).fill(0)
     again = store_of(tmp_path / "s", prefix, loader)
     assert again.fill(0) is False and again.computed == 0
@@ -84,8 +95,8 @@ def complete_chunks(store):
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
-def test_a_store_cut_off_at_any_chunk_goes_on(loader, resnet, tmp_path, stop_after):
-    prefix = split(resnet).prefix
+def test_a_store_cut_off_at_any_chunk_goes_on(loader, net, tmp_path, stop_after):
+    prefix = split(net).prefix
     whole = store_of(tmp_path / "whole", prefix, loader)
     whole.fill(0)
     cut_off = store_of(tmp_path / "part", prefix, loader)
@@ -108,8 +119,8 @@ def test_a_store_cut_off_at_any_chunk_goes_on(loader, resnet, tmp_path, stop_aft
     assert torch.equal(resumed.read(0, rows), whole.read(0, rows))
 
 
-def test_stores_of_old_are_found_by_the_names_that_their_keys_are_made_of(loader, resnet, tmp_path):
-    names = store_of(tmp_path / "s", split(resnet).prefix, loader).description
+def test_stores_of_old_are_found_by_the_names_that_their_keys_are_made_of(loader, net, tmp_path):
+    names = store_of(tmp_path / "s", split(net).prefix, loader).description
     assert sorted(names["reader"]) == ["channels", "fit", "size"] and "normalisation" in names
 
 
@@ -134,12 +145,12 @@ CHANGES = {
     [*CHANGES, "weights", "pooling", "size", "images", "file", "pillow", "jpeg", "numpy", "tf32"],
 )
 def test_a_change_of_anything_it_depends_on_makes_a_new_store(
-    what, loader, table, resnet, tmp_path, monkeypatch
+    what, loader, table, net, tmp_path, monkeypatch
 ):
-    prefix = split(resnet).prefix
+    prefix = split(net).prefix
     first = store_of(tmp_path / "s", prefix, loader).folder
     if what == "weights":
-        prefix = split(build("resnet18", 3, "gap", freeze="all", seed=1)).prefix
+        prefix = split(build("shufflenet_v2_x0_5", 3, "gap", freeze="all", seed=1)).prefix
     if what == "size":
         loader = loaders.make(table, tmp_path, size=48)
     if what == "images":
@@ -147,7 +158,7 @@ def test_a_change_of_anything_it_depends_on_makes_a_new_store(
     if what == "file":
         change_a_file(loader)
     if what == "pooling":
-        prefix = split(with_average_pooling(resnet)).prefix
+        prefix = split(with_average_pooling(net)).prefix
     if what == "pillow":
         monkeypatch.setattr("PIL.__version__", "1.0")
     if what == "jpeg":
@@ -159,14 +170,14 @@ def test_a_change_of_anything_it_depends_on_makes_a_new_store(
     assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).folder != first
 
 
-def with_average_pooling(resnet):
-    changed = copy.deepcopy(resnet)
+def with_average_pooling(net):
+    changed = copy.deepcopy(net)
     changed.maxpool = nn.AvgPool2d(3, 2, 1)
     return changed
 
 
-def test_bf16_features_are_near_fp32_features(loader, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_bf16_features_are_near_fp32_features(loader, tmp_path):
+    prefix = split(build("resnet18", 3, "gap", freeze="all")).prefix
     exact, fast = (
         store_of(tmp_path / "s", prefix, loader, machine=devices.choose("cpu", p))
         for p in ("fp32", "bf16")
@@ -176,9 +187,9 @@ def test_bf16_features_are_near_fp32_features(loader, resnet, tmp_path):
     assert fast.dtype == torch.bfloat16 and (a - b).norm() / a.norm() < 0.02
 
 
-def test_an_unreadable_image_is_a_row_of_nan_that_is_named(loader, resnet, tmp_path):
+def test_an_unreadable_image_is_a_row_of_nan_that_is_named(loader, net, tmp_path):
     (tmp_path / "5.png").write_bytes(b"broken")
-    store = store_of(tmp_path / "s", split(resnet).prefix, loader)
+    store = store_of(tmp_path / "s", split(net).prefix, loader)
     store.fill(0)
     assert store.bad().tolist() == [5] and loader.unreadable[0][0] == "5.png"
     assert not store.read(0, np.array([4, 6])).isnan().any()
@@ -217,9 +228,9 @@ def make(table, tmp_path):
 
 
 def test_images_that_could_not_be_read_are_tried_again_when_the_store_is_opened_again(
-    known, resnet, tmp_path
+    known, net, tmp_path
 ):
-    prefix, rows = split(resnet).prefix, np.arange(150)
+    prefix, rows = split(net).prefix, np.arange(150)
     whole = store_of(tmp_path / "whole", prefix, make(known, tmp_path))
     whole.fill(0)
     for i in range(70, 75):
@@ -243,7 +254,7 @@ def test_images_that_could_not_be_read_are_tried_again_when_the_store_is_opened_
 
 
 def test_an_image_that_stays_unreadable_is_tried_once_each_time_the_store_is_opened(
-    known, resnet, tmp_path
+    known, net, tmp_path
 ):
     (tmp_path / "images" / "5.png").write_bytes(b"broken")
     for opening in range(2):
@@ -255,7 +266,7 @@ def test_an_image_that_stays_unreadable_is_tried_once_each_time_the_store_is_ope
             return read(parts)
 
         loader.reader = reader
-        store = store_of(tmp_path / "s", split(resnet).prefix, loader)
+        store = store_of(tmp_path / "s", split(net).prefix, loader)
         if opening == 0:
             store.fill(1), tries.clear()
         store.fill(0), store.fill(1), store.fill(0)
@@ -263,8 +274,8 @@ def test_an_image_that_stays_unreadable_is_tried_once_each_time_the_store_is_ope
     assert tries == [5] and store.read(1, np.array([5])).isnan().all()
 
 
-def test_what_another_store_could_not_read_is_not_copied(known, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_what_another_store_could_not_read_is_not_copied(known, net, tmp_path):
+    prefix = split(net).prefix
     content = (tmp_path / "images" / "5.png").read_bytes()
     (tmp_path / "images" / "5.png").write_bytes(b"broken")
     store_of(tmp_path / "s", prefix, make(known.iloc[:100], tmp_path)).fill(0)
@@ -279,10 +290,8 @@ def test_what_another_store_could_not_read_is_not_copied(known, resnet, tmp_path
 
 
 @pytest.mark.parametrize("n", [3, 40, 150])
-def test_filling_stops_where_the_disk_is_away_and_goes_on_when_it_is_back(
-    known, resnet, tmp_path, n
-):
-    prefix = split(resnet).prefix
+def test_filling_stops_where_the_disk_is_away_and_goes_on_when_it_is_back(known, net, tmp_path, n):
+    prefix = split(net).prefix
     with away(tmp_path):
         store = store_of(tmp_path / "s", prefix, make(known[:n], tmp_path))
         with pytest.raises(
@@ -298,10 +307,8 @@ def test_filling_stops_where_the_disk_is_away_and_goes_on_when_it_is_back(
     )
 
 
-def test_a_disk_that_goes_away_in_the_middle_costs_nothing_that_is_complete(
-    known, resnet, tmp_path
-):
-    prefix = split(resnet).prefix
+def test_a_disk_that_goes_away_in_the_middle_costs_nothing_that_is_complete(known, net, tmp_path):
+    prefix = split(net).prefix
     store = store_of(tmp_path / "s", prefix, make(known, tmp_path))
     write = store._write
 
@@ -341,7 +348,7 @@ def test_training_goes_on_without_its_store_and_leaves_an_unreadable_image_out(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return loop.fit(
-                build("resnet18", 3, "linear", seed=1),
+                build("shufflenet_v2_x0_5", 3, "linear", seed=1),
                 {"train": make(table, tmp_path)},
                 epochs=epochs,
                 **settings,
@@ -374,7 +381,7 @@ def test_a_run_whose_views_were_drawn_by_path_is_not_mixed_with_views_drawn_by_c
 
     def fit(epochs):
         return loop.fit(
-            build("resnet18", 3, "linear"),
+            build("shufflenet_v2_x0_5", 3, "linear"),
             {"train": make(known[:32], tmp_path)},
             epochs=epochs,
             **settings,
@@ -396,8 +403,8 @@ def test_a_run_whose_views_were_drawn_by_path_is_not_mixed_with_views_drawn_by_c
                 fit(2)
 
 
-def test_an_image_is_bad_where_any_complete_view_lacks_it(known, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_an_image_is_bad_where_any_complete_view_lacks_it(known, net, tmp_path):
+    prefix = split(net).prefix
     (tmp_path / "images" / "5.png").rename(tmp_path / "5.png")
     store = store_of(tmp_path / "s", prefix, make(known, tmp_path))
     store.fill(1)
@@ -412,7 +419,7 @@ def test_an_image_is_bad_where_any_complete_view_lacks_it(known, resnet, tmp_pat
 
 
 def test_predicting_with_a_store_leaves_unreadable_images_out_until_they_can_be_read(
-    known, resnet, tmp_path
+    known, net, tmp_path
 ):
     table, found = known[:20].assign(patient=""), []
     content = (tmp_path / "images" / "3.png").read_bytes()
@@ -421,13 +428,13 @@ def test_predicting_with_a_store_leaves_unreadable_images_out_until_they_can_be_
         (tmp_path / "images" / "3.png").write_bytes(data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="left out 1 of 20")
-            found.append(predict(resnet, loader, FP32, progress=False, store=tmp_path / "s"))
+            found.append(predict(net, loader, FP32, progress=False, store=tmp_path / "s"))
     assert [len(one) for one in found] == [19, 20]
 
 
 @pytest.mark.parametrize("view", [0, 1, 2])
 def test_an_image_that_one_view_lacks_is_left_out_of_all_until_it_can_be_read(
-    view, known, resnet, tmp_path, monkeypatch
+    view, known, net, tmp_path, monkeypatch
 ):
     fill, image = feature_store.Store.fill, tmp_path / "images" / "3.png"
 
@@ -442,7 +449,7 @@ def test_an_image_that_one_view_lacks_is_left_out_of_all_until_it_can_be_read(
 
     def answers(**how):
         loader = make(known[:20].assign(patient=""), tmp_path)
-        return predict_changed(resnet, loader, Acquisition(), 3, FP32, progress=False, **how)
+        return predict_changed(net, loader, Acquisition(), 3, FP32, progress=False, **how)
 
     plain, how = answers(), {"store": tmp_path / "s"}
     with monkeypatch.context() as patch:
@@ -454,23 +461,23 @@ def test_an_image_that_one_view_lacks_is_left_out_of_all_until_it_can_be_read(
     pd.testing.assert_frame_equal(answers(**how), plain, atol=1e-5)
 
 
-def test_too_little_disk_is_told_before_anything_is_written(loader, resnet, tmp_path, monkeypatch):
+def test_too_little_disk_is_told_before_anything_is_written(loader, net, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2**26 + 1000))
     with pytest.raises(OSError, match="--store none"):
-        store_of(tmp_path / "s", split(resnet).prefix, loader)
+        store_of(tmp_path / "s", split(net).prefix, loader)
     assert list((tmp_path / "s").iterdir()) == []
 
 
 def _fill(folder, data, queue):
     torch.set_num_threads(1)
-    prefix = split(build("resnet18", 3, "gap", freeze="all")).prefix
+    prefix = split(build("shufflenet_v2_x0_5", 3, "gap", freeze="all")).prefix
     store = store_of(folder, prefix, loaders.make(table_of(150), data, size=32, workers=0))
     store.fill(0)
     queue.put(store.read(0, np.arange(150)).sum(1).tolist())
 
 
-def test_two_runs_may_fill_one_store_at_once(table, resnet, tmp_path):
+def test_two_runs_may_fill_one_store_at_once(table, net, tmp_path):
     queue = warm.Queue()
     both = [warm.Process(target=_fill, args=(tmp_path / "s", tmp_path, queue)) for _ in range(2)]
     for process in both:
@@ -482,8 +489,8 @@ def test_two_runs_may_fill_one_store_at_once(table, resnet, tmp_path):
     assert first == second and not np.isnan(first).any()
 
 
-def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, resnet, monkeypatch):
-    cut = split(resnet)
+def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, net, monkeypatch):
+    cut = split(net)
     at_once = store_of(tmp_path / "at once", cut.prefix, loader)
     monkeypatch.setattr(feature_store, "_CPU_PIXELS", 3 * 32**2)
     in_threes = store_of(tmp_path / "threes", cut.prefix, loader)
@@ -493,8 +500,8 @@ def test_how_many_images_pass_at_once_changes_nothing(tmp_path, loader, resnet, 
     torch.testing.assert_close(in_threes.read(0, rows), at_once.read(0, rows), rtol=1e-4, atol=1e-5)
 
 
-def test_what_another_store_holds_of_an_image_is_copied(table, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_what_another_store_holds_of_an_image_is_copied(table, net, tmp_path):
+    prefix = split(net).prefix
 
     def over(rows):
         return loaders.make(table.iloc[rows], tmp_path, size=32, workers=0)
@@ -573,8 +580,8 @@ def test_what_is_to_be_computed_is_known_before_a_store_is_begun(table, tiny, tm
     assert of(table.iloc[:100], begin=False).lacking(1) == (0, 100)
 
 
-def test_a_prefix_sees_images_in_one_shape_only(table, resnet, tmp_path, monkeypatch):
-    prefix, shapes = split(resnet).prefix, set()
+def test_a_prefix_sees_images_in_one_shape_only(table, net, tmp_path, monkeypatch):
+    prefix, shapes = split(net).prefix, set()
     watch = nn.modules.module.register_module_forward_hook(
         lambda module, inputs, output: (
             shapes.add(inputs[0].shape) if getattr(module, "in_channels", 0) == 3 else None
@@ -596,23 +603,23 @@ def test_a_prefix_sees_images_in_one_shape_only(table, resnet, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "what", ["seed", "augmentation", "normalization", "precision", "weights", "file", "unfinished"]
 )
-def test_nothing_is_copied_that_could_differ(what, table, loader, resnet, tmp_path):
-    prefix = split(resnet).prefix
+def test_nothing_is_copied_that_could_differ(what, table, loader, net, tmp_path):
+    prefix = split(net).prefix
     first = store_of(
         tmp_path / "s", prefix, loaders.make(table.iloc[7:8], tmp_path, size=32, workers=0)
     )
     if what != "unfinished":
         first.fill(0)
     if what == "weights":
-        prefix = split(build("resnet18", 3, "gap", freeze="all", seed=1)).prefix
+        prefix = split(build("shufflenet_v2_x0_5", 3, "gap", freeze="all", seed=1)).prefix
     if what == "file":
         change_a_file(loader)
     assert store_of(tmp_path / "s", prefix, loader, **CHANGES.get(what, {})).lacking(1)[0] == 0
 
 
 @pytest.mark.parametrize("augmentation", [Augmentation(), VIEWS])
-def test_an_image_and_its_views_are_known_by_content_alone(table, resnet, tmp_path, augmentation):
-    prefix = split(resnet).prefix
+def test_an_image_and_its_views_are_known_by_content_alone(table, net, tmp_path, augmentation):
+    prefix = split(net).prefix
     (tmp_path / "b").mkdir()
     shutil.copy(tmp_path / "3.png", tmp_path / "b" / "other.png")
     sha256 = hashlib.sha256((tmp_path / "3.png").read_bytes()).hexdigest()
@@ -629,9 +636,9 @@ def test_an_image_and_its_views_are_known_by_content_alone(table, resnet, tmp_pa
     assert torch.equal(again.read(0, np.array([0])), anew.read(0, np.array([0])))
 
 
-def test_files_of_one_name_in_two_folders_are_not_taken_for_each_other(table, resnet, tmp_path):
+def test_files_of_one_name_in_two_folders_are_not_taken_for_each_other(table, net, tmp_path):
     """Also where size and time agree, as in what an archive holds."""
-    prefix, found = split(resnet).prefix, []
+    prefix, found = split(net).prefix, []
     for place, level in (("a", 10), ("b", 200)):
         (tmp_path / place).mkdir()
         Image.fromarray(np.full((32, 32), level, np.uint8)).save(tmp_path / place / "1.bmp")
@@ -644,8 +651,8 @@ def test_files_of_one_name_in_two_folders_are_not_taken_for_each_other(table, re
 
 
 @pytest.mark.parametrize("views", [2, 4])
-def test_views_that_change_nothing_are_kept_and_computed_once(loader, resnet, tmp_path, views):
-    prefix = split(resnet).prefix
+def test_views_that_change_nothing_are_kept_and_computed_once(loader, net, tmp_path, views):
+    prefix = split(net).prefix
     store = store_of(tmp_path / "s", prefix, loader, augmentation=Augmentation(), views=views)
     assert [store.fill(number) for number in range(views)] == [True] + [False] * (views - 1)
     assert store.computed == 150 and store.views == 1
@@ -702,8 +709,8 @@ DAMAGE = [
 
 @pytest.mark.filterwarnings("ignore:.*damaged")
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_store_is_made_anew_with_a_word(what, loader, resnet, tmp_path):
-    prefix, rows = split(resnet).prefix, np.arange(150)
+def test_a_damaged_store_is_made_anew_with_a_word(what, loader, net, tmp_path):
+    prefix, rows = split(net).prefix, np.arange(150)
     first = store_of(tmp_path / "s", prefix, loader)
     first.fill(0)
     whole = first.read(0, rows)
@@ -722,10 +729,8 @@ def test_a_damaged_store_is_made_anew_with_a_word(what, loader, resnet, tmp_path
 
 
 @pytest.mark.parametrize("what", [*DAMAGE, "a folder"])
-def test_a_damaged_store_gives_nothing_to_others_and_stops_none(
-    what, table, loader, resnet, tmp_path
-):
-    prefix = split(resnet).prefix
+def test_a_damaged_store_gives_nothing_to_others_and_stops_none(what, table, loader, net, tmp_path):
+    prefix = split(net).prefix
     other = store_of(
         tmp_path / "s", prefix, loaders.make(table.iloc[:100], tmp_path, size=32, workers=0)
     )
@@ -747,10 +752,10 @@ def test_a_damaged_store_gives_nothing_to_others_and_stops_none(
     )
 
 
-def test_a_full_disk_is_told_and_what_is_complete_is_kept(loader, resnet, tmp_path):
+def test_a_full_disk_is_told_and_what_is_complete_is_kept(loader, net, tmp_path):
     """A limit on the size of files stands in for the disk: the third chunk does not fit."""
     resource = pytest.importorskip("resource")
-    prefix = split(resnet).prefix
+    prefix = split(net).prefix
     store = store_of(tmp_path / "s", prefix, loader)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (140 * store.row_bytes, hard))
@@ -782,7 +787,7 @@ from tlutils.data import loaders
 data = Path(sys.argv[1])
 
 def opened():
-    prefix = t.split(t.build("resnet18", 3, "gap", freeze="all")).prefix
+    prefix = t.split(t.build("shufflenet_v2_x0_5", 3, "gap", freeze="all")).prefix
     return t.store_of(data / "s", prefix, loaders.make(t.table_of(150), data, size=32, workers=0))
 
 def alone():  # a run of its own, which is killed after one chunk
@@ -821,10 +826,10 @@ with devices.processes("cpu"):
 """
 
 
-def test_processes_share_the_work_as_one_of_them_sees_it(table, resnet, tmp_path):
+def test_processes_share_the_work_as_one_of_them_sees_it(table, net, tmp_path):
     """While they begin, a run of its own completes a chunk: after rank 0 has looked, before rank 1 looks."""
     images = loaders.make(table, tmp_path, size=32, workers=0)
-    whole = store_of(tmp_path / "whole", split(resnet).prefix, images)
+    whole = store_of(tmp_path / "whole", split(net).prefix, images)
     whole.fill(0)
     (tmp_path / "job.py").write_text(JOB)
     together(tmp_path / "job.py", tmp_path)
@@ -833,8 +838,8 @@ def test_processes_share_the_work_as_one_of_them_sees_it(table, resnet, tmp_path
         assert torch.equal(there, whole.read(0, np.arange(150)))
 
 
-def test_rows_that_are_missing_after_filling_are_an_error(loader, resnet, tmp_path):
-    store = store_of(tmp_path / "s", split(resnet).prefix, loader)
+def test_rows_that_are_missing_after_filling_are_an_error(loader, net, tmp_path):
+    store = store_of(tmp_path / "s", split(net).prefix, loader)
     store._mark = lambda *what: None  # as where another process writes to another disk
     with pytest.raises(RuntimeError, match="lacks 150 of 150 images after it was filled"):
         store.fill(0)
