@@ -876,7 +876,7 @@ def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path
     fast = {"fp32": 9.0, "bf16": 1.0}
     rate = lambda model, machine, *_: fast[machine.precision]  # noqa: E731
     monkeypatch.setattr(speed, "_images_per_second", rate)
-    changes = {"backbone": "shufflenet_v2_x0_5", "freeze": "none", "head": "linear", "views": 0}
+    changes = {"freeze": "none", "head": "linear", "views": 0}
     how = {"device": "cpu", "precision": "auto", "limit": 24}
     done = train(tiny_folder, tmp_path / "run", small(**changes, epochs=1), **how)
     assert done.about["machine"]["precision"] == "fp32" and done.machine("cpu").precision == "fp32"
@@ -1022,12 +1022,13 @@ def test_a_run_goes_on_compiled_or_not_as_it_began_and_computes_nothing_twice(
     compiled, tiny_folder, tmp_path, interpreted, computed
 ):
     run, shared = tmp_path / "run", {"store": tmp_path / "features"}
-    began = train(tiny_folder, run, small(epochs=1), compiled=compiled, **shared)
+    how = {**shared, "limit": 24}
+    began = train(tiny_folder, run, small(epochs=1), compiled=compiled, **how)
     assert began.about["machine"]["compiled"] == compiled == began.machine("cpu").compiled
     if not compiled:  # as runs of before
         with edited(run / "recipe.json") as about:
             del about["machine"]["compiled"]
-    longer = train(tiny_folder, run, small(epochs=2), **shared)
+    longer = train(tiny_folder, run, small(epochs=2), **how)
     assert longer.about["machine"]["compiled"] == compiled and len(longer.history) == 2
     further = train_seeds(longer, 2, log=None, **CPU, **shared)[1]
     assert further.about["machine"]["compiled"] == compiled
@@ -1035,7 +1036,7 @@ def test_a_run_goes_on_compiled_or_not_as_it_began_and_computes_nothing_twice(
     assert len(answers) == len(longer.part("val"))
     assert in_stores(tmp_path) == {compiled} == {row[0] for row in computed}
     assert len(computed) == len(set(computed)) > 0
-    other = train(tiny_folder, run, small(epochs=3), compiled=not compiled, **shared)
+    other = train(tiny_folder, run, small(epochs=3), compiled=not compiled, **how)
     assert other.about["machine"]["compiled"] != compiled and in_stores(tmp_path) == {True, False}
 
 
