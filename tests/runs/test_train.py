@@ -569,6 +569,8 @@ def test_a_run_does_not_begin_among_its_images(out, beside, data, tmp_path, monk
             ask(".", out)
         with pytest.raises(ValueError, match=re.escape(f"such as {tmp_path / beside}")):
             ask(images, images / out)
+    with pytest.raises(ValueError, match="^the feature store would be kept, which lies in"):
+        train(".", tmp_path / "run", store="kept")
     assert sorted(images.rglob("*")) == there
     begin(images, tmp_path / "runs")  # beside them
 

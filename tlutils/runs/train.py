@@ -156,6 +156,8 @@ def train(
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
     _refuse_among_images(out, data)  # in each process, as one that comes late is not waited for
+    if store not in (None, "auto"):
+        _refuse_among_images(store, data, "feature store")
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
         if not _is_done(run, log):
@@ -410,8 +412,8 @@ def prepare(
         return devices.by_first(lambda: _begin_or_go_on(wanted, data, machine.device, show, log))
 
 
-def _refuse_among_images(out: str | Path, data: str | Path) -> None:
-    """Refuse to begin a run in a folder of images or below it: it would pass for a class there."""
+def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's folder") -> None:
+    """Refuse to begin a folder among images or below them: it would pass for a class there."""
     place = Path(os.path.realpath(out))
     given = Path("data", data) if str(data) in sources.SOURCES else Path(data)
 
@@ -421,7 +423,7 @@ def _refuse_among_images(out: str | Path, data: str | Path) -> None:
     if lies_in(given) and not _is_begun(place) and lies_in(root := sources.get(data)):
         beside = os.path.normpath(given / ".." / "runs" / place.name)
         raise ValueError(
-            f"the run's folder would be {out}, which lies in {root}, the folder of the images, and "
+            f"the {what} would be {out}, which lies in {root}, the folder of the images, and "
             f"they could not be read again; choose a folder beside it, such as {beside}"
         )
 
