@@ -180,7 +180,8 @@ def test_tables_pictures_and_numbers_need_no_torch():
 
 def test_nothing_imports_torchvision_or_pydicom_before_it_needs_it():
     heavy = ("torchvision", "torch._dynamo", "pydicom")
-    assert loaded(f"import {', '.join(MODULES)}", *heavy) == []
+    usual = "tlutils.runs.recipes.get('oct-vgg16').changed({'backbone': 'resnet18'})"
+    assert loaded(f"import {', '.join(MODULES)}\nassert {usual}.size == 224", *heavy) == []
 
 
 # What can be copied

@@ -73,6 +73,7 @@ def test_fields_change_from_typed_text():
         ({"augmentation.flip": 2}, "flip"),
         ({"augmentation.crop": "0.8"}, "crop"),
         ({"window": "240,-160"}, "two numbers, low,high"),
+        ({"backbone": "vgg61"}, "^backbone is 'vgg61'; it wants the name of a network"),
     ],
 )
 def test_wrong_changes_are_refused_with_a_hint(change, hint):

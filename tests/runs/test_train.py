@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from processes import python
 from small_runs import CPU, begin, edited, first, small, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -852,24 +851,6 @@ def test_a_training_reaches_its_gradients_in_four_calls(recipe, tiny_folder, tmp
     monkeypatch.setattr(torch.Tensor, "backward", watched)
     train(tiny_folder, tmp_path / "run", recipe)
     assert calls == {("train", "fit", "fit", "step")}
-
-
-LIGHT = """
-import sys
-import tlutils.runs.train, tlutils.runs.use
-from tlutils.runs import recipes
-assert recipes.get("oct-vgg16").changed({"backbone": "resnet18"}).size == 224
-assert "torchvision" not in sys.modules
-try:
-    recipes.get("oct-vgg16").changed({"backbone": "vgg61"})
-except ValueError as error:
-    print(error)
-"""
-
-
-def test_torchvision_is_not_loaded_before_a_backbone_is_looked_up():
-    said = python("-c", LIGHT).stdout
-    assert said.startswith("backbone is 'vgg61'; it wants the name of a network")
 
 
 def test_a_run_trains_in_the_fastest_way_and_stays_with_it(tiny_folder, tmp_path, monkeypatch):
