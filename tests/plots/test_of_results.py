@@ -237,7 +237,7 @@ def test_accuracy_against_count_keeps_the_names_of_rare_classes_off_the_axis():
 def test_score_distribution_has_a_panel_for_each_split_and_shares_that_sum_to_one():
     predictions = binary_predictions()
     axes = of_results.score_distribution(predictions, "PNEUMONIA", threshold=0.4)
-    assert [title(ax) for ax in axes] == ["val: 20 images", "test: 40 images"]
+    assert [title(ax) for ax in axes] == ["validation: 20 images", "test: 40 images"]
     assert [line.get_xdata()[0] for line in axes[0].lines] == [0.4]
     n = (predictions.query("split == 'val'")["label"] == "NORMAL").sum()
     assert f"NORMAL (n = {n})" in labels_of(axes[0])

@@ -210,7 +210,7 @@ def test_a_rule_of_its_own_and_a_part_of_the_images(adapted, place, tmp_path):
     divided = tmp_path / "divided"
     for split, patients in (("val", range(20, 26)), ("test", range(30, 36))):
         draw_place(divided / split, patients=patients)
-    with pytest.warns(UserWarning, match="not steady with 6 patients yet .half of all can"):
+    with pytest.warns(UserWarning, match="not steady with 6 patients yet .no more can"):
         found = adapt(home.folder, divided, "youden", "half", split="val", **QUICK)
     assert found["rule"] == "youden" and found["used"]["images"] == 24
     with pytest.raises(ValueError, match="has no 'train' images"):

@@ -449,8 +449,8 @@ def in_words(found: dict) -> str:
         last = steady["numbers"][-1]
         most = f"up to {as_text(last['loss']['high'])}"
         return (
-            f"The choice is not steady with {last['patients']} patients yet (half of all can be "
-            f"tried, the others measure it): chosen on other draws of so many, it loses {most} of "
+            f"The choice is not steady with {last['patients']} patients yet (no more can be tried, "
+            f"as the others measure it): chosen on other draws of so many, it loses {most} of "
             f"the balanced accuracy of the choice on all in 95 % of the draws, where "
             f"{steady['within']:g} is allowed. "
             "Label images of more patients."

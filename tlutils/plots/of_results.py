@@ -619,7 +619,8 @@ def score_distribution(
         ax.margins(y=0.4)  # room for the legend above the highest bar
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         legend(ax, 6, loc="upper center")
-        title, x = f"{split}: {many(len(parts[split]))}", f"probability of {short_name(positive)}"
+        name = "validation" if split == "val" else split
+        title, x = f"{name}: {many(len(parts[split]))}", f"probability of {short_name(positive)}"
         label(ax, title, x, "share of the class")
         ax.label_outer()
     for ax in axes:  # the room above 100 % is the legend's

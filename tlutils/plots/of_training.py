@@ -176,7 +176,8 @@ def embedding(
         right.scatter(*own.T, **look, label=short_name(name, 12))
     titles = ["By class", f"By patient: the {len(most)} with the most images"]
     if also is not None:
-        titles = ["By class", f"By patient: {len(most)}", also[0]]
+        n = records["patient"].nunique()
+        titles = ["By class", f"By patient: {len(most)} of {n}", also[0]]
         for has, color, word in ((False, "white", "no"), (True, DARK, "yes")):
             look = {"s": 18, "facecolors": color, "edgecolors": GREY if color == "white" else DARK}
             third[0].scatter(*points[also[1] == has].T, **look, linewidths=0.6, label=word)
