@@ -228,7 +228,8 @@ def _told_of_patients(images: int, patients: int, unknown_patients: int, example
     told = []
     if example:
         told = [f"{many(images - unknown_patients)} of {many(patients, 'patient')}"]
-        told[0] += f", e.g. {example['path']} is of patient {example['patient']}"
+        of = [" ".join(example[name].split()) for name in ("path", "patient")]
+        told[0] += f", e.g. {of[0]} is of patient {of[1]}"
     if unknown_patients or not told:
         told += [f"{many(unknown_patients)} of unknown patients"]
     return "; ".join(told)
@@ -292,7 +293,8 @@ def _train(given: _Arguments) -> int:
     recipe, changes = recipes.get(given.recipe), dict(map(_assignment, given.set))
     for name in changes:
         option = rf"--{re.escape(name)}(?![\w-])"
-        if name not in recipe.to_dict() and re.search(option, given.parser.format_usage()):
+        known = {*recipe.to_dict(), "set"}
+        if name not in known and re.search(option, given.parser.format_usage()):
             raise ValueError(f"{name} is no field of a recipe but an option of its own: --{name}")
     recipe = recipe.changed(changes)
     if given.epochs is not None:
@@ -641,10 +643,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_patient(add: Callable, default: str = "auto") -> None:
     about = (
-        "how a file name tells its patient: a pattern with a group named patient, such as "
-        "'(?P<patient>\\d+)_', or none; or dicom, the files' PatientID, or dicom-hashed; or auto, "
-        "a manifest's column patient, the PatientID of DICOM files, else the rules of the known "
-        "data sets (default: "
+        "how a file name (or, where it does not fit, the path to it) tells its patient: a pattern "
+        "with a group named patient, such as '(?P<patient>\\d+)_', or none; or dicom, the files' "
+        "PatientID, or dicom-hashed; or auto, a manifest's column patient, the PatientID of DICOM "
+        "files, else the rules of the known data sets (default: "
         f"{default if default == 'auto' else 'the rule of the run'})"
     )
 

@@ -140,6 +140,12 @@ def test_a_patient_rule_may_be_an_expression_or_a_function_or_none(tmp_path):
     assert records.unknown_patient(records.scan(root, patient=None)).all()
 
 
+def test_an_expression_goes_by_the_name_and_by_the_folders_above_where_no_name_fits():
+    paths = ["ill/2019_scans/pat0045_1.png", "grade2_bad/pat0046_1.png", "ill/0047_/left.png"]
+    table = records.with_patients(pd.DataFrame({"path": paths}), r"(?P<patient>\d+)_")
+    assert table["patient"].tolist() == ["0045", "0046", "0047"]
+
+
 def dicoms(root: Path, **patients: str) -> Path:
     """A folder of DICOM files A/<name>.dcm of these patients, and a picture B/CNV-5-1.png."""
     for name, patient in patients.items():

@@ -66,7 +66,15 @@ def test_a_csv_is_printed_or_written_that_spreadsheets_may_open(
 
 
 @pytest.mark.parametrize(
-    "kept", [b"path,label\nx.png,ill\n", b"", b"\n", b"\xff\0\r" * 99, b'"' + b"x" * 200_000]
+    "kept",
+    [
+        b"path,label\nx.png,ill\n",
+        b"path,p_value,predicted\n",
+        b"",
+        b"\n",
+        b"\xff\0\r" * 99,
+        b'"' + b"x" * 200_000,
+    ],
 )
 def test_no_file_of_another_kind_is_replaced(kept, model, tmp_path, capsys):
     grey(tmp_path / "a.png", 9)

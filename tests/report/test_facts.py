@@ -217,7 +217,7 @@ def test_what_told_the_patients_is_the_rule_of_the_run(copy, rule, words):
 def test_patients_that_are_not_in_the_file_names_were_told_by_something_else(copy):
     run = Run.load(copy)
     run.records["patient"] += "x"
-    assert facts.made_with(run)["patients"] == "told by a manifest, tar files or DICOM files"
+    assert facts.made_with(run)["patients"] == "told by DICOM files"
 
 
 def test_of_patients_whose_rule_was_not_kept_it_is_not_told(copy):
@@ -285,22 +285,23 @@ def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_o
 
 
 @pytest.mark.parametrize(
-    ("requested", "data", "root", "other"),
+    ("requested", "data", "folder", "other"),
     [
-        ("scans", "/there/scans", None, False),
+        ("scans", "/there/scans", None, False),  # as before it was written down
         ("scans", "/elsewhere/scans", None, True),
         ("scans", "/there/scans/list.csv", None, False),
-        ("scans", "/elsewhere/list.csv", "/there/scans", False),
-        ("learn.csv", "/there/scans", None, False),
-        ("learn.csv", "/there/scans/learn.csv", None, False),
-        ("learn.csv", "/there/scans/site_b.csv", None, True),
+        ("scans", "/elsewhere/list.csv", "/there/scans/test", False),
+        ("scans", "/there/scans/site_b.csv", "/there/site_b", True),
+        ("learn.csv", "/there/scans", "/there/scans", False),
+        ("learn.csv", "/there/scans/rest.csv", "/there/scans/test", False),
+        ("learn.csv", "/there/scans/site_b.csv", "/there/site_b", True),
     ],
 )
-def test_another_set_is_told_by_its_folder_its_list_and_the_share_of_the_runs_own(
-    copy, requested, data, root, other
+def test_another_set_is_told_by_its_folder_and_the_share_of_the_runs_own(
+    copy, requested, data, folder, other
 ):
     run = Run.load(copy)
     run.root, run.about["data"]["requested"] = Path("/there/scans"), requested
-    used = {"data": data} | ({"root": root} if root else {})
+    used = {"data": data} | ({"folder": folder} if folder else {})
     assert facts._is_other(run, used, 3, 10) == other
     assert not facts._is_other(run, used, 6, 10)

@@ -418,6 +418,13 @@ def test_how_many_images_are_the_runs_own_or_were_chosen_on_is_told(run, tmp_pat
     assert told.replace(f"{folder}/", "") in page.words
     evaluate(folder, place, adapted="there", **CPU)
     row = f"{place} adapted by there, chosen on them, so too good"
+    there = folder / "adaptations" / "there.json"
+    for ending in (".json", ".csv"):  # a copy is another adaptation, whatever it calls itself
+        shutil.copy(there.with_suffix(ending), there.with_name(f"2025-there{ending}"))
+    with edited(there) as found:
+        found["temperature"]["value"] += 1e-7  # as by other processes
+    with edited(there.with_name("2025-there.json")) as found:
+        found["temperature"]["value"] += 1
     assert row in written(folder, tmp_path).table("other-images")
     with edited(file) as found:
         del found["used"]["choice"]  # as before it was written down
@@ -505,6 +512,10 @@ def test_a_number_that_is_missing_in_a_file_beside_the_run_leaves_that_file_out(
             assert cells == whole.table("other-images", 1)[row]
         there.write_text(kept)
     with edited(there) as found:
+        found["used"]["fingerprint"] = [1]
+    assert "there.json is left out" in written(folder, tmp_path).sections["other-images"]
+    with edited(there) as found:
+        found["used"]["fingerprint"] = "1"
         found["before"]["accuracy"]["high"] = None
     (file,) = (folder / "evaluations").glob("*.json")
     with edited(file) as found:

@@ -136,6 +136,10 @@ def test_a_table_that_was_cut_off_loses_no_answers(binary, tmp_path):
     binary[1].query("change in ['', 'dark']").to_csv(copy / "stress.csv", index=False)
     stress(copy, changes=["dark"], **CPU)
     assert len(pd.read_csv(copy / "stress.csv")) == len(binary[1])
+    answers = read_predictions(copy / "stress_predictions.csv")
+    answers[answers["change"] != "dark"].to_csv(copy / "stress_predictions.csv", index=False)
+    stress(copy, changes=["bright"], **CPU)  # nobody can tell what was answered under "dark"
+    assert len(pd.read_csv(copy / "stress.csv")) == len(binary[1])
 
 
 def test_a_change_that_this_version_does_not_know_keeps_its_name():

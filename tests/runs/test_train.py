@@ -457,8 +457,13 @@ def test_further_seeds_share_the_division_and_differ_in_the_rest(tiny_folder, tm
     assert several[0] is first and several[1].folder == first.folder / "seed-1"
     assert several[1].records.equals(first.records) and several[1].recipe.seed == 1
     assert not np.allclose(several[1].history["train_loss"], first.history["train_loss"], atol=1e-6)
-    again = train_seeds(first, 2, device="cpu", precision="fp32", show=False, log=None)
-    assert again[1].metrics == several[1].metrics
+    (first.folder / "report.html").write_text("one seed")
+    lines, how = [], {"device": "cpu", "precision": "fp32", "show": False}
+    again = train_seeds(first, 2, **how, log=lines.append)
+    assert again[1].metrics == several[1].metrics and (first.folder / "report.html").is_file()
+    assert lines[0] == f"seed 1, in {first.folder / 'seed-1'}:"
+    train_seeds(first, 3, **how, log=lines.append)
+    assert lines[-1] == f"removed {first.folder / 'report.html'}, which tells of fewer seeds"
 
 
 def changed_content(data):
@@ -705,6 +710,10 @@ def test_a_finished_run_goes_on_when_more_epochs_are_asked_for_and_says_so_in_re
         assert again.recipe.epochs == 4 and "is finished already" in said[-1]
         assert ("has 4 epochs already, more than the 2 requested" in said[-2]) == fewer
         assert json.loads((two.folder / "recipe.json").read_text()) == about
+    history = (two.folder / "history.csv").rename(tmp_path / "history.csv")
+    train(tiny_folder, two.folder, small(patience="0"), log=said.append)
+    assert "is finished already" in said[-1]
+    history.rename(two.folder / "history.csv")
     (two.folder / "metrics.json").unlink()  # stopped before it was measured
     assert train(tiny_folder, two.folder, small(patience="0"), log=said.append).recipe.epochs == 4
     assert len([line for line in said if "has 4 epochs already, more than the 2" in line]) == 2
@@ -795,7 +804,9 @@ def test_a_run_goes_on_with_fewer_images_at_once_where_that_is_asked_for(
 def test_results_of_an_unknown_run_do_not_pass_for_those_of_a_new_one(run, data, tmp_path, lost):
     folder = Path(shutil.copytree(run.folder, tmp_path / "run"))
     (folder / lost).unlink()
-    for name in ("metrics.json", "best.pt", "last.pt"):
+    (folder / "report.html").write_text("somebody's own")
+    results = ("metrics.json", "predictions.csv", "history.csv")
+    for name in (*results, "best.pt", "last.pt", "reference.pt", "report.html"):
         with pytest.raises(
             ValueError, match=f"has a {name} but not both recipe.json and records.csv"
         ):

@@ -358,7 +358,9 @@ def test_a_training_chosen_by_stress_goes_on_as_if_it_had_not_been_stopped(parts
 
 def test_a_small_validation_set_draws_a_warning_where_it_chooses_the_epoch(parts):
     how = {"machine": FP32, "log": None, "show": False}
-    with pytest.warns(UserWarning, match="24 images.*4.2 points.*--set val=SHARE"):
+    with pytest.warns(
+        UserWarning, match="24 images.*4.2 points.*100 images or more.*the recipe's val"
+    ):
         fit(net(), parts, **how, epochs=4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -69,7 +69,7 @@ def optional() -> dict[str, str]:
             with warnings.catch_warnings(action="ignore"):
                 importlib.import_module(package)
             told[package] = f"{there} ({what})"
-        except Exception as error:  # a broken one may raise anything
+        except (Exception, SystemExit) as error:  # a broken one may raise anything
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             mend = f"pip install --force-reinstall {package}; for {what}"
             told[package] = f"{there}, but it cannot be imported: {why} ({mend})"

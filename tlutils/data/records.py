@@ -63,6 +63,22 @@ def root_of(source: Path) -> Path:
     return source.parent if source.is_file() else source
 
 
+def folder_above(records: pd.DataFrame, root: str | Path) -> Path:
+    """The innermost folder that holds all images of a table.
+
+    Parameters
+    ----------
+    records : DataFrame with path.
+    root : str or Path, the folder that the paths start from.
+
+    Returns
+    -------
+    Path
+    """
+    folders = {path.rpartition("/")[0] for path in records["path"]}
+    return Path(os.path.commonpath([os.path.normpath(Path(root, folder)) for folder in folders]))
+
+
 def scan(
     root: str | Path, patient: _PatientRule = "auto", classes: list[str] | None = None
 ) -> pd.DataFrame:
@@ -216,8 +232,9 @@ def with_patients(
     patient : "auto" (the PatientID in a DICOM file, else `patient_of`), "dicom" (the PatientID,
         whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
         it from readers but not from who tries all numbers), a regular expression with a group named
-        patient that is searched in the path, a function from path to patient or None, or None. Of a
-        path into a tar file an expression or function sees what stands behind that file's name.
+        patient that is searched in the file's name and, where that does not fit, in the path, a
+        function from path to patient or None, or None. Of a path into a tar file an expression or
+        function sees what stands behind that file's name.
     root : str or Path, the folder from which paths start; None opens no file, so that "auto" goes
         by names alone.
 
@@ -304,7 +321,12 @@ def _searched(pattern: str) -> Callable[[str], str | None]:
             "dicom-hashed, none (in Python None, in YAML null), or a regular expression with a "
             r"group named patient, such as '(?P<patient>\d+)_' for 123_left.png"
         )
-    return lambda path: match["patient"] if (match := expression.search(path)) else None
+
+    def told(path: str) -> str | None:  # the name first: a folder above may fit by chance
+        match = expression.search(path.rpartition("/")[2]) or expression.search(path)
+        return match["patient"] if match else None
+
+    return told
 
 
 def unknown_patient(records: pd.DataFrame) -> pd.Series:

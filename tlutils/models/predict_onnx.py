@@ -114,8 +114,8 @@ def _refuse_other_table(out: Path) -> None:
     with open(out, encoding="utf-8", errors="replace", newline="") as file:
         text = io.StringIO(file.read(100_000), newline="")  # a longer field is an error to csv
     head = next(csv.reader(text), [])
-    scores = {name[:2] for name in head[1:-1]}
-    if scores != {"p_"} or (head[0], head[-1]) != ("path", "predicted"):
+    scores = [name[:2] for name in head[1:-1]]
+    if len(scores) < 2 or {*scores} != {"p_"} or (head[0], head[-1]) != ("path", "predicted"):
         raise ValueError(
             f"{out} is there already and is no table of answers; give the answers another name"
         )

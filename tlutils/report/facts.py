@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ..core.words import many
@@ -37,8 +38,10 @@ _PHRASE_OF |= dict.fromkeys(("positive", "threshold", "test_views"), "answers")
 _PHRASE_OF["window"] = "images"
 _PHRASE_OF |= dict.fromkeys(("split", "val", "test"), "division")
 # What tells the patients by a rule; any other rule is a pattern.
-_TOLD_BY = {"auto": "a manifest, tar files or DICOM files", "dicom": "DICOM files"}
+_TOLD_BY = {"dicom": "DICOM files"}
 _TOLD_BY["dicom-hashed"] = "DICOM files, as hashes"
+# What is raised where a file holds anything else than was written.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # What `use.evaluate` writes of what it measured, since it does.
 _OF_AN_EVALUATION = {"data", "split", "requested", "views", "calibrated", "fingerprint"}
 
@@ -50,7 +53,7 @@ class Elsewhere(NamedTuple):
     ----------
     evaluations, adaptations : list of dict
         file, from the run's folder on; used, as `use.evaluate` or `adapt.adapt` writes it; other,
-        whether the images are another set than the run's, by their folder or manifest and as most
+        whether the images are another set than the run's, as they lie in another folder and most
         are not its own; rows, what a reader sees: name, told (all that has to be said of it),
         numbers by name, of evaluations images, in words; of adaptations also words, on whether it
         is steady.
@@ -222,7 +225,7 @@ def elsewhere(run: Run) -> Elsewhere:
                 continue
             try:
                 one = read(run, file)
-            except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            except (OSError, *DAMAGE):
                 left_out.append(damaged(name))
                 continue
             if one and one.get("replaced"):
@@ -272,6 +275,8 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
         used.setdefault("requested", used.pop("asked"))
     if lost := _OF_AN_EVALUATION - used.keys():
         raise KeyError(min(lost))
+    if not isinstance(used["fingerprint"], str):
+        raise TypeError("fingerprint")
     metrics = found[used["split"]]
     if "own_images" in used or "own" in used:  # of a leaking run one may be in two splits
         own = used.get("own_images", min(sum(used.get("own", {}).values()), metrics["n"]))
@@ -279,10 +284,13 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
         own = metrics["n"]
     else:
         table = file.with_suffix(".csv")
-        seen = _files(_root(used), read_predictions(table)) if table.is_file() else []
+        source = Path(used["data"])
+        root = source.parent if _is_manifest(source) else source
+        seen = _files(root, read_predictions(table)) if table.is_file() else []
         own = len(set(seen).intersection(_files(run.root, run.records)))
     adapted, then = used.get("adapted"), used.get("choice")
-    now = next((one["choice"] for one in chosen if one["name"] == adapted), None)
+    kept = f"adaptations/{adapted}.json"
+    now = next((one["choice"] for one in chosen if one["file"] == kept), None)
     same = now and now["fingerprint"] == used["fingerprint"]  # all that older files tell
     on = used.get("chosen_on", metrics["n"] if same else 0)
     parts = {split: f"{n} {SPLIT_NAMES[split]}" for split, n in used.get("own", {}).items() if n}
@@ -300,7 +308,7 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
     }
     row = {"name": used["requested"], "told": [words for words, there in told.items() if there]}
     row |= {"images": denominator(metrics), "numbers": metrics}
-    replaced = now and then and now != then
+    replaced = now and then and not _are_alike(now, then)
     other = _is_other(run, used, own, metrics["n"])
     return {"used": used, "other": other, "rows": [row], "replaced": replaced}
 
@@ -311,6 +319,8 @@ def _adaptation(run: Run, file: Path) -> dict:
     other = _is_other(run, found["used"], own, len(found["images"]))
     if (len(run.classes) == 2) != bool(found["threshold"]):
         raise KeyError("threshold")
+    if not isinstance(found["used"]["fingerprint"], str):
+        raise TypeError("fingerprint")
     name, views = found["used"]["requested"], found["used"]["views"]
     views = [many(views, "view")] if views else []
     by = f"adapted by {found['name']}" + (f", {found['rule']}" if found["threshold"] else "")
@@ -324,10 +334,10 @@ def _adaptation(run: Run, file: Path) -> dict:
     return found | {"other": other, "rows": rows, "words": adaptation.in_words(found)}
 
 
-def _root(used: dict) -> Path:
-    """The folder that paths of other images start from; once it was not written down."""
-    source = Path(used["data"])
-    return Path(used.get("root") or (source.parent if _is_manifest(source) else source))
+def _are_alike(one: dict, other: dict) -> bool:
+    """Whether two choices are one, but for rounding."""
+    numbers = [(choice["threshold"] or 0.0, choice["temperature"]) for choice in (one, other)]
+    return one["fingerprint"] == other["fingerprint"] and np.allclose(*numbers, rtol=0, atol=1e-5)
 
 
 def _is_manifest(source: Path) -> bool:
@@ -336,10 +346,12 @@ def _is_manifest(source: Path) -> bool:
 
 def _is_other(run: Run, used: dict, own: int, n: int) -> bool:
     """Whether n images are another set than the run's, of which `own` are among them."""
-    source, kept = Path(used["data"]), Path(run.about["data"]["requested"])
-    elsewhere = _root(used) != run.root
-    another_list = _is_manifest(source) and _is_manifest(kept) and source.name != kept.name
-    return (elsewhere or another_list) and 2 * own <= n
+    source, home = Path(used["data"]), run.root
+    # Once the folder was not written down.
+    folder = used.get("folder") or (source.parent if _is_manifest(source) else source)
+    if _is_manifest(Path(run.about["data"]["requested"])):
+        home = records.folder_above(run.records, run.root)
+    return not Path(folder).is_relative_to(home) and 2 * own <= n
 
 
 def _files(root: Path, table: pd.DataFrame) -> list[str]:
@@ -437,9 +449,7 @@ def _data(run: Run) -> str:
     asked = Path(run.about["data"]["requested"])
     if not _is_manifest(asked):
         return run.root.name
-    folders = {path.rpartition("/")[0] for path in run.records["path"]}
-    above = os.path.commonpath([os.path.normpath(run.root / folder) for folder in folders])
-    return f"{Path(above).name} ({asked.name})"
+    return f"{records.folder_above(run.records, run.root).name} ({asked.name})"
 
 
 def made_for(used: Recipe) -> str:
@@ -593,6 +603,10 @@ def made_with(run: Run) -> dict[str, str]:
     rule = data.get("patient", "auto")
     named = records.with_patients(run.records)["patient"].eq(run.records["patient"]).all()
     by = "the file names" if named and rule == "auto" else _TOLD_BY.get(rule)
+    if not named and rule == "auto":
+        packed = run.records["path"].str.contains(".tar/", regex=False).any()
+        by = "tar files" if packed else "DICOM files"
+        by = "the manifest" if _is_manifest(Path(data["requested"])) else by
     if not named and "patient" not in data:  # once it was not written down
         by = "a rule that recipe.json does not name"
     whole = records.readable(run.records)

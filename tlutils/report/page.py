@@ -391,7 +391,7 @@ def _with_cells(run: Run, others: facts.Elsewhere) -> facts.Elsewhere:
         for one in getattr(others, kind):
             try:
                 cells = [_cells(row, names[kind]) for row in one["rows"]]
-            except (LookupError, TypeError, ValueError, AttributeError):
+            except facts.DAMAGE:
                 left_out.append(facts.damaged(one["file"]))
             else:
                 found.append(one | {"cells": cells})

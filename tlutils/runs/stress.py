@@ -138,7 +138,8 @@ def _with_kept(
     # The answers have gone, are none, or some of them are damaged.
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         kept = read_predictions(targets[1])
-        if _are_the_same(*(every[every["change"] == ""] for every in (kept, found))):
+        whole = others <= set(kept["change"])
+        if whole and _are_the_same(*(every[every["change"] == ""] for every in (kept, found))):
             order = {name: place for place, name in enumerate(["", *CHANGES])}
             whole = pd.concat([found, kept[kept["change"].isin(others)]])
             key = {"key": lambda names: names.map(order), "kind": "stable"}

@@ -52,6 +52,7 @@ from .folder import BEGUN, REPORT, STRESS_FILES, Run, reserved, timestamp, versi
 from .recipes import Recipe
 from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
+_MEASURED = ("metrics.json", "predictions.csv", "stressed_predictions.csv")
 _FEW = 2000  # images times views: too few for compiling to pay
 _COMPARED = 32  # images, in both precisions
 _NAMED = 5  # of what tells a run from another one
@@ -207,6 +208,7 @@ def train_seeds(
     log, machine, several = _log_of_rank_0(log), devices.choose(device, precision), [run]
     how = {"machine": machine, "show": show, "log": log}
     for seed in range(run.recipe.seed + 1, run.recipe.seed + seeds):
+        log(f"seed {seed}, in {run.folder / f'seed-{seed}'}:")
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
@@ -214,6 +216,9 @@ def train_seeds(
                 how["machine"], model, parts = made
                 fit(several[-1], model, parts, store=store, **how)
                 finish(several[-1], model, parts, store=store, **how)
+                if devices.rank() == 0 and (run.folder / REPORT).is_file():
+                    (run.folder / REPORT).unlink()
+                    log(f"removed {run.folder / REPORT}, which tells of fewer seeds")
     return several
 
 
@@ -469,12 +474,13 @@ def _write_new_root(run: Run, wanted: Run, log: Callable[[str], None]) -> None:
 
 
 def _refuse_remains(out: Path) -> None:
-    """Refuse results or weights of an unknown run, which would pass for the new one's."""
-    for name in ("metrics.json", "best.pt", "last.pt", "head.pt"):
+    """Refuse files of an unknown run, or somebody's own, that would pass for this one's or go."""
+    weights = ("best.pt", "last.pt", "head.pt", reference.FILE)
+    for name in (*_MEASURED, "history.csv", *weights, *STRESS_FILES, REPORT):
         if (out / name).is_file():
             raise ValueError(
                 f"{out} has a {name} but not both recipe.json and records.csv, so of what run it "
-                "is cannot be told. Put those back, choose another folder, or remove this one first"
+                "is cannot be told. Put those back, choose another folder, or move it away first"
             )
 
 
@@ -692,8 +698,10 @@ def _learns_more(run: Run, wanted: Recipe, log: Callable[[str], None]) -> bool:
     """Whether a finished run has epochs to go if it gets the wanted epochs and patience."""
     then = run.recipe
     more_patient = (wanted.patience or math.inf) > (then.patience or math.inf)
-    if wanted.epochs < then.epochs and wanted.epochs < (n := len(run.history) - then.head_epochs):
-        log(_keeps_more(run.folder, n, wanted.epochs))
+    if wanted.epochs < then.epochs and (run.folder / "history.csv").is_file():
+        n = len(run.history) - then.head_epochs
+        if wanted.epochs < n:
+            log(_keeps_more(run.folder, n, wanted.epochs))
     if wanted.epochs <= then.epochs and not more_patient:
         return False
     if not (run.folder / "last.pt").is_file():
@@ -917,10 +925,9 @@ def _begin_to_fit(run: Run, model: nn.Module, used: dict[str, loaders.Loader]) -
     Gives back the names of that which training does not write anew.
     """
     loop.refuse_other(run.folder / "last.pt", model, used, run.recipe)
-    measured = ("metrics.json", "predictions.csv", "stressed_predictions.csv", reference.FILE)
     gone = [name for name in (*STRESS_FILES, REPORT) if (run.folder / name).is_file()]
     with openings.kept(run):
-        for name in (*measured, *gone):
+        for name in (*_MEASURED, reference.FILE, *gone):
             (run.folder / name).unlink(missing_ok=True)
     run.write()
     return gone

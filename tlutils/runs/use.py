@@ -258,9 +258,15 @@ def evaluate(
         used |= {"adapted": adapted} if adapted is not None else {}
         target = run.folder / "evaluations" / _file_name(used)
         records.save(predictions, f"{target}.csv")
-        used |= {"requested": str(data), "root": str(root), "images": len(table)}
-        used |= {"precision": machine.precision}
-        used |= {"fingerprint": records.fingerprint(table), "weights": weights, **known}
+        used |= {
+            "requested": str(data),
+            "folder": str(records.folder_above(table, root)),
+            "images": len(table),
+            "precision": machine.precision,
+            "fingerprint": records.fingerprint(records.readable(table)),
+            "weights": weights,
+            **known,
+        }
         about = {split: metrics, "notes": run.about["notes"], "used": used}
         files.write_json(f"{target}.json", about)
         if log and "unlike" in metrics:
@@ -630,8 +636,9 @@ def _refuse_other_table(out: Path) -> None:
         head = [*map(str, pd.read_parquet(out) if parquet else pd.read_csv(out, nrows=0))]
     except (OSError, ValueError):
         head = []
-    classes = [name for name in head if name.startswith("p_")]
-    if not ({"path", "predicted"} <= {*head} and len(classes) > 1):
+    if not (
+        {"path", "split", "label", "predicted"} <= {*head} and "p_" in {*(n[:2] for n in head)}
+    ):
         raise ValueError(
             f"{out} is there already and is no table of predictions; give the predictions another "
             "name"

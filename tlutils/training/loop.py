@@ -236,7 +236,8 @@ def _warn_of_small_validation(val: Batches | None, options: Options) -> None:
         warnings.warn(
             f"the validation set has {many(val.n)}: its accuracy moves in steps of "
             f"{100 / val.n:.1f} points and its loss is as noisy, too coarse to choose an epoch by; "
-            "validate on at least 100, of more images or a larger share of them (--set val=SHARE)",
+            "give it 100 images or more if you can, by more images in all or by a larger share of "
+            "them (the recipe's val)",
             stacklevel=3,
         )
 
