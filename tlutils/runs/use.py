@@ -557,8 +557,8 @@ def predict(
     -------
     DataFrame
         Predictions (split "new", label ""); files that are no images are left out with a warning
-        that names them. patient is whom the run's rule finds, a pattern in the path below the
-        folder that is given or in the name of a file that is given, and "" where it finds nobody.
+        that names them. patient is whom the run's rule finds, a pattern in the file's name
+        or else in its path below a folder that is given, and "" where it finds nobody.
         distance says how far an image lies from the training images, 1 being the limit that the
         run's validation images set, and unlike whether it lies beyond; a warning names those that
         do. Both are empty where it cannot be told: with a warning that says why, or as the run has
@@ -605,8 +605,8 @@ def predict(
 def _told_patients(run: Run, images: list[str], given: list[Path]) -> list[str]:
     """The patients of new images by the run's rule, "" where it tells none.
 
-    A pattern sees a path from the given folder on, or the name of a given file: further above, it
-    might take any folder for a patient.
+    A pattern sees a path from the given folder on, or the name of a given file alone: further
+    above, it might take any folder for a patient.
     """
     rule, folders = patient_rule(run, "run", None), {one for one in given if one.is_dir()}
     paths = [*map(os.path.abspath, images)]
