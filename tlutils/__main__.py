@@ -286,7 +286,7 @@ def _train(given: _Arguments) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
     from .core import devices
     from .evaluation import comparison
-    from .report.facts import main_split
+    from .report.facts import main_split, over_seeds
     from .runs import recipes
     from .runs.train import train, train_seeds
 
@@ -312,6 +312,12 @@ def _train(given: _Arguments) -> int:
             split = main_split(run.metrics)
             table = comparison.over_seeds([one.metrics[split] for one in runs])
             print(f"{split}:\n{table.round(4).to_string()}")
+        told, beside = over_seeds(run), len([*run.folder.glob("seed-*/metrics.json")])
+        if beside >= (told["runs"] if told is not None else 1):
+            print(
+                f"a further seed in {run.folder} was trained for other epochs, and the report "
+                f"leaves it out; give --seeds {1 + beside} to train all as long"
+            )
         words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
         print(f"the run is in {run.folder}; {words} makes a page of it")
     return _DONE
@@ -643,8 +649,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_patient(add: Callable, default: str = "auto") -> None:
     about = (
-        "how a file name (or, where it does not fit, the path to it) tells its patient: a pattern "
-        "with a group named patient, such as '(?P<patient>\\d+)_', or none; or dicom, the files' "
+        "how the path to a file, from the data on, tells its patient: a pattern with a group named "
+        "patient, such as '(?P<patient>\\d+)_', or none; or dicom, the files' "
         "PatientID, or dicom-hashed; or auto, a manifest's column patient, the PatientID of DICOM "
         "files, else the rules of the known data sets (default: "
         f"{default if default == 'auto' else 'the rule of the run'})"

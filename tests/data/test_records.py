@@ -140,10 +140,18 @@ def test_a_patient_rule_may_be_an_expression_or_a_function_or_none(tmp_path):
     assert records.unknown_patient(records.scan(root, patient=None)).all()
 
 
-def test_an_expression_goes_by_the_name_and_by_the_folders_above_where_no_name_fits():
-    paths = ["ill/2019_scans/pat0045_1.png", "grade2_bad/pat0046_1.png", "ill/0047_/left.png"]
-    table = records.with_patients(pd.DataFrame({"path": paths}), r"(?P<patient>\d+)_")
-    assert table["patient"].tolist() == ["0045", "0046", "0047"]
+def test_an_expression_that_fits_a_folder_and_another_name_is_told(recwarn):
+    paths = ["ill/2019_scans/pat0045_1.png", "ill/pat0046_1.png", "ill/0047_/left.png"]
+    table, rule = pd.DataFrame({"path": paths}), r"(?P<patient>\d+)_"
+    found = records.with_patients(table, rule)["patient"].tolist()
+    assert found == ["2019", "0046", "0047"]
+    (warning,) = recwarn
+    told = str(warning.message)
+    assert "in a folder of 1 of 3 images" in told and f"{paths[0]} counts as of 2019" in told
+    found = records.with_patients(table, rule + "[^/]*$")["patient"].tolist()
+    assert found == ["0045", "0046", f"?{paths[2]}"]
+    records.with_patients(table, r"/(?P<patient>\w+)/")
+    assert len(recwarn) == 1
 
 
 def dicoms(root: Path, **patients: str) -> Path:

@@ -285,23 +285,20 @@ def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_o
 
 
 @pytest.mark.parametrize(
-    ("requested", "data", "folder", "other"),
+    ("requested", "data", "other"),
     [
-        ("scans", "/there/scans", None, False),  # as before it was written down
-        ("scans", "/elsewhere/scans", None, True),
-        ("scans", "/there/scans/list.csv", None, False),
-        ("scans", "/elsewhere/list.csv", "/there/scans/test", False),
-        ("scans", "/there/scans/site_b.csv", "/there/site_b", True),
-        ("learn.csv", "/there/scans", "/there/scans", False),
-        ("learn.csv", "/there/scans/rest.csv", "/there/scans/test", False),
-        ("learn.csv", "/there/scans/site_b.csv", "/there/site_b", True),
+        ("scans", "/there/scans", False),
+        ("scans", "/there/scans/test", False),
+        ("scans", "/elsewhere/scans", True),
+        ("scans", "/there/scans/hospital_b.csv", True),
+        ("hospital_a.csv", "/there/scans/hospital_b.csv", True),
+        ("hospital_a.csv", "/there/scans", True),
     ],
 )
-def test_another_set_is_told_by_its_folder_and_the_share_of_the_runs_own(
-    copy, requested, data, folder, other
+def test_another_set_is_told_by_its_folder_or_list_and_the_share_of_the_runs_own(
+    copy, requested, data, other
 ):
     run = Run.load(copy)
     run.root, run.about["data"]["requested"] = Path("/there/scans"), requested
-    used = {"data": data} | ({"folder": folder} if folder else {})
-    assert facts._is_other(run, used, 3, 10) == other
-    assert not facts._is_other(run, used, 6, 10)
+    assert facts._is_other(run, {"data": data}, 3, 10) == other
+    assert not facts._is_other(run, {"data": data}, 6, 10)

@@ -27,6 +27,7 @@ from tlutils.evaluation.acquisition import Acquisition
 from tlutils.evaluation.metrics import compute_metrics
 from tlutils.models import checkpoints
 from tlutils.models.feature_store import Store
+from tlutils.report import facts
 from tlutils.runs import recipes
 from tlutils.runs import train as training
 from tlutils.runs.folder import NotARun, Run, read_predictions
@@ -463,7 +464,12 @@ def test_further_seeds_share_the_division_and_differ_in_the_rest(tiny_folder, tm
     assert again[1].metrics == several[1].metrics and (first.folder / "report.html").is_file()
     assert lines[0] == f"seed 1, in {first.folder / 'seed-1'}:"
     train_seeds(first, 3, **how, log=lines.append)
-    assert lines[-1] == f"removed {first.folder / 'report.html'}, which tells of fewer seeds"
+    assert f"removed {first.folder / 'report.html'}, which tells of fewer seeds" in lines
+    assert facts.over_seeds(first)["runs"] == 3
+    longer = train(tiny_folder, first.folder, small(epochs="2"), log=lines.append)
+    assert facts.over_seeds(longer) is None  # one of two epochs, two of one
+    train_seeds(longer, 3, **how, log=None)
+    assert facts.over_seeds(longer)["runs"] == 3
 
 
 def changed_content(data):

@@ -63,22 +63,6 @@ def root_of(source: Path) -> Path:
     return source.parent if source.is_file() else source
 
 
-def folder_above(records: pd.DataFrame, root: str | Path) -> Path:
-    """The innermost folder that holds all images of a table.
-
-    Parameters
-    ----------
-    records : DataFrame with path.
-    root : str or Path, the folder that the paths start from.
-
-    Returns
-    -------
-    Path
-    """
-    folders = {path.rpartition("/")[0] for path in records["path"]}
-    return Path(os.path.commonpath([os.path.normpath(Path(root, folder)) for folder in folders]))
-
-
 def scan(
     root: str | Path, patient: _PatientRule = "auto", classes: list[str] | None = None
 ) -> pd.DataFrame:
@@ -232,9 +216,9 @@ def with_patients(
     patient : "auto" (the PatientID in a DICOM file, else `patient_of`), "dicom" (the PatientID,
         whatever the file's name), "dicom-hashed" (16 hexadecimal digits of its SHA-256, which hides
         it from readers but not from who tries all numbers), a regular expression with a group named
-        patient that is searched in the file's name and, where that does not fit, in the path, a
-        function from path to patient or None, or None. Of a path into a tar file an expression or
-        function sees what stands behind that file's name.
+        patient that is searched in the path (a warning tells where the file's name alone tells
+        another), a function from path to patient or None, or None. Of a path into a tar file an
+        expression or function sees what stands behind that file's name.
     root : str or Path, the folder from which paths start; None opens no file, so that "auto" goes
         by names alone.
 
@@ -277,6 +261,8 @@ def with_patients(
             todo = "the files are DICOM and may tell it: give --patient dicom (in Python "
             todo += "patient='dicom'), or none (None) where patients are not known"
         raise refusal("the paths", f"no patient by the rule {quoted(patient)}", wanted, todo)
+    if isinstance(patient, str) and not by_file:
+        _warn_of_folders(patient, rule, names, found)
     keys = [
         f"?{path}" if str(key).strip().lower() in _NOBODY else str(key)
         for path, key in zip(paths, found, strict=True)
@@ -309,6 +295,23 @@ def _by_file(root: str | Path | None, hashed: bool = False) -> Callable[[str], s
     return rule
 
 
+def _warn_of_folders(
+    pattern: str, rule: Callable[[str], str | None], paths: list[str], found: list[str | None]
+) -> None:
+    """Say where a pattern found a patient in a folder's name, and the file's tells of another."""
+    by_name = [rule(path.rpartition("/")[2]) for path in paths]
+    other = [i for i, name in enumerate(by_name) if name and name != found[i]]
+    if other:
+        path, taken, name = paths[other[0]], found[other[0]], by_name[other[0]]
+        warnings.warn(
+            f"the patient rule {quoted(pattern)} finds a patient in a folder of {len(other)} of "
+            f"{many(len(paths))}, where the file's name alone tells another: {path} counts as of "
+            f"{taken}, its name tells {name}. If the names are right, end the rule with [^/]*$; if "
+            "the folders are, have it ask for the / behind them",
+            stacklevel=4,
+        )
+
+
 def _searched(pattern: str) -> Callable[[str], str | None]:
     try:
         expression = re.compile(pattern)
@@ -321,12 +324,7 @@ def _searched(pattern: str) -> Callable[[str], str | None]:
             "dicom-hashed, none (in Python None, in YAML null), or a regular expression with a "
             r"group named patient, such as '(?P<patient>\d+)_' for 123_left.png"
         )
-
-    def told(path: str) -> str | None:  # the name first: a folder above may fit by chance
-        match = expression.search(path.rpartition("/")[2]) or expression.search(path)
-        return match["patient"] if match else None
-
-    return told
+    return lambda path: match["patient"] if (match := expression.search(path)) else None
 
 
 def unknown_patient(records: pd.DataFrame) -> pd.Series:

@@ -53,7 +53,7 @@ class Elsewhere(NamedTuple):
     ----------
     evaluations, adaptations : list of dict
         file, from the run's folder on; used, as `use.evaluate` or `adapt.adapt` writes it; other,
-        whether the images are another set than the run's, as they lie in another folder and most
+        whether the images are another set than the run's, by another folder or a list and as most
         are not its own; rows, what a reader sees: name, told (all that has to be said of it),
         numbers by name, of evaluations images, in words; of adaptations also words, on whether it
         is steady.
@@ -197,7 +197,12 @@ def over_seeds(run: Run) -> pd.Series | None:
 
 
 def _further_seeds(run: Run) -> list[Path]:
-    return sorted(run.folder.glob("seed-*/metrics.json"))
+    """Those that were trained as long; the run may have been trained on since, and they not."""
+    found, how = [], (run.recipe.epochs, run.recipe.patience)
+    for file in sorted(run.folder.glob("seed-*/metrics.json")):
+        recipe = Run.load(file.parent).recipe
+        found += [file] * ((recipe.epochs, recipe.patience) == how)
+    return found
 
 
 def elsewhere(run: Run) -> Elsewhere:
@@ -346,12 +351,10 @@ def _is_manifest(source: Path) -> bool:
 
 def _is_other(run: Run, used: dict, own: int, n: int) -> bool:
     """Whether n images are another set than the run's, of which `own` are among them."""
-    source, home = Path(used["data"]), run.root
-    # Once the folder was not written down.
-    folder = used.get("folder") or (source.parent if _is_manifest(source) else source)
-    if _is_manifest(Path(run.about["data"]["requested"])):
-        home = records.folder_above(run.records, run.root)
-    return not Path(folder).is_relative_to(home) and 2 * own <= n
+    source, kept = Path(used["data"]), Path(run.about["data"]["requested"])
+    # A list may be of any images; of a folder's some may have been left out, as by a limit.
+    listed = _is_manifest(source) or _is_manifest(kept)
+    return (listed or not source.is_relative_to(run.root)) and 2 * own <= n
 
 
 def _files(root: Path, table: pd.DataFrame) -> list[str]:
@@ -449,7 +452,9 @@ def _data(run: Run) -> str:
     asked = Path(run.about["data"]["requested"])
     if not _is_manifest(asked):
         return run.root.name
-    return f"{records.folder_above(run.records, run.root).name} ({asked.name})"
+    folders = {path.rpartition("/")[0] for path in run.records["path"]}
+    above = os.path.commonpath([os.path.normpath(run.root / folder) for folder in folders])
+    return f"{Path(above).name} ({asked.name})"
 
 
 def made_for(used: Recipe) -> str:

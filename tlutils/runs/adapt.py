@@ -126,7 +126,6 @@ def _local_images(
     adaptation.check_enough(table, run.classes)
     used = asked | {
         "requested": str(data),
-        "folder": str(records.folder_above(table, root)),
         "images": len(table),
         "patients": int(patients_of(table).nunique()),
         "unknown_patients": unknown_patients(table),

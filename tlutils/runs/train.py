@@ -157,7 +157,7 @@ def train(
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
     _refuse_among_images(out, data)  # in each process, as one that comes late is not waited for
-    if store not in (None, "auto"):
+    if store not in (None, "auto") and not _is_begun(Path(out)):
         _refuse_among_images(store, data, "feature store")
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
@@ -212,13 +212,13 @@ def train_seeds(
         with reserved(run.folder / f"seed-{seed}"):
             several.append(devices.by_first(partial(_sibling, run, seed, machine, log)))
             if not _is_done(several[-1], log):
+                if devices.rank() == 0 and (run.folder / REPORT).is_file():
+                    (run.folder / REPORT).unlink()
+                    log(f"removed {run.folder / REPORT}, which tells of fewer seeds")
                 made = _made(several[-1], machine, precision, store, compiled, log, like=run)
                 how["machine"], model, parts = made
                 fit(several[-1], model, parts, store=store, **how)
                 finish(several[-1], model, parts, store=store, **how)
-                if devices.rank() == 0 and (run.folder / REPORT).is_file():
-                    (run.folder / REPORT).unlink()
-                    log(f"removed {run.folder / REPORT}, which tells of fewer seeds")
     return several
 
 
@@ -894,6 +894,8 @@ def fit(
         run.about["machine"] = machine.describe()
         if gone := devices.by_first(lambda: _begin_to_fit(run, model, used)):
             tell(f"removed what tells of the run as it was: {', '.join(gone)}")
+        if kept := sorted(file.name for file in run.folder.glob("evaluations/*stress.csv")):
+            tell(f"in evaluations, these tables of stress are of the run as it was: {some(kept)}")
         if recipe.head_epochs:
             tell(f"first the head alone, {many(recipe.head_epochs, 'epoch')}")
             options = tuning.head_options(recipe, recipe.head_epochs, recipe.head_learning_rate)

@@ -260,7 +260,6 @@ def evaluate(
         records.save(predictions, f"{target}.csv")
         used |= {
             "requested": str(data),
-            "folder": str(records.folder_above(table, root)),
             "images": len(table),
             "precision": machine.precision,
             "fingerprint": records.fingerprint(records.readable(table)),
@@ -557,8 +556,8 @@ def predict(
     -------
     DataFrame
         Predictions (split "new", label ""); files that are no images are left out with a warning
-        that names them. patient is whom the run's rule finds, a pattern in the file's name
-        or else in its path below a folder that is given, and "" where it finds nobody.
+        that names them. patient is whom the run's rule finds, a pattern in the path below the
+        folder that is given or in the name of a file that is given, and "" where it finds nobody.
         distance says how far an image lies from the training images, 1 being the limit that the
         run's validation images set, and unlike whether it lies beyond; a warning names those that
         do. Both are empty where it cannot be told: with a warning that says why, or as the run has
