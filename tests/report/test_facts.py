@@ -64,6 +64,17 @@ def test_further_seeds_are_in_the_verdict_and_in_the_command(copy):
     assert call.endswith("), 2)")
 
 
+def test_a_further_seed_counts_where_it_was_trained_as_long_or_stopped_by_itself(copy):
+    shutil.copytree(copy, copy.parent / "seed")
+    (copy.parent / "seed").rename(copy / "seed-1")
+    epochs = Run.load(copy).recipe.epochs
+    for own, its, counted in ((0, 0, True), (1, 0, False), (2, 1, True)):
+        for folder, more in ((copy, own), (copy / "seed-1", its)):
+            with edited(folder / "recipe.json") as about:
+                about["recipe"]["epochs"] = epochs + more
+        assert (facts.over_seeds(Run.load(copy)) is not None) == counted
+
+
 def test_the_title_names_the_network_that_was_used_and_where_the_images_lie(run):
     assert facts.title(run) == f"squeezenet1_1 on {run.root.name}"
     own = dataclasses.replace(run, recipe=recipes.get("oct-vgg16"))

@@ -198,10 +198,12 @@ def over_seeds(run: Run) -> pd.Series | None:
 
 def _further_seeds(run: Run) -> list[Path]:
     """Those that were trained as long; the run may have been trained on since, and they not."""
-    found, how = [], (run.recipe.epochs, run.recipe.patience)
+    found = []
     for file in sorted(run.folder.glob("seed-*/metrics.json")):
-        recipe = Run.load(file.parent).recipe
-        found += [file] * ((recipe.epochs, recipe.patience) == how)
+        one = Run.load(file.parent)
+        stopped = len(one.history) - one.recipe.head_epochs < one.recipe.epochs  # by itself
+        if stopped or one.recipe.epochs == run.recipe.epochs:
+            found += [file] * (one.recipe.patience == run.recipe.patience)
     return found
 
 
