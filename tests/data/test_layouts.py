@@ -536,7 +536,8 @@ def test_a_link_is_followed_and_not_counted_twice(tmp_path):
         (["train/CNV/1.jpeg"], r"one class folder only \(CNV\)"),
         (["CNV/1.jpeg"], r"one class folder only \(CNV\) in (?!.*CNV; )(?!.*above)"),
         (["scans/CNV/1.jpeg"], r"one class folder only \(CNV\) in .*scans; (?!.*above)"),
-        (["1.jpeg", "2.jpeg"], "no class folders.*above"),
+        (["1.jpeg", "2.jpeg"], "no class folders(?!.*above).* without labels, use predict"),
+        (["1.jpeg", "../other/2.jpeg"], "no class folders.*the folder above, .*, is meant"),
         (["train/1.jpeg", "test/2.jpeg"], "no class folders"),
         (["1.jpeg", "CNV/1.jpeg"], "one class folder only"),
         (["notes.txt"], "found no image"),
@@ -546,8 +547,9 @@ def test_a_link_is_followed_and_not_counted_twice(tmp_path):
     ],
 )
 def test_a_folder_without_classes_of_images_is_a_clear_error(tmp_path, names, said):
+    (tmp_path / "mine").mkdir()
     with pytest.raises(ValueError, match=said):
-        layouts.find_root(write(tmp_path, *names))
+        layouts.find_root(write(tmp_path / "mine", *names))
 
 
 def test_the_command_that_unpacks_an_archive_can_be_pasted_whatever_its_name_is(tmp_path):

@@ -78,6 +78,12 @@ def test_the_worst_come_first_and_what_costs_nothing_is_not_among_them():
     assert robustness.worst(robustness.measure(under(BINARY, same=BINARY), repeats=20)).empty
 
 
+def test_of_changes_that_cost_as_many_answers_that_which_costs_more_auc_is_the_worse():
+    lost = {"balanced_accuracy_difference": [-0.1, -0.1, -0.2], "auc_difference": [-0.01, -0.3, 0]}
+    table = pd.DataFrame({"change": ["dark", "noise", "blur"], **lost})
+    assert [*robustness.worst(table)["change"]] == ["blur", "noise", "dark"]
+
+
 def test_a_model_that_calls_all_ill_is_told_in_words():
     found = robustness.measure(under(BINARY, dark=all_called_positive(BINARY)), repeats=20)
     before = row(found, "")["specificity"]

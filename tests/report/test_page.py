@@ -636,8 +636,21 @@ def test_missing_pictures_are_said_and_no_error(copy, tmp_path):
     test = Run.load(copy).predictions.query("split == 'test'")
     shown = min((test["label"] != test["predicted"]).sum(), _ERRORS)
     errors = written(copy, tmp_path).sections["worst-errors"]
-    assert shown and f"{shown} of the {shown} pictures could not be read" in errors
+    assert shown and f"{shown} of {shown} pictures could not be read" in " ".join(errors.split())
     assert errors.count("no picture") == shown
+
+
+def test_a_single_error_is_told_of_as_one(copy, tmp_path):
+    def with_one_error(table):
+        first = table.index[table["split"] == "test"][0]
+        right = table.assign(predicted=table["label"])
+        label = table.loc[first, "label"]
+        right.loc[first, "predicted"] = "DME" if label == "CNV" else "CNV"
+        return right
+
+    rewritten(copy / "predictions.csv", with_one_error)
+    told = " ".join(written(copy, tmp_path).sections["worst-errors"].split())
+    assert "1 of 16 images was answered wrongly, of 1 patient. It is shown as true" in told
 
 
 def test_a_run_without_an_error_says_so(copy, tmp_path):

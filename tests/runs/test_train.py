@@ -821,6 +821,13 @@ def test_results_of_an_unknown_run_do_not_pass_for_those_of_a_new_one(run, data,
     begin(data, folder)
 
 
+def test_a_folder_of_other_images_is_no_place_for_a_run(data, tiny_folder, tmp_path):
+    others = Path(shutil.copytree(tiny_folder / "train", tmp_path / "others"))
+    with pytest.raises(ValueError, match="holds folders of images, and they could not be read"):
+        begin(data, others)
+    begin(data, others / "run")
+
+
 def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):
     about = json.loads((run.folder / "recipe.json").read_text())
     assert about["machine"] == json.loads(json.dumps(devices.choose("cpu", "fp32").describe()))

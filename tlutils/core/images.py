@@ -174,6 +174,21 @@ def is_image(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     return dicom.is_dicom(path, root)
 
 
+def has_class_folders(folder: str | Path) -> bool:
+    """Whether the folders in a folder are two or more and each holds images.
+
+    Parameters
+    ----------
+    folder : str or Path, need not be there
+
+    Returns
+    -------
+    bool
+    """
+    inside = [*Path(folder).glob("[!.]*/")]
+    return len(inside) > 1 and all(any(map(is_image, path.glob("[!.]*"))) for path in inside)
+
+
 def _is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import files
-from .images import is_image
+from .images import has_class_folders
 
 _LIBRARY = Path(__file__).parents[1]
 # From the bottom up: a package stands on those before it.
@@ -45,7 +45,7 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
     ------
     ValueError
         For an unknown package, where a file or something of these names lies there already, and
-        for a folder of nothing but class folders.
+        for a folder of class folders.
     OSError
         Where one may not write there.
 
@@ -71,9 +71,9 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         )
     if folder.is_file():
         raise ValueError(f"{folder.absolute()} is a file; give the name of a folder")
-    if _is_of_classes(folder):
+    if has_class_folders(folder):
         raise ValueError(
-            f"{folder.absolute()} holds folders of images alone, and tlutils/ would pass for one "
+            f"{folder.absolute()} holds folders of images, and tlutils/ would pass for one "
             "of their classes; choose the folder above, or a new one"
         )
     files.check_writable(folder)
@@ -90,9 +90,3 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         for name in names:
             (Path(part) / name).rename(folder / name)
     return [folder / name for name in names]
-
-
-def _is_of_classes(folder: Path) -> bool:
-    """Whether nothing but folders of images lies in a folder, two or more."""
-    inside = [*folder.glob("[!.]*")]
-    return len(inside) > 1 and all(any(map(is_image, path.glob("[!.]*"))) for path in inside)

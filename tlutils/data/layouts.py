@@ -160,11 +160,21 @@ def find_root(folder: str | Path) -> Path:
             root, classes = root[:-1], [root[-1]]
         what = f"one class folder only ({classes[0]})" if classes else "images but no class folders"
         here = folder.joinpath(*root).absolute()
-        todo = "" if root or classes else f" Perhaps the folder above, {here.parent}, is meant."
+        todo = ""
+        if not root and not classes and _has_images_beside(here):
+            todo = f" Perhaps the folder above, {here.parent}, is meant."
+        if not classes:
+            todo += " To ask a trained model about images without labels, use predict."
         raise ValueError(
             f"found {what} in {here}; expected at least two classes in {LAYOUT}.{todo}"
         )
     return folder.joinpath(*root)
+
+
+def _has_images_beside(here: Path) -> bool:
+    """Whether another folder beside this one holds images, as one of another class would."""
+    beside = [path for path in here.parent.glob("*/") if path.name != here.name]
+    return any(is_image(name, path) for path in beside for name in os.listdir(path))
 
 
 def _refuse_file(folder: Path) -> None:

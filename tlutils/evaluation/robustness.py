@@ -152,10 +152,12 @@ def worst(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame, their rows, the worst first; changes that cost nothing are left out
+    DataFrame
+        Their rows, the worst first, of equal ones that which costs more AUC; changes that cost
+        nothing are left out.
     """
-    lost = table["balanced_accuracy_difference"]
-    return table[lost < 0].sort_values("balanced_accuracy_difference", kind="stable").head(5)
+    order = ["balanced_accuracy_difference", "auc_difference"]
+    return table[table[order[0]] < 0].sort_values(order, kind="stable").head(5)
 
 
 def measured_on(table: pd.DataFrame, split: str, threshold: float | None) -> str:

@@ -434,14 +434,17 @@ def _errors(run: Run, part: pd.DataFrame) -> Html:
     if worst.empty:
         return tag("p", f"None of {many(len(part))} was answered wrongly.")
     tiles, lost = zip(*(_tile(run, row) for row in worst.to_dict("records")))
+    shown = "It is shown"
+    if len(wrong) > 1:
+        shown = f"The {len(worst)} whose true class seemed least probable are shown"
     sentence = (
-        f"{len(wrong):,} of {many(len(part))} were answered wrongly, of "
-        f"{many(wrong['patient'].nunique(), 'patient')}. Here are the {len(worst)} whose true "
-        "class seemed least probable, as true → predicted with the probabilities of both."
+        f"{len(wrong):,} of {many(len(part))} {'was' if len(wrong) == 1 else 'were'} answered "
+        f"wrongly, of {many(wrong['patient'].nunique(), 'patient')}. {shown} as true → predicted, "
+        "with the probabilities of both."
     )
     note = (
-        f"{sum(lost)} of the {len(worst)} pictures could not be read from the folder "
-        f"{run.root.name}: they were moved, changed or removed since."
+        f"{sum(lost)} of {many(len(worst), 'picture')} could not be read from the folder "
+        f"{run.root.name}: moved, changed or removed since."
     )
     return text(
         tag("p", sentence),

@@ -32,7 +32,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.images import UnreadableImage
+from ..core.images import UnreadableImage, has_class_folders
 from ..core.words import differences, many, some, threshold_as_text
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
@@ -482,6 +482,11 @@ def _refuse_remains(out: Path) -> None:
                 f"{out} has a {name} but not both recipe.json and records.csv, so of what run it "
                 "is cannot be told. Put those back, choose another folder, or move it away first"
             )
+    if has_class_folders(out):
+        raise ValueError(
+            f"the run's folder would be {out}, which holds folders of images, and they could not "
+            "be read again; choose a folder of its own"
+        )
 
 
 def _begin(run: Run, log: Callable[[str], None]) -> Run:
