@@ -92,8 +92,8 @@ def predict_records(
         of = (machine, split, show)
         return predict_loader(machine.place(model), loader, *of, describe=describe, **how)
 
-    # Processes share the filling of a store; the rest is quick.
-    if store is not None and not views and prefix.split(model):
+    # Processes share the filling of a store; the rest is quick. One alone need not ask for it here.
+    if store is not None and not views and (devices.world() == 1 or prefix.split(model)):
         return _by_path(answers(table, store=store))
     mine = table.iloc[devices.rank() :: devices.world()]
     seen = {"augmentation": run.recipe.augmentation, "seed": run.recipe.seed}
