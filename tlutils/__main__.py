@@ -236,7 +236,9 @@ def _told_of_patients(images: int, patients: int, unknown_patients: int, example
 
 
 def _print_finding(row: object) -> None:
-    share = f": {row.found:,} of {row.of:,} ({row.share:.1%})" if row.of else f": {row.found:,}"
+    share = f": {row.found:,}"
+    if row.of:
+        share += f" of {row.of:,} ({100 * row.share:.1f} %)"
     share = "" if row.verdict == "unknown" else share
     print(f"{row.verdict:>8}  {row.check}, {row.splits}{share}")
     if row.verdict != "ok":

@@ -41,8 +41,8 @@ def test_a_package_that_is_there_and_cannot_be_imported_says_why(monkeypatch, tm
     told = packages.optional()
     mend = "(pip install --force-reinstall broken; for nothing)"
     why = f"1.2, but it cannot be imported: AttributeError: _ARRAY_API {mend}"
-    (tmp_path / "broken.py").write_text("raise SystemExit('no licence')")
-    assert "SystemExit: no licence" in packages.optional()["broken"]
+    (tmp_path / "broken.py").write_text("raise SystemExit('no license')")
+    assert "SystemExit: no license" in packages.optional()["broken"]
     assert told["broken"] == why and "but it cannot be imported: ModuleNotFou" in told["pydicom"]
 
 

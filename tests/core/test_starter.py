@@ -114,7 +114,7 @@ def test_what_was_copied_can_be_copied_on(tmp_path):
     assert one == two
 
 
-def test_the_packages_and_the_licence_are_those_of_the_project():
+def test_the_packages_and_the_license_are_those_of_the_project():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     assert contracts["contracts"][0]["layers"] == ["__main__", *reversed(starter.PACKAGES)]
     assert (ROOT / "LICENSE").read_bytes() == (ROOT / "tlutils" / "LICENSE").read_bytes()

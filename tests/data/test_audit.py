@@ -370,7 +370,7 @@ def test_a_finding_is_a_warning_in_the_columns_of_the_audit_and_never_a_leak():
     row = audit_shortcuts(measure_shortcuts(table))
     assert list(row.columns) == list(audit_splits(table).columns)
     assert row["verdict"].tolist() == ["warning"] and not leaks(row)
-    assert "AUC 1.00" in row["meaning"][0] and "right for 50%" in row["meaning"][0]
+    assert "AUC 1.00" in row["meaning"][0] and "right for 50 %" in row["meaning"][0]
 
 
 @pytest.mark.parametrize(

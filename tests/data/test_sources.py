@@ -76,9 +76,9 @@ def test_every_source_says_where_it_comes_from_and_what_one_may_do_with_it():
             and source.citation
         )
         if source.kind == "phantom":
-            assert source.licence == "MIT" and not source.url
+            assert source.license == "MIT" and not source.url
         else:
-            assert source.licence == "CC BY 4.0" and source.url.startswith("https://")
+            assert source.license == "CC BY 4.0" and source.url.startswith("https://")
             assert source.images > 5000 and source.origin.startswith("https://")
             assert source.sha256 or source.md5 or source.bytes or "64" in name or "128" in name
     assert {"kermany-oct", "kermany-chest", "octmnist", "octmnist-224", "pneumoniamnist"} <= set(
@@ -88,7 +88,7 @@ def test_every_source_says_where_it_comes_from_and_what_one_may_do_with_it():
 
 def test_the_table_has_a_row_for_each_source():
     table = sources.table()
-    assert list(table.columns) == ["name", "images", "size", "licence", "origin"]
+    assert list(table.columns) == ["name", "images", "size", "license", "origin"]
     assert list(table["name"]) == list(SOURCES) and (table != "").all().all()
     assert table.set_index("name").loc["kermany-oct", "size"] == "5.8 GB"
 

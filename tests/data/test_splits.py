@@ -134,7 +134,7 @@ def test_too_few_patients_of_a_class_are_named():
     found = patients({"a": {"A": 50}, "b": {"A": 50}, "c": {"A": 5}, "d": {"B": 99}, "e": {"B": 1}})
     with pytest.raises(ValueError, match=r"train, val, test.*B has 2 .*expected 3 a class"):
         splits.by_patient(found)
-    with pytest.warns(UserWarning, match="a share is 29% off"):
+    with pytest.warns(UserWarning, match="a share is 29 % off"):
         assert set(splits.by_patient(found, val=0.3, test=0)["split"]) == {"train", "val"}
 
 

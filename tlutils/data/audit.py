@@ -634,13 +634,14 @@ def audit_shortcuts(found: Shortcuts | None) -> pd.DataFrame:
     if found is None:
         return pd.DataFrame()
     total, best = found.table.iloc[0], found.table.iloc[min(1, len(found.table) - 1)]
+    most = "file size" if best["property"] == "bytes" else best["property"]
     what = "File properties"
     what += " and mean brightness" if "brightness" in set(found.table["property"]) else ""
     number = f"AUC {total['auc']:.2f}, 95 % {total['low']:.2f} to {total['high']:.2f}"
     bad = (
-        f"{what} alone, without the picture, tell {found.right / found.of:.0%} of the "
+        f"{what} alone, without the picture, tell {100 * found.right / found.of:.0f} % of the "
         f"labels of unseen patients ({number}; the most frequent label would be right for "
-        f"{found.usual:.0%}); most telling is {best['property']} alone (AUC {best['auc']:.2f}). A "
+        f"{100 * found.usual:.0f} %); most telling is {most} alone (AUC {best['auc']:.2f}). A "
         "network may learn that instead of the disease."
     )
     good = f"{what} alone tell little ({number})."

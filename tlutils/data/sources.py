@@ -1,4 +1,4 @@
-"""The named data sets: where they come from, under which licence, and how to have them here.
+"""The named data sets: where they come from, under which license, and how to have them here.
 
 `fetch` downloads, verifies, unpacks and returns the folder that holds the images; `get` also takes
 a folder or manifest that a person already has. Nothing is fetched twice, and a folder bears a set's
@@ -69,7 +69,7 @@ class Source:
     kind : "archive" (zip or tar of images), "medmnist" (npz of arrays) or "phantom" (drawn here).
     classes : tuple of str
     images : int, in all splits; None where an option decides.
-    licence, citation, note : str, what one may do with it, whom to name, and what to know.
+    license, citation, note : str, what one may do with it, whom to name, and what to know.
     origin : str, the page that offers it.
     url, file : str, the address, and the file's name here.
     bytes : int, size of the file; None where its maker does not say.
@@ -81,7 +81,7 @@ class Source:
     kind: str
     classes: tuple[str, ...]
     images: int | None
-    licence: str
+    license: str
     citation: str
     note: str
     origin: str = ""
@@ -99,7 +99,7 @@ def _kermany(name: str, title: str, classes: tuple[str, ...], images: int, **mor
         "archive",
         classes,
         images,
-        licence="CC BY 4.0",
+        license="CC BY 4.0",
         citation=f"{_MENDELEY}. {_CELL}",
         origin=_KERMANY_PAGE,
         **more,
@@ -120,7 +120,7 @@ def _medmnist(
             "medmnist",
             classes,
             images,
-            licence="CC BY 4.0",
+            license="CC BY 4.0",
             citation=f"{_MEDMNIST}. {_CELL}",
             note="validation was split off by image and no patient is known, so it flatters; test "
             "is Kermany's",
@@ -141,7 +141,7 @@ def _phantom(name: str, title: str, classes: tuple[str, ...]) -> Source:
         "phantom",
         classes,
         images=None,
-        licence="MIT",
+        license="MIT",
         citation="tlutils.data.phantoms",
         note="drawings of nobody: good for learning the way, worth nothing as evidence",
     )
@@ -205,14 +205,14 @@ def table() -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame with name, images, size (of the download), licence, origin.
+    DataFrame with name, images, size (of the download), license, origin.
     """
     rows = [
         {
             "name": source.name,
             "images": f"{source.images:,}" if source.images else "as you like",
             "size": "drawn here" if source.kind == "phantom" else human(source.bytes),
-            "licence": source.licence,
+            "license": source.license,
             "origin": source.origin or source.citation,
         }
         for source in SOURCES.values()

@@ -346,8 +346,8 @@ def _best_assignment(table: pd.DataFrame, shares: dict[str, float], seed: int) -
         )
     if least > _FAR:
         warnings.warn(
-            f"{len(table)} patients cannot be divided as wished: a share is {least:.0%} off; look "
-            "at the counts",
+            f"{len(table)} patients cannot be divided as wished: a share is {100 * least:.0f} % "
+            "off; look at the counts",
             stacklevel=3,
         )
     return np.array(list(shares))[best]

@@ -314,7 +314,8 @@ def _exact_enough(run: Run, model: nn.Module, frozen: nn.Module, machine: Machin
     blurred = devices.by_first(lambda: _blurred(run, model, frozen, machine))
     if blurred <= _BLURRED:
         return machine
-    why = f"{machine.precision} would move its features by {blurred:.0%} of what tells images apart"
+    moved = f"{100 * blurred:.0f} % of what tells images apart"
+    why = f"{machine.precision} would move its features by {moved}"
     return dataclasses.replace(machine, precision="fp32", why=why)
 
 

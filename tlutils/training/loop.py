@@ -522,7 +522,7 @@ def _share_of_peak(
     seconds = state.history[-1]["seconds"]
     share = work / seconds / speed.matrix_rate(state.machine)
     rate = sum(source.n for source in sources) / seconds
-    part = f"{share:.0%}" if share >= 0.005 else "less than 1%"
+    part = f"{100 * share:.0f} %" if share >= 0.005 else "less than 1 %"
     return f"{rate:.0f} images/s, {part} of what this machine's matrix products allow"
 
 
