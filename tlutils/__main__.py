@@ -317,8 +317,9 @@ def _train(given: _Arguments) -> int:
         told, beside = over_seeds(run), len([*run.folder.glob("seed-*/metrics.json")])
         if beside >= (told["runs"] if told is not None else 1):
             print(
-                f"a further seed in {run.folder} was trained for other epochs, and the report "
-                f"leaves it out; give --seeds {1 + beside} to train all as long"
+                f"a further seed in {run.folder} was trained for other epochs, or with other "
+                f"patience, and the report leaves it out; give --seeds {1 + beside} to train all "
+                "as long"
             )
         words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
         print(f"the run is in {run.folder}; {words} makes a page of it")

@@ -127,7 +127,10 @@ REFUSED = {
         ["OCT2017/train/A/1.png", "OCT2017/train/B/1.png"],
         "split folder in another",
     ),
-    "splits below classes": (["A/train/1.png", "B/train/1.png"], "split folder in another"),
+    "splits below classes": (
+        ["A/train/1.png", "B/train/1.png"],
+        "split folder in another(?!.*point at).*move the splits above the classes, such as train/A",
+    ),
     "a copy beside the splits": (
         ["train/A/1.png", "train/B/1.png", "copy/train/A/1.png"],
         "beside others",
@@ -538,7 +541,10 @@ def test_a_link_is_followed_and_not_counted_twice(tmp_path):
         (["scans/CNV/1.jpeg"], r"one class folder only \(CNV\) in .*scans; (?!.*above)"),
         (["1.jpeg", "2.jpeg"], "no class folders(?!.*above).* without labels, use predict"),
         (["1.jpeg", "../other/2.jpeg"], "no class folders.*the folder above, .*, is meant"),
-        (["train/1.jpeg", "test/2.jpeg"], "no class folders"),
+        (
+            ["train/1.jpeg", "test/2.jpeg", "../other/2.jpeg"],
+            "images in (train, test|test, train) but no class folders(?!.*above).* in each, or list",
+        ),
         (["1.jpeg", "CNV/1.jpeg"], "one class folder only"),
         (["notes.txt"], "found no image"),
         ([], "found no image"),

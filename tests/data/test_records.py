@@ -148,10 +148,33 @@ def test_an_expression_that_fits_a_folder_and_another_name_is_told(recwarn):
     (warning,) = recwarn
     told = str(warning.message)
     assert "in a folder of 1 of 3 images" in told and f"{paths[0]} counts as of 2019" in told
-    found = records.with_patients(table, rule + "[^/]*$")["patient"].tolist()
+    found = records.with_patients(table, "(?=[^/]*$)" + rule)["patient"].tolist()
     assert found == ["0045", "0046", f"?{paths[2]}"]
+    greedy = pd.DataFrame({"path": ["A/p7_1.png", "B/p7_2.png"]})
+    found = records.with_patients(greedy, r"(?=[^/]*$)(?P<patient>[^_]+)_")["patient"].tolist()
+    assert found == ["p7", "p7"]
     records.with_patients(table, r"/(?P<patient>\w+)/")
     assert len(recwarn) == 1
+
+
+def test_a_rule_for_the_beginning_of_a_name_is_told_what_the_path_is():
+    table = pd.DataFrame({"path": ["A/p7_1.png", "B/p8_1.png"]})
+    with pytest.raises(ValueError, match=r"searched in the whole path, .*write \(\?:\^\|/\)"):
+        records.with_patients(table, r"^(?P<patient>p\d+)")
+    found = records.with_patients(table, r"(?:^|/)(?P<patient>p\d+)")["patient"].tolist()
+    assert found == ["p7", "p8"]
+
+
+def test_a_column_that_may_be_the_patients_is_told_of_where_none_is_called_patient(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    text = "path,label,Patient_ID\na.png,A,7\nb.png,B,8\n"
+    (tmp_path / "images.csv").write_text(text)
+    with pytest.warns(
+        UserWarning, match="column 'Patient_ID' of .* is not read; .* call it patient"
+    ):
+        records.scan(tmp_path / "images.csv")
+    (tmp_path / "images.csv").write_text(text.replace("Patient_ID", "Patient"))
+    assert records.scan(tmp_path / "images.csv")["patient"].tolist() == ["7", "8"]
 
 
 def dicoms(root: Path, **patients: str) -> Path:

@@ -512,3 +512,21 @@ def test_a_class_that_is_only_in_patients_of_a_commoner_one_has_a_patient_too():
     both = pd.concat([table, pd.DataFrame([["B/7.png", "B", "7"]], columns=table.columns)])
     for seed in range(5):
         assert set(splits.take_patients(both, 2, seed)["label"]) == {"A", "B"}
+
+
+def test_images_that_are_all_of_the_test_set_leave_none_to_train_on():
+    table = pd.DataFrame(
+        {"path": list("abcd"), "split": "test", "label": list("ABAB"), "patient": list("abcd")}
+    )
+    for rule in ("patient", "image", "official"):
+        with pytest.raises(ValueError, match="all 4 images are test images, so there are none to"):
+            splits.divide(table, rule)
+
+
+def test_the_official_split_is_not_offered_where_it_would_be_refused():
+    n = 40
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "label": ["A", "B"] * (n // 2)})
+    table = table.assign(patient=table["path"], split=["val", "", "", ""] * (n // 4))
+    assert "official" not in splits.divide(table, "patient")[1]
+    with pytest.raises(ValueError, match="and 30 of 40 images are in none"):
+        splits.divide(table, "official")

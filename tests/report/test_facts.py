@@ -64,15 +64,41 @@ def test_further_seeds_are_in_the_verdict_and_in_the_command(copy):
     assert call.endswith("), 2)")
 
 
-def test_a_further_seed_counts_where_it_was_trained_as_long_or_stopped_by_itself(copy):
-    shutil.copytree(copy, copy.parent / "seed")
-    (copy.parent / "seed").rename(copy / "seed-1")
+def test_a_further_seed_counts_where_more_training_would_add_nothing(copy):
+    seed = shutil.copytree(copy, copy.parent / "seed").rename(copy / "seed-1")
     epochs = Run.load(copy).recipe.epochs
-    for own, its, counted in ((0, 0, True), (1, 0, False), (2, 1, True)):
-        for folder, more in ((copy, own), (copy / "seed-1", its)):
-            with edited(folder / "recipe.json") as about:
-                about["recipe"]["epochs"] = epochs + more
-        assert (facts.over_seeds(Run.load(copy)) is not None) == counted
+
+    history = Run.load(seed).history  # of which the first is the best
+    history["val_loss"], history["val_accuracy"] = [0.1, *[9.0] * (epochs - 1)], 0.5
+    history.to_csv(seed / "history.csv", index=False)
+    since = epochs - 1
+    assert since > 0 and facts.kept_epoch(Run.load(seed)) == 1
+    for more, patience, its, counted in (
+        (0, 0, 0, True),
+        (1, 0, 0, False),
+        (1, since + 1, since + 1, False),
+        (1, since, since, True),  # its patience ended with its last epoch
+        (0, since + 1, since, True),  # all epochs, by whatever patience
+        (1, since + 1, since, False),
+    ):
+        with edited(copy / "recipe.json") as about:
+            about["recipe"] |= {"epochs": epochs + more, "patience": patience}
+        with edited(seed / "recipe.json") as about:
+            about["recipe"]["patience"] = its
+        told = more, patience, its
+        assert (told, facts.over_seeds(Run.load(copy)) is not None) == (told, counted)
+
+
+def test_what_is_no_further_seed_of_these_images_is_passed_over(copy):
+    seed = shutil.copytree(copy, copy.parent / "seed").rename(copy / "seed-1")
+    assert facts.over_seeds(Run.load(copy))["runs"] == 2
+    with edited(seed / "recipe.json") as about:
+        about["data"]["fingerprint"] = "other images"
+    assert facts.over_seeds(Run.load(copy)) is None
+    with edited(seed / "recipe.json") as about:
+        about["data"]["fingerprint"] = Run.load(copy).about["data"]["fingerprint"]
+    (seed / "history.csv").unlink()
+    assert facts.over_seeds(Run.load(copy)) is None
 
 
 def test_the_title_names_the_network_that_was_used_and_where_the_images_lie(run):
@@ -304,6 +330,7 @@ def test_an_epoch_that_saw_fewer_validation_images_is_not_reported_as_the_kept_o
         ("scans", "/there/scans/hospital_b.csv", True),
         ("hospital_a.csv", "/there/scans/hospital_b.csv", True),
         ("hospital_a.csv", "/there/scans", True),
+        ("/there/scans/hospital_a.csv", "/there/scans/hospital_a.csv", False),
     ],
 )
 def test_another_set_is_told_by_its_folder_or_list_and_the_share_of_the_runs_own(

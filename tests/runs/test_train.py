@@ -583,6 +583,8 @@ def test_a_run_does_not_begin_among_its_images(out, beside, data, tmp_path, monk
         train(".", tmp_path / "run", store="kept")
     assert sorted(images.rglob("*")) == there
     begin(images, tmp_path / "runs")  # beside them
+    with pytest.raises(ValueError, match="^the feature store would be kept, which lies in"):
+        train(".", tmp_path / "runs", store="kept")  # of a run that has begun
 
 
 def test_a_run_does_not_begin_among_the_images_of_a_source(tiny_folder, tmp_path, monkeypatch):

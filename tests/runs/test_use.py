@@ -163,6 +163,26 @@ def test_images_of_another_place_tell_their_patients_by_its_own_rule(run, tiny_f
 
 
 @pytest.mark.filterwarnings("ignore:.* unlike the training")
+@pytest.mark.parametrize("ask", [evaluate, adapt, stress])
+def test_other_images_that_cannot_be_read_are_named(run, tiny_folder, tmp_path, ask):
+    copy = Path(shutil.copytree(run.folder, tmp_path / "run"))
+    place = Path(shutil.copytree(tiny_folder / "test", tmp_path / "place"))
+    files = sorted(place.rglob("*.jpeg"))
+    for file in files:  # else they were the run's own
+        file.write_bytes(file.read_bytes() + b"elsewhere")
+    files[0].write_bytes(b"no image")
+    how = {"changes": ["noise"]} if ask is stress else {}
+    with pytest.warns(UserWarning, match=f"left out 1 of 16 images of .*{files[0].name}: "):
+        ask(copy, data=place, **how, **CPU)
+    for file in (copy / "evaluations").glob("place-*.json"):
+        assert json.loads(file.read_text())["used"]["images"] == 15
+    for file in files:
+        file.write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of the 16 images of .* can be read: "):
+        ask(copy, data=place, **how, **CPU)
+
+
+@pytest.mark.filterwarnings("ignore:.* unlike the training")
 def test_images_without_splits_are_all_measured_whatever_split_is_asked_for_and_once(
     run, tiny_folder, tmp_path
 ):

@@ -159,9 +159,12 @@ def find_root(folder: str | Path) -> Path:
         if root and not classes and not divided:  # a single folder holds all images
             root, classes = root[:-1], [root[-1]]
         what = f"one class folder only ({classes[0]})" if classes else "images but no class folders"
-        here = folder.joinpath(*root).absolute()
-        todo = ""
-        if not root and not classes and _has_images_beside(here):
+        here, todo = folder.joinpath(*root).absolute(), ""
+        splits = [parts[0] for parts in folders if len(parts) == 1 and split_of(parts[0])]
+        if splits and not classes:
+            what = f"images in {some(splits)} but no class folders"
+            todo = " Make class folders in each, or list the images with labels in a CSV manifest."
+        elif not root and not classes and _has_images_beside(here):
             todo = f" Perhaps the folder above, {here.parent}, is meant."
         if not classes:
             todo += " To ask a trained model about images without labels, use predict."
@@ -506,10 +509,12 @@ def _refuse_nested(root: Path, parts: _Folder, depth: int) -> None:
     inside = next((i for i, part in enumerate(parts) if i >= depth and split_of(part)), None)
     if inside is not None:
         found = f"a split folder in another folder ({'/'.join(parts[: inside + 1])!r})"
-        todo = (
-            f"point at {root.joinpath(*parts[:inside])} if the data begin there (layouts.find_root "
-            "looks for that place), else move the splits above the classes"
-        )
+        todo = f"move the splits above the classes, such as {parts[inside]}/{parts[0]}"
+        if len(parts) > inside + 1:
+            begin = root.joinpath(*parts[:inside])
+            todo = (
+                f"point at {begin} if the data begin there, else move the splits above the classes"
+            )
         raise refusal(root, found, LAYOUT, todo)
 
 

@@ -40,6 +40,7 @@ _WHOLE_NUMBERS = ("width", "height", "bytes")
 _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
+_PATIENT = re.compile("patient|subject|person", re.IGNORECASE)  # what a column may be called
 _KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
     r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -257,6 +258,9 @@ def with_patients(
         wanted = f"it to fit such as {paths[0]!r}"
         todo = "give another rule (--patient, in Python patient=...), or none (in Python None) "
         todo += "where patients are not known"
+        if any(rule(name.rpartition("/")[2]) for name in names):
+            todo = "the rule is searched in the whole path, where ^ is the beginning of the first "
+            todo += "folder; write (?:^|/) for the beginning of any name"
         if not by_file and root is not None and any(dicom.is_dicom(path, root) for path in paths):
             todo = "the files are DICOM and may tell it: give --patient dicom (in Python "
             todo += "patient='dicom'), or none (None) where patients are not known"
@@ -300,14 +304,14 @@ def _warn_of_folders(
 ) -> None:
     """Say where a pattern found a patient in a folder's name, and the file's tells of another."""
     by_name = [rule(path.rpartition("/")[2]) for path in paths]
-    other = [i for i, name in enumerate(by_name) if name and name != found[i]]
+    other = [i for i, name in enumerate(by_name) if found[i] and name and name != found[i]]
     if other:
         path, taken, name = paths[other[0]], found[other[0]], by_name[other[0]]
         warnings.warn(
             f"the patient rule {quoted(pattern)} finds a patient in a folder of {len(other)} of "
             f"{many(len(paths))}, where the file's name alone tells another: {path} counts as of "
-            f"{taken}, its name tells {name}. If the names are right, end the rule with [^/]*$; if "
-            "the folders are, have it ask for the / behind them",
+            f"{taken}, its name tells {name}. If the names are right, begin the rule with "
+            "(?=[^/]*$); if the folders are, have it ask for the / behind them",
             stacklevel=4,
         )
 
@@ -457,6 +461,12 @@ def read_manifest(
                 "name tells it, or the image counts as a patient of its own",
                 stacklevel=2,
             )
+    if "patient" not in table and (alike := [name for name in table if _PATIENT.search(name)]):
+        warnings.warn(
+            f"the column {alike[0]!r} of {csv} is not read; if it tells whose each image is, call "
+            "it patient",
+            stacklevel=2,
+        )
     frame = _rows_with_files(frame, start, csv)
     _check_labels(frame, str(csv), classes)
     return frame.sort_values("path", ignore_index=True)

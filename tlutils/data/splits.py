@@ -58,6 +58,11 @@ def divide(
         raise ValueError(f"the rule is {rule!r}; it is one of {', '.join(_RULES)}")
     fine = is_readable(records)
     good, bad = records[fine], records[~fine]
+    if len(good) and (good["split"] == "test").all():
+        raise ValueError(
+            f"all {len(good):,} images are test images, so there are none to train on; give images "
+            "of train as well, or none a split for them to be divided"
+        )
     if rule == "official":
         divided, how = _official(good, val, seed)
     else:
@@ -66,7 +71,7 @@ def divide(
         draw = by_patient if rule == "patient" else by_image
         divided = draw(good, val, test, seed, keep_test=keep)
         how = _how(rule, own, keep, len(good), _unknown(good))
-        if (good["split"] == "val").any() and (keep or not own):
+        if (good["split"] == "val").any() and (keep or not own) and (good["split"] != "").all():
             drawn = "training and validation were" if keep else "all images were"
             how += f"; {drawn} divided anew (--set split=official keeps the data set's own)"
     table = pd.concat([divided, bad.assign(split="")]).sort_index() if len(bad) else divided
@@ -96,10 +101,10 @@ def _how(rule: str, own: bool, keep: bool, n: int, unknown: int) -> str:
 
 
 def _official(good: pd.DataFrame, val: float, seed: int) -> tuple[pd.DataFrame, str]:
-    if (good["split"] == "").any():
+    if missing := int((good["split"] == "").sum()):
         raise ValueError(
-            "split='official' wants train, val and test folders, and these images lie in none; "
-            "use split='patient'"
+            f"split='official' wants every image in train, val or test, and {missing:,} of "
+            f"{len(good):,} images are in none; use split='patient'"
         )
     how = "divided as the data set's own folders say"
     if (good["split"] == "val").any():

@@ -197,13 +197,18 @@ def over_seeds(run: Run) -> pd.Series | None:
 
 
 def _further_seeds(run: Run) -> list[Path]:
-    """Those that were trained as long; the run may have been trained on since, and they not."""
-    found = []
+    """Those on its images to which its epochs and patience, of now, would add nothing."""
+    found, wanted = [], run.recipe
     for file in sorted(run.folder.glob("seed-*/metrics.json")):
-        one = Run.load(file.parent)
-        stopped = len(one.history) - one.recipe.head_epochs < one.recipe.epochs  # by itself
-        if stopped or one.recipe.epochs == run.recipe.epochs:
-            found += [file] * (one.recipe.patience == run.recipe.patience)
+        try:
+            one = Run.load(file.parent)
+            done, since = len(one.history), len(one.history) - kept_epoch(one)
+            same = one.about["data"]["fingerprint"] == run.about["data"]["fingerprint"]
+        except (OSError, *DAMAGE):  # no run, or no whole one
+            continue
+        stopped = bool(wanted.patience) and since >= wanted.patience
+        if same and (stopped or done - one.recipe.head_epochs == wanted.epochs):
+            found.append(file)
     return found
 
 
@@ -354,8 +359,8 @@ def _is_manifest(source: Path) -> bool:
 def _is_other(run: Run, used: dict, own: int, n: int) -> bool:
     """Whether n images are another set than the run's, of which `own` are among them."""
     source, kept = Path(used["data"]), Path(run.about["data"]["requested"])
-    # A list may be of any images; of a folder's some may have been left out, as by a limit.
-    listed = _is_manifest(source) or _is_manifest(kept)
+    # A list may be of any images; of a folder's or its own some may have been left out by a limit.
+    listed = (_is_manifest(source) or _is_manifest(kept)) and source != kept.resolve()
     return (listed or not source.is_relative_to(run.root)) and 2 * own <= n
 
 

@@ -304,8 +304,8 @@ def _temperature(measured: dict, part: pd.DataFrame) -> str | None:
     fitted = measured.get("temperature")
     if fitted is None or "test" not in measured:
         return None
-    sure = "above 1: the model is too sure" if fitted > 1 else "1 changes nothing"
-    side = "below 1: the model is not sure enough" if fitted < 1 else sure
+    even = "above 1: it draws probabilities toward even ones" if fitted > 1 else "it changes none"
+    side = "below 1: it draws probabilities toward 0 and 1" if fitted < 1 else even
     cooled = calibration.apply_temperature(part, fitted)
     return (
         f"The temperature that fits the validation images is {fitted:.3f} ({side}). It is not "

@@ -157,7 +157,7 @@ def train(
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
     _refuse_among_images(out, data)  # in each process, as one that comes late is not waited for
-    if store not in (None, "auto") and not _is_begun(Path(out)):
+    if store not in (None, "auto") and not (_is_begun(Path(out)) and Path(store).exists()):
         _refuse_among_images(store, data, "feature store")
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.words import answered_from, many, quoted
+from ..core.words import answered_from, many, quoted, some
 from ..data import layouts, loaders, records, sources
 from ..data.splits import SPLITS, comparable, is_readable
 from ..evaluation import calibration, thresholds
@@ -262,7 +262,7 @@ def evaluate(
             "requested": str(data),
             "images": len(table),
             "precision": machine.precision,
-            "fingerprint": records.fingerprint(records.readable(table)),
+            "fingerprint": records.fingerprint(table),
             "weights": weights,
             **known,
         }
@@ -430,7 +430,9 @@ def other_images(
     show: bool | None = None,
     stacklevel: int = 2,
 ) -> tuple[pd.DataFrame, Path, Path]:
-    """Labelled images that are not the run's own; a warning says whose patients are unknown.
+    """Labelled images that are not the run's own, those that can be read.
+
+    Warnings name those that cannot, and say how many patients are unknown.
 
     Parameters
     ----------
@@ -444,14 +446,14 @@ def other_images(
 
     Returns
     -------
-    DataFrame, records, inspected
+    DataFrame, readable records
     Path, the folder that their paths start from
     Path, what was read: that folder or a manifest
 
     Raises
     ------
     ValueError
-        Where they have splits, but not this one.
+        Where they have splits, but not this one, or none can be read.
     """
     source = sources.get(data).resolve()
     table = records.scan(source, classes=run.classes, patient=patient)
@@ -464,9 +466,17 @@ def other_images(
             )
         table = table[table["split"] == split].reset_index(drop=True)
     table = records.inspect(table, root, decode=True, progress=show)
+    if len(bad := records.problems(table)):
+        named = some(f"{path}: {why}" for path, why in zip(bad["path"], bad["problem"]))
+        if len(bad) == len(table):
+            raise ValueError(f"none of the {many(len(table))} of {source} can be read: {named}")
+        warnings.warn(
+            f"left out {len(bad)} of {many(len(table))} of {source} that cannot be read: {named}",
+            stacklevel=stacklevel,
+        )
     good = records.readable(table)
     warn_of_unknown_patients(good, stacklevel=stacklevel + 1)
-    return table, root, source
+    return good, root, source
 
 
 def warn_of_unknown_patients(good: pd.DataFrame, then: str = "", stacklevel: int = 2) -> None:
