@@ -68,6 +68,29 @@ def test_a_guess_is_judged_by_the_interval(guess, verdict):
     assert "0.780 (0.680 to 0.870)" in intervals.check_guess(guess, found)
 
 
+@pytest.mark.parametrize(("value", "n"), [(1.0, 9), (0.9, 9), (0.5, 30), (0.0, 4), (1.0, 1)])
+def test_the_ends_of_an_auc_lie_a_level_of_hanleys_and_mcneils_error_from_it(value, n):
+    low, high = intervals.auc_ends(value, n, n)
+    for end in {low, high} - {0.0, 1.0}:
+        one, other = end / (2 - end), 2 * end**2 / (1 + end)
+        squares = end * (1 - end) + (n - 1) * (one - end**2 + other - end**2)
+        assert abs(value - end) == pytest.approx(1.959964 * np.sqrt(squares) / n, rel=1e-6)
+    assert 0 <= low <= value <= high <= 1 and low < high
+    mirrored = intervals.auc_ends(1 - value, n, n)
+    assert mirrored == pytest.approx((1 - high, 1 - low))
+
+
+def test_the_ends_of_an_auc_hold_what_it_is_of_in_about_as_many_draws_as_they_say():
+    random, n, true, held = np.random.default_rng(0), 12, 0.9214, 0
+    for _ in range(400):
+        scores = np.r_[random.normal(2, 1, n), random.normal(0, 1, n)]  # so the area is 0.9214
+        positive = np.arange(2 * n) < n
+        found = intervals.weighted_auc(positive, scores, np.ones((1, 2 * n)))[0]
+        low, high = intervals.auc_ends(found, n, n)
+        held += low <= true <= high
+    assert 0.92 < held / 400 < 0.99
+
+
 def test_a_guess_about_a_number_without_an_interval_is_judged_by_the_number():
     found = {"value": 0.5, "low": None, "high": None}
     said = {guess: intervals.check_guess(guess, found) for guess in (0.4, 0.5, 0.6)}

@@ -1,4 +1,4 @@
-"""How sure a number is: resampled patients, Wilson's interval for a share, a guess beside it.
+"""How sure a number is: resampled patients, intervals for a share and an AUC, a guess beside it.
 
 Plain numpy; knows nothing of images, tables or models. The images of one patient are right or wrong
 together, so patients are drawn, each with all images: an interval over images would be too narrow.
@@ -6,7 +6,7 @@ together, so patients are drawn, each with all images: an interval over images w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -85,7 +85,7 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
 
 
 def interval(
-    value: float, spread: np.ndarray, level: float, trials: int | None
+    value: float, spread: np.ndarray, level: float, trials: int | tuple[int, int] | None
 ) -> dict[str, float | int | None]:
     """A number with its percentile interval, as plain values.
 
@@ -98,8 +98,10 @@ def interval(
     spread : float array (repeats,), the same on resampled patients; NaN, where a resample lacks a
         class, is left out and counted.
     level : float, such as 0.95.
-    trials : int or None, where all resamples agree (all is right, or there is one patient) they
-        say nothing; the interval is then Wilson's for so many trials, or with None there is none.
+    trials : int, tuple of int or None
+        Where all resamples agree (all is right, or there is one patient) they say nothing. The
+        interval is then Wilson's for so many trials, of an AUC Newcombe's for so many positives and
+        negatives (see `auc_ends`), and with None there is none.
 
     Returns
     -------
@@ -118,7 +120,10 @@ def interval(
     if low == high:
         if trials is None:
             return {"value": json_number(value), "low": None, "high": None}
-        low, high = wilson(value * trials, trials, level)
+        if isinstance(trials, tuple):
+            low, high = auc_ends(value, *trials, level)
+        else:
+            low, high = wilson(value * trials, trials, level)
     low, high = min(low, value), max(high, value)
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}
     return {"value": json_number(value), "low": json_number(low), "high": json_number(high), **lost}
@@ -163,6 +168,71 @@ def wilson(hits: float | np.ndarray, n: float | np.ndarray, level: float = 0.95)
     centre, half = p + z**2 / (2 * n), z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
     low, high = ((centre + side * half) / (1 + z**2 / n) for side in (-1, 1))
     return np.clip(np.minimum(low, p), 0, 1), np.clip(np.maximum(high, p), 0, 1)
+
+
+def auc_ends(
+    value: float, positives: int, negatives: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Both ends of a score interval for an AUC; one has a width where all are ranked rightly, too.
+
+    Source: Newcombe, Confidence intervals for an effect size measure based on the Mann-Whitney
+    statistic, part 2, Statistics in Medicine 2006, method 5; the variance is that of Hanley and
+    McNeil, Radiology 1982, for equal numbers of both.
+
+    Parameters
+    ----------
+    value : float, 0 to 1
+    positives, negatives : int, independent ones, above 0
+    level : float, such as 0.95
+
+    Returns
+    -------
+    tuple (low, high), each from 0 to 1
+
+    Examples
+    --------
+    >>> low, high = auc_ends(1.0, 10, 10)
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.800 to 1.000
+    """
+    z, others = NormalDist().inv_cdf(0.5 + level / 2), (positives + negatives) / 2 - 1
+
+    def is_beyond(area: float) -> bool:
+        alike = (1 - area) / (2 - area) + area / (1 + area)
+        variance = area * (1 - area) * (1 + others * alike) / (positives * negatives)
+        return (value - area) ** 2 > z**2 * variance
+
+    ends = []
+    for outside in (0.0, 1.0):
+        inside = value
+        for _ in range(50):
+            middle = (outside + inside) / 2
+            outside, inside = (middle, inside) if is_beyond(middle) else (outside, middle)
+        ends.append(outside)
+    return ends[0], ends[1]
+
+
+def auc_sides(truth: Sequence, patient: Sequence) -> tuple[int, int]:
+    """How many patients an AUC rests on: those of the rarest class, and those of all others.
+
+    Parameters
+    ----------
+    truth : list of str, int or bool, the labels (n,), of two classes or more
+    patient : list of str or int, the patients (n,)
+
+    Returns
+    -------
+    tuple of int, each 1 or more
+
+    Examples
+    --------
+    >>> auc_sides(list("AABBB"), list("11234"))
+    (1, 3)
+    """
+    truth, patient = np.asarray(truth), np.asarray(patient)
+    each = {kind: len(set(patient[truth == kind])) for kind in np.unique(truth)}
+    rarest = min(each, key=each.get)
+    return each[rarest], max(1, len(set(patient[truth != rarest])))
 
 
 def check_guess(guess: float, found: Mapping[str, float | None] | float) -> str:

@@ -23,7 +23,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
-from ..core.intervals import interval, resamples, weighted_auc
+from ..core.intervals import auc_sides, interval, resamples, weighted_auc
 from ..core.words import many
 from . import near_duplicates
 from .layouts import find_root
@@ -614,7 +614,8 @@ def _auc(label: np.ndarray, scores: np.ndarray, patient: np.ndarray) -> dict[str
     patients = patient.max() + 1
     draws = resamples(patients, _REPEATS, _SEED, 16 * len(label))  # 16: blocks of 2 MB, not of 32
     spread = np.concatenate([mean_auc(drawn[:, patient]) for drawn in draws])
-    found = interval(mean_auc(np.ones((1, len(label))))[0], spread, 0.95, patients)
+    value, sides = mean_auc(np.ones((1, len(label))))[0], auc_sides(label, patient)
+    found = interval(value, spread, 0.95, sides)
     return {"auc": found["value"], "low": found["low"], "high": found["high"]}
 
 

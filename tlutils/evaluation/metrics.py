@@ -14,7 +14,14 @@ import numpy as np
 import pandas as pd
 from sklearn import metrics as sk
 
-from ..core.intervals import check_bootstrap, interval, json_number, resamples, weighted_auc
+from ..core.intervals import (
+    auc_sides,
+    check_bootstrap,
+    interval,
+    json_number,
+    resamples,
+    weighted_auc,
+)
 from .thresholds import (
     apply_threshold,
     checked_classes,
@@ -296,6 +303,7 @@ def _with_intervals(
     overall, per_class = {}, {}
     for name, value in _overall(values, coded, positive).items():
         trials = coded.patients if name == "accuracy" else patients.min()
+        trials = auc_sides(coded.truth, coded.patient) if name == "auc" else trials
         trials = None if name in without else trials
         overall[name] = interval(value[0], spreads[name], level, trials)
     for i, name in enumerate(coded.classes):
@@ -303,7 +311,8 @@ def _with_intervals(
         for rate in _OF_A_CLASS:
             ends = values[rate][0, i], spread[rate][:, i]
             behind = (called if rate == "precision" else patients).get(i, 1)
-            behind = None if rate == "auc" and "auc" in without else behind
+            if rate == "auc":
+                behind = None if "auc" in without else auc_sides(coded.truth == i, coded.patient)
             per_class[name][rate] = interval(*ends, level, behind)
     return overall, per_class
 

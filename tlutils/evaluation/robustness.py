@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ..core.intervals import check_bootstrap, interval
+from ..core.intervals import auc_sides, check_bootstrap, interval
 from ..core.words import many, threshold_as_text
 from .comparison import interval_of_difference
 from .metrics import (
@@ -74,9 +74,10 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
         row = {"change": name, "n": len(parts[name]), "patients": trials["accuracy"]}
         row["unknown_patients"] = unknown
         answers = parts[name]["label"], parts[name]["predicted"], scores_of(parts[name])
-        without = same_for_any_patients(*answers)
+        without, patients = same_for_any_patients(*answers), patients_of(parts[name])
         for of, behind in trials.items():
-            known = None if of in without else behind
+            known = auc_sides(parts[name]["label"], patients) if of == "auc" else behind
+            known = None if of in without else known
             row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, known))
             before, spread = found[""][0][of], spreads[of] - found[""][1][of]
             apart = interval_of_difference(values[of] - before, spread, behind)
