@@ -314,6 +314,7 @@ def _train(given: _Arguments) -> int:
             split = main_split(run.metrics)
             table = comparison.over_seeds([one.metrics[split] for one in runs])
             print(f"{split}:\n{table.round(4).to_string()}")
+            print(f"all other commands use the first of them, seed {run.recipe.seed}")
         told, beside = over_seeds(run), len([*run.folder.glob("seed-*/metrics.json")])
         if beside >= (told["runs"] if told is not None else 1):
             print(
@@ -350,7 +351,10 @@ def _evaluate(given: _Arguments) -> int:
     metrics = evaluate(given.run, given.data, given.split, patient=given.patient, **how)
     if devices.rank():
         return _DONE
-    print(f"{given.data or given.split}: {headline(metrics)}\n")
+    print(f"{given.data or given.split}: {headline(metrics)}")
+    whose = given.adapted or ("the run" if given.calibrated else "")
+    how = f", at the temperature of {whose}" if whose else ""
+    print(f"loss {metrics['loss']:.3f}, calibration error (ECE) {metrics['ece']:.3f}{how}\n")
     rows = {
         name: {key: as_text(value) for key, value in numbers.items()}
         for name, numbers in metrics["per_class"].items()
@@ -457,7 +461,7 @@ def _init(given: _Arguments) -> int:
     if not given.packages:
         print(
             f"\nnext:\n  cd {shlex.quote(str(given.folder))}\n"
-            "  (make images/<class>/ for your images, or list them in manifest.csv; see START.md)\n"
+            "  (create images/<class>/ for your images, or fill in manifest.csv; see START.md)\n"
             "  python -m tlutils audit images\n"
             "  jupyter lab start.ipynb\n"
             "or, without a person:\n"

@@ -68,6 +68,16 @@ def test_shared_patients_are_counted_in_images_of_the_second_split():
     assert leak_verdict(found) == "LEAK: 3 of 4 test images share a patient with train"
 
 
+def test_of_several_leaks_that_into_the_test_set_is_told():
+    rows = [(f"train/A/{i}.png", "train", "A", f"p{i}") for i in range(9)]
+    rows += [(f"val/A/{i}.png", "val", "A", f"p{i}") for i in range(6)]
+    rows += [(f"test/A/{i}.png", "test", "A", f"p{6 + i}") for i in range(2)]
+    found = audit_splits(pd.DataFrame(rows, columns=["path", "split", "label", "patient"]))
+    assert leak_verdict(found) == "LEAK: 2 of 2 test images share a patient with train"
+    others = found[~found["splits"].str.contains("test")]
+    assert leak_verdict(others) == "LEAK: 6 of 6 val images share a patient with train"
+
+
 def test_a_patient_of_dicom_files_on_two_sides_is_found_whatever_their_names(tmp_path):
     root = dicom_files.write_folder(tmp_path / "train", range(1, 3), ("CNV", "DME")).parent
     dicom_files.write_folder(tmp_path / "test", range(2, 4), ("CNV", "DME"))

@@ -164,7 +164,7 @@ def test_a_run_chooses_its_threshold_on_validation_and_answers_by_it_everywhere(
     )
     told = f"threshold {run.threshold:.3f}, chosen by specificity>=0.9 on the validation images"
     assert lines[lines.index(told) - 1].startswith("val: ")
-    assert "those of the epochs are by the likeliest class" in lines[lines.index(told) + 1]
+    assert "the epochs above by the likeliest class" in lines[lines.index(told) + 1]
     said, where = run.predictions, CPU
     val = said[said["split"] == "val"].reset_index(drop=True)
     assert run.threshold == thresholds.choose_threshold(val, "specificity>=0.9") != 0.5

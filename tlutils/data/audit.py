@@ -266,10 +266,14 @@ def leak_verdict(found: pd.DataFrame) -> str:
 
     Returns
     -------
-    str, the largest leak, or what was compared without finding one.
+    str
+        The largest leak into the test set, or else the largest, or what was compared without
+        finding one.
     """
     if leaks(found):
-        worst = found.loc[found["found"].where(found["verdict"] == "leak", -1).idxmax()]
+        leaking = found[found["verdict"] == "leak"]
+        tested = leaking[leaking["splits"].str.contains("test")]
+        worst = leaking.loc[(tested if len(tested) else leaking)["found"].idxmax()]
         first, second = worst["splits"].split(" & ")
         how = f"are files of {first} too"
         if "patient" in worst["check"]:

@@ -29,7 +29,7 @@ from ..core import dicom, images
 from ..core.files import check_writable, refuse_folder, replacing
 from ..core.packages import needed
 from ..core.progress import bar
-from ..core.words import many, quoted, refusal, some
+from ..core.words import did_you_mean, many, quoted, refusal, some
 from .layouts import LAYOUT, SPLIT_NAMES, TABLES, in_folders, in_shards, split_of
 from .splits import SPLITS, is_readable
 
@@ -768,8 +768,8 @@ def classes_of(records: pd.DataFrame, positive: str = "") -> list[str]:
     classes = sorted(records["label"].unique())
     if positive and (positive not in classes or len(classes) != 2):
         raise ValueError(
-            f"positive is {positive!r} and the classes are {', '.join(classes)}; it wants one of "
-            'two, or ""'
+            f"positive is {positive!r} and the classes are {', '.join(classes)}; give one of two "
+            f'classes, or ""{did_you_mean(positive, classes)}'
         )
     return sorted(classes, key=lambda name: name == positive)
 

@@ -1043,7 +1043,7 @@ def _measure(
                 seen = "" if dealt is None else " under changes of acquisition"
                 told = f"threshold {threshold_as_text(threshold)}, chosen by {rule}"
                 log(f"{told} on the validation images{seen}")
-                log("this accuracy is by it; those of the epochs are by the likeliest class")
+                log("val and test are measured by it, the epochs above by the likeliest class")
         if earlier := run.of_earlier_weights(metrics["weights"]):
             log(
                 f"{many(len(earlier), 'file')} of the run's earlier weights: {some(earlier)}; the "
