@@ -68,6 +68,19 @@ def test_a_guess_is_judged_by_the_interval(guess, verdict):
     assert "0.780 (0.680 to 0.870)" in intervals.check_guess(guess, found)
 
 
+def test_a_mean_of_shares_of_which_one_is_sure_is_as_unsure_as_wilson_says_that_one_is():
+    spread = np.random.default_rng(0).normal(0.8, 0.05, 2000).clip(0, 1)
+    sure, other = (1.0, np.ones(2000), 9), (0.8, spread, 20)
+    mean = (0.9, (1 + spread) / 2, 0.95)
+    plain = intervals.interval(*mean, None)
+    found = intervals.interval_of_mean(*mean, [sure, other])
+    low = intervals.wilson(9, 9)[0]
+    below = intervals.interval(*other[:2], 0.95, 20)["low"]
+    assert found["low"] == pytest.approx(0.9 - np.hypot(1 - low, 0.8 - below) / 2)
+    assert found["low"] < plain["low"] and found["high"] == pytest.approx(plain["high"])
+    assert intervals.interval_of_mean(*mean, [other, other]) == plain
+
+
 @pytest.mark.parametrize(("value", "n"), [(1.0, 9), (0.9, 9), (0.5, 30), (0.0, 4), (1.0, 1)])
 def test_the_ends_of_an_auc_lie_a_level_of_hanleys_and_mcneils_error_from_it(value, n):
     low, high = intervals.auc_ends(value, n, n)

@@ -120,6 +120,8 @@ def test_a_model_does_not_differ_from_itself_whatever_the_order_of_rows(pair):
 def test_resampled_values_are_those_of_the_metrics(pair):
     values, _ = resampled(pair[0], repeats=5)
     metrics = compute_metrics(pair[0], repeats=5)
+    of_classes = metrics["per_class"].items()
+    metrics |= {f"recall of {name}": numbers["recall"] for name, numbers in of_classes}
     assert all(metrics[name]["value"] == pytest.approx(value) for name, value in values.items())
 
 

@@ -6,6 +6,7 @@ together, so patients are drawn, each with all images: an interval over images w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 
@@ -127,6 +128,45 @@ def interval(
     low, high = min(low, value), max(high, value)
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}
     return {"value": json_number(value), "low": json_number(low), "high": json_number(high), **lost}
+
+
+def interval_of_mean(
+    value: float,
+    spread: np.ndarray,
+    level: float,
+    shares: Sequence[tuple[float, np.ndarray, int]],
+) -> dict[str, float | int | None]:
+    """A mean of shares of different images, as balanced accuracy is, with its interval.
+
+    It is that of `interval`, but where all resamples agree on one of the shares: they take it for
+    certain, and an interval of theirs is too narrow. Then each end lies as far from the mean as
+    those of all shares, taken as independent, make it.
+
+    Source: Zou and Donner, Construction of confidence limits about effect measures, Statistics in
+    Medicine 2008 (MOVER).
+
+    Parameters
+    ----------
+    value : float, on all patients
+    spread : float array (repeats,), the same on resampled patients
+    level : float, such as 0.95
+    shares : sequence of (float, float array (repeats,), int), the same of each share, and how many
+        patients it rests on
+
+    Returns
+    -------
+    dict, as `interval`
+    """
+    found = interval(value, spread, level, None)
+    if all(len(np.unique(each[~np.isnan(each)])) > 1 for _, each, _ in shares):
+        return found
+    ends = [interval(one, each, level, trials) for one, each, trials in shares]
+    below, above = (
+        math.hypot(*(one[end] - one["value"] for one in ends)) / len(ends)
+        for end in ("low", "high")
+    )
+    low, high = max(0.0, value - below), min(1.0, value + above)
+    return found | {"low": json_number(low), "high": json_number(high)}
 
 
 def json_number(value: float) -> float | None:

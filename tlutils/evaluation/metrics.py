@@ -18,6 +18,7 @@ from ..core.intervals import (
     auc_sides,
     check_bootstrap,
     interval,
+    interval_of_mean,
     json_number,
     resamples,
     weighted_auc,
@@ -132,8 +133,8 @@ def resampled(
     Returns
     -------
     dict of str to float
-        accuracy, balanced_accuracy, macro_f1, auc; for two classes also sensitivity, specificity,
-        ppv, npv. NaN where undefined.
+        accuracy, balanced_accuracy, macro_f1, auc, "recall of" each class; for two classes also
+        sensitivity, specificity, ppv, npv. NaN where undefined.
     dict of str to ndarray (repeats,), the same
     """
     classes = checked_classes(predictions)
@@ -143,6 +144,7 @@ def resampled(
     def of(draws: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         found = _measured(coded, draws)
         overall = _overall(found, coded, positive)
+        overall |= {f"recall of {name}": found["recall"][:, i] for i, name in enumerate(classes)}
         if positive is None:
             return overall
 
@@ -306,6 +308,11 @@ def _with_intervals(
         trials = auc_sides(coded.truth, coded.patient) if name == "auc" else trials
         trials = None if name in without else trials
         overall[name] = interval(value[0], spreads[name], level, trials)
+    if "balanced_accuracy" not in without:
+        recall, drawn = values["recall"][0], spread["recall"]
+        shares = [(recall[i], drawn[:, i], n) for i, n in patients.items()]
+        of = recall[patients.index].mean(), spreads["balanced_accuracy"]
+        overall["balanced_accuracy"] = interval_of_mean(*of, level, shares)
     for i, name in enumerate(coded.classes):
         per_class[name] = {"n": int(coded.counts[i])}
         for rate in _OF_A_CLASS:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ..core.intervals import auc_sides, check_bootstrap, interval
+from ..core.intervals import auc_sides, check_bootstrap, interval, interval_of_mean
 from ..core.words import many, threshold_as_text
 from .comparison import interval_of_difference
 from .metrics import (
@@ -68,6 +68,7 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
     check_bootstrap(repeats, _LEVEL)
     parts = _by_change(predictions)
     trials, unknown = _patients(parts[""]), unknown_patients(parts[""])
+    each = patients_of(parts[""]).groupby(parts[""]["label"]).nunique().to_dict()
     found = {name: resampled(part, repeats, seed) for name, part in parts.items()}
     rows = []
     for name, (values, spreads) in found.items():
@@ -78,7 +79,14 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
         for of, behind in trials.items():
             known = auc_sides(parts[name]["label"], patients) if of == "auc" else behind
             known = None if of in without else known
-            row |= _with_ends(of, interval(values[of], spreads[of], _LEVEL, known))
+            ends = interval(values[of], spreads[of], _LEVEL, known)
+            if of == "balanced_accuracy" and of not in without:
+                shares = [
+                    (values[f"recall of {label}"], spreads[f"recall of {label}"], n)
+                    for label, n in each.items()
+                ]
+                ends = interval_of_mean(values[of], spreads[of], _LEVEL, shares)
+            row |= _with_ends(of, ends)
             before, spread = found[""][0][of], spreads[of] - found[""][1][of]
             apart = interval_of_difference(values[of] - before, spread, behind)
             row |= _with_ends(f"{of}_difference", apart)
