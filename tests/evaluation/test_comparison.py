@@ -125,6 +125,11 @@ def test_resampled_values_are_those_of_the_metrics(pair):
     assert all(metrics[name]["value"] == pytest.approx(value) for name, value in values.items())
 
 
+def test_the_recall_of_a_class_is_compared_as_sensitivity_is(pair):
+    found = comparison.paired_bootstrap(*pair, "recall of ILL")
+    assert found == comparison.paired_bootstrap(*pair, "sensitivity")
+
+
 def test_an_unknown_metric_is_refused(pair):
     with pytest.raises(ValueError, match="'kappa'.*accuracy, balanced_accuracy"):
         comparison.paired_bootstrap(*pair, "kappa")

@@ -85,8 +85,8 @@ def paired_bootstrap(
     ----------
     first, second : DataFrame
     metric : str
-        accuracy, balanced_accuracy, macro_f1, auc; for two classes also sensitivity, specificity,
-        ppv, npv.
+        accuracy, balanced_accuracy, macro_f1, auc, "recall of" a class; for two classes also
+        sensitivity, specificity, ppv, npv.
     repeats : int, of the bootstrap
     seed : int, of the bootstrap
 
@@ -568,7 +568,8 @@ def _patients(tables: Sequence[pd.DataFrame], metric: str) -> int:
         name = positive if metric in ("sensitivity", "ppv") else negative_of(classes, positive)
         told = "predicted" if metric in ("ppv", "npv") else "label"
         return min(patient[one[told].to_numpy() == name].nunique() for one in tables)
-    return int(patient.groupby(tables[0]["label"]).nunique().min())
+    each = patient.groupby(tables[0]["label"]).nunique()
+    return int(each.get(metric.removeprefix("recall of "), each.min()))
 
 
 def _check_all_differ(tables: Sequence[pd.DataFrame]) -> None:
