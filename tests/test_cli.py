@@ -47,7 +47,7 @@ def test_seeds_without_test_images_are_summed_up_on_validation(tiny_folder, tmp_
     assert train(files, tmp_path / "run", "--seeds", "2", "--set", "test=0", "--epochs", "1") == 0
     assert re.search(r"\nval:\n +mean +sd", said()[0])
     assert train(files, tmp_path / "run", "--set", "test=0", "--epochs", "2") == 0
-    assert "a further seed in " in (out := said()[0]) and "give --seeds 2 to train all" in out
+    assert "a further seed in " in (out := said()[0]) and "--seeds 2 trains all as long" in out
     assert train(files, tmp_path / "run", "--seeds", "2", "--set", "test=0", "--epochs", "2") == 0
     assert "a further seed in " not in said()[0]
 

@@ -318,9 +318,9 @@ def _train(given: _Arguments) -> int:
         told, beside = over_seeds(run), len([*run.folder.glob("seed-*/metrics.json")])
         if beside >= (told["runs"] if told is not None else 1):
             print(
-                f"a further seed in {run.folder} was trained for other epochs, or with other "
-                f"patience, and the report leaves it out; give --seeds {1 + beside} to train all "
-                "as long"
+                f"the report leaves out a further seed in {run.folder}: it was trained for other "
+                f"epochs, with other patience, on other images, or is not whole; --seeds "
+                f"{1 + beside} trains all as long, or remove its folder"
             )
         words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
         print(f"the run is in {run.folder}; {words} makes a page of it")
@@ -354,6 +354,8 @@ def _evaluate(given: _Arguments) -> int:
     print(f"{given.data or given.split}: {headline(metrics)}")
     whose = given.adapted or ("the run" if given.calibrated else "")
     how = f", at the temperature of {whose}" if whose else ""
+    if given.calibrated and given.data is None and given.split == "val":
+        how += ", which was fitted on these images, so too good"
     print(f"loss {metrics['loss']:.3f}, calibration error (ECE) {metrics['ece']:.3f}{how}\n")
     rows = {
         name: {key: as_text(value) for key, value in numbers.items()}

@@ -58,7 +58,6 @@ def test_from_an_empty_folder_to_a_trained_and_exported_model(tiny_folder, tmp_p
 
 def test_a_folder_of_class_folders_is_no_place_for_a_project(tiny_folder, tmp_path):
     mine = Path(shutil.copytree(tiny_folder / "train", tmp_path / "mine"))
-    (mine / "README.txt").write_text("which class is which")
     for file in mine.glob("CNV/*"):  # images all the same
         file.rename(file.with_suffix(".dcm"))
     with pytest.raises(ValueError, match="would pass for one of their classes; choose the folder"):

@@ -375,6 +375,13 @@ def test_knowing_the_patient_is_no_help_as_patients_are_not_shared_between_parts
     assert not found.clear
 
 
+def test_who_is_not_known_is_not_called_an_unseen_patient():
+    known = inspected(wide=1.0)
+    unknown = known.assign(patient="?" + known["path"])
+    for rows, who in ((known, "unseen patients"), (unknown, "unseen images")):
+        assert f"of the labels of {who} (" in audit_shortcuts(measure_shortcuts(rows))["meaning"][0]
+
+
 def test_a_finding_is_a_warning_in_the_columns_of_the_audit_and_never_a_leak():
     table = inspected(wide=1.0)
     row = audit_shortcuts(measure_shortcuts(table))

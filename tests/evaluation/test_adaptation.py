@@ -170,7 +170,12 @@ def test_steady_is_the_first_number_from_which_the_draws_stay_close(losses, stea
     found = adaptation.steadiness(fell(losses))
     assert found["patients"] == steady and found["images"] == (steady and 2 * steady)
     assert [one["patients"] for one in found["numbers"]] == list(losses)
-    said = adaptation.in_words({"steady": found})
+    sides = {side: {"balanced_accuracy": {"value": 0.8}} for side in ("before", "after")}
+    said = adaptation.in_words({"steady": found, **sides})
+    assert "answers better as it is" not in said
+    sides["after"] = {"balanced_accuracy": {"value": 0.75}}
+    worse = adaptation.in_words({"steady": found, **sides})
+    assert worse.endswith(said) and "as it is: balanced accuracy 0.800 before, 0.750 after" in worse
     assert f"steady from {steady} patients" in said if steady else "not steady with" in said
     assert set(adaptation.table_of_numbers(found)["measure"]) >= {"threshold", "balanced accuracy"}
 

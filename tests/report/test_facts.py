@@ -97,7 +97,26 @@ def test_what_is_no_further_seed_of_these_images_is_passed_over(copy):
     assert facts.over_seeds(Run.load(copy)) is None
     with edited(seed / "recipe.json") as about:
         about["data"]["fingerprint"] = Run.load(copy).about["data"]["fingerprint"]
+    with edited(seed / "metrics.json") as metrics:
+        kept = metrics.pop("test")
+    assert facts.over_seeds(Run.load(copy)) is None
+    with edited(seed / "metrics.json") as metrics:
+        metrics["test"] = kept
+    assert facts.over_seeds(Run.load(copy))["runs"] == 2
     (seed / "history.csv").unlink()
+    assert facts.over_seeds(Run.load(copy)) is None
+
+
+def test_patience_of_a_further_seed_is_counted_from_the_best_of_its_last_part(copy):
+    seed = shutil.copytree(copy, copy.parent / "seed").rename(copy / "seed-1")
+    rows = Run.load(seed).history.iloc[[0] * 6].assign(epoch=range(1, 7), val_loss=9.0)
+    rows = rows.assign(part=["head"] * 4 + ["all"] * 2, val_accuracy=0.5)
+    rows["val_loss"] = [0.9, 0.8, 0.1, 0.5, 0.4, 0.3]  # the third was kept, the last is its part's
+    rows.to_csv(seed / "history.csv", index=False)
+    for folder, epochs in ((copy, 4), (seed, 2)):
+        with edited(folder / "recipe.json") as about:
+            about["recipe"] |= {"head_epochs": 4, "epochs": epochs, "patience": 3}
+            about["recipe"]["monitor"] = "val_loss"
     assert facts.over_seeds(Run.load(copy)) is None
 
 
@@ -340,3 +359,5 @@ def test_another_set_is_told_by_its_folder_or_list_and_the_share_of_the_runs_own
     run.root, run.about["data"]["requested"] = Path("/there/scans"), requested
     assert facts._is_other(run, {"data": data}, 3, 10) == other
     assert not facts._is_other(run, {"data": data}, 6, 10)
+    # a list of the run's own name that holds other images now
+    assert facts._is_other(run, {"data": data}, 0, 10) == (other or data.endswith(".csv"))

@@ -585,6 +585,8 @@ def test_a_run_does_not_begin_among_its_images(out, beside, data, tmp_path, monk
     begin(images, tmp_path / "runs")  # beside them
     with pytest.raises(ValueError, match="^the feature store would be kept, which lies in"):
         train(".", tmp_path / "runs", store="kept")  # of a run that has begun
+    with pytest.raises(ValueError, match="^the feature store would be ., which lies in"):
+        train(".", tmp_path / "runs", store=".")
 
 
 def test_a_run_does_not_begin_among_the_images_of_a_source(tiny_folder, tmp_path, monkeypatch):
@@ -825,8 +827,10 @@ def test_results_of_an_unknown_run_do_not_pass_for_those_of_a_new_one(run, data,
 
 def test_a_folder_of_other_images_is_no_place_for_a_run(data, tiny_folder, tmp_path):
     others = Path(shutil.copytree(tiny_folder / "train", tmp_path / "others"))
-    with pytest.raises(ValueError, match="holds folders of images, and they could not be read"):
-        begin(data, others)
+    for out in (others, others / "run", others / "CNV"):
+        with pytest.raises(ValueError, match="holds nothing but folders of images, which could"):
+            begin(data, out)
+    (others / "notes.md").write_text("a project, not a data set")
     begin(data, others / "run")
 
 

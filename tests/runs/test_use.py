@@ -175,7 +175,8 @@ def test_other_images_that_cannot_be_read_are_named(run, tiny_folder, tmp_path, 
     with pytest.warns(UserWarning, match=f"left out 1 of 16 images of .*{files[0].name}: "):
         ask(copy, data=place, **how, **CPU)
     for file in (copy / "evaluations").glob("place-*.json"):
-        assert json.loads(file.read_text())["used"]["images"] == 15
+        used = json.loads(file.read_text())["used"]
+        assert (used["images"], used["unreadable"]) == (15, 1)
     for file in files:
         file.write_bytes(b"no image")
     with pytest.raises(ValueError, match="none of the 16 images of .* can be read: "):

@@ -167,6 +167,18 @@ def test_the_limits_of_a_run_do_not_hang_on_what_was_measured_on_other_images(ru
     assert "one collection" in told and "see Other images" not in told
 
 
+def test_the_limits_begin_with_what_an_adaptation_was_chosen_on(run, tmp_path, tiny_folder):
+    folder = shutil.copytree(run.folder, tmp_path / "run")
+    place = shutil.copytree(tiny_folder / "test", tmp_path / "place")
+    for file in place.rglob("*.jpeg"):  # else they were the run's own
+        file.write_bytes(file.read_bytes() + b"elsewhere")
+    adapt(folder, place, name="site", log=None, **CPU)
+    first, *others = Answerer(folder, adapted="site", **CPU).about()["limits"]
+    assert first["title"] == "Threshold and temperature are those of site"
+    assert first["text"].startswith("They were chosen on 16 images of 2 patients. More than two")
+    assert others == Answerer(folder, **CPU).about()["limits"]
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [

@@ -175,7 +175,7 @@ def is_image(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
 
 
 def has_class_folders(folder: str | Path) -> bool:
-    """Whether the folders in a folder are two or more and each holds images.
+    """Whether a folder holds nothing but folders of images, two or more, as of classes.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def has_class_folders(folder: str | Path) -> bool:
     -------
     bool
     """
-    inside = [*Path(folder).glob("[!.]*/")]
+    inside = [*Path(folder).glob("[!.]*")]
     return len(inside) > 1 and all(any(map(is_image, path.glob("[!.]*"))) for path in inside)
 
 

@@ -73,8 +73,8 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         raise ValueError(f"{folder.absolute()} is a file; give the name of a folder")
     if has_class_folders(folder):
         raise ValueError(
-            f"{folder.absolute()} holds folders of images, and tlutils/ would pass for one "
-            "of their classes; choose the folder above, or a new one"
+            f"{folder.absolute()} holds nothing but folders of images, and tlutils/ would pass for "
+            "one of their classes; choose the folder above, or a new one"
         )
     files.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -505,12 +505,14 @@ class Shortcuts:
     right : int, images whose label all properties together predict.
     of : int, images that were examined.
     usual : float, share of the most frequent label, which needs no property.
+    patients : bool, whether some are known, so that nobody's images were learned from and examined.
     """
 
     table: pd.DataFrame
     right: int
     of: int
     usual: float
+    patients: bool = True
 
     @property
     def clear(self) -> bool:
@@ -559,7 +561,8 @@ def measure_shortcuts(records: pd.DataFrame) -> Shortcuts | None:
     rows = sorted(rows, key=lambda row: -row["auc"])
     table = pd.DataFrame([{"property": "all together", **_auc(label, together, patient)}, *rows])
     right, usual = int((together.argmax(1) == label).sum()), float(np.bincount(label).max())
-    return Shortcuts(table, right, len(known), usual / len(label))
+    told = not unknown_patient(known).all()
+    return Shortcuts(table, right, len(known), usual / len(label), told)
 
 
 def _some_patients(records: pd.DataFrame) -> pd.DataFrame:
@@ -639,13 +642,14 @@ def audit_shortcuts(found: Shortcuts | None) -> pd.DataFrame:
     if found is None:
         return pd.DataFrame()
     total, best = found.table.iloc[0], found.table.iloc[min(1, len(found.table) - 1)]
+    who = "patients" if found.patients else "images"
     most = "file size" if best["property"] == "bytes" else best["property"]
     what = "File properties"
     what += " and mean brightness" if "brightness" in set(found.table["property"]) else ""
     number = f"AUC {total['auc']:.2f}, 95 % {total['low']:.2f} to {total['high']:.2f}"
     bad = (
         f"{what} alone, without the picture, tell {100 * found.right / found.of:.0f} % of the "
-        f"labels of unseen patients ({number}; the most frequent label would be right for "
+        f"labels of unseen {who} ({number}; the most frequent label would be right for "
         f"{100 * found.usual:.0f} %); most telling is {most} alone (AUC {best['auc']:.2f}). A "
         "network may learn that instead of the disease."
     )

@@ -176,8 +176,8 @@ def find_root(folder: str | Path) -> Path:
 
 def _has_images_beside(here: Path) -> bool:
     """Whether another folder beside this one holds images, as one of another class would."""
-    beside = [path for path in here.parent.glob("*/") if path.name != here.name]
-    return any(is_image(name, path) for path in beside for name in os.listdir(path))
+    beside = here.parent.glob("*/[!.]*")  # which passes over folders that one may not read
+    return any(path.parent.name != here.name and is_image(path) for path in beside)
 
 
 def _refuse_file(folder: Path) -> None:

@@ -40,7 +40,8 @@ _WHOLE_NUMBERS = ("width", "height", "bytes")
 _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
-_PATIENT = re.compile("patient|subject|person", re.IGNORECASE)  # what a column may be called
+# What a column that tells the patient may be called, in place of patient.
+_PATIENT = re.compile(r"\A(?:patient|subject|person)[ _-]?(?:id|no|nr|number|name|key)?\Z", re.I)
 _KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
     r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -260,7 +261,7 @@ def with_patients(
         todo += "where patients are not known"
         if any(rule(name.rpartition("/")[2]) for name in names):
             todo = "the rule is searched in the whole path, where ^ is the beginning of the first "
-            todo += "folder; write (?:^|/) for the beginning of any name"
+            todo += "folder; write (?<![^/]) for the beginning of any name"
         if not by_file and root is not None and any(dicom.is_dicom(path, root) for path in paths):
             todo = "the files are DICOM and may tell it: give --patient dicom (in Python "
             todo += "patient='dicom'), or none (None) where patients are not known"
@@ -461,10 +462,11 @@ def read_manifest(
                 "name tells it, or the image counts as a patient of its own",
                 stacklevel=2,
             )
-    if "patient" not in table and (alike := [name for name in table if _PATIENT.search(name)]):
+    alike = [name for name in table if _PATIENT.search(name)]
+    if alike and "patient" not in table and unknown_patient(frame).any():
         warnings.warn(
-            f"the column {alike[0]!r} of {csv} is not read; if it tells whose each image is, call "
-            "it patient",
+            f"of {csv} {some(alike)} is not read; call the column patient that tells whose each "
+            "image is",
             stacklevel=2,
         )
     frame = _rows_with_files(frame, start, csv)

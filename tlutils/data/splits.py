@@ -71,9 +71,11 @@ def divide(
         draw = by_patient if rule == "patient" else by_image
         divided = draw(good, val, test, seed, keep_test=keep)
         how = _how(rule, own, keep, len(good), _unknown(good))
-        if (good["split"] == "val").any() and (keep or not own) and (good["split"] != "").all():
+        if (good["split"] == "val").any() and (keep or not own):
             drawn = "training and validation were" if keep else "all images were"
-            how += f"; {drawn} divided anew (--set split=official keeps the data set's own)"
+            how += f"; {drawn} divided anew"
+            if (good["split"] != "").all():
+                how += " (--set split=official keeps the data set's own)"
     table = pd.concat([divided, bad.assign(split="")]).sort_index() if len(bad) else divided
     return table.reset_index(drop=True), how
 

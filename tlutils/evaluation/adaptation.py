@@ -423,7 +423,7 @@ def table_of_numbers(steady: dict) -> pd.DataFrame:
 
 
 def in_words(found: dict) -> str:
-    """Whether the choice is steady, in a sentence or two.
+    """Whether the choice is steady, in a few sentences, and whether it was measured to be a loss.
 
     Parameters
     ----------
@@ -433,14 +433,18 @@ def in_words(found: dict) -> str:
     -------
     str
     """
-    steady = found["steady"]
+    steady, told = found["steady"], ""
     if steady is None:
         return (
             "More than two classes have no threshold: the temperature alone was chosen, so the "
             "answers are the same and their probabilities are not."
         )
+    before, after = (found[side]["balanced_accuracy"]["value"] for side in ("before", "after"))
+    if before is not None and after is not None and after < before:
+        told = "As measured on others, the run answers better as it is: balanced accuracy "
+        told += f"{before:.3f} before, {after:.3f} after. "
     if not steady["numbers"]:
-        return (
+        return told + (
             "How many patients it takes until the choice is steady cannot be told from so few: it "
             "takes 4 of each class, and 8 in all; take the threshold for a guess, and label images "
             "of more patients."
@@ -448,14 +452,14 @@ def in_words(found: dict) -> str:
     if steady["patients"] is None:
         last = steady["numbers"][-1]
         most = f"up to {as_text(last['loss']['high'])}"
-        return (
+        return told + (
             f"The choice is not steady with {last['patients']} patients yet (no more can be tried, "
             f"as the others measure it): chosen on other draws of so many, it loses {most} of "
             f"the balanced accuracy of the choice on all in 95 % of the draws, where "
             f"{steady['within']:g} is allowed. "
             "Label images of more patients."
         )
-    return (
+    return told + (
         f"The choice is steady from {steady['patients']} patients (about {steady['images']} "
         f"images) on: in 95 % of the draws it stays within {steady['within']:g} of the balanced "
         "accuracy of the choice on all."

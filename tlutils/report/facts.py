@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 from functools import partial
@@ -191,24 +192,28 @@ def over_seeds(run: Run) -> pd.Series | None:
     -------
     pd.Series or None, mean, sd, min, max and runs; None where there is one seed
     """
-    found = [Run.load(path.parent).metrics for path in _further_seeds(run)]
-    metrics = [one[main_split(run.metrics)] for one in (run.metrics, *found)]
+    found = _of_further_seeds(run)
+    metrics = [run.metrics[main_split(run.metrics)], *found]
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
 
 
-def _further_seeds(run: Run) -> list[Path]:
-    """Those on its images to which its epochs and patience, of now, would add nothing."""
+def _of_further_seeds(run: Run) -> list[dict]:
+    """Numbers of those on its images to which its epochs and patience of now would add nothing."""
     found, wanted = [], run.recipe
     for file in sorted(run.folder.glob("seed-*/metrics.json")):
         try:
             one = Run.load(file.parent)
-            done, since = len(one.history), len(one.history) - kept_epoch(one)
+            history, metrics = one.history, one.metrics[main_split(run.metrics)]
             same = one.about["data"]["fingerprint"] == run.about["data"]["fingerprint"]
+            part = history.get("part", pd.Series("all", history.index))
+            last = history[part == part.iloc[-1]]
+            best = _best(last.to_dict("records"), wanted.monitor, wanted.min_delta)
+            stopped = last["epoch"].iloc[-1] - best["epoch"] >= (wanted.patience or math.inf)
         except (OSError, *DAMAGE):  # no run, or no whole one
             continue
-        stopped = bool(wanted.patience) and since >= wanted.patience
-        if same and (stopped or done - one.recipe.head_epochs == wanted.epochs):
-            found.append(file)
+        stopped &= bool(history["val_loss"].notna().any())  # without validation none stops
+        if same and (stopped or len(last) == wanted.epochs):
+            found.append(metrics)
     return found
 
 
@@ -311,6 +316,7 @@ def _evaluation(run: Run, file: Path, chosen: list[dict]) -> dict | None:
     told = {
         "perhaps of earlier weights": not used.get("weights"),
         f"{own} of them the run's own{parts}{good}": own,
+        f"{used.get('unreadable')} more cannot be read": used.get("unreadable"),
         f"{used['split']} images, where divided": used["split"] != "test",
         many(used["views"], "view"): used["views"],
         "calibrated": used["calibrated"],
@@ -334,13 +340,14 @@ def _adaptation(run: Run, file: Path) -> dict:
     if not isinstance(found["used"]["fingerprint"], str):
         raise TypeError("fingerprint")
     name, views = found["used"]["requested"], found["used"]["views"]
-    views = [many(views, "view")] if views else []
+    told, lost = [many(views, "view")] if views else [], found["used"].get("unreadable")
+    told += [f"{lost} more cannot be read"] if lost else []
     by = f"adapted by {found['name']}" + (f", {found['rule']}" if found["threshold"] else "")
     before = {"threshold": 0.5 if found["own_threshold"] is None else found["own_threshold"]}
     before |= {**found["before"], "temperature": 1.0}
     after = {**found["after"], "threshold": found["threshold"], "temperature": found["temperature"]}
     rows = [
-        {"name": name, "told": [how, *views], "numbers": numbers}
+        {"name": name, "told": [how, *told], "numbers": numbers}
         for how, numbers in (("as the run answers", before), (by, after))
     ]
     return found | {"other": other, "rows": rows, "words": adaptation.in_words(found)}
@@ -360,7 +367,8 @@ def _is_other(run: Run, used: dict, own: int, n: int) -> bool:
     """Whether n images are another set than the run's, of which `own` are among them."""
     source, kept = Path(used["data"]), Path(run.about["data"]["requested"])
     # A list may be of any images; of a folder's or its own some may have been left out by a limit.
-    listed = (_is_manifest(source) or _is_manifest(kept)) and source != kept.resolve()
+    same = own and source == kept.resolve()
+    listed = not same and (_is_manifest(source) or _is_manifest(kept))
     return (listed or not source.is_relative_to(run.root)) and 2 * own <= n
 
 
@@ -573,7 +581,7 @@ def command(run: Run) -> str:
     """
     name, data, limit = run.folder.resolve().name, run.about["data"], run.about["limit"]
     patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
-    changes, seeds = _changed(run.recipe), 1 + len(_further_seeds(run))
+    changes, seeds = _changed(run.recipe), 1 + len(_of_further_seeds(run))
     if changes is None:
         further = ("train_seeds(", f", {seeds})") if seeds > 1 else ("", "")
         return (

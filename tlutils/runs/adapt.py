@@ -17,7 +17,7 @@ from .. import __version__
 from ..core import devices, files
 from ..core.words import differences
 from ..data import records
-from ..data.splits import comparable, is_readable
+from ..data.splits import comparable
 from ..evaluation import adaptation, calibration, thresholds
 from ..evaluation.metrics import as_text, denominator, patients_of, unknown_patients
 from .folder import Run, timestamp
@@ -122,11 +122,12 @@ def _local_images(
     name = readable_name(source) if name is None else name
     _refuse_name(run, name, {"rule": rule, **asked})
     _refuse_own_images(run, table)
-    table = table[is_readable(table)].reset_index(drop=True)
+    unreadable, table = len(records.problems(table)), records.readable(table)
     adaptation.check_enough(table, run.classes)
     used = asked | {
         "requested": str(data),
         "images": len(table),
+        "unreadable": unreadable,
         "patients": int(patients_of(table).nunique()),
         "unknown_patients": unknown_patients(table),
         "fingerprint": records.fingerprint(table),

@@ -157,7 +157,8 @@ def train(
     log, machine = _log_of_rank_0(log), devices.choose(device, precision)
     how = {"machine": machine, "show": show, "log": log}
     _refuse_among_images(out, data)  # in each process, as one that comes late is not waited for
-    if store not in (None, "auto") and not (_is_begun(Path(out)) and Path(store).exists()):
+    kept = store not in (None, "auto") and any(Path(store).glob("*/store.json"))
+    if store not in (None, "auto") and not (kept and _is_begun(Path(out))):
         _refuse_among_images(store, data, "feature store")
     with reserved(out):
         run = prepare(recipe, data, out, weights=weights, limit=limit, patient=patient, **how)
@@ -432,6 +433,11 @@ def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's f
             f"the {what} would be {out}, which lies in {root}, the folder of the images, and "
             f"they could not be read again; choose a folder beside it, such as {beside}"
         )
+    if not _is_begun(place) and (of := next(filter(has_class_folders, (place, place.parent)), "")):
+        raise ValueError(
+            f"the {what} would be {out}, and {of} holds nothing but folders of images, which could "
+            "not be read again; choose a folder elsewhere"
+        )
 
 
 def _begin_or_go_on(
@@ -483,11 +489,6 @@ def _refuse_remains(out: Path) -> None:
                 f"{out} has a {name} but not both recipe.json and records.csv, so of what run it "
                 "is cannot be told. Put those back, choose another folder, or move it away first"
             )
-    if has_class_folders(out):
-        raise ValueError(
-            f"the run's folder would be {out}, which holds folders of images, and they could not "
-            "be read again; choose a folder of its own"
-        )
 
 
 def _begin(run: Run, log: Callable[[str], None]) -> Run:

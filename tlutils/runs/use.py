@@ -223,7 +223,8 @@ def evaluate(
         table, root, store = run.part(split, required=True), run.root, run.store()
     else:
         others = partial(other_images, run, data, split, patient, show, stacklevel=4)
-        table, root, source = devices.by_first(others)
+        found, root, source = devices.by_first(others)
+        table = records.readable(found)
         store, divided = None, (table["split"] == split).all()
         split = split if divided else "test"  # the same file, whatever was asked
     known = {}
@@ -261,6 +262,7 @@ def evaluate(
         used |= {
             "requested": str(data),
             "images": len(table),
+            "unreadable": len(found) - len(table),
             "precision": machine.precision,
             "fingerprint": records.fingerprint(table),
             "weights": weights,
@@ -430,9 +432,9 @@ def other_images(
     show: bool | None = None,
     stacklevel: int = 2,
 ) -> tuple[pd.DataFrame, Path, Path]:
-    """Labelled images that are not the run's own, those that can be read.
+    """Labelled images that are not the run's own; warnings say what is wrong with them.
 
-    Warnings name those that cannot, and say how many patients are unknown.
+    They name those that cannot be read, and count those whose patient is unknown.
 
     Parameters
     ----------
@@ -446,7 +448,7 @@ def other_images(
 
     Returns
     -------
-    DataFrame, readable records
+    DataFrame, records, inspected
     Path, the folder that their paths start from
     Path, what was read: that folder or a manifest
 
@@ -466,17 +468,18 @@ def other_images(
             )
         table = table[table["split"] == split].reset_index(drop=True)
     table = records.inspect(table, root, decode=True, progress=show)
-    if len(bad := records.problems(table)):
-        named = some(f"{path}: {why}" for path, why in zip(bad["path"], bad["problem"]))
-        if len(bad) == len(table):
-            raise ValueError(f"none of the {many(len(table))} of {source} can be read: {named}")
+    bad = records.problems(table)
+    named = some(f"{path}: {why}" for path, why in zip(bad["path"], bad["problem"]))
+    if len(bad) == len(table):
+        raise ValueError(f"none of the {many(len(table))} of {source} can be read: {named}")
+    if len(bad) > len(records.lacking_package(bad)):  # else `inspect` has told of them
         warnings.warn(
             f"left out {len(bad)} of {many(len(table))} of {source} that cannot be read: {named}",
             stacklevel=stacklevel,
         )
     good = records.readable(table)
     warn_of_unknown_patients(good, stacklevel=stacklevel + 1)
-    return good, root, source
+    return table, root, source
 
 
 def warn_of_unknown_patients(good: pd.DataFrame, then: str = "", stacklevel: int = 2) -> None:

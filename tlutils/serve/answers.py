@@ -27,7 +27,8 @@ from ..core.words import answered_from, many
 from ..data import loaders, records, splits
 from ..data.audit import audit_all
 from ..data.loaders import Batch
-from ..evaluation import calibration, thresholds
+from ..evaluation import adaptation, calibration, thresholds
+from ..evaluation.metrics import denominator
 from ..evaluation.predict import predict
 from ..inspection import attribution
 from ..report import caveats, facts
@@ -72,7 +73,7 @@ class Answerer:
         self._views = checked_views(run, None, self._adaptation)
         self._threshold = threshold_in_use(run, self._adaptation)
         self._temperature = temperature_in_use(run, False, self._adaptation)
-        self._limits = _limits(run)
+        self._limits = _limits(run, self._adaptation)
         self._machine, self._model = run.machine(device, precision), run.model()
         answers = partial(predict_records, run, self._model, machine=self._machine, show=show)
         answers = partial(answers, store=run.store())
@@ -249,10 +250,20 @@ class _InMemory:
         yield self.batch
 
 
-def _limits(run: Run) -> list[dict]:
-    """What the run's result does not say, as its report tells it."""
+def _limits(run: Run, chosen: dict | None) -> list[dict]:
+    """What the run's result does not say, as its report tells it; first what an adaptation is."""
     with as_this_version_writes(run):
-        return [one._asdict() for one in caveats.of(run, audit_all(run.records))]
+        found = [one._asdict() for one in caveats.of(run, audit_all(run.records))]
+    if chosen:
+        used = chosen["used"]
+        text = (
+            f"They were chosen on {denominator({**used, 'n': used['images']})}. "
+            f"{adaptation.in_words(chosen)} All that is said below is of the run as it was "
+            "trained, with its own threshold and without a temperature."
+        )
+        title = f"Threshold and temperature are those of {chosen['name']}"
+        found.insert(0, {"title": title, "text": text})
+    return found
 
 
 def _looked_at(run: Run, answers: partial) -> tuple[pd.DataFrame, str, np.ndarray]:
