@@ -832,6 +832,10 @@ def test_a_folder_of_other_images_is_no_place_for_a_run(data, tiny_folder, tmp_p
             begin(data, out)
     (others / "notes.md").write_text("a project, not a data set")
     begin(data, others / "run")
+    for name in ("one", "two"):
+        begin(data, tmp_path / "runs" / name)
+        shutil.copy(first(tiny_folder), tmp_path / "runs" / name)  # a plot, say
+    begin(data, tmp_path / "runs" / "three")
 
 
 def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):

@@ -433,7 +433,8 @@ def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's f
             f"the {what} would be {out}, which lies in {root}, the folder of the images, and "
             f"they could not be read again; choose a folder beside it, such as {beside}"
         )
-    if not _is_begun(place) and (of := next(filter(has_class_folders, (place, place.parent)), "")):
+    above = [] if any(map(_is_begun, place.parent.glob("*"))) else [place.parent]  # of runs, plots
+    if not _is_begun(place) and (of := next(filter(has_class_folders, (place, *above)), "")):
         raise ValueError(
             f"the {what} would be {out}, and {of} holds nothing but folders of images, which could "
             "not be read again; choose a folder elsewhere"
