@@ -248,11 +248,15 @@ def _print_finding(row: object) -> None:
 
 def _shards(given: _Arguments) -> int:
     """Pack images into tar files, whose folder is then data like any other."""
+    from .core.images import refuse_among
     from .core.words import many
     from .data import records, shards, sources
 
     source = sources.get(given.data)
     root = records.root_of(source)
+    if Path(source).is_dir() and not Path(given.out).exists():
+        beside = os.path.normpath(Path(root) / ".." / Path(given.out).name)
+        refuse_among(given.out, root, "shards' folder", beside)
     table = records.inspect(records.scan(source, patient=given.patient), root)
     for row in records.problems(table).itertuples():
         print(f"left out {row.path}: {row.problem}", file=sys.stderr)

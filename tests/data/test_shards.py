@@ -360,6 +360,20 @@ def test_nothing_is_written_where_something_is_or_where_an_image_is_missing(tmp_
         shards.write(found.head(0), tmp_path / "files", tmp_path / "out")
 
 
+def test_shards_are_not_put_among_the_images_of_class_folders(tmp_path, capsys):
+    names = image_names("train")
+    write_files(tmp_path / "data", *names)
+    for out in ("data/shards", "data/train/NORMAL/inner/shards"):
+        assert main(["shards", str(tmp_path / "data"), "--out", str(tmp_path / out)]) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"choose a folder beside it, such as {tmp_path / 'shards'}" in told
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["train"]
+    rows = "".join(f"{name},{name.split('/')[1]}\n" for name in names)
+    (tmp_path / "data" / "list.csv").write_text(f"path,label\n{rows}")
+    of = ["shards", str(tmp_path / "data" / "list.csv"), "--out", str(tmp_path / "data" / "shards")]
+    assert main(of) == 0  # a manifest lists what counts
+
+
 def test_one_image_is_counted_as_one(tmp_path, capsys):
     (tmp_path / "list.csv").write_text("path,label\nA/a.jpeg,A\nB/b.jpeg,B\n")
     write_files(tmp_path, "A/a.jpeg")

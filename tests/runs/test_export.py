@@ -147,6 +147,13 @@ def test_where_nothing_was_measured_in_bf16_that_could_be_compared_its_rounding_
     assert found["model"].is_file() and "computes in bf16 on this machine" in said[-1]
 
 
+def test_no_folder_is_made_among_the_images(run):
+    to = run.root / "exported"
+    with pytest.raises(ValueError, match=f"such as {re.escape(str(run.root.parent / 'exported'))}"):
+        export(run.folder, to / "model.onnx", log=None, show=False)
+    assert not to.exists()
+
+
 def test_where_what_was_measured_is_damaged_no_file_is_left(run, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "run")
     with edited(copy / "recipe.json") as about:

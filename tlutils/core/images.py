@@ -189,6 +189,28 @@ def has_class_folders(folder: str | Path) -> bool:
     return len(inside) > 1 and all(any(map(is_image, path.glob("[!.]*"))) for path in inside)
 
 
+def refuse_among(place: str | Path, root: str | Path, what: str, beside: str) -> None:
+    """Refuse to make a folder among images in class folders: it would pass for a class there.
+
+    Parameters
+    ----------
+    place : str or Path, the folder to make
+    root : str or Path, the folder with the class folders
+    what : str, what it would be, such as "feature store"
+    beside : str, a folder beside `root` to propose
+
+    Raises
+    ------
+    ValueError
+        Where the place is `root` or below it.
+    """
+    if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)):
+        raise ValueError(
+            f"the {what} would be {place}, which lies in {root}, the folder of the images, and "
+            f"they could not be read again; choose a folder beside it, such as {beside}"
+        )
+
+
 def _is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 

@@ -19,10 +19,10 @@ from PIL import Image
 
 from .. import __version__
 from ..core import devices, files, standalone
-from ..core.images import state
+from ..core.images import refuse_among, state
 from ..core.packages import needed
 from ..core.words import many
-from ..data import records
+from ..data import layouts, records
 from ..data.downloads import digest
 from ..evaluation import calibration
 from ..models import predict_onnx, to_onnx
@@ -93,7 +93,7 @@ def export(
     run, to = Run.load(folder), Path(to)
     run.check_finished()
     script, text = to.with_name(_SCRIPT), standalone.source("models.predict_onnx")
-    _check_places(to, script, text)
+    _check_places(run, to, script, text)
     onnx = needed("onnx", to_onnx.PACKAGES)
     needed("onnxscript", to_onnx.PACKAGES)
     needed("onnxruntime", to_onnx.PACKAGES)
@@ -182,7 +182,7 @@ def _tell_of_rounding(
     return True
 
 
-def _check_places(to: Path, script: Path, text: str) -> None:
+def _check_places(run: Run, to: Path, script: Path, text: str) -> None:
     if to.suffix.lower() != ".onnx":
         raise ValueError(f"the model goes to a file that ends in .onnx; {to} does not")
     if script.exists() and not script.read_bytes().startswith(text.partition("\n")[0].encode()):
@@ -190,6 +190,10 @@ def _check_places(to: Path, script: Path, text: str) -> None:
             f"{script} is not one that an export has made, and would be replaced; move it, or "
             "export to another folder"
         )
+    in_folders = not run.about["data"]["requested"].lower().endswith(layouts.TABLES)
+    if in_folders and not to.parent.exists():
+        beside = os.path.normpath(run.root / ".." / to.parent.name)
+        refuse_among(to.parent, run.root, "model's folder", beside)
     files.check_writable(to.parent)
 
 

@@ -32,7 +32,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.images import UnreadableImage, has_class_folders
+from ..core.images import UnreadableImage, has_class_folders, refuse_among
 from ..core.words import differences, many, some, threshold_as_text
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
@@ -423,16 +423,9 @@ def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's f
     """Refuse to begin a folder among images or below them: it would pass for a class there."""
     place = Path(os.path.realpath(out))
     given = Path("data", data) if str(data) in sources.SOURCES else Path(data)
-
-    def lies_in(folder: Path) -> bool:
-        return place.is_relative_to(os.path.realpath(folder))
-
-    if lies_in(given) and not _is_begun(place) and lies_in(root := sources.get(data)):
+    if place.is_relative_to(os.path.realpath(given)) and not _is_begun(place):
         beside = os.path.normpath(given / ".." / "runs" / place.name)
-        raise ValueError(
-            f"the {what} would be {out}, which lies in {root}, the folder of the images, and "
-            f"they could not be read again; choose a folder beside it, such as {beside}"
-        )
+        refuse_among(out, sources.get(data), what, beside)
     above = [] if any(map(_is_begun, place.parent.glob("*"))) else [place.parent]  # of runs, plots
     if not _is_begun(place) and (of := next(filter(has_class_folders, (place, *above)), "")):
         raise ValueError(
