@@ -162,7 +162,7 @@ def odd_run(data: Path, where: Path, **more: str) -> Run:
     return train(MANIFEST, "-a run", small(**ODD), limit=40, patient=patient, **more)
 
 
-@pytest.mark.filterwarnings("ignore:the test images lack")
+@pytest.mark.filterwarnings("ignore:there are no test images")
 def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = odd_run(tiny_folder, tmp_path, precision="auto")
@@ -173,7 +173,7 @@ def test_the_command_asks_for_what_the_run_was_asked_for(tiny_folder, tmp_path, 
     assert recipes.get(given.recipe).changed(dict(map(cli._assignment, given.set))) == done.recipe
 
 
-@pytest.mark.filterwarnings("ignore:the test images lack")
+@pytest.mark.filterwarnings("ignore:there are no test images")
 def test_the_command_makes_the_same_run(tiny_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     done = odd_run(tiny_folder, tmp_path)

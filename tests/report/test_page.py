@@ -258,7 +258,7 @@ def test_the_threshold_in_use_stands_among_the_others(deciding, binary, tmp_path
     assert "in use" not in written(binary, tmp_path).sections["thresholds"]
 
 
-@pytest.mark.filterwarnings("ignore:the test images lack")
+@pytest.mark.filterwarnings("ignore:there are no test images")
 def test_a_threshold_of_a_run_without_test_images_is_named_with_what_it_was_chosen_on(
     tiny_folder, tmp_path
 ):

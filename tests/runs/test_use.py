@@ -243,6 +243,17 @@ def test_images_that_the_run_was_trained_on_or_chosen_by_are_told_to_flatter_it(
     assert used["own"] == own and used["own_images"] == len(table)
 
 
+@pytest.mark.filterwarnings("ignore:.* images are among those that")
+def test_images_without_a_split_beside_others_that_have_one_are_counted(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    table = run.part("test").reset_index(drop=True)
+    table.loc[table["patient"] != table["patient"].iloc[0], "split"] = ""
+    cleaning.write(table, run.root, tmp_path / "some.csv")
+    without = (table["split"] == "").sum()
+    with pytest.warns(UserWarning, match=f"left out {without} images of .*some.csv without a split"):
+        assert evaluate(copy, tmp_path / "some.csv", **CPU)["n"] == len(table) - without
+
+
 @pytest.mark.filterwarnings("ignore:The choice is not steady", "ignore:.* unlike the training")
 def test_an_evaluation_says_of_which_weights_it_is_and_how_many_images_were_chosen_on(
     run, tmp_path

@@ -489,8 +489,9 @@ def _paths_below(home: Path, start: Path, paths: pd.Series, csv: Path) -> list[s
             csv,
             f"{len(out)} of {len(paths)} paths that lead out of {home} ({some(out)})",
             "paths below it",
-            "if they are meant, name the folder above all of them: as root=... to "
-            "records.read_manifest, or in a column root",
+            "if they are meant, add a column root that names the folder above all of them, seen "
+            "from this file (such as ..), and write relative paths from there; in Python, "
+            "root=... does the same",
         )
     inside = inside if home == start else [os.path.relpath(home / path, start) for path in inside]
     return [Path(path).as_posix() for path in inside]

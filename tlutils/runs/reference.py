@@ -131,24 +131,21 @@ def make(run: Run, answers: _Answers) -> Reference:
     ValueError
         Where none of the validation images, or too few training images, can be read.
     """
-    train, val = (records.readable(run.part(part)) for part in ("train", "val"))
-    some = int(np.clip(len(train) // 4, *_TRAINING))
-    fitted = novelty.fit(_seen(run, train, some, answers)[0])
-    return novelty.limited(fitted, *_seen(run, val, _VALIDATION, answers))
+    some = int(np.clip(len(records.readable(run.part("train"))) // 4, *_TRAINING))
+    fitted = novelty.fit(_seen(run, "train", some, answers)[0])
+    return novelty.limited(fitted, *_seen(run, "val", _VALIDATION, answers))
 
 
-def _seen(
-    run: Run, table: pd.DataFrame, limit: int, answers: _Answers
-) -> tuple[np.ndarray, pd.Series]:
-    """What `novelty` looks at of some images, and whose they are."""
+def _seen(run: Run, split: str, limit: int, answers: _Answers) -> tuple[np.ndarray, pd.Series]:
+    """What `novelty` looks at of some images of a split, and whose they are."""
 
     def describe(images: np.ndarray, features: np.ndarray) -> pd.DataFrame:
         return pd.DataFrame(novelty.seen(images, features))
 
-    some = splits.sample(table, limit, run.recipe.seed)
+    some = splits.sample(records.readable(run.part(split)), limit, run.recipe.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an image that has gone since is one fewer
-        found = answers(some, "new", views=0, describe=describe)
+        found = answers(some, split, views=0, describe=describe)
     numbers = [name for name in found if isinstance(name, int)]
     return found[numbers].to_numpy(), patients_of(found)
 

@@ -590,7 +590,9 @@ def _warn_of_missing(table: pd.DataFrame, classes: list[str]) -> None:
                 "take the class out"
             )
         if missing:
-            warnings.warn(f"the {split} images lack {missing}", stacklevel=6)
+            told = f"the {split} images lack {missing}"
+            told = told if len(there) else f"there are no {split} images"
+            warnings.warn(told, stacklevel=6)
 
 
 def _notes(run: Run) -> list[str]:

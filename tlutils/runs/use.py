@@ -466,6 +466,12 @@ def other_images(
                 f"{data} has no {split!r} images; its splits are {', '.join(own)}: name one "
                 "(split=..., on the command line --split)"
             )
+        if without := int((table["split"] == "").sum()):
+            warnings.warn(
+                f"left out {many(without)} of {source} without a split, as others have one; give "
+                "them one too, or take all splits away",
+                stacklevel=stacklevel,
+            )
         table = table[table["split"] == split].reset_index(drop=True)
     table = records.inspect(table, root, decode=True, progress=show)
     bad = records.problems(table)
