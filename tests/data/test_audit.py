@@ -135,6 +135,7 @@ def test_equal_files_are_found_across_splits_within_splits_and_under_two_labels(
     )
     across = finding(found, "identical bytes in two splits")
     assert (across["found"], across["of"], across["verdict"]) == (2, 3, "leak")
+    assert across["examples"] == "a3.png (is a1.png), a4.png (is b1.png)"
     labels = finding(found, "identical bytes under two labels", "all")
     assert (labels["found"], labels["verdict"], labels["examples"]) == (
         2,

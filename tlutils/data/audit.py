@@ -171,7 +171,11 @@ def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], check: str) -
     if column == "sha256":
         first, second = first[comparable(first)], second[comparable(second)]
     codes = pd.factorize(pd.concat([first[column], second[column]]))[0]  # isin is slow for text
-    hits = second["path"][np.isin(codes[len(first) :], codes[: len(first)])]
+    there = second[np.isin(codes[len(first) :], codes[: len(first)])]
+    hits = there["path"]
+    if column == "sha256":
+        same = first.drop_duplicates(column).set_index(column)["path"]
+        hits = hits + " (is " + there[column].map(same) + ")"
     words = {"first": pair[0], "second": pair[1], "found": len(hits), "of": of}
     bad, good = bad.format(**words), good.format(**words)
     return _row(check, " & ".join(pair), hits, of, bad, good, verdict)
@@ -179,7 +183,8 @@ def _shared(parts: dict[str, pd.DataFrame], pair: tuple[str, str], check: str) -
 
 def _two_labels(records: pd.DataFrame) -> dict:
     whole = records[comparable(records)]
-    hits = whole["path"][whole.groupby("sha256")["label"].transform("nunique") > 1]
+    hits = whole[whole.groupby("sha256")["label"].transform("nunique") > 1]
+    hits = hits["path"].iloc[pd.factorize(hits["sha256"])[0].argsort(kind="stable")]  # together
     same = f"{len(hits):,} images are the same files under different labels"
     bad, good = f"{same}, so some labels are wrong.", "No readable file has two labels."
     return _row("identical bytes under two labels", "all", hits, len(records), bad, good)
