@@ -73,12 +73,17 @@ def test_a_mean_of_shares_of_which_one_is_sure_is_as_unsure_as_wilson_says_that_
     sure, other = (1.0, np.ones(2000), 9), (0.8, spread, 20)
     mean = (0.9, (1 + spread) / 2, 0.95)
     plain = intervals.interval(*mean, None)
-    found = intervals.interval_of_mean(*mean, [sure, other])
+    found = intervals.interval_of_mean(*mean, 9, [sure, other], apart=True)
     low = intervals.wilson(9, 9)[0]
     below = intervals.interval(*other[:2], 0.95, 20)["low"]
     assert found["low"] == pytest.approx(0.9 - np.hypot(1 - low, 0.8 - below) / 2)
     assert found["low"] < plain["low"] and found["high"] == pytest.approx(plain["high"])
-    assert intervals.interval_of_mean(*mean, [other, other]) == plain
+    assert intervals.interval_of_mean(*mean, 9, [other, other], apart=True) == plain
+    shared = intervals.interval_of_mean(*mean, 9, [sure, other], apart=False)
+    assert shared["low"] == pytest.approx(0.9 - (1 - low) / 2 - (0.8 - below) / 2)
+    nothing = {"value": None, "low": None, "high": None}
+    undefined = np.nan, spread, 0.95
+    assert intervals.interval_of_mean(*undefined, 9, [sure, other], apart=True) == nothing
 
 
 @pytest.mark.parametrize(("value", "n"), [(1.0, 9), (0.9, 9), (0.5, 30), (0.0, 4), (1.0, 1)])

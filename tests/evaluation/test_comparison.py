@@ -1,6 +1,7 @@
 """Two models on the same images, against other ways to compute the same and values from the literature."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -118,16 +119,42 @@ def test_a_model_does_not_differ_from_itself_whatever_the_order_of_rows(pair):
 
 
 def test_resampled_values_are_those_of_the_metrics(pair):
-    values, _ = resampled(pair[0], repeats=5)
-    metrics = compute_metrics(pair[0], repeats=5)
-    of_classes = metrics["per_class"].items()
-    metrics |= {f"recall of {name}": numbers["recall"] for name, numbers in of_classes}
-    assert all(metrics[name]["value"] == pytest.approx(value) for name, value in values.items())
+    found, metrics = resampled(pair[0], repeats=5), compute_metrics(pair[0], repeats=5)
+    for rate, (name, numbers) in product(("recall", "f1", "auc"), metrics["per_class"].items()):
+        metrics[f"{rate} of {name}"] = numbers[rate]
+    for name in found.values.keys() & metrics.keys():
+        assert found.interval(name, 0.95) == metrics[name]
 
 
 def test_the_recall_of_a_class_is_compared_as_sensitivity_is(pair):
     found = comparison.paired_bootstrap(*pair, "recall of ILL")
     assert found == comparison.paired_bootstrap(*pair, "sensitivity")
+    named = [comparison.verdict(*pair, ["a", "b"], of) for of in ("recall of ILL", "sensitivity")]
+    assert named[0].replace("recall of ILL", "sensitivity") == named[1]
+
+
+def with_few_surely_right(few, of_few):
+    """A class B of 60 patients, 4 of 5 right, and a class A of few, all answered alike."""
+    labels, predicted = ["A"] * few + ["B"] * 60, [of_few] * few + list("ABBBB") * 12
+    score = np.where(np.array(predicted) == "B", 0.9, 0.1)
+    columns = {"path": [f"{i:02d}" for i in range(few + 60)], "label": labels, "split": "test"}
+    columns |= {"predicted": predicted, "p_A": 1 - score, "p_B": score, "loss": 0.1}
+    return pd.DataFrame(columns).assign(patient=lambda table: table["path"])
+
+
+def test_the_mean_of_runs_takes_a_class_of_few_patients_for_no_surer_than_one_run_does():
+    one = with_few_surely_right(4, "A")
+    two = one.assign(p_A=one["p_A"] * 0.99)
+    alone = compute_metrics(one)["balanced_accuracy"]
+    found = comparison.mean_of_runs([one, two], "balanced_accuracy")
+    assert found["high"] - found["low"] >= alone["high"] - alone["low"]
+
+
+def test_a_difference_of_means_is_no_surer_than_that_of_a_class_of_few_patients():
+    tables = with_few_surely_right(4, "A"), with_few_surely_right(4, "B")
+    of_class = comparison.paired_bootstrap(*tables, "recall of A")
+    found = comparison.paired_bootstrap(*tables, "balanced_accuracy")
+    assert found["high"] - found["value"] >= (of_class["high"] - of_class["value"]) / 2
 
 
 def test_an_unknown_metric_is_refused(pair):

@@ -566,3 +566,24 @@ def test_groups_and_bins_divide_any_table(predictions, bins):
         assert ((found["low"] <= found["accuracy"]) & (found["accuracy"] <= found["high"])).all()
         right = (predictions["label"] == predictions["predicted"]).mean()
         assert np.average(found["accuracy"], weights=found["n"]) == pytest.approx(right)
+
+
+@pytest.mark.parametrize(
+    ("answer", "patients"),
+    [("right", 1), ("right", 5), ("the patient's", 5), ("the patient's", 6)],
+)
+def test_classes_of_the_same_patients_are_no_surer_together_than_the_patients(answer, patients):
+    labels = list("ABC") * patients
+    who = [str(i // 3) for i in range(3 * patients)]
+    predicted = labels if answer == "right" else ["ABC"[int(patient) % 3] for patient in who]
+    scores = np.eye(3)[["ABC".index(name) for name in predicted]] * 0.7 + 0.1
+    columns = {f"p_{name}": scores[:, i] for i, name in enumerate("ABC")}
+    found = compute_metrics(
+        pd.DataFrame(
+            {"split": "test", "path": [f"{i:02d}" for i in range(len(who))], "patient": who}
+            | {"label": labels, "predicted": predicted, "loss": 0.1}
+            | columns
+        )
+    )
+    for end in ("value", "low", "high"):
+        assert found["balanced_accuracy"][end] == pytest.approx(found["accuracy"][end])

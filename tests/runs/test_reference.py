@@ -131,7 +131,10 @@ def test_a_training_on_too_little_says_once_that_it_cannot_be_told(
 ):
     said = []
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="there is no validation set|there are no val images|the .* images lack")
+        warnings.filterwarnings(
+            "ignore",
+            message="there is no validation set|there are no val images|the .* images lack",
+        )
         recipe = small(epochs="1", val=val)
         done = train(tiny_folder, tmp_path / "run", recipe, limit=limit, log=said.append)
     (line,) = [line for line in said if "unlike the training images is not told" in line]

@@ -250,7 +250,9 @@ def test_images_without_a_split_beside_others_that_have_one_are_counted(run, tmp
     table.loc[table["patient"] != table["patient"].iloc[0], "split"] = ""
     cleaning.write(table, run.root, tmp_path / "some.csv")
     without = (table["split"] == "").sum()
-    with pytest.warns(UserWarning, match=f"left out {without} images of .*some.csv without a split"):
+    with pytest.warns(
+        UserWarning, match=f"left out {without} images of .*some.csv without a split"
+    ):
         assert evaluate(copy, tmp_path / "some.csv", **CPU)["n"] == len(table) - without
 
 

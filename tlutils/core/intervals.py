@@ -134,39 +134,78 @@ def interval_of_mean(
     value: float,
     spread: np.ndarray,
     level: float,
-    shares: Sequence[tuple[float, np.ndarray, int]],
+    trials: int | tuple[int, int] | None,
+    parts: Sequence[tuple[float, np.ndarray, int | tuple[int, int]]],
+    apart: bool,
 ) -> dict[str, float | int | None]:
-    """A mean of shares of different images, as balanced accuracy is, with its interval.
+    """A mean of numbers of several classes, as balanced accuracy is, with its interval.
 
-    It is that of `interval`, but where all resamples agree on one of the shares: they take it for
-    certain, and an interval of theirs is too narrow. Then each end lies as far from the mean as
-    those of all shares, taken as independent, make it.
-
-    Source: Zou and Donner, Construction of confidence limits about effect measures, Statistics in
-    Medicine 2008 (MOVER).
+    It is that of `interval`, but where all resamples agree on one of the parts: they take it for
+    certain, and an interval of theirs is too narrow. How far such a part may lie off is then added.
 
     Parameters
     ----------
-    value : float, on all patients
-    spread : float array (repeats,), the same on resampled patients
-    level : float, such as 0.95
-    shares : sequence of (float, float array (repeats,), int), the same of each share, and how many
-        patients it rests on
+    value, spread, level, trials : see `interval`
+    parts : sequence of (float, float array (repeats,), int or tuple), value, spread and trials of
+        each number that it is the mean of
+    apart : bool, see `widened`
 
     Returns
     -------
     dict, as `interval`
     """
-    found = interval(value, spread, level, None)
-    if all(len(np.unique(each[~np.isnan(each)])) > 1 for _, each, _ in shares):
+    found = interval(value, spread, level, trials)
+    certain = [part for part in parts if _is_one_number(part[1])]
+    if np.isnan(value) or not certain:
         return found
-    ends = [interval(one, each, level, trials) for one, each, trials in shares]
+    own = interval(value, spread, level, None)
+    ends = [interval(one, drawn, level, behind) for one, drawn, behind in certain]
+    ends = [(one["value"], one["low"], one["high"]) for one in ends]
+    low, high = widened((value, own["low"], own["high"]), ends, len(parts), apart)
+    return found | {"low": json_number(max(0.0, low)), "high": json_number(min(1.0, high))}
+
+
+def _is_one_number(spread: np.ndarray) -> bool:
+    return len(np.unique(spread[~np.isnan(spread)])) < 2
+
+
+def widened(
+    mean: tuple[float, float | None, float | None],
+    certain: Sequence[tuple[float, float, float]],
+    parts: int,
+    apart: bool,
+) -> tuple[float, float]:
+    """Both ends of an interval of a mean, with what its resamples say nothing of.
+
+    Source, for parts of different patients: Zou and Donner, Construction of confidence limits about
+    effect measures, Statistics in Medicine 2008 (MOVER). Of the same patients the distances are
+    added, which is as wide as can be.
+
+    Parameters
+    ----------
+    mean : (value, low, high), the ends None where all resamples agree
+    certain : sequence of (value, low, high), of each part that all resamples take for certain
+    parts : int, of how many numbers it is the mean
+    apart : bool, whether the parts are of different patients
+
+    Returns
+    -------
+    tuple of float (low, high)
+
+    Examples
+    --------
+    >>> low, high = widened((0.9, 0.87, 0.92), [(1.0, 0.92, 1.0)], parts=2, apart=True)
+    >>> print(f"{low:.2f} to {high:.2f}")
+    0.85 to 0.92
+    """
+    value, *ends = mean
     below, above = (
-        math.hypot(*(one[end] - one["value"] for one in ends)) / len(ends)
-        for end in ("low", "high")
+        [0.0 if own is None else own - value, *((one[i] - one[0]) / parts for one in certain)]
+        for i, own in enumerate(ends, 1)
     )
-    low, high = max(0.0, value - below), min(1.0, value + above)
-    return found | {"low": json_number(low), "high": json_number(high)}
+    if apart:
+        return value - math.hypot(*below), value + math.hypot(*above)
+    return value + sum(below), value + sum(above)
 
 
 def json_number(value: float) -> float | None:

@@ -13,13 +13,14 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, chi2, norm, t
 
-from ..core.intervals import check_bootstrap, json_number, wilson
+from ..core.intervals import check_bootstrap, json_number, widened, wilson
 from ..core.words import many
-from .metrics import patients_of, rates, resampled, same_for_any_patients, two_class_rates
+from .metrics import Resampled, patients_of, rates, resampled, two_class_rates
 from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
 
 _LEVEL = 0.95  # of all intervals
 _OF_BOTH_ERRORS = ("value", "low", "high", "patients_error", "runs_error", "df")
+_WORDS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
 _ROUNDING = 12  # digits; a rounding of the 16th is no lead
 
 
@@ -85,8 +86,8 @@ def paired_bootstrap(
     ----------
     first, second : DataFrame
     metric : str
-        accuracy, balanced_accuracy, macro_f1, auc, "recall of" a class; for two classes also
-        sensitivity, specificity, ppv, npv.
+        accuracy, balanced_accuracy, macro_f1, auc; "recall of", "precision of", "f1 of" or "auc of"
+        a class; for two classes also sensitivity, specificity, ppv, npv.
     repeats : int, of the bootstrap
     seed : int, of the bootstrap
 
@@ -103,39 +104,58 @@ def paired_bootstrap(
     """
     check_bootstrap(repeats, _LEVEL)
     first, second = _matched(first, second)
-    (a, b), (of_a, of_b) = _resampled([first, second], metric, repeats, seed)
-    found = interval_of_difference(b - a, of_b - of_a, _patients([first, second], metric))
+    both = _resampled([first, second], metric, repeats, seed)
+    found, (_, kept) = interval_of_difference(*both, metric), _apart(*both, metric)
     if found["value"] is None:
         return found | {"second_better": None}
-    kept = _defined(of_b - of_a)
     better = np.mean(kept > 0) + np.mean(kept == 0) / 2
     return found | {"second_better": json_number(better)}
 
 
 def interval_of_difference(
-    value: float, spread: np.ndarray, patients: int
+    first: Resampled, second: Resampled, metric: str
 ) -> dict[str, float | None]:
-    """A difference of two numbers from 0 to 1 with the interval of its resamples.
+    """A number of the second less that of the first with the interval of its resamples.
 
     Where all of them agree on a difference, or there is one patient, the ends are Wilson's for so
-    many patients, stretched from 0 ... 1 to -1 ... 1.
+    many patients, stretched from 0 ... 1 to -1 ... 1. In a mean over classes this widens the
+    interval by what the difference of such a class may be (see `intervals.widened`). A class in
+    which both are always right, or wrong, counts as one without a difference.
 
     Parameters
     ----------
-    value : float, on all patients
-    spread : ndarray, the same on resampled patients, NaN where it is undefined
-    patients : int, that it rests on
+    first, second : Resampled, of the same images
+    metric : str, one of their values
 
     Returns
     -------
     dict of value, low, high (95 %), all None where it is undefined
     """
-    kept = _defined(spread)
+    value, kept = _apart(first, second, metric)
     if math.isnan(value) or not len(kept):
         return dict.fromkeys(("value", "low", "high"))
-    low, high = _ends_of_difference(value, kept, patients)
-    found = {"value": value, "low": low, "high": high}
+    low, high = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
+    parts = first.parts_of(metric)
+    certain = [one for one in parts if _all_agree(*_apart(first, second, one))]
+    if certain:
+        own = (None, None) if low == high else (min(low, value), max(high, value))
+        ends = [tuple(interval_of_difference(first, second, one).values()) for one in certain]
+        low, high = widened((value, *own), ends, len(parts), first.are_apart(parts))
+    elif (n := _patients((first, second), metric)) == 1 or _all_agree(value, kept):
+        low, high = (2 * end - 1 for end in wilson((value + 1) / 2 * n, n, _LEVEL))
+    found = {"value": value, "low": max(-1.0, min(low, value)), "high": min(1.0, max(high, value))}
     return {name: json_number(number) for name, number in found.items()}
+
+
+def _apart(first: Resampled, second: Resampled, metric: str) -> tuple[float, np.ndarray]:
+    """What the second has more, on all patients and on those resamples where it is defined."""
+    spread = second.spreads[metric] - first.spreads[metric]
+    return second.values[metric] - first.values[metric], spread[~np.isnan(spread)].round(_ROUNDING)
+
+
+def _all_agree(value: float, kept: np.ndarray) -> bool:
+    """Whether all resamples have one difference; of none there is nothing to doubt."""
+    return len(np.unique(kept)) == 1 and abs(value) > 1e-12
 
 
 def delong(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
@@ -269,30 +289,30 @@ def compare_recipes(
             f"found {len(first)} and {many(len(second), 'run')}; how much seeds differ wants two "
             "runs or more of each recipe, see runs.train.train_seeds"
         )
-    values, spreads, patients = _of_runs([*first, *second], metric, repeats, seed)
-    r, a, b = len(first), values[: len(first)], values[len(first) :]
-    value, kept = b.mean() - a.mean(), _defined(spreads[r:].mean(0) - spreads[:r].mean(0))
-    if math.isnan(value) or not len(kept):
+    found = _of_runs([*first, *second], metric, repeats, seed)
+    sides = found[: len(first)], found[len(first) :]
+    ends = interval_of_difference(*map(_mean, sides), metric)
+    if ends["value"] is None:
         return dict.fromkeys(_OF_BOTH_ERRORS)
-    found = _of_both_errors(value, _ends_of_difference(value, kept, patients), patients, (a, b))
+    a, b = (np.array([one.values[metric] for one in side]) for side in sides)
+    ends = b.mean() - a.mean(), ends["low"], ends["high"]
+    found = _of_both_errors(*ends, _patients(found, metric), (a, b))
     return {name: json_number(number) for name, number in found.items()}
 
 
-def _of_runs(
-    runs: Sequence[pd.DataFrame], metric: str, repeats: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """What `_resampled` gives of runs of different seeds, and the patients that it rests on."""
+def _of_runs(runs: Sequence[pd.DataFrame], metric: str, repeats: int, seed: int) -> list[Resampled]:
+    """What `_resampled` gives of runs of different seeds."""
     check_bootstrap(repeats, _LEVEL)
     tables = [_matched(runs[0], table)[1] for table in runs]
     _check_all_differ(tables)
-    return *_resampled(tables, metric, repeats, seed), _patients(tables, metric)
+    return _resampled(tables, metric, repeats, seed)
 
 
 def _of_both_errors(
-    value: float, ends: tuple[float, float], patients: int, sides: Sequence[np.ndarray]
+    value: float, low: float, high: float, patients: int, sides: Sequence[np.ndarray]
 ) -> dict[str, float]:
     """A mean over runs (or a difference of two) with the error of its patients and of its runs."""
-    of_patients = (ends[1] - ends[0]) / 2 / norm.ppf(0.5 + _LEVEL / 2)
+    of_patients = (high - low) / 2 / norm.ppf(0.5 + _LEVEL / 2)
     errors = np.array([of_patients, *(x.std(ddof=1) / math.sqrt(len(x)) for x in sides)])
     free = [max(patients - 1, 1), *(len(x) - 1 for x in sides)]
     error = math.hypot(*errors)
@@ -327,17 +347,13 @@ def mean_of_runs(
     """
     if len(runs) < 2:
         raise ValueError(f"found {many(len(runs), 'run')}; how much seeds differ wants two or more")
-    values, spreads, patients = _of_runs(runs, metric, repeats, seed)
-    value, kept = values.mean(), _defined(spreads.mean(0))
-    if math.isnan(value) or not len(kept):
-        return dict.fromkeys(_OF_BOTH_ERRORS)
-    answers = [(one["label"], one["predicted"], scores_of(one)) for one in runs]
-    if all(metric in same_for_any_patients(*one) for one in answers):
-        return dict.fromkeys(_OF_BOTH_ERRORS) | {"value": json_number(value)}
-    ends = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
-    if patients == 1 or ends[0] == ends[1]:
-        ends = wilson(value * patients, patients, _LEVEL)
-    found = _of_both_errors(value, ends, patients, (values,))
+    each = _of_runs(runs, metric, repeats, seed)
+    values = np.array([one.values[metric] for one in each])
+    ends = _mean(each).interval(metric, _LEVEL)
+    if ends["low"] is None:
+        return dict.fromkeys(_OF_BOTH_ERRORS) | {"value": ends["value"]}
+    ends = values.mean(), ends["low"], ends["high"]
+    found = _of_both_errors(*ends, _patients(each, metric), (values,))
     found |= {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
     return {name: json_number(number) for name, number in found.items()}
 
@@ -373,7 +389,7 @@ def verdict(
         found = paired_bootstrap(sides[0][0], sides[1][0], metric, repeats, seed)
     else:
         found = compare_recipes(*sides, metric, repeats, seed)
-    word = "AUC" if metric == "auc" else metric.replace("_", " ")
+    word = _WORDS.get(metric, metric)
     both = f"{names[0]} and {names[1]}"
     if found["value"] is None:
         return f"These images cannot tell {both} apart ({word} is undefined on them)."
@@ -403,9 +419,12 @@ def _of_trained_models(
 ) -> str:
     """The verdict where a side has one training alone."""
     tables = [side[0] for side in sides]
-    if metric in ("sensitivity", "specificity"):  # the images that it is about
-        positive = positive_of(classes_of(tables[0]))
-        tables = [t[(t["label"] == positive) == (metric == "sensitivity")] for t in tables]
+    of = metric.removeprefix("recall of ")
+    if metric in ("sensitivity", "specificity"):
+        positive = positive_of(classes := classes_of(tables[0]))
+        of = positive if metric == "sensitivity" else negative_of(classes, positive)
+    if of != metric:  # the images that it is about
+        tables = [table[table["label"] == of] for table in tables]
     test = mcnemar(*tables)
     p = f"p = {test['p']:.3f}" if test["p"] >= 0.001 else "p < 0.001"
     # Of five disagreements, all on one side, no draw has another sign, and five tosses say little.
@@ -533,43 +552,28 @@ def _as_words(column: pd.Series) -> pd.Series:
 
 def _resampled(
     tables: Sequence[pd.DataFrame], metric: str, repeats: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """A metric of each table (tables,), and of its resamples (tables, repeats)."""
+) -> list[Resampled]:
+    """The numbers of each table and of its resamples, of which the metric is one."""
     found = [resampled(table, repeats, seed) for table in tables]
-    if metric not in found[0][0]:
-        raise ValueError(f"metric is {metric!r}; it is one of {', '.join(found[0][0])}")
-    values, spreads = (np.array([one[metric] for one in part]) for part in zip(*found))
-    return values, spreads
+    if metric not in found[0].values:
+        raise ValueError(f"metric is {metric!r}; it is one of {', '.join(found[0].values)}")
+    return found
 
 
-def _defined(spread: np.ndarray) -> np.ndarray:
-    return spread[~np.isnan(spread)].round(_ROUNDING)
+def _patients(found: Sequence[Resampled], metric: str) -> int:
+    """How many patients a metric rests on, of several tables the fewest."""
+    return min(one.rests_on(metric) for one in found)
 
 
-def _ends_of_difference(value: float, spread: np.ndarray, patients: int) -> tuple[float, float]:
-    """See `interval_of_difference`; of resamples where it is defined."""
-    low, high = np.percentile(spread, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
-    if patients == 1 or (low == high and abs(value) > 1e-12):
-        low, high = (2 * end - 1 for end in wilson((value + 1) / 2 * patients, patients, _LEVEL))
-    return min(low, value), max(high, value)
-
-
-def _patients(tables: Sequence[pd.DataFrame], metric: str) -> int:
-    """Patients that a metric of all tables rests on.
-
-    For a predictive value those who were called so, for sensitivity and specificity those who are
-    so; else, but for accuracy, of the rarest class.
-    """
-    patient = patients_of(tables[0])
-    if metric == "accuracy":
-        return patient.nunique()
-    if metric in ("sensitivity", "specificity", "ppv", "npv"):
-        positive = positive_of(classes := classes_of(tables[0]))
-        name = positive if metric in ("sensitivity", "ppv") else negative_of(classes, positive)
-        told = "predicted" if metric in ("ppv", "npv") else "label"
-        return min(patient[one[told].to_numpy() == name].nunique() for one in tables)
-    each = patient.groupby(tables[0]["label"]).nunique()
-    return int(each.get(metric.removeprefix("recall of "), each.min()))
+def _mean(found: Sequence[Resampled]) -> Resampled:
+    """Of each number the mean over several tables of the same images."""
+    names = found[0].values
+    return Resampled(
+        {name: float(np.mean([one.values[name] for one in found])) for name in names},
+        {name: np.mean([one.spreads[name] for one in found], 0).round(_ROUNDING) for name in names},
+        {name: min(one.patients[name] for one in found) for name in names},
+        set.intersection(*(one.fixed for one in found)),
+    )
 
 
 def _check_all_differ(tables: Sequence[pd.DataFrame]) -> None:

@@ -8,7 +8,8 @@ p_<class>..., loss), so it serves any model that can fill one. `rates` of a conf
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from itertools import product
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,11 @@ from .thresholds import (
     scores_of,
 )
 
+_OVERALL = ("accuracy", "balanced_accuracy", "macro_f1", "auc")
+_MEANS = {"balanced_accuracy": "recall", "macro_f1": "f1", "auc": "auc"}  # of the classes
+_OF_TWO_CLASSES = ("sensitivity", "specificity", "ppv", "npv")
 _OF_A_CLASS = ("recall", "precision", "f1", "auc")
+_Found = TypeVar("_Found")
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 
 
@@ -90,10 +95,13 @@ def compute_metrics(
     positive = positive_of(classes, positive) if two else None
     if threshold is not None:
         predictions = apply_threshold(predictions, threshold, positive)
-    coded = _coded(predictions)
-    overall, per_class = _with_intervals(coded, repeats, seed, level, positive)
+    coded, found = _coded(predictions), resampled(predictions, repeats, seed, positive)
+    names = (*_OVERALL, *(_OF_TWO_CLASSES if two else ()))
+    overall = {name: found.interval(name, level) for name in names}
+    per_class = {name: {"n": int(n)} for name, n in zip(classes, coded.counts, strict=True)}
+    for name, rate in product(classes, _OF_A_CLASS):
+        per_class[name][rate] = found.interval(f"{rate} of {name}", level)
     if two:
-        overall |= two_class_rates(lambda rate, name: per_class[name][rate], classes, positive)
         likeliest = (coded.predicted == coded.scores.argmax(1)).all()  # else there was a threshold
         used = float(threshold) if threshold is not None else 0.5 if likeliest else None
         overall |= {"positive": positive, "threshold": used}
@@ -116,10 +124,94 @@ def compute_metrics(
     }
 
 
+class Resampled(NamedTuple):
+    """The numbers of a split, and the same on resampled patients.
+
+    Parameters
+    ----------
+    values : dict of str to float
+        accuracy, balanced_accuracy, macro_f1, auc; "recall of", "precision of", "f1 of" and "auc
+        of" each class; for two classes sensitivity, specificity, ppv, npv. NaN where undefined.
+    spreads : dict of str to ndarray (repeats,), the same
+    patients : dict of str to int or tuple of int
+        How many patients each rests on, of an AUC how many of both sides; for a predictive value
+        those who were called so.
+    fixed : set of str
+        Those that would be the same for any patients, so that resamples tell no interval: balanced
+        accuracy where all images have one answer, an AUC where all have one score.
+    """
+
+    values: dict[str, float]
+    spreads: dict[str, np.ndarray]
+    patients: dict[str, int | tuple[int, int]]
+    fixed: set[str]
+
+    def rests_on(self, name: str) -> int:
+        """How many patients a number rests on, of an AUC those of the rarer side.
+
+        Parameters
+        ----------
+        name : str, one of the values
+
+        Returns
+        -------
+        int
+        """
+        return int(np.min(self.patients[name]))
+
+    def interval(self, name: str, level: float) -> dict[str, float | int | None]:
+        """A number with its interval.
+
+        Parameters
+        ----------
+        name : str, one of the values
+        level : float, such as 0.95
+
+        Returns
+        -------
+        dict, see `intervals.interval`
+        """
+        of = self.values[name], self.spreads[name], level
+        if name in self.fixed:
+            return interval(*of, None)
+        parts = self.parts_of(name)
+        every = [(self.values[one], self.spreads[one], self.patients[one]) for one in parts]
+        return interval_of_mean(*of, self.patients[name], every, self.are_apart(parts))
+
+    def parts_of(self, name: str) -> list[str]:
+        """The numbers of the classes that one is the mean of, where it is; undefined ones are not.
+
+        Parameters
+        ----------
+        name : str, one of the values
+
+        Returns
+        -------
+        list of str
+        """
+        of = _MEANS.get(name) if name != "auc" or "sensitivity" not in self.values else None
+        known = [one for one in self.values if of and one.startswith(f"{of} of ")]
+        return [one for one in known if not np.isnan(self.values[one])]
+
+    def are_apart(self, parts: Sequence[str]) -> bool:
+        """Whether numbers of classes are recalls, each of patients of its own.
+
+        Parameters
+        ----------
+        parts : list of str, see `parts_of`
+
+        Returns
+        -------
+        bool
+        """
+        recalls = all(one.startswith("recall of ") for one in parts)
+        return recalls and sum(map(self.rests_on, parts)) <= self.rests_on("accuracy")
+
+
 def resampled(
-    predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """The overall numbers of a split, and the same on resampled patients.
+    predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0, positive: str | None = None
+) -> Resampled:
+    """The numbers of a split, and the same on resampled patients.
 
     Two tables of the same images in the same order are resampled alike, so their rows may be
     subtracted.
@@ -129,32 +221,30 @@ def resampled(
     predictions : DataFrame of one split, with labels
     repeats : int
     seed : int
+    positive : str, optional, the second of two classes unless named
 
     Returns
     -------
-    dict of str to float
-        accuracy, balanced_accuracy, macro_f1, auc, "recall of" each class; for two classes also
-        sensitivity, specificity, ppv, npv. NaN where undefined.
-    dict of str to ndarray (repeats,), the same
+    Resampled
     """
-    classes = checked_classes(predictions)
-    positive = positive_of(classes) if len(classes) == 2 else None
-    coded = _coded(predictions)
+    classes, coded = checked_classes(predictions), _coded(predictions)
+    if positive is None and len(classes) == 2:
+        positive = positive_of(classes)
 
     def of(draws: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
         found = _measured(coded, draws)
-        overall = _overall(found, coded, positive)
-        overall |= {f"recall of {name}": found["recall"][:, i] for i, name in enumerate(classes)}
-        if positive is None:
-            return overall
-
-        def rate_of(rate: str, name: str) -> np.ndarray:
-            return found[rate][:, classes.index(name)]
-
-        return overall | two_class_rates(rate_of, classes, positive)
+        return _overall(found, coded, positive) | _of_each(
+            lambda rate, i: found[rate][:, i], classes, positive
+        )
 
     values, spreads = of(coded.once), of(coded.draws(repeats, seed))
-    return {name: float(value[0]) for name, value in values.items()}, spreads
+    values = {name: float(value[0]) for name, value in values.items()}
+    several, fixed = len(set(coded.truth)) > 1, set()
+    if several and len(set(coded.predicted)) == 1:
+        fixed |= {"balanced_accuracy"}
+    if several and not np.ptp(coded.scores, 0).any():
+        fixed |= {"auc", *(f"auc of {name}" for name in classes)}
+    return Resampled(values, spreads, _rests_on(coded, positive), fixed)
 
 
 def rates(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -291,53 +381,31 @@ def _overall(
     }
 
 
-def _with_intervals(
-    coded: _Coded, repeats: int, seed: int, level: float, positive: str | None
-) -> tuple[dict[str, dict], dict[str, dict]]:
-    """The overall numbers and those of each class."""
-    values = _measured(coded, coded.once)
-    spread = _measured(coded, coded.draws(repeats, seed))
-    spreads = _overall(spread, coded, positive)
+def _of_each(
+    of: Callable[[str, int], _Found], classes: Sequence[str], positive: str | None
+) -> dict[str, _Found]:
+    """What is found of each rate and class, by name; of two classes under medicine's names too."""
+    names = list(product(_OF_A_CLASS, enumerate(classes)))
+    found = {f"{rate} of {name}": of(rate, i) for rate, (i, name) in names}
+    if positive is None:
+        return found
+    return found | two_class_rates(lambda rate, name: found[f"{rate} of {name}"], classes, positive)
+
+
+def _rests_on(coded: _Coded, positive: str | None) -> dict[str, int | tuple[int, int]]:
+    """How many patients each number rests on, see `Resampled`."""
     patient = pd.Series(coded.patient)
-    patients = patient.groupby(coded.truth).nunique()  # of each class
-    called = patient.groupby(coded.predicted).nunique()  # by each class
-    without = same_for_any_patients(coded.truth, coded.predicted, coded.scores)
-    overall, per_class = {}, {}
-    for name, value in _overall(values, coded, positive).items():
-        trials = coded.patients if name == "accuracy" else patients.min()
-        trials = auc_sides(coded.truth, coded.patient) if name == "auc" else trials
-        trials = None if name in without else trials
-        overall[name] = interval(value[0], spreads[name], level, trials)
-    if "balanced_accuracy" not in without:
-        recall, drawn = values["recall"][0], spread["recall"]
-        shares = [(recall[i], drawn[:, i], n) for i, n in patients.items()]
-        of = recall[patients.index].mean(), spreads["balanced_accuracy"]
-        overall["balanced_accuracy"] = interval_of_mean(*of, level, shares)
-    for i, name in enumerate(coded.classes):
-        per_class[name] = {"n": int(coded.counts[i])}
-        for rate in _OF_A_CLASS:
-            ends = values[rate][0, i], spread[rate][:, i]
-            behind = (called if rate == "precision" else patients).get(i, 1)
-            if rate == "auc":
-                behind = None if "auc" in without else auc_sides(coded.truth == i, coded.patient)
-            per_class[name][rate] = interval(*ends, level, behind)
-    return overall, per_class
+    each = patient.groupby(coded.truth).nunique()
+    called = patient.groupby(coded.predicted).nunique()
 
+    def of(rate: str, i: int) -> int | tuple[int, int]:
+        if rate == "auc":
+            return auc_sides(coded.truth == i, coded.patient)
+        return int((called if rate == "precision" else each).get(i, 1))
 
-def same_for_any_patients(truth: Sequence, predicted: Sequence, scores: np.ndarray) -> set[str]:
-    """Overall numbers of which no interval can be told, as all images have one answer or score.
-
-    Parameters
-    ----------
-    truth, predicted : list of str or int, the labels and the answers (n,)
-    scores : float array (n, classes)
-
-    Returns
-    -------
-    set of str, of "balanced_accuracy" (one answer) and "auc" (one score of each class)
-    """
-    alike = {"balanced_accuracy": len(set(predicted)) == 1, "auc": not np.ptp(scores, 0).any()}
-    return {name for name, holds in alike.items() if holds and len(set(truth)) > 1}
+    rarest, sides = int(each.min()), auc_sides(coded.truth, coded.patient)
+    found = {"accuracy": coded.patients, "balanced_accuracy": rarest, "macro_f1": rarest}
+    return found | {"auc": sides} | _of_each(of, coded.classes, positive)
 
 
 def top_k_accuracy(predictions: pd.DataFrame, k: int) -> float:

@@ -11,18 +11,16 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from ..core.intervals import auc_sides, check_bootstrap, interval, interval_of_mean
+from ..core.intervals import check_bootstrap
 from ..core.words import many, threshold_as_text
 from .comparison import interval_of_difference
 from .metrics import (
     as_text,
     denominator,
-    patients_of,
     resampled,
-    same_for_any_patients,
     unknown_patients,
 )
-from .thresholds import checked_classes, negative_of, positive_of, scores_of
+from .thresholds import checked_classes
 
 _LEVEL = 0.95  # of all intervals
 _OF_TWO_CLASSES = ("accuracy", "sensitivity", "specificity", "balanced_accuracy", "auc")
@@ -67,29 +65,14 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
     """
     check_bootstrap(repeats, _LEVEL)
     parts = _by_change(predictions)
-    trials, unknown = _patients(parts[""]), unknown_patients(parts[""])
-    each = patients_of(parts[""]).groupby(parts[""]["label"]).nunique().to_dict()
     found = {name: resampled(part, repeats, seed) for name, part in parts.items()}
-    rows = []
-    for name, (values, spreads) in found.items():
-        row = {"change": name, "n": len(parts[name]), "patients": trials["accuracy"]}
+    plain, unknown, rows = found[""], unknown_patients(parts[""]), []
+    for name, one in found.items():
+        row = {"change": name, "n": len(parts[name]), "patients": plain.rests_on("accuracy")}
         row["unknown_patients"] = unknown
-        answers = parts[name]["label"], parts[name]["predicted"], scores_of(parts[name])
-        without, patients = same_for_any_patients(*answers), patients_of(parts[name])
-        for of, behind in trials.items():
-            known = auc_sides(parts[name]["label"], patients) if of == "auc" else behind
-            known = None if of in without else known
-            ends = interval(values[of], spreads[of], _LEVEL, known)
-            if of == "balanced_accuracy" and of not in without:
-                shares = [
-                    (values[f"recall of {label}"], spreads[f"recall of {label}"], n)
-                    for label, n in each.items()
-                ]
-                ends = interval_of_mean(values[of], spreads[of], _LEVEL, shares)
-            row |= _with_ends(of, ends)
-            before, spread = found[""][0][of], spreads[of] - found[""][1][of]
-            apart = interval_of_difference(values[of] - before, spread, behind)
-            row |= _with_ends(f"{of}_difference", apart)
+        for of in _OF_TWO_CLASSES if "sensitivity" in one.values else _OF_MORE:
+            row |= _with_ends(of, one.interval(of, _LEVEL))
+            row |= _with_ends(f"{of}_difference", interval_of_difference(plain, one, of))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -115,19 +98,6 @@ def _by_change(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
                 f"the same {len(parts[''])} as without a change; predict the same ones under each"
             )
     return parts
-
-
-def _patients(predictions: pd.DataFrame) -> dict[str, int]:
-    """Of each number that is measured, how many patients it rests on."""
-    classes, patient = checked_classes(predictions), patients_of(predictions)
-    each = patient.groupby(predictions["label"]).nunique()
-    found = dict.fromkeys(_OF_TWO_CLASSES if len(classes) == 2 else _OF_MORE, int(each.min()))
-    found["accuracy"] = patient.nunique()
-    if len(classes) == 2:
-        positive = positive_of(classes)
-        found["sensitivity"] = int(each.get(positive, 1))
-        found["specificity"] = int(each.get(negative_of(classes, positive), 1))
-    return found
 
 
 def _with_ends(name: str, found: Mapping[str, float | None]) -> dict[str, float]:
