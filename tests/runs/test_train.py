@@ -20,7 +20,7 @@ from small_runs import CPU, begin, edited, first, small, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tlutils.core import devices
-from tlutils.data import cleaning, phantoms, records
+from tlutils.data import cleaning, layouts, phantoms, records
 from tlutils.data.audit import audit_splits, leaks
 from tlutils.evaluation import thresholds
 from tlutils.evaluation.acquisition import Acquisition
@@ -825,17 +825,17 @@ def test_results_of_an_unknown_run_do_not_pass_for_those_of_a_new_one(run, data,
     begin(data, folder)
 
 
-def test_a_folder_of_other_images_is_no_place_for_a_run(data, tiny_folder, tmp_path):
+def test_a_run_in_a_folder_of_other_images_does_not_pass_for_a_class(data, tiny_folder, tmp_path):
     others = Path(shutil.copytree(tiny_folder / "train", tmp_path / "others"))
-    for out in (others, others / "run", others / "CNV"):
-        with pytest.raises(ValueError, match="holds nothing but folders of images, which could"):
-            begin(data, out)
-    (others / "notes.md").write_text("a project, not a data set")
-    begin(data, others / "run")
-    for name in ("one", "two"):
-        begin(data, tmp_path / "runs" / name)
-        shutil.copy(first(tiny_folder), tmp_path / "runs" / name)  # a plot, say
-    begin(data, tmp_path / "runs" / "three")
+    plain = records.scan(others)
+    for out in ("run", "runs/one", "CNV/run"):
+        begin(data, others / out)
+        shutil.copy(first(tiny_folder), others / out)  # a plot, say
+    with pytest.warns(UserWarning, match=r"CNV/run \(a run's folder\), .*run"):
+        assert records.scan(others).equals(plain)
+    assert layouts.find_root(tmp_path) == others
+    with pytest.warns(UserWarning, match="left out"):
+        assert layouts.images_in(others) == plain["path"].tolist()
 
 
 def test_what_a_run_computes_on_is_written_as_it_was_when_it_trained(run):

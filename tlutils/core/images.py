@@ -174,21 +174,6 @@ def is_image(path: str | os.PathLike, root: str | os.PathLike = "") -> bool:
     return dicom.is_dicom(path, root)
 
 
-def has_class_folders(folder: str | Path) -> bool:
-    """Whether a folder holds nothing but folders of images, two or more, as of classes.
-
-    Parameters
-    ----------
-    folder : str or Path, need not be there
-
-    Returns
-    -------
-    bool
-    """
-    inside = [*Path(folder).glob("[!.]*")]
-    return len(inside) > 1 and all(any(map(is_image, path.glob("[!.]*"))) for path in inside)
-
-
 def refuse_among(place: str | Path, root: str | Path, what: str, beside: str) -> None:
     """Refuse to make a folder among images in class folders: it would pass for a class there.
 

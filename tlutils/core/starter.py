@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from . import files
-from .images import has_class_folders
 
 _LIBRARY = Path(__file__).parents[1]
 # From the bottom up: a package stands on those before it.
@@ -71,11 +70,6 @@ def write(folder: str | Path, packages: Iterable[str] = ()) -> list[Path]:
         )
     if folder.is_file():
         raise ValueError(f"{folder.absolute()} is a file; give the name of a folder")
-    if has_class_folders(folder):
-        raise ValueError(
-            f"{folder.absolute()} holds nothing but folders of images, and tlutils/ would pass for "
-            "one of their classes; choose the folder above, or a new one"
-        )
     files.check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tlutils-", dir=folder) as part:

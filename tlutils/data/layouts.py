@@ -27,6 +27,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core import dicom
+from ..core.files import BEGUN
 from ..core.images import PICTURE_ENDINGS, is_image, state
 from ..core.words import many, refusal, some
 from . import shards
@@ -219,12 +220,21 @@ def _walked(folder: Path) -> Iterator[tuple[_Folder, list[str]]]:
     seen = set()
     for path, inner, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(path)
+        ours = path != os.fspath(folder) and _made_here(Path(path).name, files)
         # a link to a folder found before would count it twice, one to a folder above never end
-        inner[:] = [] if real in seen else sorted(name for name in inner if not _is_junk(name))
-        if real not in seen:
+        goes_on = real not in seen and not ours
+        inner[:] = sorted(name for name in inner if not _is_junk(name)) if goes_on else []
+        if goes_on:
             names = [name for name in files if not _is_junk(name)]
             yield Path(path).relative_to(folder).parts, names
         seen.add(real)
+
+
+def _made_here(name: str, inside: Iterable[str]) -> str:
+    """What a folder is that was made here and holds no data, though maybe pictures; "" for none."""
+    if {*BEGUN} <= {*inside}:
+        return "a run's folder"
+    return "this library" if name == "tlutils" and "__init__.py" in inside else ""
 
 
 def _split_roots(folders: _Folders) -> dict[_Folder, _Folders]:
@@ -385,10 +395,10 @@ def _is_locked(entry: os.DirEntry) -> bool:
 def _walk(root: Path) -> tuple[list[str], list[str]]:
     """Image files and folders below root, without junk: sorted posix paths relative to it.
 
-    Names that are no text, folders that nobody may look into and images of kinds that are not read
-    are left out with a warning.
+    Names that are no text, folders that nobody may look into or that were made here, and images of
+    kinds that are not read are left out with a warning.
     """
-    files, others, folders, lost = [], [], [], []
+    images, others, folders, lost, ours = [], [], [], [], {}
     todo = [("", (os.path.realpath(root),))]
     while todo:
         folder, above = todo.pop()
@@ -399,25 +409,32 @@ def _walk(root: Path) -> tuple[list[str], list[str]]:
                 raise
             lost.append(f"{ascii(folder)} ({error.strerror})")
             continue
+        if folder and (what := _made_here(Path(folder).name, [entry.name for entry in entries])):
+            ours[folder] = f"{folder[:-1]} ({what})"
+            continue
         for entry in [entry for entry in entries if not _is_junk(entry.name)]:
             name = folder + entry.name
             if not _is_folder(entry):
                 image = is_image(entry.path)
-                (files if image else others).append(name)
+                (images if image else others).append(name)
                 if not image and _is_locked(entry):
                     lost.append(f"{ascii(name)} (Permission denied)")
             elif (real := os.path.realpath(entry.path)) not in above:  # upwards would never end
                 folders.append(name)
                 todo.append((name + "/", (*above, real)))
-    lost += [f"{ascii(name)} (its name is not UTF-8)" for name in files if not _is_text(name)]
+    lost += [f"{ascii(name)} (its name is not UTF-8)" for name in images if not _is_text(name)]
     if lost:
         warnings.warn(
             f"left out of {root}: {some(lost)}; rename what is not UTF-8, and give yourself the "
             "right to read the rest",
             stacklevel=4,
         )
+    if ours:
+        warnings.warn(f"left out of {root}: {some(sorted(ours.values()))}", stacklevel=4)
     _warn_of_unread(root, others)
-    return sorted(filter(_is_text, files)), sorted(filter(_is_text, folders))
+    # The folder around such ones is no class either.
+    folders = [name for name in folders if not any(one.startswith(f"{name}/") for one in ours)]
+    return sorted(filter(_is_text, images)), sorted(filter(_is_text, folders))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

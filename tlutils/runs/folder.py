@@ -28,7 +28,6 @@ from ..models import checkpoints
 from .recipes import Recipe
 
 # What tells a run that was begun.
-BEGUN = ("recipe.json", "records.csv")
 # What `stress` writes: its table, and the answers that this is of.
 STRESS_FILES = ("stress.csv", "stress_predictions.csv")
 REPORT = "report.html"
@@ -98,7 +97,7 @@ class Run:
             in a run that somebody else has made.
         """
         folder = Path(folder)
-        for name in BEGUN:
+        for name in files.BEGUN:
             if not (folder / name).is_file():
                 # Images, say, among which no run should lie.
                 other = folder.is_file() or any(folder.glob("[!.]*"))

@@ -32,7 +32,7 @@ from torch import nn
 
 from ..core import devices, files
 from ..core.devices import Machine
-from ..core.images import UnreadableImage, has_class_folders, refuse_among
+from ..core.images import UnreadableImage, refuse_among
 from ..core.words import differences, many, some, threshold_as_text
 from ..data import loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
@@ -48,7 +48,7 @@ from ..models.weights import describe, resolve
 from ..training import loop, speed, tuning
 from ..training.loop import Fit
 from . import openings, recipes, reference
-from .folder import BEGUN, REPORT, STRESS_FILES, Run, reserved, timestamp, versions
+from .folder import REPORT, STRESS_FILES, Run, reserved, timestamp, versions
 from .recipes import Recipe
 from .use import checked_patient_rule, predict_records, warn_of_unknown_patients
 
@@ -357,7 +357,7 @@ def _sibling(run: Run, seed: int, machine: Machine, log: Callable[[str], None]) 
 
 
 def _is_begun(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in BEGUN)
+    return all(os.path.isfile(folder / name) for name in files.BEGUN)
 
 
 def prepare(
@@ -426,12 +426,6 @@ def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's f
     if place.is_relative_to(os.path.realpath(given)) and not _is_begun(place):
         beside = os.path.normpath(given / ".." / "runs" / place.name)
         refuse_among(out, sources.get(data), what, beside)
-    above = [] if any(map(_is_begun, place.parent.glob("*"))) else [place.parent]  # of runs, plots
-    if not _is_begun(place) and (of := next(filter(has_class_folders, (place, *above)), "")):
-        raise ValueError(
-            f"the {what} would be {out}, and {of} holds nothing but folders of images, which could "
-            "not be read again; choose a folder elsewhere"
-        )
 
 
 def _begin_or_go_on(

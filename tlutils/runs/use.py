@@ -28,7 +28,7 @@ from ..evaluation.predict import predict as predict_loader
 from ..models import checkpoints, feature_store, prefix
 from ..models.build import normalization
 from . import openings, reference
-from .folder import BEGUN, STRESS_FILES, Run
+from .folder import STRESS_FILES, Run
 
 _TABLES = ("predictions.csv", "stressed_predictions.csv", *STRESS_FILES)  # that a run keeps
 
@@ -645,7 +645,7 @@ def _refuse_other_table(out: Path) -> None:
     place = out.resolve().parent
     own = place.name in ("evaluations", "adaptations")
     folder = place.parent if own else place
-    if (own or out.name in _TABLES) and all((folder / name).is_file() for name in BEGUN):
+    if (own or out.name in _TABLES) and all((folder / name).is_file() for name in files.BEGUN):
         raise ValueError(f"{out} is where a run keeps its own; give the predictions another name")
     if not out.is_file():
         return
