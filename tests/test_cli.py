@@ -47,9 +47,9 @@ def test_seeds_without_test_images_are_summed_up_on_validation(tiny_folder, tmp_
     assert train(files, tmp_path / "run", "--seeds", "2", "--set", "test=0", "--epochs", "1") == 0
     assert re.search(r"\nval:\n +mean +sd", said()[0])
     assert train(files, tmp_path / "run", "--set", "test=0", "--epochs", "2") == 0
-    assert "a further seed in " in (out := said()[0]) and "--seeds 2 trains all as long" in out
+    assert "the report leaves out " in (out := said()[0]) and "--seeds 2 trains it as long" in out
     assert train(files, tmp_path / "run", "--seeds", "2", "--set", "test=0", "--epochs", "2") == 0
-    assert "a further seed in " not in said()[0]
+    assert "the report leaves out " not in said()[0]
 
 
 def test_train_evaluate_and_predict_one_after_the_other(tiny_folder, tmp_path, said):

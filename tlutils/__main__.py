@@ -292,7 +292,7 @@ def _train(given: _Arguments) -> int:
     """Train and evaluate a recipe, or go on with a run that was stopped."""
     from .core import devices
     from .evaluation import comparison
-    from .report.facts import main_split, over_seeds
+    from .report.facts import further_seeds, main_split
     from .runs import recipes
     from .runs.train import train, train_seeds
 
@@ -316,16 +316,12 @@ def _train(given: _Arguments) -> int:
     if devices.rank() == 0:
         if len(runs) > 1:
             split = main_split(run.metrics)
-            table = comparison.over_seeds([one.metrics[split] for one in runs])
+            have = [one.metrics[split] for one in runs if split in one.metrics]
+            table = comparison.over_seeds(have)
             print(f"{split}:\n{table.round(4).to_string()}")
             print(f"all other commands use the first of them, seed {run.recipe.seed}")
-        told, beside = over_seeds(run), len([*run.folder.glob("seed-*/metrics.json")])
-        if beside >= (told["runs"] if told is not None else 1):
-            print(
-                f"the report leaves out a further seed in {run.folder}: it was trained for other "
-                f"epochs, with other patience, on other images, or is not whole; --seeds "
-                f"{1 + beside} trains all as long, or remove its folder"
-            )
+        for name, why in further_seeds(run)[1].items():
+            print(f"the report leaves out {run.folder / name}: {why}")
         words = shlex.join(["python", "-m", "tlutils", "report", str(run.folder)])
         print(f"the run is in {run.folder}; {words} makes a page of it")
     return _DONE

@@ -171,8 +171,23 @@ def test_a_column_that_may_be_the_patients_is_told_of_where_none_is_called_patie
     (tmp_path / "images.csv").write_text(text)
     with pytest.warns(UserWarning, match="of .* Patient_ID is not read; call the column patient"):
         records.scan(tmp_path / "images.csv")
+    for name in ("patient_code", "PatientIdentifier", "patients", "Patient.ID", "Subject  no"):
+        (tmp_path / "images.csv").write_text(text.replace("Patient_ID", name))
+        with pytest.warns(UserWarning, match=f"of .* {name} is not read"):
+            records.scan(tmp_path / "images.csv")
     (tmp_path / "images.csv").write_text(text.replace("Patient_ID", "Patient"))
     assert records.scan(tmp_path / "images.csv")["patient"].tolist() == ["7", "8"]
+
+
+@pytest.mark.parametrize(("second", "told"), [("8", True), ("7", False)])
+def test_a_column_that_tells_other_patients_than_the_names_is_told_of(
+    tmp_path, recwarn, second, told
+):
+    touch(tmp_path, "CNV-1-1.png", "CNV-1-2.png", "DME-2-1.png")
+    rows = f"CNV-1-1.png,CNV,7\nCNV-1-2.png,CNV,{second}\nDME-2-1.png,DME,9\n"
+    (tmp_path / "images.csv").write_text(f"path,label,Patient_ID\n{rows}")
+    records.scan(tmp_path / "images.csv")
+    assert any("Patient_ID is not read" in str(one.message) for one in recwarn) == told
 
 
 def dicoms(root: Path, **patients: str) -> Path:

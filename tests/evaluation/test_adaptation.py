@@ -170,12 +170,18 @@ def test_steady_is_the_first_number_from_which_the_draws_stay_close(losses, stea
     found = adaptation.steadiness(fell(losses))
     assert found["patients"] == steady and found["images"] == (steady and 2 * steady)
     assert [one["patients"] for one in found["numbers"]] == list(losses)
-    sides = {side: {"balanced_accuracy": {"value": 0.8}} for side in ("before", "after")}
-    said = adaptation.in_words({"steady": found, **sides})
-    assert "answers better as it is" not in said
-    sides["after"] = {"balanced_accuracy": {"value": 0.75}}
-    worse = adaptation.in_words({"steady": found, **sides})
-    assert worse.endswith(said) and "as it is: balanced accuracy 0.800 before, 0.750 after" in worse
+    numbers = {"before": {"value": 0.8}, "after": {"value": 0.75}}
+    numbers["difference"] = {"value": -0.05, "low": -0.1, "high": 0.01}  # may be chance
+    said, worse = (
+        adaptation.in_words(
+            {"steady": found}
+            | {of: {"balanced_accuracy": number} for of, number in numbers.items()}
+            | {"difference": {"balanced_accuracy": {"value": -0.05, "low": -0.1, "high": high}}}
+        )
+        for high in (0.01, -0.01)
+    )
+    assert "costs" not in said and worse.endswith(said)
+    assert "0.800 as the run answers and 0.750 adapted" in worse and "-0.050 (-0.1" in worse
     assert f"steady from {steady} patients" in said if steady else "not steady with" in said
     assert set(adaptation.table_of_numbers(found)["measure"]) >= {"threshold", "balanced accuracy"}
 

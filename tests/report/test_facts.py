@@ -95,11 +95,13 @@ def test_what_is_no_further_seed_of_these_images_is_passed_over(copy):
     with edited(seed / "recipe.json") as about:
         about["data"]["fingerprint"] = "other images"
     assert facts.over_seeds(Run.load(copy)) is None
+    assert "other images; remove" in facts.further_seeds(Run.load(copy))[1]["seed-1"]
     with edited(seed / "recipe.json") as about:
         about["data"]["fingerprint"] = Run.load(copy).about["data"]["fingerprint"]
     with edited(seed / "metrics.json") as metrics:
         kept = metrics.pop("test")
     assert facts.over_seeds(Run.load(copy)) is None
+    assert "not whole; remove" in facts.further_seeds(Run.load(copy))[1]["seed-1"]
     with edited(seed / "metrics.json") as metrics:
         metrics["test"] = kept
     assert facts.over_seeds(Run.load(copy))["runs"] == 2

@@ -40,8 +40,11 @@ _WHOLE_NUMBERS = ("width", "height", "bytes")
 _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
-# What a column that tells the patient may be called, in place of patient.
-_PATIENT = re.compile(r"\A(?:patient|subject|person)[ _-]?(?:id|no|nr|number|name|key)?\Z", re.I)
+# What a column that tells the patient may be called, in place of patient, and what others are.
+_PATIENT = re.compile("patient|subject|person", re.IGNORECASE)
+_OF_PATIENTS = re.compile(
+    "age|sex|gender|birth|date|time|weight|height|size|position|orientation|count", re.IGNORECASE
+)
 _KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
     r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -462,8 +465,9 @@ def read_manifest(
                 "name tells it, or the image counts as a patient of its own",
                 stacklevel=2,
             )
-    alike = [name for name in table if _PATIENT.search(name)]
-    if alike and "patient" not in table and unknown_patient(frame).any():
+    alike = [name for name in table if _PATIENT.search(name) and not _OF_PATIENTS.search(name)]
+    alike = [name for name in alike if not _agree(table[name], frame)]
+    if alike and "patient" not in table:
         warnings.warn(
             f"of {csv} {some(alike)} is not read; call the column patient that tells whose each "
             "image is",
@@ -472,6 +476,12 @@ def read_manifest(
     frame = _rows_with_files(frame, start, csv)
     _check_labels(frame, str(csv), classes)
     return frame.sort_values("path", ignore_index=True)
+
+
+def _agree(column: pd.Series, frame: pd.DataFrame) -> bool:
+    """Whether a column tells the same images apart as their patients do, all of which are known."""
+    pairs = pd.DataFrame({"column": column, "patient": frame["patient"]}).drop_duplicates()
+    return not unknown_patient(frame).any() and all(pairs[name].is_unique for name in pairs)
 
 
 def _one_root(table: pd.DataFrame, csv: Path) -> str:

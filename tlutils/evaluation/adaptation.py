@@ -439,10 +439,13 @@ def in_words(found: dict) -> str:
             "More than two classes have no threshold: the temperature alone was chosen, so the "
             "answers are the same and their probabilities are not."
         )
-    before, after = (found[side]["balanced_accuracy"]["value"] for side in ("before", "after"))
-    if before is not None and after is not None and after < before:
-        told = "As measured on others, the run answers better as it is: balanced accuracy "
-        told += f"{before:.3f} before, {after:.3f} after. "
+    before, after, apart = (
+        found[side]["balanced_accuracy"] for side in ("before", "after", "difference")
+    )
+    if apart["high"] is not None and apart["high"] < 0:
+        told = f"It costs balanced accuracy: {before['value']:.3f} as the run answers and "
+        told += f"{after['value']:.3f} adapted, measured on others; a difference of "
+        told += f"{as_text(apart)}. "
     if not steady["numbers"]:
         return told + (
             "How many patients it takes until the choice is steady cannot be told from so few: it "

@@ -192,14 +192,27 @@ def over_seeds(run: Run) -> pd.Series | None:
     -------
     pd.Series or None, mean, sd, min, max and runs; None where there is one seed
     """
-    found = _of_further_seeds(run)
+    found, _ = further_seeds(run)
     metrics = [run.metrics[main_split(run.metrics)], *found]
     return comparison.over_seeds(metrics).loc["accuracy"] if found else None
 
 
-def _of_further_seeds(run: Run) -> list[dict]:
-    """Numbers of those on its images to which its epochs and patience of now would add nothing."""
-    found, wanted = [], run.recipe
+def further_seeds(run: Run) -> tuple[list[dict], dict[str, str]]:
+    """The numbers of a run's further seeds, and which do not count.
+
+    One counts that is of the run's images, and to which the run's epochs and patience of now would
+    add nothing.
+
+    Parameters
+    ----------
+    run : Run, finished
+
+    Returns
+    -------
+    list of dict, the metrics of the main split of each that counts
+    dict of str to str, the name of the folder of any other, and why not and what to do
+    """
+    found, left, wanted = [], {}, run.recipe
     for file in sorted(run.folder.glob("seed-*/metrics.json")):
         try:
             one = Run.load(file.parent)
@@ -209,12 +222,21 @@ def _of_further_seeds(run: Run) -> list[dict]:
             last = history[part == part.iloc[-1]]
             best = _best(last.to_dict("records"), wanted.monitor, wanted.min_delta)
             stopped = last["epoch"].iloc[-1] - best["epoch"] >= (wanted.patience or math.inf)
+            seeds = one.recipe.seed - wanted.seed + 1
         except (OSError, *DAMAGE):  # no run, or no whole one
+            left[file.parent.name] = "it is not whole; remove that folder"
             continue
         stopped &= bool(history["val_loss"].notna().any())  # without validation none stops
-        if same and (stopped or len(last) == wanted.epochs):
+        if not same:
+            left[file.parent.name] = "it was trained on other images; remove that folder"
+        elif stopped or len(last) == wanted.epochs:
             found.append(metrics)
-    return found
+        else:
+            left[file.parent.name] = (
+                "it was trained for other epochs, or with other patience; "
+                f"--seeds {seeds} trains it as long"
+            )
+    return found, left
 
 
 def elsewhere(run: Run) -> Elsewhere:
@@ -581,7 +603,7 @@ def command(run: Run) -> str:
     """
     name, data, limit = run.folder.resolve().name, run.about["data"], run.about["limit"]
     patient, precision = data.get("patient", "auto"), run.about["machine"]["precision"]
-    changes, seeds = _changed(run.recipe), 1 + len(_of_further_seeds(run))
+    changes, seeds = _changed(run.recipe), 1 + len(further_seeds(run)[0])
     if changes is None:
         further = ("train_seeds(", f", {seeds})") if seeds > 1 else ("", "")
         return (

@@ -364,6 +364,8 @@ class Run:
             choice = {"fingerprint": found["used"]["fingerprint"], "temperature": temperature}
             choice["threshold"] = threshold["value"] if threshold else None
             images = pd.read_csv(file.with_suffix(".csv"), usecols=["sha256"], dtype=str)
+            if lacking := {"before", "after", "difference", "steady"} - found.keys():
+                raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(file, error, mend) from None
         if not any_weights and weights != self.fingerprint:

@@ -166,6 +166,7 @@ def _images(
     if data is not None:
         others = partial(other_images, run, data, split, patient, show, stacklevel=5)
         table, root, source = devices.by_first(others)
+        table = records.readable(table)  # so is the name of the file that of those measured
         if has_test_images(run, table):
             raise ValueError(f"among the images of {data} are {_KEPT}")
         of = table.assign(label=table["label"] + "\0" + table["patient"])
