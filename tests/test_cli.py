@@ -42,6 +42,12 @@ def test_doctor_says_what_was_chosen_and_why(said):
     assert re.search(r"pydicom  \d+\.\d+.*\(DICOM files\)", out)
 
 
+def test_a_misspelt_option_is_told_of_with_the_one_that_is_meant(said):
+    assert main(["train", "oct-vgg16-small", "--data", "x", "--out", "y", "--patiant", "z"]) == 2
+    told = " ".join(said()[1].split())
+    assert "--patiant z (did you mean --patient?); `python -m tlutils train --help`" in told
+
+
 def test_seeds_without_test_images_are_summed_up_on_validation(tiny_folder, tmp_path, said):
     files = tiny_folder / "train"
     assert train(files, tmp_path / "run", "--seeds", "2", "--set", "test=0", "--epochs", "1") == 0

@@ -517,6 +517,17 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise ValueError(f"{message}; `python -m {self.prog} --help` says what there is")
 
+    def parse_args(self, args: list[str] | None = None, namespace: None = None) -> _Arguments:
+        from .core.words import did_you_mean
+
+        given, unknown = self.parse_known_args(args)
+        if unknown:
+            of = getattr(given, "parser", self)
+            names = [name for action in of._actions for name in action.option_strings]
+            meant = did_you_mean(unknown[0].partition("=")[0], names)
+            of.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
+        return given
+
 
 class _Fields(argparse.Action):
     """Print the fields of the recipe beside it, as --help prints the options."""

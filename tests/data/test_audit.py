@@ -120,6 +120,17 @@ def hashed(rows: list[tuple[str, str, str, str, str]]) -> pd.DataFrame:
     return found.assign(problem=np.where(found["sha256"] == "", "empty file", ""))
 
 
+def test_images_without_a_split_beside_others_are_told_of_and_what_becomes_of_them():
+    rows = [("a1.png", "train", "A", "1"), ("a2.png", "", "A", "2"), ("b1.png", "", "B", "3")]
+    rows += [("b2.png", "test", "B", "3"), ("a3.png", "test", "A", "4")]
+    table = pd.DataFrame(rows, columns=["path", "split", "label", "patient"])
+    told = finding(audit_splits(table), "no split beside others", "all")
+    assert (told["found"], told["of"], told["verdict"]) == (2, 5, "warning")
+    assert "as 1 of them do" in told["meaning"]
+    for alone in (table.assign(split=""), table.assign(split="train")):
+        assert "no split beside others" not in set(audit_splits(alone)["check"])
+
+
 def test_equal_files_are_found_across_splits_within_splits_and_under_two_labels():
     found = audit_splits(
         hashed(

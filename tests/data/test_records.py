@@ -179,6 +179,14 @@ def test_a_column_that_may_be_the_patients_is_told_of_where_none_is_called_patie
     assert records.scan(tmp_path / "images.csv")["patient"].tolist() == ["7", "8"]
 
 
+def test_a_rule_that_fits_nothing_is_told_of_the_column_that_tells_patients(tmp_path):
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "images.csv").write_text("path,label,patient\na.png,A,1\nb.png,B,2\n")
+    with pytest.raises(ValueError, match="the rule auto reads the column patient of .*images.csv"):
+        records.scan(tmp_path / "images.csv", patient=r"(?P<patient>\d+)_")
+    assert records.has_patients(tmp_path / "images.csv") and not records.has_patients(tmp_path)
+
+
 @pytest.mark.parametrize(("second", "told"), [("8", True), ("7", False)])
 def test_a_column_that_tells_other_patients_than_the_names_is_told_of(
     tmp_path, recwarn, second, told

@@ -531,3 +531,10 @@ def test_the_official_split_is_not_offered_where_it_would_be_refused():
     assert how.endswith("; all images were divided anew")
     with pytest.raises(ValueError, match="and 30 of 40 images are in none"):
         splits.divide(table, "official")
+
+
+def test_a_class_of_one_patient_that_is_spelled_nearly_as_another_is_named():
+    table = pd.DataFrame({"patient": [str(i) for i in range(9)], "split": ""})
+    table = table.assign(path=table["patient"], label=["healthy"] * 4 + ["ill"] * 4 + ["healty"])
+    with pytest.raises(ValueError, match=r"healty has 1 \(is it healthy, misspelt\?\)"):
+        splits.by_patient(table)

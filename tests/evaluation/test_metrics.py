@@ -19,6 +19,7 @@ from tlutils.core.devices import Machine
 from tlutils.evaluation.metrics import (
     accuracy_by,
     as_text,
+    calibration_error_by_chance,
     calibration_table,
     compute_metrics,
     confusion,
@@ -587,3 +588,18 @@ def test_classes_of_the_same_patients_are_no_surer_together_than_the_patients(an
     )
     for end in ("value", "low", "high"):
         assert found["balanced_accuracy"][end] == pytest.approx(found["accuracy"][end])
+
+
+@pytest.mark.parametrize("each", [1, 4])
+def test_a_calibrated_model_of_few_images_is_within_the_error_that_chance_gives(each):
+    random, over = np.random.default_rng(0), []
+    for _ in range(40):
+        p = random.uniform(0.5, 1, 24).repeat(each)
+        right = (random.random(24) < p[::each]).repeat(each)
+        columns = {"label": np.where(right, "A", "B"), "predicted": "A", "p_A": p, "p_B": 1 - p}
+        found = pd.DataFrame({"split": "test", "loss": 0.1} | columns)
+        found = found.assign(path=[f"{i}" for i in found.index], patient=found.index // each)
+        over.append(expected_calibration_error(found) > calibration_error_by_chance(found))
+    assert np.mean(over) < 0.15
+    sure = found.assign(label="B", p_A=0.99, p_B=0.01)
+    assert expected_calibration_error(sure) > calibration_error_by_chance(sure)

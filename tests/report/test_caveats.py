@@ -66,7 +66,7 @@ OF_NUMBERS = {
     "The interval is wide": {"accuracy": {"value": 0.9, "low": 0.8, "high": 0.95}},
     "Validation and test disagree": {"accuracy": {"value": 0.8, "low": 0.78, "high": 0.82}},
     "Few images of a class": {"per_class": {"CNV": {"n": 29}, "DME": {"n": 200}}},
-    "The probabilities are off": {"ece": 0.11},
+    "The probabilities are off": {"ece": 0.11, "ece_by_chance": 0.1},
 }
 
 
@@ -78,6 +78,20 @@ def test_a_caveat_of_the_numbers_is_there_where_they_say_so_and_nowhere_else(cop
     with edited(copy / "metrics.json") as metrics:
         metrics["test"] = GOOD | OF_NUMBERS[title]
     assert titles(Run.load(copy)) & set(OF_NUMBERS) == {title}
+
+
+def test_an_error_of_calibration_that_chance_gives_is_no_caveat(copy):
+    with edited(copy / "metrics.json") as metrics:
+        metrics["test"] = GOOD | {"ece": 0.11, "ece_by_chance": 0.12}
+    assert "The probabilities are off" not in titles(Run.load(copy))
+
+
+def test_a_training_that_diverged_is_told_of(copy):
+    assert "Training diverged" not in titles(Run.load(copy))
+    history = Run.load(copy).history
+    history.loc[0, "train_loss"] = 5.5e16
+    history.to_csv(copy / "history.csv", index=False)
+    assert "Training diverged" in titles(Run.load(copy))
 
 
 @pytest.mark.parametrize("threshold", [None, 0.3])

@@ -244,6 +244,19 @@ def test_images_that_the_run_was_trained_on_or_chosen_by_are_told_to_flatter_it(
 
 
 @pytest.mark.filterwarnings("ignore:.* images are among those that")
+def test_a_manifest_that_tells_its_patients_is_read_so_whatever_the_runs_own_pattern(run, tmp_path):
+    copy = shutil.copytree(run.folder, tmp_path / "run")
+    table = run.part("test").reset_index(drop=True).assign(patient=list("ab") * 8, split="")
+    cleaning.write(table, run.root, tmp_path / "some.csv")
+    about = json.loads((copy / "recipe.json").read_text())
+    about["data"]["patient"] = r"(?P<patient>no such)"
+    (copy / "recipe.json").write_text(json.dumps(about))
+    assert evaluate(copy, tmp_path / "some.csv", **CPU)["patients"] == 2
+    with pytest.raises(ValueError, match="auto reads the column patient"):
+        evaluate(copy, tmp_path / "some.csv", patient="(?P<patient>no such)", **CPU)
+
+
+@pytest.mark.filterwarnings("ignore:.* images are among those that")
 def test_images_without_a_split_beside_others_that_have_one_are_counted(run, tmp_path):
     copy = shutil.copytree(run.folder, tmp_path / "run")
     table = run.part("test").reset_index(drop=True)

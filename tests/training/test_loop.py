@@ -60,6 +60,12 @@ def test_a_frozen_net_with_a_new_head_learns(parts):
     assert done.history["val_accuracy"].max() >= 0.9
 
 
+def test_a_training_that_diverges_is_told_of_once_though_its_loss_is_a_number(parts):
+    with pytest.warns(UserWarning, match="far above that of guessing: .* smaller learn") as told:
+        quiet_fit(net(), parts, epochs=3, patience=0, learning_rate=1e6)
+    assert sum("diverged" in str(one.message) for one in told) == 1
+
+
 def test_the_history_holds_one_row_an_epoch_with_the_promised_columns(parts):
     done = quiet_fit(net(), parts, epochs=2)
     assert done.history["epoch"].tolist() == [1, 2]

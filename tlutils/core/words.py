@@ -63,8 +63,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     --------
     >>> did_you_mean("blurred", ["dark", "blur"]), did_you_mean("x", ["dark", "blur"])
     (' (did you mean blur?)', '')
+    >>> did_you_mean("image_size", ["resize", "size"])
+    ' (did you mean size?)'
     """
-    close = difflib.get_close_matches(name, list(names), n=1)
+    names = list(names)
+    parts = [part for part in name.split("_") if part in names]
+    close = parts or difflib.get_close_matches(name, names, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

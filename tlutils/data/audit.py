@@ -131,6 +131,8 @@ def audit_splits(records: pd.DataFrame) -> pd.DataFrame:
         rows += [_two_labels(records)]
         rows += [_copies(split, part) for split, part in (parts or {"all": records}).items()]
     rows += [_unknown(records)] + ([_unreadable(records)] if "problem" in records else [])
+    if parts and "" in there:
+        rows += [_without_split(records)]
     rows += [_missing_classes(records, split, part) for split, part in parts.items()]
     rows += [_small(parts["val"])] if "val" in parts else []
     return pd.DataFrame(rows)
@@ -218,6 +220,16 @@ def _unknown(records: pd.DataFrame) -> dict:
     )
     good = "The patient of every image is known."
     return _row("unknown patient", "all", hits, len(records), bad, good)
+
+
+def _without_split(records: pd.DataFrame) -> dict:
+    without, test = (records[records["split"] == split] for split in ("", "test"))
+    known = test["patient"][~unknown_patient(test)]
+    shared = int(without["patient"].isin(set(known)).sum())
+    bad = f"{many(len(without), 'image names', 'images name')} no split, as others do; training "
+    bad += "puts them beside its own, or divides all images anew where they share patients with "
+    bad += f"the test images, as {shared:,} of them do."
+    return _row("no split beside others", "all", without["path"], len(records), bad, "")
 
 
 def _unreadable(records: pd.DataFrame) -> dict:

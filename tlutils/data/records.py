@@ -454,7 +454,12 @@ def read_manifest(
     home = start if root is not None or "root" not in table else start / _one_root(table, csv)
     paths = _paths_below(home, start, table["path"], csv)
     frame = pd.DataFrame({"path": paths, "split": splits, "label": table["label"]}, dtype="str")
-    frame = with_patients(frame, patient, start)
+    try:
+        frame = with_patients(frame, patient, start)
+    except ValueError as error:
+        if "patient" not in table:
+            raise
+        raise ValueError(f"{error}; the rule auto reads the column patient of {csv}") from None
     if "patient" in table and patient == "auto":
         given = table["patient"].str.strip()
         nobody = given.str.lower().isin(_NOBODY)
@@ -476,6 +481,21 @@ def read_manifest(
     frame = _rows_with_files(frame, start, csv)
     _check_labels(frame, str(csv), classes)
     return frame.sort_values("path", ignore_index=True)
+
+
+def has_patients(source: str | Path) -> bool:
+    """Whether a source is a manifest with a column that tells patients.
+
+    Parameters
+    ----------
+    source : str or Path
+
+    Returns
+    -------
+    bool
+    """
+    is_table = Path(source).suffix.lower() in TABLES and Path(source).is_file()
+    return is_table and "patient" in _read_table(Path(source), ())
 
 
 def _agree(column: pd.Series, frame: pd.DataFrame) -> bool:

@@ -8,7 +8,9 @@ Stands alone: pandas and scipy.
 
 from __future__ import annotations
 
+import difflib
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -325,10 +327,20 @@ def _groups(records: pd.DataFrame) -> pd.Series:
     return pd.Series(first[codes], records.index)
 
 
+def _misspelt(label: str, labels: Iterable[str]) -> str:
+    """Which class one of few patients may be a misspelling of; "" for none."""
+    close = difflib.get_close_matches(label, [one for one in labels if one != label], 1, 0.8)
+    return f" (is it {close[0]}, misspelt?)" if close else ""
+
+
 def _best_assignment(table: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:
     """The side (name) of each row of a table of groups x labels: the best of several tries."""
     patients = (table > 0).sum()
-    if few := [f"{label} has {n}" for label, n in patients.items() if n < len(shares)]:
+    if few := [
+        f"{label} has {n}{_misspelt(label, patients.index)}"
+        for label, n in patients.items()
+        if n < len(shares)
+    ]:
         raise ValueError(
             f"found too few patients to give each of {', '.join(shares)} one of every class: "
             f"{', '.join(few)} (who share a file count as one); expected {len(shares)} a class; "

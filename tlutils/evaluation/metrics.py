@@ -67,8 +67,9 @@ def compute_metrics(
         n, patients; accuracy, balanced_accuracy, macro_f1, auc (one against the rest; means over
         the classes that occur), each {"value", "low", "high"} (see `intervals.interval`); for two
         classes sensitivity, specificity, ppv, npv likewise, threshold and positive; top2, top3...
-        up to 5; baseline (accuracy of always giving the commonest answer); loss; ece; brier
-        (squares summed over the classes, 0 to 2); level; per_class {class: {n, recall, precision,
+        up to 5; baseline (accuracy of always giving the commonest answer); loss; ece and
+        ece_by_chance (see `calibration_error_by_chance`); brier (squares summed over the classes, 0
+        to 2); level; per_class {class: {n, recall, precision,
         f1, auc}}; confusion (rows true, columns predicted); classes.
 
     Raises
@@ -116,6 +117,7 @@ def compute_metrics(
         "baseline": json_number(coded.counts.max() / coded.counts.sum()),
         "loss": json_number(predictions["loss"].mean()),
         "ece": json_number(expected_calibration_error(predictions)),
+        "ece_by_chance": json_number(calibration_error_by_chance(predictions, seed=seed)),
         "brier": json_number(squares.mean()),
         "level": level,
         "per_class": per_class,
@@ -545,6 +547,35 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = BINS) -> f
     table, bin_ = in_bins(predictions, bins)
     sums = table.groupby(bin_).sum()
     return float((sums["confidence"] - sums["right"]).abs().sum() / len(table))
+
+
+def calibration_error_by_chance(
+    predictions: pd.DataFrame, bins: int = BINS, draws: int = 200, seed: int = 0
+) -> float:
+    """What the calibration error exceeds in 1 of 20 draws though every probability is true.
+
+    In each draw an image is right as often as its confidence says, and those of a patient have
+    their luck together. The fewer images, the larger it is.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+    bins : int, as for `expected_calibration_error`
+    draws : int
+    seed : int, of the draws
+
+    Returns
+    -------
+    float, 0 to 1
+    """
+    table, bin_ = in_bins(predictions, bins)
+    confidence, bin_ = table["confidence"].to_numpy(), bin_.to_numpy(int)
+    patient, names = pd.factorize(patients_of(predictions))
+    random, errors = np.random.default_rng(seed), []
+    for _ in range(draws):
+        right = random.random(len(names))[patient] < confidence
+        errors.append(np.abs(np.bincount(bin_, confidence - right)).sum() / len(table))
+    return float(np.quantile(errors, 0.95))
 
 
 def accuracy_by(

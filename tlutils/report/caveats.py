@@ -16,6 +16,7 @@ from ..evaluation.metrics import denominator, patients_of
 from ..evaluation.novelty import ENOUGH
 from ..runs import openings, reference
 from ..runs.folder import Run
+from ..training import monitors
 from .facts import by_likeliest, kept_epoch, main_split, over_seeds, percent
 
 # Validation images; with fewer the accuracy moves in steps of more than a point.
@@ -104,7 +105,7 @@ def _of_accuracy(found: dict) -> Iterator[Caveat]:
             f"{denominator(found)} leave "
             f"{100 * (high - low):.0f} points between its ends. A model that is a few points "
             "better or worse cannot be told from this one by looking at the two numbers; compare "
-            "both on the same patients.",
+            "both on the same patients (comparison.paired_bootstrap of both predictions tables).",
         )
 
 
@@ -172,6 +173,12 @@ def _of_training(run: Run) -> Iterator[Caveat]:
             f"(mean {percent(seeds['mean'])}). All other numbers of this page are those of the "
             "first, and all seeds share one division of the patients.",
         )
+    if history["train_loss"].max() > monitors.DIVERGED:
+        yield Caveat(
+            "Training diverged",
+            f"The training loss rose to {history['train_loss'].max():.3g}, far above that of "
+            "guessing. Train anew with a smaller learning_rate before anything is made of it.",
+        )
     validated = history["val_loss"].notna().any()
     allowed = run.recipe.epochs + run.recipe.head_epochs
     if validated and len(history) >= allowed and kept_epoch(run) == len(history):
@@ -224,12 +231,14 @@ def _of_use(found: dict, sets: int | None) -> Iterator[Caveat]:
     if few:
         text = f"What is said of each class rests on {', '.join(few)}."
         yield Caveat("Few images of a class", text)
-    if found["ece"] > _MISCALIBRATED:
+    chance = found.get("ece_by_chance", 0.0)
+    if found["ece"] > max(_MISCALIBRATED, chance):
         by = "" if by_likeliest(found) else " (the answers go by the threshold, not by that class)"
+        luck = f", where chance alone gives up to {100 * chance:.0f}" * bool(chance)
         yield Caveat(
             "The probabilities are off",
             f"They miss how often the likeliest class is right by {100 * found['ece']:.0f} points "
-            f"on average{by}; do not read them as chances.",
+            f"on average{by}{luck}; do not read them as chances.",
         )
     seen = "All images come from one collection. Other machines, hospitals and people"
     if sets is None:

@@ -377,7 +377,8 @@ def patient_rule(run: Run, patient: str | None, data: str | Path | None) -> str 
     Parameters
     ----------
     run : Run, whose rule "run" means
-    patient : str or None, as asked for
+    patient : str or None, as asked for; "run" is the run's own
+        Of a run whose images lie in class folders it is "auto" for a manifest that tells patients.
     data : str, Path or None, the other images
 
     Returns
@@ -390,7 +391,9 @@ def patient_rule(run: Run, patient: str | None, data: str | Path | None) -> str 
         Where there are no other images to be read by a rule, or it cannot be written down.
     """
     if patient == "run":
-        return run.about["data"].get("patient", "auto")
+        rule, requested = run.about["data"].get("patient", "auto"), run.about["data"]["requested"]
+        from_names = not requested.lower().endswith(layouts.TABLES)
+        return "auto" if data is not None and from_names and records.has_patients(data) else rule
     if data is None:
         raise ValueError(
             f"the patient rule {quoted(patient)} is for other images (data=..., on the command "

@@ -34,6 +34,10 @@ from .batches import Batches
 from .optimizers import make_optimizer, schedule_factor
 from .options import Options
 
+_CALMER = (
+    "Try a smaller learning_rate, in another run's folder; precision fp32, where it is not; or "
+    "look at the inputs"
+)
 _NO_SCORES = {"val_loss": math.nan, "val_accuracy": math.nan, "val_images": 0}
 # What a checkpoint holds to go on from, and what it called some of it once.
 _BEST = ("best", "best_epoch", "best_state")
@@ -437,18 +441,15 @@ def _scores(
         )
     if not math.isfinite(loss):
         wrong = source.not_finite(epoch)
-        advice = (
-            "training diverged. Try a smaller learning_rate, precision fp32, or look at the inputs"
-        )
+        advice = f"training diverged. {_CALMER}"
         if wrong:
             advice = (
                 f"what the frozen part answers for {len(wrong)} of {source.n} images holds NaN or "
                 f"infinity, e.g. for {wrong[0]}. Look at that image; use precision fp32, other "
                 "weights, or no store"
             )
-        raise TrainingError(
-            f"the {part} loss is {loss / n}: {advice}; the last whole epoch is in the checkpoint"
-        )
+        kept = "; the last whole epoch is in the checkpoint" if epoch else ""
+        raise TrainingError(f"the {part} loss is {loss / n}: {advice}{kept}")
     return {f"{part}_loss": loss / n, f"{part}_accuracy": correct / n, f"{part}_images": int(n)}
 
 
@@ -469,6 +470,13 @@ def _record(state: State, scores: dict, train: Batches, seconds: float, filled: 
         "where": "files" if train.store is None else "store",
         "store_seconds": filled,
     }
+    until_then = max((one["train_loss"] for one in state.history), default=0.0)
+    if row["train_loss"] > monitors.DIVERGED >= until_then and devices.rank() == 0:
+        warnings.warn(
+            f"the train loss is {row['train_loss']:.3g}, far above that of guessing: training "
+            f"diverged. {_CALMER}",
+            stacklevel=3,
+        )
     state.history.append(row)
     best = state.history[state.best_epoch - 1]
     if not state.best_epoch or monitors.beats(row, best, options.monitor, options.min_delta):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from sklearn import metrics as sk
 
+DIVERGED = 20.0  # nats; guessing among 1,000 classes has a loss of 6.9
 _FROM_SUMS = {f"{part}_loss": min for part in ("val", "train", "stress")}
 _FROM_SUMS |= {f"{part}_accuracy": max for part in ("val", "train", "stress")}
 _FROM_PROBABILITIES = ("val_balanced_accuracy", "val_f1", "val_auc", "val_recall@0.95")
