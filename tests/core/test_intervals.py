@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prediction_tables import TRIED
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 from sklearn import metrics as sk
 
 from tlutils.core import intervals
@@ -30,7 +31,42 @@ def test_wilson_is_scipys():
 
 def test_an_interval_holds_its_value_though_all_resamples_lie_on_one_side():
     found = intervals.interval(0.4, np.linspace(0.41, 0.6, 100), 0.95, trials=5)
-    assert found["value"] == found["low"] == 0.4 and found["high"] == pytest.approx(0.6, abs=0.01)
+    assert found["low"] < found["value"] == 0.4 < found["high"]
+
+
+@pytest.mark.parametrize(("patients", "few"), [(8, True), (8, False), (None, True)])
+def test_an_interval_is_wilsons_for_as_many_trials_as_spread_like_the_resamples(patients, few):
+    """Its ends solve the equation of the score, with the variance of the resamples."""
+    value, spread = 0.7, np.random.default_rng(0).binomial(30, 0.7, 1000) / 30
+    found = intervals.interval(value, spread, 0.9, patients, few)
+    variance = spread.var() * (patients / (patients - 1) if patients else 1)
+    beyond = student.ppf(0.95, patients - 1) if patients and few else norm.ppf(0.95)
+    for end in (found["low"], found["high"]):
+        share = end * (1 - end) / (value * (1 - value))
+        assert (value - end) ** 2 == pytest.approx(beyond**2 * variance * share)
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_an_interval_of_a_share_of_few_patients_holds_it_in_about_as_many_draws_as_it_says(images):
+    random, n, true, held, above = np.random.default_rng(0), 24, 0.85, 0, 0
+    for _ in range(300):
+        skill = random.beta(true * 2, (1 - true) * 2, n) if images > 1 else np.full(n, true)
+        right = random.binomial(images, skill) / images
+        spread = random.multinomial(n, np.full(n, 1 / n), 300) @ right / n
+        found = intervals.interval(right.mean(), spread, 0.95, n)
+        held += found["low"] <= true <= found["high"]
+        above += found["low"] > true
+    assert held / 300 > 0.92 and above / 300 < 0.05  # percentiles: 0.88 and 0.10
+
+
+def test_one_wrong_of_few_patients_is_no_better_than_none():
+    right = np.ones(14)
+    spreads = []
+    for wrong in (0, 1):
+        right[:wrong] = 0
+        draws = np.random.default_rng(0).multinomial(14, np.full(14, 1 / 14), 1000)
+        spreads.append(intervals.interval(right.mean(), draws @ right / 14, 0.95, 14))
+    assert spreads[1]["low"] < spreads[0]["low"]
 
 
 @TRIED
@@ -72,15 +108,15 @@ def test_a_mean_of_shares_of_which_one_is_sure_is_as_unsure_as_wilson_says_that_
     spread = np.random.default_rng(0).normal(0.8, 0.05, 2000).clip(0, 1)
     sure, other = (1.0, np.ones(2000), 9), (0.8, spread, 20)
     mean = (0.9, (1 + spread) / 2, 0.95)
-    plain = intervals.interval(*mean, None)
+    plain = intervals.interval(*mean, 9)
     found = intervals.interval_of_mean(*mean, 9, [sure, other], apart=True)
     low = intervals.wilson(9, 9)[0]
-    below = intervals.interval(*other[:2], 0.95, 20)["low"]
-    assert found["low"] == pytest.approx(0.9 - np.hypot(1 - low, 0.8 - below) / 2)
-    assert found["low"] < plain["low"] and found["high"] == pytest.approx(plain["high"])
+    own = intervals.interval(*mean, 20)  # as many as the other part rests on
+    assert found["low"] == pytest.approx(0.9 - np.hypot((1 - low) / 2, 0.9 - own["low"]))
+    assert found["low"] < own["low"] and found["high"] == pytest.approx(own["high"])
     assert intervals.interval_of_mean(*mean, 9, [other, other], apart=True) == plain
     shared = intervals.interval_of_mean(*mean, 9, [sure, other], apart=False)
-    assert shared["low"] == pytest.approx(0.9 - (1 - low) / 2 - (0.8 - below) / 2)
+    assert shared["low"] == pytest.approx(own["low"] - (1 - low) / 2)
     nothing = {"value": None, "low": None, "high": None}
     undefined = np.nan, spread, 0.95
     assert intervals.interval_of_mean(*undefined, 9, [sure, other], apart=True) == nothing

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prediction_tables import TRIED, binary, drawn, table, tables
 from scipy.stats import binomtest
+from scipy.stats import t as student
 from sklearn import metrics as sk
 
 from tlutils.core import intervals
@@ -223,11 +224,17 @@ def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples():
         for t in by_hand(predictions, 100, seed=5)
         if t["label"].nunique() == 3
     ]
-    low, high = np.percentile(pd.DataFrame(rows), [5, 95], axis=0)
+    spread, patients = pd.DataFrame(rows), predictions.groupby("label")["patient"].nunique()
+    n = {"accuracy": predictions["patient"].nunique(), "f1": patients["B"]}
+    n["precision"] = predictions[predictions["predicted"] == "B"]["patient"].nunique()
     found = compute_metrics(predictions, repeats=100, seed=5, level=0.9)
-    for i, name in enumerate(rows[0]):
+    for name in rows[0]:
         of = found[name] if name in found else found["per_class"]["B"][name]
-        assert (of["low"], of["high"]) == pytest.approx((low[i], high[i]))
+        n_of, value = n.get(name, patients.min()), of["value"]
+        variance = student.ppf(0.95, n_of - 1) ** 2 * spread[name].var(ddof=0) * n_of / (n_of - 1)
+        for end in (of["low"], of["high"]):  # the equation of the score
+            share = end * (1 - end) / (value * (1 - value))
+            assert (value - end) ** 2 == pytest.approx(variance * share)
 
 
 def test_patients_are_drawn_whole():

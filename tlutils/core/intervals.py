@@ -1,7 +1,8 @@
 """How sure a number is: resampled patients, intervals for a share and an AUC, a guess beside it.
 
-Plain numpy; knows nothing of images, tables or models. The images of one patient are right or wrong
-together, so patients are drawn, each with all images: an interval over images would be too narrow.
+Numpy and scipy alone; knows nothing of images, tables or models. The images of one patient are
+right or wrong together, so patients are drawn, each with all images: an interval over images would
+be too narrow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import stdtrit
 
 _BLOCK = 4_000_000  # numbers in one block of weights: 32 MB
 
@@ -86,12 +88,20 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
 
 
 def interval(
-    value: float, spread: np.ndarray, level: float, trials: int | tuple[int, int] | None
+    value: float,
+    spread: np.ndarray,
+    level: float,
+    trials: int | tuple[int, int] | None,
+    few: bool = True,
 ) -> dict[str, float | int | None]:
-    """A number with its percentile interval, as plain values.
+    """A number from 0 to 1 with its interval, as plain values.
 
-    With few patients, or many resamples undefined, all percentiles may lie on one side of the
-    value; the interval is then stretched up to it.
+    It is Wilson's for a share of as many trials as would spread as the resamples do; so it holds
+    the number in 95 of 100 cases also where percentiles of the resamples do in 87, as with 24
+    patients of whom 85 % are right.
+
+    Source: Korn and Graubard, Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data, Survey Methodology 1998, with Wilson's interval.
 
     Parameters
     ----------
@@ -100,9 +110,11 @@ def interval(
         class, is left out and counted.
     level : float, such as 0.95.
     trials : int, tuple of int or None
-        Where all resamples agree (all is right, or there is one patient) they say nothing. The
-        interval is then Wilson's for so many trials, of an AUC Newcombe's for so many positives and
-        negatives (see `auc_ends`), and with None there is none.
+        Patients that it rests on, of an AUC how many positives and negatives. Where all resamples
+        agree (all is right, or there is one patient) they say nothing: the interval is then
+        Wilson's for so many trials, of an AUC Newcombe's (see `auc_ends`), and with None none.
+    few : bool
+        Whether to widen it, by Student's t, as few patients tell their own spread badly.
 
     Returns
     -------
@@ -111,23 +123,41 @@ def interval(
     Examples
     --------
     >>> interval(0.8, np.linspace(0.7, 0.9, 201), level=0.95, trials=50)
-    {'value': 0.8, 'low': 0.705, 'high': 0.895}
+    {'value': 0.8, 'low': 0.6605665729, 'high': 0.891559317}
     """
     if np.isnan(value):
         return {"value": None, "low": None, "high": None}
     kept = spread[~np.isnan(spread)]
-    ends = [50 * (1 - level), 50 * (1 + level)]
-    low, high = np.percentile(kept, ends) if len(kept) else (value, value)
-    if low == high:
-        if trials is None:
-            return {"value": json_number(value), "low": None, "high": None}
-        if isinstance(trials, tuple):
-            low, high = auc_ends(value, *trials, level)
-        else:
-            low, high = wilson(value * trials, trials, level)
-    low, high = min(low, value), max(high, value)
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}
+    patients = None if trials is None else int(np.min(trials))
+    if not _agree(kept):
+        low, high = _by_spread(value, kept, level, patients, few)
+    elif trials is None:
+        return {"value": json_number(value), "low": None, "high": None, **lost}
+    elif isinstance(trials, tuple):
+        low, high = auc_ends(value, *trials, level)
+    else:
+        low, high = wilson(value * trials, trials, level)
+    low, high = min(low, value), max(high, value)
     return {"value": json_number(value), "low": json_number(low), "high": json_number(high), **lost}
+
+
+def _agree(kept: np.ndarray) -> bool:
+    return not len(kept) or np.ptp(kept) < 1e-12
+
+
+def _by_spread(
+    value: float, kept: np.ndarray, level: float, patients: int | None, few: bool
+) -> tuple[float, float]:
+    """Wilson's ends for as many trials as spread so."""
+    if patients == 1:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    widen = stdtrit(patients - 1, 0.5 + level / 2) / z if patients and few else 1.0
+    variance = np.var(kept) * (patients / (patients - 1) if patients else 1.0)
+    inside = min(max(value, 1e-6), 1 - 1e-6)
+    trials = inside * (1 - inside) / (variance * widen**2)
+    return wilson(value * trials, trials, level)
 
 
 def interval_of_mean(
@@ -137,6 +167,7 @@ def interval_of_mean(
     trials: int | tuple[int, int] | None,
     parts: Sequence[tuple[float, np.ndarray, int | tuple[int, int]]],
     apart: bool,
+    few: bool = True,
 ) -> dict[str, float | int | None]:
     """A mean of numbers of several classes, as balanced accuracy is, with its interval.
 
@@ -145,7 +176,7 @@ def interval_of_mean(
 
     Parameters
     ----------
-    value, spread, level, trials : see `interval`
+    value, spread, level, trials, few : see `interval`
     parts : sequence of (float, float array (repeats,), int or tuple), value, spread and trials of
         each number that it is the mean of
     apart : bool, see `widened`
@@ -154,19 +185,18 @@ def interval_of_mean(
     -------
     dict, as `interval`
     """
-    found = interval(value, spread, level, trials)
-    certain = [part for part in parts if _is_one_number(part[1])]
+    found = interval(value, spread, level, trials, few)
+    certain = [part for part in parts if _agree(part[1][~np.isnan(part[1])])]
     if np.isnan(value) or not certain:
         return found
-    own = interval(value, spread, level, None)
+    others = [np.min(behind) for _, drawn, behind in parts if not _agree(drawn[~np.isnan(drawn)])]
+    own = (None, None)
+    if others and not _agree(kept := spread[~np.isnan(spread)]):
+        own = _by_spread(value, kept, level, int(min(others)), few)
     ends = [interval(one, drawn, level, behind) for one, drawn, behind in certain]
     ends = [(one["value"], one["low"], one["high"]) for one in ends]
-    low, high = widened((value, own["low"], own["high"]), ends, len(parts), apart)
+    low, high = widened((value, *own), ends, len(parts), apart)
     return found | {"low": json_number(max(0.0, low)), "high": json_number(min(1.0, high))}
-
-
-def _is_one_number(spread: np.ndarray) -> bool:
-    return len(np.unique(spread[~np.isnan(spread)])) < 2
 
 
 def widened(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, chi2, norm, t
 
-from ..core.intervals import check_bootstrap, json_number, widened, wilson
+from ..core.intervals import check_bootstrap, interval, json_number, widened
 from ..core.words import many
 from .metrics import Resampled, patients_of, rates, resampled, two_class_rates
 from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
@@ -21,6 +21,7 @@ from .thresholds import checked_classes, classes_of, negative_of, positive_of, s
 _LEVEL = 0.95  # of all intervals
 _OF_BOTH_ERRORS = ("value", "low", "high", "patients_error", "runs_error", "df")
 _WORDS = {"auc": "AUC", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+_SAME = 1e-12  # what two equal numbers may differ by
 _ROUNDING = 12  # digits; a rounding of the 16th is no lead
 
 
@@ -78,10 +79,6 @@ def paired_bootstrap(
 ) -> dict[str, float]:
     """The second model's number minus the first's, with its interval, by bootstrap over patients.
 
-    Where all resamples agree (there is one patient, or one model is always right and the other
-    never) they say nothing: the ends are then Wilson's for so many patients, stretched from 0 ... 1
-    to -1 ... 1.
-
     Parameters
     ----------
     first, second : DataFrame
@@ -105,57 +102,57 @@ def paired_bootstrap(
     check_bootstrap(repeats, _LEVEL)
     first, second = _matched(first, second)
     both = _resampled([first, second], metric, repeats, seed)
-    found, (_, kept) = interval_of_difference(*both, metric), _apart(*both, metric)
+    found = interval_of_difference(*both, metric)
     if found["value"] is None:
         return found | {"second_better": None}
+    kept = (both[1].spreads[metric] - both[0].spreads[metric]).round(_ROUNDING)
+    kept = kept[~np.isnan(kept)]
     better = np.mean(kept > 0) + np.mean(kept == 0) / 2
     return found | {"second_better": json_number(better)}
 
 
 def interval_of_difference(
-    first: Resampled, second: Resampled, metric: str
+    first: Resampled, second: Resampled, metric: str, few: bool = True
 ) -> dict[str, float | None]:
     """A number of the second less that of the first with the interval of its resamples.
 
-    Where all of them agree on a difference, or there is one patient, the ends are Wilson's for so
-    many patients, stretched from 0 ... 1 to -1 ... 1. In a mean over classes this widens the
-    interval by what the difference of such a class may be (see `intervals.widened`). A class in
-    which both are always right, or wrong, counts as one without a difference.
+    It is that of `intervals.interval`, stretched from 0 ... 1 to -1 ... 1. Where all resamples
+    agree on a difference in one class, that of a mean over classes is widened by what it may be
+    (see `intervals.widened`). A class in which both are always right, or wrong, counts as one
+    without a difference.
 
     Parameters
     ----------
     first, second : Resampled, of the same images
     metric : str, one of their values
+    few : bool, see `intervals.interval`
 
     Returns
     -------
     dict of value, low, high (95 %), all None where it is undefined
     """
-    value, kept = _apart(first, second, metric)
-    if math.isnan(value) or not len(kept):
+    value = second.values[metric] - first.values[metric]
+    spread = (second.spreads[metric] - first.spreads[metric]).round(_ROUNDING)
+    patients = _patients((first, second), metric)
+    if math.isnan(value) or np.isnan(spread).all():
         return dict.fromkeys(("value", "low", "high"))
-    low, high = np.percentile(kept, [50 * (1 - _LEVEL), 50 * (1 + _LEVEL)])
+    if abs(value) < _SAME and patients > 1 and not np.nanmax(np.abs(spread)):
+        return dict.fromkeys(("value", "low", "high"), 0.0)
+    found = interval((1 + value) / 2, (1 + spread) / 2, _LEVEL, patients, few)
+    low, high = (2 * found[end] - 1 for end in ("low", "high"))
     parts = first.parts_of(metric)
-    certain = [one for one in parts if _all_agree(*_apart(first, second, one))]
-    if certain:
-        own = (None, None) if low == high else (min(low, value), max(high, value))
+    if certain := [one for one in parts if _is_one_difference(first, second, one)]:
+        own = (None, None) if np.nanmin(spread) == np.nanmax(spread) else (low, high)
         ends = [tuple(interval_of_difference(first, second, one).values()) for one in certain]
         low, high = widened((value, *own), ends, len(parts), first.are_apart(parts))
-    elif (n := _patients((first, second), metric)) == 1 or _all_agree(value, kept):
-        low, high = (2 * end - 1 for end in wilson((value + 1) / 2 * n, n, _LEVEL))
-    found = {"value": value, "low": max(-1.0, min(low, value)), "high": min(1.0, max(high, value))}
+    found = {"value": value, "low": max(-1.0, low), "high": min(1.0, high)}
     return {name: json_number(number) for name, number in found.items()}
 
 
-def _apart(first: Resampled, second: Resampled, metric: str) -> tuple[float, np.ndarray]:
-    """What the second has more, on all patients and on those resamples where it is defined."""
-    spread = second.spreads[metric] - first.spreads[metric]
-    return second.values[metric] - first.values[metric], spread[~np.isnan(spread)].round(_ROUNDING)
-
-
-def _all_agree(value: float, kept: np.ndarray) -> bool:
-    """Whether all resamples have one difference; of none there is nothing to doubt."""
-    return len(np.unique(kept)) == 1 and abs(value) > 1e-12
+def _is_one_difference(first: Resampled, second: Resampled, metric: str) -> bool:
+    """Whether all resamples have one difference other than 0."""
+    spread = (second.spreads[metric] - first.spreads[metric]).round(_ROUNDING)
+    return len(np.unique(spread[~np.isnan(spread)])) == 1 and abs(np.nanmax(spread)) > _SAME
 
 
 def delong(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
@@ -291,7 +288,7 @@ def compare_recipes(
         )
     found = _of_runs([*first, *second], metric, repeats, seed)
     sides = found[: len(first)], found[len(first) :]
-    ends = interval_of_difference(*map(_mean, sides), metric)
+    ends = interval_of_difference(*map(_mean, sides), metric, few=False)
     if ends["value"] is None:
         return dict.fromkeys(_OF_BOTH_ERRORS)
     a, b = (np.array([one.values[metric] for one in side]) for side in sides)
@@ -349,7 +346,7 @@ def mean_of_runs(
         raise ValueError(f"found {many(len(runs), 'run')}; how much seeds differ wants two or more")
     each = _of_runs(runs, metric, repeats, seed)
     values = np.array([one.values[metric] for one in each])
-    ends = _mean(each).interval(metric, _LEVEL)
+    ends = _mean(each).interval(metric, _LEVEL, few=False)
     if ends["low"] is None:
         return dict.fromkeys(_OF_BOTH_ERRORS) | {"value": ends["value"]}
     ends = values.mean(), ends["low"], ends["high"]

@@ -58,7 +58,7 @@ def compute_metrics(
     seed : int, of the bootstrap
     threshold : float, two classes only: answer `positive` from this probability on
         None takes `predicted` as it is.
-    level : float, of the intervals, which are percentiles
+    level : float, of the intervals
     positive : str, the second of two classes unless named
 
     Returns
@@ -161,13 +161,14 @@ class Resampled(NamedTuple):
         """
         return int(np.min(self.patients[name]))
 
-    def interval(self, name: str, level: float) -> dict[str, float | int | None]:
+    def interval(self, name: str, level: float, few: bool = True) -> dict[str, float | int | None]:
         """A number with its interval.
 
         Parameters
         ----------
         name : str, one of the values
         level : float, such as 0.95
+        few : bool, see `intervals.interval`
 
         Returns
         -------
@@ -175,10 +176,10 @@ class Resampled(NamedTuple):
         """
         of = self.values[name], self.spreads[name], level
         if name in self.fixed:
-            return interval(*of, None)
+            return interval(*of, None, few)
         parts = self.parts_of(name)
         every = [(self.values[one], self.spreads[one], self.patients[one]) for one in parts]
-        return interval_of_mean(*of, self.patients[name], every, self.are_apart(parts))
+        return interval_of_mean(*of, self.patients[name], every, self.are_apart(parts), few)
 
     def parts_of(self, name: str) -> list[str]:
         """The numbers of the classes that one is the mean of, where it is; undefined ones are not.
@@ -586,9 +587,7 @@ def accuracy_by(
 ) -> pd.DataFrame:
     """Accuracy of each group of images.
 
-    The interval (95 %) is by bootstrap over the group's patients; where all resamples agree, as
-    with one patient, it is Wilson's for so many patients, see `intervals.interval`. Of fewer than
-    about ten patients it is rather too narrow: mind the column patients.
+    The interval (95 %) is by bootstrap over the group's patients, see `intervals.interval`.
 
     Parameters
     ----------
