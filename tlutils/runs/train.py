@@ -1074,6 +1074,6 @@ def _metrics(predictions: pd.DataFrame, run: Run, threshold: float | None) -> di
         split: compute_metrics(part.reset_index(drop=True), seed=seed, threshold=threshold)
         for split, part in predictions.groupby("split")
     }
-    interval = {"level": 0.95, "method": "bootstrap over patients", "repeats": 1000, "seed": seed}
+    interval = {"level": 0.95, "method": "Wilson by bootstrap over patients", "repeats": 1000, "seed": seed}
     about = {name: run.about[name] for name in ("audit", "notes")}
     return {**metrics, **about, "interval": interval}
