@@ -254,8 +254,9 @@ def _shards(given: _Arguments) -> int:
 
     source = sources.get(given.data)
     root = records.root_of(source)
-    if Path(source).is_dir() and not Path(given.out).exists():
-        beside = os.path.normpath(Path(root) / ".." / Path(given.out).name)
+    if Path(source).is_dir():
+        name = Path(given.out).name.replace(Path(root).name, "shards")
+        beside = os.path.normpath(Path(root) / ".." / name)
         refuse_among(given.out, root, "shards' folder", beside)
     table = records.inspect(records.scan(source, patient=given.patient), root)
     for row in records.problems(table).itertuples():

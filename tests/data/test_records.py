@@ -167,11 +167,12 @@ def test_a_rule_for_the_beginning_of_a_name_is_told_what_the_path_is():
 
 def test_a_column_that_may_be_the_patients_is_told_of_where_none_is_called_patient(tmp_path):
     touch(tmp_path, "a.png", "b.png")
-    text = "path,label,Patient Age,Patient_ID\na.png,A,63,7\nb.png,B,63,8\n"
+    text = "path,label,PatientBirthDate,Patient_ID,inpatient\na.png,A,63,7,1\nb.png,B,63,8,0\n"
     (tmp_path / "images.csv").write_text(text)
     with pytest.warns(UserWarning, match="of .* Patient_ID is not read; call the column patient"):
         records.scan(tmp_path / "images.csv")
-    for name in ("patient_code", "PatientIdentifier", "patients", "Patient.ID", "Subject  no"):
+    for name in ("patient_code", "PatientIdentifier", "patients", "Patient.ID", "Subject  no",
+                 "PatientAccountNumber", "patientid", "PATIENT_ID"):  # fmt: skip
         (tmp_path / "images.csv").write_text(text.replace("Patient_ID", name))
         with pytest.warns(UserWarning, match=f"of .* {name} is not read"):
             records.scan(tmp_path / "images.csv")

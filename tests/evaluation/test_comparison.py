@@ -320,7 +320,8 @@ def test_the_interval_of_recipes_is_the_formula_of_welch():
         0.275 / welch.statistic
     )
     error = math.hypot(found["patients_error"], found["runs_error"])
-    assert found["high"] - found["value"] == pytest.approx(student.ppf(0.975, found["df"]) * error)
+    half = pytest.approx(student.ppf(0.975, found["df"]) * error, rel=1e-3)
+    assert (found["high"] - found["low"]) / 2 == half
     means = [np.mean([one["label"] == one["predicted"] for one in side], axis=0) for side in sides]
     assert found["patients_error"] == pytest.approx(
         np.std(means[1] - means[0]) / math.sqrt(40), rel=0.15

@@ -573,7 +573,7 @@ def test_a_run_does_not_begin_among_its_images(out, beside, data, tmp_path, monk
     there = sorted(images.rglob("*"))
     monkeypatch.chdir(images)
     for ask in (train, begin):
-        told = re.escape(f"the folder of the images, and they could not be read again; choose a "
+        told = re.escape(f"the folder of the images, and would pass for one of their classes; choose a "
                          f"folder beside it, such as {Path('..', beside)}")  # fmt: skip
         with pytest.raises(ValueError, match=told):
             ask(".", out)
@@ -828,6 +828,11 @@ def test_results_of_an_unknown_run_do_not_pass_for_those_of_a_new_one(run, data,
 def test_a_run_in_a_folder_of_other_images_does_not_pass_for_a_class(data, tiny_folder, tmp_path):
     others = Path(shutil.copytree(tiny_folder / "train", tmp_path / "others"))
     plain = records.scan(others)
+    for out in ("CNV", "."):
+        with pytest.raises(
+            ValueError, match="which holds .* images already .*; choose a new folder"
+        ):
+            begin(data, others / out)
     for out in ("run", "runs/one", "CNV/run"):
         begin(data, others / out)
         shutil.copy(first(tiny_folder), others / out)  # a plot, say

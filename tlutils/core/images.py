@@ -192,7 +192,7 @@ def refuse_among(place: str | Path, root: str | Path, what: str, beside: str) ->
     if Path(os.path.realpath(place)).is_relative_to(os.path.realpath(root)):
         raise ValueError(
             f"the {what} would be {place}, which lies in {root}, the folder of the images, and "
-            f"they could not be read again; choose a folder beside it, such as {beside}"
+            f"would pass for one of their classes; choose a folder beside it, such as {beside}"
         )
 
 

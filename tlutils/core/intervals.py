@@ -130,7 +130,7 @@ def interval(
     kept = spread[~np.isnan(spread)]
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}
     patients = None if trials is None else int(np.min(trials))
-    if not _agree(kept):
+    if not all_agree(spread):
         low, high = _by_spread(value, kept, level, patients, few)
     elif trials is None:
         return {"value": json_number(value), "low": None, "high": None, **lost}
@@ -142,8 +142,19 @@ def interval(
     return {"value": json_number(value), "low": json_number(low), "high": json_number(high), **lost}
 
 
-def _agree(kept: np.ndarray) -> bool:
-    return not len(kept) or np.ptp(kept) < 1e-12
+def all_agree(spread: np.ndarray) -> bool:
+    """Whether a number is the same on all resamples where it is defined.
+
+    Parameters
+    ----------
+    spread : float array (repeats,)
+
+    Returns
+    -------
+    bool
+    """
+    kept = spread[~np.isnan(spread)]
+    return not len(kept) or bool(np.ptp(kept) < 1e-12)
 
 
 def _by_spread(
@@ -186,13 +197,13 @@ def interval_of_mean(
     dict, as `interval`
     """
     found = interval(value, spread, level, trials, few)
-    certain = [part for part in parts if _agree(part[1][~np.isnan(part[1])])]
+    certain = [part for part in parts if all_agree(part[1])]
     if np.isnan(value) or not certain:
         return found
-    others = [np.min(behind) for _, drawn, behind in parts if not _agree(drawn[~np.isnan(drawn)])]
+    others = [np.min(behind) for _, drawn, behind in parts if not all_agree(drawn)]
     own = (None, None)
-    if others and not _agree(kept := spread[~np.isnan(spread)]):
-        own = _by_spread(value, kept, level, int(min(others)), few)
+    if others and not all_agree(spread):
+        own = _by_spread(value, spread[~np.isnan(spread)], level, int(min(others)), few)
     ends = [interval(one, drawn, level, behind) for one, drawn, behind in certain]
     ends = [(one["value"], one["low"], one["high"]) for one in ends]
     low, high = widened((value, *own), ends, len(parts), apart)

@@ -134,7 +134,8 @@ def find_root(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     _refuse_file(folder)
-    folders = _image_folders(folder)
+    folders, passed = _image_folders(folder)
+    passed = f"; passed over were {some(passed)}" if passed else ""
     if not folders and shards.files(folder):
         return folder
     if not folders:
@@ -146,7 +147,7 @@ def find_root(folder: str | Path) -> Path:
         raise ValueError(
             f"found no image in {folder.absolute()}{unread and f', but {unread}'} (looked for "
             f"{_KINDS}); "
-            f"expected {LAYOUT}. {_how_to_unpack(packed[0]) if packed else todo}"
+            f"expected {LAYOUT}{passed}. {_how_to_unpack(packed[0]) if packed else todo}"
         )
     roots = _split_roots(folders)
     divided = bool(roots)
@@ -170,7 +171,7 @@ def find_root(folder: str | Path) -> Path:
         if not classes:
             todo += " To ask a trained model about images without labels, use predict."
         raise ValueError(
-            f"found {what} in {here}; expected at least two classes in {LAYOUT}.{todo}"
+            f"found {what} in {here}; expected at least two classes in {LAYOUT}{passed}.{todo}"
         )
     return folder.joinpath(*root)
 
@@ -178,7 +179,8 @@ def find_root(folder: str | Path) -> Path:
 def _has_images_beside(here: Path) -> bool:
     """Whether another folder beside this one holds images, as one of another class would."""
     beside = here.parent.glob("*/[!.]*")  # which passes over folders that one may not read
-    return any(path.parent.name != here.name and is_image(path) for path in beside)
+    found = {path.parent for path in beside if path.parent.name != here.name and is_image(path)}
+    return any(not _made_here(one.name, os.listdir(one)) for one in found)
 
 
 def _refuse_file(folder: Path) -> None:
@@ -205,14 +207,17 @@ def _how_to_unpack(archive: Path) -> str:
     return f"Unpack it with: {shlex.join(['python', '-c', code])}"
 
 
-def _image_folders(folder: Path) -> _Folders:
-    """The images of every folder that has some."""
-    found = {}
+def _image_folders(folder: Path) -> tuple[_Folders, list[str]]:
+    """The images of every folder that has some; and those that were made here."""
+    found, passed = {}, []
     for parts, names in _walked(folder):
+        if parts and (what := _made_here(parts[-1], names)):
+            passed.append(f"{'/'.join(parts)} ({what})")
+            continue
         inside = os.path.join(folder, *parts)
         if images := [name for name in names if is_image(name, inside)]:
             found[parts] = images
-    return found
+    return found, passed
 
 
 def _walked(folder: Path) -> Iterator[tuple[_Folder, list[str]]]:
@@ -222,9 +227,8 @@ def _walked(folder: Path) -> Iterator[tuple[_Folder, list[str]]]:
         real = os.path.realpath(path)
         ours = path != os.fspath(folder) and _made_here(Path(path).name, files)
         # a link to a folder found before would count it twice, one to a folder above never end
-        goes_on = real not in seen and not ours
-        inner[:] = sorted(name for name in inner if not _is_junk(name)) if goes_on else []
-        if goes_on:
+        inner[:] = [] if ours or real in seen else sorted(n for n in inner if not _is_junk(n))
+        if real not in seen:
             names = [name for name in files if not _is_junk(name)]
             yield Path(path).relative_to(folder).parts, names
         seen.add(real)
@@ -234,6 +238,8 @@ def _made_here(name: str, inside: Iterable[str]) -> str:
     """What a folder is that was made here and holds no data, though maybe pictures; "" for none."""
     if {*BEGUN} <= {*inside}:
         return "a run's folder"
+    if "store.json" in inside:
+        return "a feature store"
     return "this library" if name == "tlutils" and "__init__.py" in inside else ""
 
 

@@ -40,11 +40,11 @@ _WHOLE_NUMBERS = ("width", "height", "bytes")
 _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
-# What a column that tells the patient may be called, in place of patient, and what others are.
-_PATIENT = re.compile("patient|subject|person", re.IGNORECASE)
-_OF_PATIENTS = re.compile(
-    "age|sex|gender|birth|date|time|weight|height|size|position|orientation|count", re.IGNORECASE
-)
+# The words of a column's name that may tell the patient, in place of patient, and of others.
+_PATIENT = re.compile(r"(?:patient|subject|person)s?(?:id|no|nr|name|number|key|code)?")
+_OF_PATIENTS = {"age", "sex", "gender", "birth", "birthdate", "date", "time", "weight", "height"}
+_OF_PATIENTS |= {"size", "position", "orientation", "count"}
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _KERMANY = re.compile(
     r"(?:CNV|DME|DRUSEN|NORMAL|BACTERIA|VIRUS)-(\d+)-\d+"
     r"|person(\d+)_(bacteria|virus)_\d+(?:_\d+)*"
@@ -470,7 +470,9 @@ def read_manifest(
                 "name tells it, or the image counts as a patient of its own",
                 stacklevel=2,
             )
-    alike = [name for name in table if _PATIENT.search(name) and not _OF_PATIENTS.search(name)]
+    words = {name: {word.lower() for word in _WORDS.findall(name)} for name in table}
+    alike = [name for name, of in words.items() if any(map(_PATIENT.fullmatch, of))]
+    alike = [name for name in alike if not words[name] & _OF_PATIENTS]
     alike = [name for name in alike if not _agree(table[name], frame)]
     if alike and "patient" not in table:
         warnings.warn(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, chi2, norm, t
 
-from ..core.intervals import check_bootstrap, interval, json_number, widened
+from ..core.intervals import all_agree, check_bootstrap, interval, json_number, widened, wilson
 from ..core.words import many
 from .metrics import Resampled, patients_of, rates, resampled, two_class_rates
 from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
@@ -102,13 +102,29 @@ def paired_bootstrap(
     check_bootstrap(repeats, _LEVEL)
     first, second = _matched(first, second)
     both = _resampled([first, second], metric, repeats, seed)
+    if answer_alike(first, second):
+        both[1:] = both[:1]
     found = interval_of_difference(*both, metric)
     if found["value"] is None:
         return found | {"second_better": None}
-    kept = (both[1].spreads[metric] - both[0].spreads[metric]).round(_ROUNDING)
-    kept = kept[~np.isnan(kept)]
+    kept = _differences(*both, metric)
     better = np.mean(kept > 0) + np.mean(kept == 0) / 2
     return found | {"second_better": json_number(better)}
+
+
+def answer_alike(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Whether two tables of the same images have the same answers and probabilities.
+
+    Parameters
+    ----------
+    first, second : DataFrame, in one order
+
+    Returns
+    -------
+    bool
+    """
+    answers = (table["predicted"].to_numpy() for table in (first, second))
+    return np.array_equal(*answers) and np.array_equal(scores_of(first), scores_of(second))
 
 
 def interval_of_difference(
@@ -117,13 +133,13 @@ def interval_of_difference(
     """A number of the second less that of the first with the interval of its resamples.
 
     It is that of `intervals.interval`, stretched from 0 ... 1 to -1 ... 1. Where all resamples
-    agree on a difference in one class, that of a mean over classes is widened by what it may be
-    (see `intervals.widened`). A class in which both are always right, or wrong, counts as one
-    without a difference.
+    agree, the two may still differ on other patients: on no disagreement among n patients as far as
+    Wilson's interval for none of n reaches. A mean over classes is widened by what the difference
+    of such a class may be (see `intervals.widened`).
 
     Parameters
     ----------
-    first, second : Resampled, of the same images
+    first, second : Resampled, of the same images; the same one twice has no difference
     metric : str, one of their values
     few : bool, see `intervals.interval`
 
@@ -132,27 +148,33 @@ def interval_of_difference(
     dict of value, low, high (95 %), all None where it is undefined
     """
     value = second.values[metric] - first.values[metric]
-    spread = (second.spreads[metric] - first.spreads[metric]).round(_ROUNDING)
-    patients = _patients((first, second), metric)
-    if math.isnan(value) or np.isnan(spread).all():
+    kept = _differences(first, second, metric)
+    if math.isnan(value) or not len(kept):
         return dict.fromkeys(("value", "low", "high"))
-    if abs(value) < _SAME and patients > 1 and not np.nanmax(np.abs(spread)):
+    if first is second:
         return dict.fromkeys(("value", "low", "high"), 0.0)
-    found = interval((1 + value) / 2, (1 + spread) / 2, _LEVEL, patients, few)
-    low, high = (2 * found[end] - 1 for end in ("low", "high"))
     parts = first.parts_of(metric)
-    if certain := [one for one in parts if _is_one_difference(first, second, one)]:
-        own = (None, None) if np.nanmin(spread) == np.nanmax(spread) else (low, high)
+    certain = [one for one in parts if all_agree(_differences(first, second, one))]
+    behind = [one for one in parts if one not in certain] or [metric]
+    patients = min(_patients((first, second), one) for one in behind)
+    if abs(value) > _SAME or not all_agree(kept):
+        found = interval((1 + value) / 2, (1 + kept) / 2, _LEVEL, patients, few)
+        low, high = (2 * found[end] - 1 for end in ("low", "high"))
+    else:
+        high = wilson(0.0, patients, _LEVEL)[1]
+        low = -high
+    if certain:
+        own = (None, None) if all_agree(kept) else (low, high)
         ends = [tuple(interval_of_difference(first, second, one).values()) for one in certain]
         low, high = widened((value, *own), ends, len(parts), first.are_apart(parts))
     found = {"value": value, "low": max(-1.0, low), "high": min(1.0, high)}
     return {name: json_number(number) for name, number in found.items()}
 
 
-def _is_one_difference(first: Resampled, second: Resampled, metric: str) -> bool:
-    """Whether all resamples have one difference other than 0."""
-    spread = (second.spreads[metric] - first.spreads[metric]).round(_ROUNDING)
-    return len(np.unique(spread[~np.isnan(spread)])) == 1 and abs(np.nanmax(spread)) > _SAME
+def _differences(first: Resampled, second: Resampled, metric: str) -> np.ndarray:
+    """What the second has more, on the resamples where it is defined."""
+    spread = second.spreads[metric] - first.spreads[metric]
+    return spread[~np.isnan(spread)].round(_ROUNDING)
 
 
 def delong(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:
@@ -294,6 +316,7 @@ def compare_recipes(
     a, b = (np.array([one.values[metric] for one in side]) for side in sides)
     ends = b.mean() - a.mean(), ends["low"], ends["high"]
     found = _of_both_errors(*ends, _patients(found, metric), (a, b))
+    found |= {"low": max(-1.0, found["low"]), "high": min(1.0, found["high"])}
     return {name: json_number(number) for name, number in found.items()}
 
 
@@ -314,8 +337,12 @@ def _of_both_errors(
     free = [max(patients - 1, 1), *(len(x) - 1 for x in sides)]
     error = math.hypot(*errors)
     df = error**4 / (errors**4 / free).sum() if error > 0 else math.inf
-    half = t.ppf(0.5 + _LEVEL / 2, df) * error
-    found = (value, value - half, value + half, of_patients, math.hypot(*errors[1:]), df)
+    of_runs, z = math.hypot(*errors[1:]), norm.ppf(0.5 + _LEVEL / 2)
+    below, above = (
+        t.ppf(0.5 + _LEVEL / 2, df) * math.hypot(apart / z, of_runs)
+        for apart in (value - low, high - value)
+    )
+    found = (value, value - below, value + above, of_patients, of_runs, df)
     return dict(zip(_OF_BOTH_ERRORS, found))
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from ..core.intervals import (
+    all_agree,
     auc_sides,
     check_bootstrap,
     interval,
@@ -139,8 +140,8 @@ class Resampled(NamedTuple):
         How many patients each rests on, of an AUC how many of both sides; for a predictive value
         those who were called so.
     fixed : set of str
-        Those that would be the same for any patients, so that resamples tell no interval: balanced
-        accuracy where all images have one answer, an AUC where all have one score.
+        Those of which resamples tell no interval: balanced accuracy and macro F1 where all images
+        have one answer, an AUC where all have one score.
     """
 
     values: dict[str, float]
@@ -151,6 +152,8 @@ class Resampled(NamedTuple):
     def rests_on(self, name: str) -> int:
         """How many patients a number rests on, of an AUC those of the rarer side.
 
+        Of a mean over classes it is the fewest of a class in which the resamples differ.
+
         Parameters
         ----------
         name : str, one of the values
@@ -159,7 +162,8 @@ class Resampled(NamedTuple):
         -------
         int
         """
-        return int(np.min(self.patients[name]))
+        differ = [one for one in self.parts_of(name) if not all_agree(self.spreads[one])]
+        return int(min(np.min(self.patients[one]) for one in differ or [name]))
 
     def interval(self, name: str, level: float, few: bool = True) -> dict[str, float | int | None]:
         """A number with its interval.
@@ -244,7 +248,7 @@ def resampled(
     values = {name: float(value[0]) for name, value in values.items()}
     several, fixed = len(set(coded.truth)) > 1, set()
     if several and len(set(coded.predicted)) == 1:
-        fixed |= {"balanced_accuracy"}
+        fixed |= {"balanced_accuracy", "macro_f1"}
     if several and not np.ptp(coded.scores, 0).any():
         fixed |= {"auc", *(f"auc of {name}" for name in classes)}
     return Resampled(values, spreads, _rests_on(coded, positive), fixed)

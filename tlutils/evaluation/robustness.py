@@ -13,7 +13,7 @@ import pandas as pd
 
 from ..core.intervals import check_bootstrap
 from ..core.words import many, threshold_as_text
-from .comparison import interval_of_difference
+from .comparison import answer_alike, interval_of_difference
 from .metrics import (
     as_text,
     denominator,
@@ -65,9 +65,9 @@ def measure(predictions: pd.DataFrame, repeats: int = 1000, seed: int = 0) -> pd
     """
     check_bootstrap(repeats, _LEVEL)
     parts = _by_change(predictions)
-    found = {name: resampled(part, repeats, seed) for name, part in parts.items()}
-    plain, unknown, rows = found[""], unknown_patients(parts[""]), []
-    for name, one in found.items():
+    plain, unknown, rows = resampled(parts[""], repeats, seed), unknown_patients(parts[""]), []
+    for name, part in parts.items():
+        one = plain if answer_alike(part, parts[""]) else resampled(part, repeats, seed)
         row = {"change": name, "n": len(parts[name]), "patients": plain.rests_on("accuracy")}
         row["unknown_patients"] = unknown
         for of in _OF_TWO_CLASSES if "sensitivity" in one.values else _OF_MORE:

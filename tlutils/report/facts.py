@@ -223,8 +223,9 @@ def further_seeds(run: Run) -> tuple[list[dict], dict[str, str]]:
             best = _best(last.to_dict("records"), wanted.monitor, wanted.min_delta)
             stopped = last["epoch"].iloc[-1] - best["epoch"] >= (wanted.patience or math.inf)
             seeds = one.recipe.seed - wanted.seed + 1
-        except (OSError, *DAMAGE):  # no run, or no whole one
-            left[file.parent.name] = "it is not whole; remove that folder"
+        except (OSError, *DAMAGE) as error:  # no run, or no whole one
+            why = f"it cannot be read ({type(error).__name__}: {error})"
+            left[file.parent.name] = f"{why}; mend that, or remove that folder"
             continue
         stopped &= bool(history["val_loss"].notna().any())  # without validation none stops
         if not same:
@@ -234,7 +235,7 @@ def further_seeds(run: Run) -> tuple[list[dict], dict[str, str]]:
         else:
             left[file.parent.name] = (
                 "it was trained for other epochs, or with other patience; "
-                f"--seeds {seeds} trains it as long"
+                f"--seeds {seeds} trains it as long; where that is refused, remove it first"
             )
     return found, left
 

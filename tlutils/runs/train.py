@@ -34,7 +34,7 @@ from ..core import devices, files
 from ..core.devices import Machine
 from ..core.images import UnreadableImage, refuse_among
 from ..core.words import differences, many, some, threshold_as_text
-from ..data import loaders, records, sources, splits
+from ..data import layouts, loaders, records, sources, splits
 from ..data.audit import audit_splits, leak_verdict, leaks
 from ..data.augment import normalize
 from ..data.phantoms import MARKER
@@ -426,6 +426,13 @@ def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's f
     if place.is_relative_to(os.path.realpath(given)) and not _is_begun(place):
         beside = os.path.normpath(given / ".." / "runs" / place.name)
         refuse_among(out, sources.get(data), what, beside)
+    with warnings.catch_warnings(action="ignore"):  # what is passed over among them
+        held = layouts.images_in(place) if place.is_dir() and not _is_begun(place) else []
+    if held:
+        raise ValueError(
+            f"the {what} would be {out}, which holds {many(len(held))} already ({some(held)}); "
+            "choose a new folder, as no image is read from such a one"
+        )
 
 
 def _begin_or_go_on(
@@ -1074,6 +1081,11 @@ def _metrics(predictions: pd.DataFrame, run: Run, threshold: float | None) -> di
         split: compute_metrics(part.reset_index(drop=True), seed=seed, threshold=threshold)
         for split, part in predictions.groupby("split")
     }
-    interval = {"level": 0.95, "method": "Wilson by bootstrap over patients", "repeats": 1000, "seed": seed}
+    interval = {
+        "level": 0.95,
+        "method": "Wilson by bootstrap over patients",
+        "repeats": 1000,
+        "seed": seed,
+    }
     about = {name: run.about[name] for name in ("audit", "notes")}
     return {**metrics, **about, "interval": interval}
