@@ -187,10 +187,11 @@ def interval_of_mean(
 
     Parameters
     ----------
-    value, spread, level, trials, few : see `interval`
+    value, spread, level, trials : see `interval`
     parts : sequence of (float, float array (repeats,), int or tuple), value, spread and trials of
         each number that it is the mean of
     apart : bool, see `widened`
+    few : bool, see `interval`
 
     Returns
     -------
