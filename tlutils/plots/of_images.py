@@ -89,7 +89,11 @@ def grid(
 
 
 def class_grid(
-    records: pd.DataFrame, root: str | Path, per_class: int = 4, seed: int = 0
+    records: pd.DataFrame,
+    root: str | Path,
+    per_class: int = 4,
+    seed: int = 0,
+    caption: str = "",
 ) -> np.ndarray:
     """Show a row of scans for each class, of as many different patients as there are.
 
@@ -101,6 +105,7 @@ def class_grid(
     root : str or Path, the folder where the paths begin
     per_class : int, scans of a class
     seed : int, draws them
+    caption : str, below the picture
 
     Returns
     -------
@@ -129,7 +134,7 @@ def class_grid(
         look = {"rotation": 90, "ha": "right", "va": "center", "weight": "bold"}
         look["color"] = ink(color)
         line[0].text(-0.03, 0.5, short_name(name, 18), transform=line[0].transAxes, **look)
-    add_caption(axes.ravel(), "")
+    add_caption(axes.ravel(), caption)
     return axes
 
 
