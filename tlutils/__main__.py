@@ -255,8 +255,8 @@ def _shards(given: _Arguments) -> int:
     source = sources.get(given.data)
     root = records.root_of(source)
     if Path(source).is_dir():
-        name = Path(given.out).name.replace(Path(root).name, "shards")
-        beside = os.path.normpath(Path(root) / ".." / name)
+        out, place = (Path(os.path.realpath(path)) for path in (given.out, root))
+        beside = place.parent / ("shards" if out == place else out.name)
         refuse_among(given.out, root, "shards' folder", beside)
     table = records.inspect(records.scan(source, patient=given.patient), root)
     for row in records.problems(table).itertuples():
@@ -525,7 +525,8 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             of = getattr(given, "parser", self)
             names = [name for action in of._actions for name in action.option_strings]
-            meant = did_you_mean(unknown[0].partition("=")[0], names)
+            option = next((word for word in unknown if word.startswith("-")), unknown[0])
+            meant = did_you_mean(option.partition("=")[0], names)
             of.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
         return given
 

@@ -108,7 +108,7 @@ def test_a_mean_of_shares_of_which_one_is_sure_is_as_unsure_as_wilson_says_that_
     spread = np.random.default_rng(0).normal(0.8, 0.05, 2000).clip(0, 1)
     sure, other = (1.0, np.ones(2000), 9), (0.8, spread, 20)
     mean = (0.9, (1 + spread) / 2, 0.95)
-    plain = intervals.interval(*mean, 9)
+    plain = intervals.interval(*mean, 20)
     found = intervals.interval_of_mean(*mean, 9, [sure, other], apart=True)
     low = intervals.wilson(9, 9)[0]
     own = intervals.interval(*mean, 20)  # as many as the other part rests on

@@ -172,7 +172,7 @@ def test_a_column_that_may_be_the_patients_is_told_of_where_none_is_called_patie
     with pytest.warns(UserWarning, match="of .* Patient_ID is not read; call the column patient"):
         records.scan(tmp_path / "images.csv")
     for name in ("patient_code", "PatientIdentifier", "patients", "Patient.ID", "Subject  no",
-                 "PatientAccountNumber", "patientid", "PATIENT_ID"):  # fmt: skip
+                 "PatientAccountNumber", "patientid", "PATIENT_ID", "Patientennummer"):  # fmt: skip
         (tmp_path / "images.csv").write_text(text.replace("Patient_ID", name))
         with pytest.warns(UserWarning, match=f"of .* {name} is not read"):
             records.scan(tmp_path / "images.csv")

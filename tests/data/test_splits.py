@@ -538,3 +538,6 @@ def test_a_class_of_one_patient_that_is_spelled_nearly_as_another_is_named():
     table = table.assign(path=table["patient"], label=["healthy"] * 4 + ["ill"] * 4 + ["healty"])
     with pytest.raises(ValueError, match=r"healty has 1 \(is it healthy, misspelt\?\)"):
         splits.by_patient(table)
+    grades = table.replace({"healthy": "stage I", "healty": "stage II"})
+    with pytest.raises(ValueError, match=r"stage II has 1 \(who share"):
+        splits.by_patient(grades)

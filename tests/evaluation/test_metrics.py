@@ -230,11 +230,15 @@ def test_intervals_are_those_of_a_plain_loop_over_the_same_resamples():
     found = compute_metrics(predictions, repeats=100, seed=5, level=0.9)
     for name in rows[0]:
         of = found[name] if name in found else found["per_class"]["B"][name]
-        n_of, value = n.get(name, patients.min()), of["value"]
-        variance = student.ppf(0.95, n_of - 1) ** 2 * spread[name].var(ddof=0) * n_of / (n_of - 1)
+        few, value = n.get(name, patients.min()), of["value"]
+        most = n.get(name, patients.max())  # of a mean over classes by Satterthwaite between them
+        off, most_off = (
+            student.ppf(0.95, many - 1) ** 2 * spread[name].var(ddof=0) * many / (many - 1)
+            for many in (few, most)
+        )
         for end in (of["low"], of["high"]):  # the equation of the score
             share = end * (1 - end) / (value * (1 - value))
-            assert (value - end) ** 2 == pytest.approx(variance * share)
+            assert most_off * (1 - 1e-6) <= (value - end) ** 2 / share <= off * (1 + 1e-6)
 
 
 def test_patients_are_drawn_whole():
@@ -612,3 +616,19 @@ def test_a_calibrated_model_of_few_images_is_within_the_error_that_chance_gives(
     assert np.mean(over) < 0.15
     sure = found.assign(label="B", p_A=0.99, p_B=0.01)
     assert expected_calibration_error(sure) > calibration_error_by_chance(sure)
+
+
+@pytest.mark.parametrize("few", [1, 2, 3, 4])
+def test_a_class_of_few_patients_moves_a_mean_by_its_share_alone(few):
+    labels = [*"ABCDEF"] * 40 + ["G"] * few
+    random = np.random.default_rng(0)
+    truth = np.eye(7)[["ABCDEFG".index(one) for one in labels]]
+    scores = np.exp(3 * truth + random.normal(0, 1.35, truth.shape))
+    scores /= scores.sum(1, keepdims=True)
+    columns = {f"p_{name}": scores[:, i] for i, name in enumerate("ABCDEFG")}
+    columns |= {"path": [f"{i:03d}" for i in range(len(labels))], "label": labels, "loss": 0.1}
+    columns |= {"split": "test", "predicted": ["ABCDEFG"[i] for i in scores.argmax(1)]}
+    found = compute_metrics(pd.DataFrame(columns).assign(patient=columns["path"]))
+    for name in ("balanced_accuracy", "macro_f1", "auc"):
+        of = found[name]
+        assert of["low"] > of["value"] - 1 / 7 - 0.05 and of["high"] < of["value"] + 1 / 7 + 0.05

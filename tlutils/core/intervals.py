@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.special import stdtrit
 
+_FEW = 5  # patients; fewer tell their own spread too badly to be mixed with others
 _BLOCK = 4_000_000  # numbers in one block of weights: 32 MB
 
 
@@ -91,7 +92,7 @@ def interval(
     value: float,
     spread: np.ndarray,
     level: float,
-    trials: int | tuple[int, int] | None,
+    trials: float | tuple[int, int] | None,
     few: bool = True,
 ) -> dict[str, float | int | None]:
     """A number from 0 to 1 with its interval, as plain values.
@@ -109,7 +110,7 @@ def interval(
     spread : float array (repeats,), the same on resampled patients; NaN, where a resample lacks a
         class, is left out and counted.
     level : float, such as 0.95.
-    trials : int, tuple of int or None
+    trials : float, tuple of int or None
         Patients that it rests on, of an AUC how many positives and negatives. Where all resamples
         agree (all is right, or there is one patient) they say nothing: the interval is then
         Wilson's for so many trials, of an AUC Newcombe's (see `auc_ends`), and with None none.
@@ -129,7 +130,7 @@ def interval(
         return {"value": None, "low": None, "high": None}
     kept = spread[~np.isnan(spread)]
     lost = {"undefined": len(spread) - len(kept)} if len(kept) < len(spread) else {}
-    patients = None if trials is None else int(np.min(trials))
+    patients = None if trials is None else float(np.min(trials))
     if not all_agree(spread):
         low, high = _by_spread(value, kept, level, patients, few)
     elif trials is None:
@@ -158,7 +159,7 @@ def all_agree(spread: np.ndarray) -> bool:
 
 
 def _by_spread(
-    value: float, kept: np.ndarray, level: float, patients: int | None, few: bool
+    value: float, kept: np.ndarray, level: float, patients: float | None, few: bool
 ) -> tuple[float, float]:
     """Wilson's ends for as many trials as spread so."""
     if patients == 1:
@@ -182,8 +183,8 @@ def interval_of_mean(
 ) -> dict[str, float | int | None]:
     """A mean of numbers of several classes, as balanced accuracy is, with its interval.
 
-    It is that of `interval`, but where all resamples agree on one of the parts: they take it for
-    certain, and an interval of theirs is too narrow. How far such a part may lie off is then added.
+    It is that of `interval`, but where the resamples do not tell how far one of the parts spreads
+    (see `is_told`): how far such a part may lie off, by its own interval, is then added.
 
     Parameters
     ----------
@@ -197,27 +198,68 @@ def interval_of_mean(
     -------
     dict, as `interval`
     """
-    found = interval(value, spread, level, trials, few)
-    certain = [part for part in parts if all_agree(part[1])]
-    if np.isnan(value) or not certain:
-        return found
-    others = [np.min(behind) for _, drawn, behind in parts if not all_agree(drawn)]
-    own = (None, None)
-    if others and not all_agree(spread):
-        own = _by_spread(value, spread[~np.isnan(spread)], level, int(min(others)), few)
-    ends = [interval(one, drawn, level, behind) for one, drawn, behind in certain]
+    told = [part for part in parts if is_told(part[1], np.min(part[2]))]
+    if told and not all_agree(spread):
+        trials = patients_of_mean([(drawn, np.min(behind)) for _, drawn, behind in told])
+    if np.isnan(value) or len(told) == len(parts):
+        return interval(value, spread, level, trials, few)
+    own, together = (None, None), sum(drawn for _, drawn, _ in told) / len(parts)
+    if told and not all_agree(together):
+        own = _by_spread(value, together[~np.isnan(together)], level, trials, few)
+    ends = [
+        interval(one, drawn, level, behind)
+        for one, drawn, behind in parts
+        if not is_told(drawn, np.min(behind))
+    ]
     ends = [(one["value"], one["low"], one["high"]) for one in ends]
     low, high = widened((value, *own), ends, len(parts), apart)
+    found = interval(value, spread, level, None)
     return found | {"low": json_number(max(0.0, low)), "high": json_number(min(1.0, high))}
+
+
+def is_told(spread: np.ndarray, patients: int) -> bool:
+    """Whether resamples tell how far a number spreads: they differ, and are of 5 patients or more.
+
+    Parameters
+    ----------
+    spread : float array (repeats,)
+    patients : int, that it rests on
+
+    Returns
+    -------
+    bool
+    """
+    return patients >= _FEW and not all_agree(spread)
+
+
+def patients_of_mean(parts: Sequence[tuple[np.ndarray, int]]) -> float:
+    """For how many patients a mean over classes counts: one more than its degrees of freedom.
+
+    Source: Satterthwaite, An approximate distribution of estimates of variance components,
+    Biometrics Bulletin 1946.
+
+    Parameters
+    ----------
+    parts : sequence of (float array (repeats,), int), each class's number on the resamples, which
+        do not all agree, and how many patients it rests on, two or more
+
+    Returns
+    -------
+    float, from the fewest to the most patients of a class
+    """
+    variances = np.array([np.nanvar(drawn) for drawn, _ in parts])
+    free = np.array([patients - 1 for _, patients in parts])
+    found = 1 + variances.sum() ** 2 / (variances**2 / free).sum()
+    return float(min(found, 1 + free.max()))  # classes may share patients
 
 
 def widened(
     mean: tuple[float, float | None, float | None],
-    certain: Sequence[tuple[float, float, float]],
+    untold: Sequence[tuple[float, float, float]],
     parts: int,
     apart: bool,
 ) -> tuple[float, float]:
-    """Both ends of an interval of a mean, with what its resamples say nothing of.
+    """Both ends of an interval of a mean, with what its resamples do not tell.
 
     Source, for parts of different patients: Zou and Donner, Construction of confidence limits about
     effect measures, Statistics in Medicine 2008 (MOVER). Of the same patients the distances are
@@ -225,8 +267,8 @@ def widened(
 
     Parameters
     ----------
-    mean : (value, low, high), the ends None where all resamples agree
-    certain : sequence of (value, low, high), of each part that all resamples take for certain
+    mean : (value, low, high), the ends as the other parts make them, None where there are none
+    untold : sequence of (value, low, high), of each part whose spread they do not tell
     parts : int, of how many numbers it is the mean
     apart : bool, whether the parts are of different patients
 
@@ -242,7 +284,7 @@ def widened(
     """
     value, *ends = mean
     below, above = (
-        [0.0 if own is None else own - value, *((one[i] - one[0]) / parts for one in certain)]
+        [0.0 if own is None else own - value, *((one[i] - one[0]) / parts for one in untold)]
         for i, own in enumerate(ends, 1)
     )
     if apart:

@@ -67,8 +67,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     ' (did you mean size?)'
     """
     names = list(names)
-    parts = [part for part in name.split("_") if part in names]
-    close = parts or difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(name, names, 1, 0.8)
+    close += [part for part in name.split("_") if part in names]
+    close += difflib.get_close_matches(name, names, 1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 

@@ -41,7 +41,7 @@ _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
 # The words of a column's name that may tell the patient, in place of patient, and of others.
-_PATIENT = re.compile(r"(?:patient|subject|person)s?(?:id|no|nr|name|number|key|code)?")
+_PATIENT = re.compile("(?<!in)(?<!out)(?:patient|subject|person)(?!ive|nel|al)")
 _OF_PATIENTS = {"age", "sex", "gender", "birth", "birthdate", "date", "time", "weight", "height"}
 _OF_PATIENTS |= {"size", "position", "orientation", "count"}
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -471,7 +471,7 @@ def read_manifest(
                 stacklevel=2,
             )
     words = {name: {word.lower() for word in _WORDS.findall(name)} for name in table}
-    alike = [name for name, of in words.items() if any(map(_PATIENT.fullmatch, of))]
+    alike = [name for name, of in words.items() if any(map(_PATIENT.search, of))]
     alike = [name for name in alike if not words[name] & _OF_PATIENTS]
     alike = [name for name in alike if not _agree(table[name], frame)]
     if alike and "patient" not in table:
@@ -486,7 +486,7 @@ def read_manifest(
 
 
 def has_patients(source: str | Path) -> bool:
-    """Whether a source is a manifest with a column that tells patients.
+    """Whether a source is a manifest with a column that tells the patient of every image.
 
     Parameters
     ----------
@@ -497,7 +497,8 @@ def has_patients(source: str | Path) -> bool:
     bool
     """
     is_table = Path(source).suffix.lower() in TABLES and Path(source).is_file()
-    return is_table and "patient" in _read_table(Path(source), ())
+    table = _read_table(Path(source), ()) if is_table else {}
+    return "patient" in table and not table["patient"].str.strip().str.lower().isin(_NOBODY).any()
 
 
 def _agree(column: pd.Series, frame: pd.DataFrame) -> bool:

@@ -9,6 +9,7 @@ Stands alone: pandas and scipy.
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Iterable
 
@@ -329,7 +330,9 @@ def _groups(records: pd.DataFrame) -> pd.Series:
 
 def _misspelt(label: str, labels: Iterable[str]) -> str:
     """Which class one of few patients may be a misspelling of; "" for none."""
-    close = difflib.get_close_matches(label, [one for one in labels if one != label], 1, 0.8)
+    grade = re.compile(r"\d+|\b[IVX]+\b")  # differ on purpose
+    others = [one for one in labels if grade.sub("", one) != grade.sub("", label)]
+    close = difflib.get_close_matches(label, others, 1, 0.8)
     return f" (is it {close[0]}, misspelt?)" if close else ""
 
 

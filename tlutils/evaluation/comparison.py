@@ -13,7 +13,16 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest, chi2, norm, t
 
-from ..core.intervals import all_agree, check_bootstrap, interval, json_number, widened, wilson
+from ..core.intervals import (
+    all_agree,
+    check_bootstrap,
+    interval,
+    is_told,
+    json_number,
+    patients_of_mean,
+    widened,
+    wilson,
+)
 from ..core.words import many
 from .metrics import Resampled, patients_of, rates, resampled, two_class_rates
 from .thresholds import checked_classes, classes_of, negative_of, positive_of, scores_of
@@ -107,7 +116,8 @@ def paired_bootstrap(
     found = interval_of_difference(*both, metric)
     if found["value"] is None:
         return found | {"second_better": None}
-    kept = _differences(*both, metric)
+    kept = _apart(*both, metric)
+    kept = kept[~np.isnan(kept)]
     better = np.mean(kept > 0) + np.mean(kept == 0) / 2
     return found | {"second_better": json_number(better)}
 
@@ -147,34 +157,37 @@ def interval_of_difference(
     -------
     dict of value, low, high (95 %), all None where it is undefined
     """
-    value = second.values[metric] - first.values[metric]
-    kept = _differences(first, second, metric)
-    if math.isnan(value) or not len(kept):
+    value, spread = second.values[metric] - first.values[metric], _apart(first, second, metric)
+    if math.isnan(value) or np.isnan(spread).all():
         return dict.fromkeys(("value", "low", "high"))
     if first is second:
         return dict.fromkeys(("value", "low", "high"), 0.0)
-    parts = first.parts_of(metric)
-    certain = [one for one in parts if all_agree(_differences(first, second, one))]
-    behind = [one for one in parts if one not in certain] or [metric]
-    patients = min(_patients((first, second), one) for one in behind)
-    if abs(value) > _SAME or not all_agree(kept):
-        found = interval((1 + value) / 2, (1 + kept) / 2, _LEVEL, patients, few)
+    parts, patients = first.parts_of(metric), _patients((first, second), metric)
+    each = {one: (_apart(first, second, one), _patients((first, second), one)) for one in parts}
+    told = [part for part in each.values() if is_told(*part)]
+    untold = [one for one, part in each.items() if not is_told(*part)]
+    own = spread
+    if untold:
+        own = sum((drawn for drawn, _ in told), np.zeros_like(spread)) / len(parts)
+    patients = patients_of_mean(told) if told else patients
+    low = high = value
+    if abs(value) > _SAME or not all_agree(own):
+        found = interval((1 + value) / 2, (1 + own) / 2, _LEVEL, patients, few)
         low, high = (2 * found[end] - 1 for end in ("low", "high"))
-    else:
-        high = wilson(0.0, patients, _LEVEL)[1]
-        low = -high
-    if certain:
-        own = (None, None) if all_agree(kept) else (low, high)
-        ends = [tuple(interval_of_difference(first, second, one).values()) for one in certain]
-        low, high = widened((value, *own), ends, len(parts), first.are_apart(parts))
+    none = wilson(0.0, patients, _LEVEL)[1]  # one disagreement is not surer than none
+    low = min(low, -none) if value <= 0 else low
+    high = max(high, none) if value >= 0 else high
+    if untold:
+        mean = (value, low, high) if told else (value, None, None)
+        ends = [tuple(interval_of_difference(first, second, one).values()) for one in untold]
+        low, high = widened(mean, ends, len(parts), first.are_apart(parts))
     found = {"value": value, "low": max(-1.0, low), "high": min(1.0, high)}
     return {name: json_number(number) for name, number in found.items()}
 
 
-def _differences(first: Resampled, second: Resampled, metric: str) -> np.ndarray:
-    """What the second has more, on the resamples where it is defined."""
-    spread = second.spreads[metric] - first.spreads[metric]
-    return spread[~np.isnan(spread)].round(_ROUNDING)
+def _apart(first: Resampled, second: Resampled, metric: str) -> np.ndarray:
+    """What the second has more on each resample."""
+    return (second.spreads[metric] - first.spreads[metric]).round(_ROUNDING)
 
 
 def delong(first: pd.DataFrame, second: pd.DataFrame) -> pd.Series:

@@ -16,12 +16,13 @@ import pandas as pd
 from sklearn import metrics as sk
 
 from ..core.intervals import (
-    all_agree,
     auc_sides,
     check_bootstrap,
     interval,
     interval_of_mean,
+    is_told,
     json_number,
+    patients_of_mean,
     resamples,
     weighted_auc,
 )
@@ -152,7 +153,7 @@ class Resampled(NamedTuple):
     def rests_on(self, name: str) -> int:
         """How many patients a number rests on, of an AUC those of the rarer side.
 
-        Of a mean over classes it is the fewest of a class in which the resamples differ.
+        Of a mean over classes it is how many it counts for (see `intervals.patients_of_mean`).
 
         Parameters
         ----------
@@ -162,8 +163,11 @@ class Resampled(NamedTuple):
         -------
         int
         """
-        differ = [one for one in self.parts_of(name) if not all_agree(self.spreads[one])]
-        return int(min(np.min(self.patients[one]) for one in differ or [name]))
+        parts = [
+            (self.spreads[one], int(np.min(self.patients[one]))) for one in self.parts_of(name)
+        ]
+        parts = [part for part in parts if is_told(*part)]
+        return int(patients_of_mean(parts) if parts else np.min(self.patients[name]))
 
     def interval(self, name: str, level: float, few: bool = True) -> dict[str, float | int | None]:
         """A number with its interval.

@@ -9,8 +9,7 @@ import json
 import operator
 import re
 import types
-import weakref
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,8 +21,6 @@ from ..core.devices import Machine
 
 _RANDOM_FUNCTIONS = ("dropout", "stochastic_depth", "rand", "bernoulli")
 _RANDOM_LAYERS = ("dropout", "stochasticdepth", "dropblock")
-# Of each model that was cut, its state then, the cut, and what must live as long.
-_SPLITS: MutableMapping[nn.Module, tuple] = weakref.WeakKeyDictionary()
 # What every module has, and what says nothing of what it computes; hooks apart.
 _BOOKKEEPING = {*vars(nn.Module())} - {"_parameters", "_buffers", "_modules"}
 
@@ -84,9 +81,7 @@ def split(model: nn.Module) -> Split | None:
 
     Returns
     -------
-    Split or None
-        None where nothing worth keeping is frozen, or torch.fx cannot trace the model. The same one
-        again as long as the model has the same layers, frozen alike.
+    Split or None; None where nothing worth keeping is frozen, or torch.fx cannot trace the model
 
     Examples
     --------
@@ -97,26 +92,6 @@ def split(model: nn.Module) -> Split | None:
     >>> [name for name, parameter in cut.tail.named_parameters()]
     ['fc.weight', 'fc.bias']
     """
-    state = _state(model)
-    if model not in _SPLITS or _SPLITS[model][0] != state:
-        # What the state is told by is kept, as another one might get a number that is free again.
-        held = [*model.modules()][1:], [*model.parameters()], [*model.buffers()]
-        _SPLITS[model] = (state, _split(model), held)
-    return _SPLITS[model][1]
-
-
-def _state(model: nn.Module) -> list[tuple]:
-    """All that a cut depends on; tracing a ResNet-152 takes a second, and a run asks ten times."""
-    modules = [
-        (id(module), module.training, id(vars(module).get("forward")))
-        + tuple(getattr(module, name, None) for name in ("p", "dropout"))
-        for module in model.modules()
-    ]
-    parameters = [(id(parameter), parameter.requires_grad) for parameter in model.parameters()]
-    return [*modules, *parameters, *((id(buffer),) for buffer in model.buffers())]
-
-
-def _split(model: nn.Module) -> Split | None:
     try:
         graph = _Tracer().trace(model)
     except Exception:  # control flow that depends on values: fx raises many kinds

@@ -173,10 +173,11 @@ def _of_training(run: Run) -> Iterator[Caveat]:
             f"(mean {percent(seeds['mean'])}). All other numbers of this page are those of the "
             "first, and all seeds share one division of the patients.",
         )
-    if history["train_loss"].max() > monitors.DIVERGED:
+    loss = history["train_loss"].iloc[kept_epoch(run) - 1]
+    if loss > monitors.DIVERGED:
         yield Caveat(
             "Training diverged",
-            f"The training loss rose to {history['train_loss'].max():.3g}, far above that of "
+            f"The training loss of the epoch that was kept is {loss:.3g}, far above that of "
             "guessing. Train anew with a smaller learning_rate before anything is made of it.",
         )
     validated = history["val_loss"].notna().any()
@@ -234,7 +235,8 @@ def _of_use(found: dict, sets: int | None) -> Iterator[Caveat]:
     chance = found.get("ece_by_chance", 0.0)
     if found["ece"] > max(_MISCALIBRATED, chance):
         by = "" if by_likeliest(found) else " (the answers go by the threshold, not by that class)"
-        luck = f", where chance alone gives up to {100 * chance:.0f}" * bool(chance)
+        luck = f" (by chance up to {100 * chance:.0f}, a patient's images right or wrong together)"
+        luck *= bool(chance)
         yield Caveat(
             "The probabilities are off",
             f"They miss how often the likeliest class is right by {100 * found['ece']:.0f} points "
