@@ -199,13 +199,12 @@ def interval_of_mean(
     dict, as `interval`
     """
     told = [part for part in parts if is_told(part[1], np.min(part[2]))]
-    if told and not all_agree(spread):
-        trials = patients_of_mean([(drawn, np.min(behind)) for _, drawn, behind in told])
+    counts = patients_of_mean([(drawn, np.min(n)) for _, drawn, n in told]) if told else trials
     if np.isnan(value) or len(told) == len(parts):
-        return interval(value, spread, level, trials, few)
+        return interval(value, spread, level, trials if all_agree(spread) else counts, few)
     own, together = (None, None), sum(drawn for _, drawn, _ in told) / len(parts)
     if told and not all_agree(together):
-        own = _by_spread(value, together[~np.isnan(together)], level, trials, few)
+        own = _by_spread(value, together[~np.isnan(together)], level, counts, few)
     ends = [
         interval(one, drawn, level, behind)
         for one, drawn, behind in parts

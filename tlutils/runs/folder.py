@@ -27,7 +27,6 @@ from ..data import records, splits
 from ..models import checkpoints
 from .recipes import Recipe
 
-# What tells a run that was begun.
 # What `stress` writes: its table, and the answers that this is of.
 STRESS_FILES = ("stress.csv", "stress_predictions.csv")
 REPORT = "report.html"

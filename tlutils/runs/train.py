@@ -431,7 +431,7 @@ def _refuse_among_images(out: str | Path, data: str | Path, what: str = "run's f
     if held:
         raise ValueError(
             f"the {what} would be {out}, which holds {many(len(held))} already ({some(held)}); "
-            "choose a new folder, as no image is read from such a one"
+            "choose a new folder, as what lies in a run's is not taken for data"
         )
 
 
