@@ -256,7 +256,7 @@ def _shards(given: _Arguments) -> int:
     root = records.root_of(source)
     if Path(source).is_dir():
         out, place = (Path(os.path.realpath(path)) for path in (given.out, root))
-        beside = place.parent / ("shards" if out == place else out.name)
+        beside = place.parent / ("shards" if out.name == place.name else out.name)
         refuse_among(given.out, root, "shards' folder", beside)
     table = records.inspect(records.scan(source, patient=given.patient), root)
     for row in records.problems(table).itertuples():

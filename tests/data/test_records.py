@@ -167,7 +167,7 @@ def test_a_rule_for_the_beginning_of_a_name_is_told_what_the_path_is():
 
 def test_a_column_that_may_be_the_patients_is_told_of_where_none_is_called_patient(tmp_path):
     touch(tmp_path, "a.png", "b.png")
-    text = "path,label,PatientBirthDate,Patient_ID,inpatient\na.png,A,63,7,1\nb.png,B,63,8,0\n"
+    text = "path,label,patientage,Patient_ID,inpatient\na.png,A,63,7,1\nb.png,B,63,8,0\n"
     (tmp_path / "images.csv").write_text(text)
     with pytest.warns(UserWarning, match="of .* Patient_ID is not read; call the column patient"):
         records.scan(tmp_path / "images.csv")

@@ -363,7 +363,7 @@ def test_nothing_is_written_where_something_is_or_where_an_image_is_missing(tmp_
 def test_shards_are_not_put_among_the_images_of_class_folders(tmp_path, capsys):
     names = image_names("train")
     write_files(tmp_path / "data", *names)
-    for out in ("data/shards", "data/train/NORMAL/inner/shards", "data"):
+    for out in ("data/shards", "data/train/NORMAL/inner/shards", "data", "data/data"):
         assert main(["shards", str(tmp_path / "data"), "--out", str(tmp_path / out)]) == 2
         told = " ".join(capsys.readouterr().err.split())
         assert f"choose a folder beside it, such as {tmp_path / 'shards'}" in told

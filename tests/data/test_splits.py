@@ -538,6 +538,12 @@ def test_a_class_of_one_patient_that_is_spelled_nearly_as_another_is_named():
     table = table.assign(path=table["patient"], label=["healthy"] * 4 + ["ill"] * 4 + ["healty"])
     with pytest.raises(ValueError, match=r"healty has 1 \(is it healthy, misspelt\?\)"):
         splits.by_patient(table)
-    grades = table.replace({"healthy": "stage I", "healty": "stage II"})
-    with pytest.raises(ValueError, match=r"stage II has 1 \(who share"):
-        splits.by_patient(grades)
+    grades = [("stage I", "stage II"), ("grade_iii", "grade_iv"), ("normal", "abnormal")]
+    for one, other in (
+        *grades,
+        ("BI-RADS_4a", "BI-RADS_4b"),
+        ("GradeII", "GradeIII"),
+        ("T2", "T3"),
+    ):
+        with pytest.raises(ValueError, match=rf"{other} has 1 \(who share"):
+            splits.by_patient(table.replace({"healthy": one, "healty": other}))

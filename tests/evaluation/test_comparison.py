@@ -166,6 +166,22 @@ def test_a_difference_of_means_is_no_surer_than_that_of_a_class_of_few_patients(
     assert found["high"] - found["value"] > (of_class["high"] - of_class["value"]) / 2 - 1e-9
 
 
+def test_a_difference_of_rounding_is_none():
+    labels = np.repeat(list("ABC"), 10)
+    tables = []
+    for right in ((4, 6, 7), (4, 7, 6)):
+        hits = np.concatenate([np.arange(10) < n for n in right])
+        predicted = np.where(hits, labels, np.roll(labels, 10))
+        columns = {f"p_{name}": np.where(predicted == name, 0.8, 0.1) for name in "ABC"}
+        columns |= {"path": [f"{i:02d}" for i in range(30)], "label": labels, "split": "test"}
+        one = pd.DataFrame(columns | {"predicted": predicted, "loss": 0.1})
+        tables.append(one.assign(patient=one["path"]))
+    found = comparison.paired_bootstrap(*tables, "balanced_accuracy", repeats=100)
+    again = comparison.paired_bootstrap(*tables[::-1], "balanced_accuracy", repeats=100)
+    assert found["value"] == again["value"] == 0 and found["low"] == -again["high"]
+    assert found["low"] == pytest.approx(-found["high"])
+
+
 def test_one_disagreement_is_no_surer_than_none():
     none = with_few_surely_right(30, "A")
     one = none.assign(predicted=["B", *none["predicted"][1:]])

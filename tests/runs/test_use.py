@@ -252,10 +252,9 @@ def test_a_manifest_that_tells_its_patients_is_read_so_whatever_the_runs_own_pat
     about["data"]["patient"] = r"(?P<patient>no such)"
     (copy / "recipe.json").write_text(json.dumps(about))
     assert evaluate(copy, tmp_path / "some.csv", **CPU)["patients"] == 2
-    table.loc[0, "patient"] = ""
-    cleaning.write(table, run.root, tmp_path / "half.csv")
+    cleaning.write(table.assign(patient=""), run.root, tmp_path / "none.csv")
     with pytest.raises(ValueError, match="auto reads the column patient"):
-        evaluate(copy, tmp_path / "half.csv", **CPU)
+        evaluate(copy, tmp_path / "none.csv", **CPU)
     with pytest.raises(ValueError, match="auto reads the column patient"):
         evaluate(copy, tmp_path / "some.csv", patient="(?P<patient>no such)", **CPU)
 

@@ -41,7 +41,10 @@ _NOBODY = {"", "-", "--", ".", "?", "nan", "na", "n/a", "#n/a", "<na>", "nat"}
 _NOBODY |= {"none", "null", "nil", "unknown", "missing"}
 _NOBODY |= {"anon", "anonymous", "anonymized", "anonymised", "removed"}
 # The words of a column's name that may tell the patient, in place of patient, and of others.
-_PATIENT = re.compile("(?<!in)(?<!out)(?:patient|subject|person)(?!ive|nel|al)")
+_PATIENT = re.compile(
+    "(?<!in)(?<!out)(?<!im)(?:patient|subject|person)(?!ive|nel|al|s?(?:age|sex|gender|birth|date"
+    "|time|weight|height|size|position|orientation|count|group))"
+)
 _OF_PATIENTS = {"age", "sex", "gender", "birth", "birthdate", "date", "time", "weight", "height"}
 _OF_PATIENTS |= {"size", "position", "orientation", "count"}
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
@@ -486,7 +489,7 @@ def read_manifest(
 
 
 def has_patients(source: str | Path) -> bool:
-    """Whether a source is a manifest with a column that tells the patient of every image.
+    """Whether a source is a manifest with a column that tells patients.
 
     Parameters
     ----------
@@ -498,7 +501,7 @@ def has_patients(source: str | Path) -> bool:
     """
     is_table = Path(source).suffix.lower() in TABLES and Path(source).is_file()
     table = _read_table(Path(source), ()) if is_table else {}
-    return "patient" in table and not table["patient"].str.strip().str.lower().isin(_NOBODY).any()
+    return "patient" in table and not table["patient"].str.strip().str.lower().isin(_NOBODY).all()
 
 
 def _agree(column: pd.Series, frame: pd.DataFrame) -> bool:

@@ -329,11 +329,20 @@ def _groups(records: pd.DataFrame) -> pd.Series:
 
 
 def _misspelt(label: str, labels: Iterable[str]) -> str:
-    """Which class one of few patients may be a misspelling of; "" for none."""
-    grade = re.compile(r"\d+|\b[IVX]+\b")  # differ on purpose
-    others = [one for one in labels if grade.sub("", one) != grade.sub("", label)]
-    close = difflib.get_close_matches(label, others, 1, 0.8)
-    return f" (is it {close[0]}, misspelt?)" if close else ""
+    """Which class one of few patients may be a misspelling of; "" for none.
+
+    Long words alone are compared, without numbers at their end, as grades differ on purpose.
+    """
+
+    def words(name: str) -> str:
+        every = (re.sub(r"(?:\d+|[IVX]+)$", "", word) for word in re.split(r"[\W_]+", name))
+        return " ".join(word for word in every if len(word) > 3)
+
+    mine = words(label)
+    others = {words(one): one for one in labels if words(one)[:1] == mine[:1]}
+    others.pop(mine, None)
+    close = difflib.get_close_matches(mine, others, 1, 0.8) if mine else []
+    return f" (is it {others[close[0]]}, misspelt?)" if close else ""
 
 
 def _best_assignment(table: pd.DataFrame, shares: dict[str, float], seed: int) -> np.ndarray:

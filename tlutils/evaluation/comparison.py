@@ -157,7 +157,8 @@ def interval_of_difference(
     -------
     dict of value, low, high (95 %), all None where it is undefined
     """
-    value, spread = second.values[metric] - first.values[metric], _apart(first, second, metric)
+    value = round(second.values[metric] - first.values[metric], _ROUNDING) + 0.0  # no -0.0
+    spread = _apart(first, second, metric)
     if math.isnan(value) or np.isnan(spread).all():
         return dict.fromkeys(("value", "low", "high"))
     if first is second:
